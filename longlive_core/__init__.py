@@ -1,0 +1,1 @@
+"""Primitives for long autoregressive video generation; needs torch alone."""

@@ -1,0 +1,1 @@
+"""Lightning recipes that compose the primitives and the models."""
