@@ -1,9 +1,9 @@
-"""What a conformance check is made of: a case of a golden folder, a report of comparisons, a verdict.
+"""What a conformance check is made of: a golden case, a report of comparisons, a verdict.
 
-A golden folder holds a `manifest.json` and one safetensors (or JSON) file a case. A check is a module
-`tests/checks/group_N.py` with one function `check(case: Case) -> Verdict`. It takes sizes from
-`case.config` and from tensor shapes, never from a case's name, so that it holds for other folders
-of the same form, and it compares what is present: a trimmed folder may lack `output.*` tensors.
+A golden folder holds a `manifest.json` and one safetensors (or JSON) file a case. A check is a
+module `tests/checks/group_N.py` with one function `check(case: Case) -> Verdict`. It takes sizes
+from `case.config` and from tensor shapes, never from a case's name, so that it holds for other
+folders of the same form, and it compares what is present: a trimmed folder may lack outputs.
 """
 
 import importlib
