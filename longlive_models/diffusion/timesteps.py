@@ -1,0 +1,134 @@
+"""Noise levels: the shifted schedule of training, its loss weights, its lookups and draws.
+
+A timestep is 1000 times a noise level, in float32 and never rounded to bfloat16, which would
+leave 294 of 1000 levels. See LongLive-2.0 (arXiv 2605.18739), flow-matching training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from longlive_models.diffusion.flow import shift_sigma
+
+SCALE = 1000.0
+"""Timesteps per unit of sigma."""
+
+
+def sigma_grid(
+    steps: int, shift: float, *, first: float = 1.0, last: float = 0.0, endpoint: bool = False
+) -> tuple[float, ...]:
+    """``steps`` shifted levels, evenly spaced from ``first`` to ``last`` before the shift.
+
+    Like a half-open range, the grid leaves ``last`` out unless ``endpoint``.
+    """
+    _require_steps(steps)
+    _require_shift(shift)
+    gaps = max(steps - 1, 1) if endpoint else steps
+    return tuple(shift_sigma(first + (last - first) * i / gaps, shift) for i in range(steps))
+
+
+def loss_weights(timesteps: Sequence[float], *, span: float = SCALE) -> tuple[float, ...]:
+    """The loss weight of each timestep: a bell around ``span / 2``, its least value moved to 0.
+
+    ``y = exp(-2 ((t - span / 2) / span)^2)``; the weights ``y - min y`` are scaled to mean 1.
+    """
+    bell = [math.exp(-2 * ((t - span / 2) / span) ** 2) for t in timesteps]
+    low = min(bell)
+    total = math.fsum(y - low for y in bell)
+    if total == 0:
+        raise ValueError(
+            f"loss weights need at least two different heights of the bell, got "
+            f"{len(bell)} timesteps of one height: their mean cannot be 1. Use more levels."
+        )
+    return tuple((y - low) * len(bell) / total for y in bell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSchedule:
+    """The table of training levels, ``1 - i / levels`` shifted, noisiest first.
+
+    ``parity`` keeps the original's table, whose last level is the least noisy one of training
+    (sigma 0.00498 at 1000 levels and shift 5), so timestep 0 means that level. Otherwise one more
+    level of sigma 0 and weight 0 ends the table, and timestep 0 means no noise.
+    """
+
+    shift: float = 5.0
+    levels: int = 1000
+    parity: bool = False
+
+    def __post_init__(self) -> None:
+        _require_steps(self.levels)
+        _require_shift(self.shift)
+
+    @cached_property
+    def sigmas(self) -> Float[Tensor, " table"]:
+        """The levels, decreasing, float32 on the CPU."""
+        return torch.tensor(sigma_grid(self.levels, self.shift) + self._tail)
+
+    @cached_property
+    def timesteps(self) -> Float[Tensor, " table"]:
+        """1000 times each level, float32 on the CPU."""
+        grid = sigma_grid(self.levels, self.shift) + self._tail
+        return torch.tensor([SCALE * sigma for sigma in grid])
+
+    @cached_property
+    def weights(self) -> Float[Tensor, " table"]:
+        """The loss weight of each level, mean 1 over the training levels, float32 on the CPU."""
+        grid = sigma_grid(self.levels, self.shift)
+        return torch.tensor(loss_weights([SCALE * sigma for sigma in grid]) + self._tail)
+
+    def index(self, timesteps: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """The table entry nearest to each timestep, the noisier one of two as near."""
+        table = self.timesteps.to(timesteps.device)
+        return (timesteps.float().unsqueeze(-1) - table).abs().argmin(dim=-1)
+
+    def timestep(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The timestep of each table entry, float32."""
+        return self.timesteps.to(index.device)[index]
+
+    def sigma(self, timesteps: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The noise level of the entry nearest to each timestep, float32."""
+        return self.sigmas.to(timesteps.device)[self.index(timesteps)]
+
+    def weight(self, timesteps: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The loss weight of the entry nearest to each timestep, float32."""
+        return self.weights.to(timesteps.device)[self.index(timesteps)]
+
+    def draw(
+        self, generator: torch.Generator, *, batch: int, frames: int, frames_per_block: int
+    ) -> Float[Tensor, "batch frames"]:
+        """Timesteps for training, one uniform level per block, equal within a block; float32.
+
+        Drawn on the generator's device. A last block of fewer frames is allowed. The same
+        generator state draws the same levels, whatever comes after the last block asked for.
+        """
+        blocks = -(-frames // frames_per_block)
+        index = torch.randint(
+            self.levels, (batch, blocks), generator=generator, device=generator.device
+        )
+        return self.timestep(index).repeat_interleave(frames_per_block, dim=1)[:, :frames]
+
+    @property
+    def _tail(self) -> tuple[float, ...]:
+        return () if self.parity else (0.0,)
+
+
+def _require_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(
+            f"a schedule needs at least one step, got {steps}: nothing would be denoised. "
+            f"Pass steps=1 or more."
+        )
+
+
+def _require_shift(shift: float) -> None:
+    if not 0 < shift < math.inf:
+        raise ValueError(
+            f"a schedule's shift must be a positive number, got {shift}: it multiplies the "
+            f"ratio of noise to data. Pass 5.0, or 1.0 for no shift."
+        )
