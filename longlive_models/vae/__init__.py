@@ -1,0 +1,7 @@
+"""The Wan2.2 VAE: causal, streaming, at the published size and at a pocket one."""
+
+from longlive_models.vae.autoencoder import WanVAE as WanVAE
+from longlive_models.vae.config import POCKET_VAE as POCKET_VAE
+from longlive_models.vae.config import WAN22_VAE as WAN22_VAE
+from longlive_models.vae.config import VAEConfig as VAEConfig
+from longlive_models.vae.streaming import StreamState as StreamState

@@ -1,0 +1,165 @@
+"""The Wan2.2 VAE: videos to latents and back, whole or block by block."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from longlive_models.vae.config import VAEConfig
+from longlive_models.vae.decoder import Decoder
+from longlive_models.vae.encoder import Encoder
+from longlive_models.vae.layers import patchify, unpatchify
+from longlive_models.vae.streaming import Features, History, StreamState
+
+Video = Float[Tensor, "batch 3 frames height width"]
+Latents = Float[Tensor, "B C F Y X"]
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class WanVAE(nn.Module):
+    """The causal video VAE of Wan2.2, at any size a ``VAEConfig`` gives.
+
+    Videos are in [-1, 1]. Their first frame is a latent frame of its own; every later latent frame
+    holds ``temporal_stride`` frames. Frames never depend on later ones, so a video can be encoded
+    and decoded in pieces (``encode_block``, ``decode_block``) with the same result. State-dict
+    keys are those of the published ``Wan2.2_VAE.pth``.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.latent_channels
+        self.encoder = Encoder(config)
+        self.conv1 = nn.Conv3d(2 * channels, 2 * channels, 1)
+        self.conv2 = nn.Conv3d(channels, channels, 1)
+        self.decoder = Decoder(config)
+        self.register_buffer("latent_mean", torch.empty(0), persistent=False)
+        self.register_buffer("latent_std", torch.empty(0), persistent=False)
+        self.reset_statistics()
+
+    def reset_statistics(self) -> None:
+        """Put the config's latent statistics (again) beside the weights, in float32."""
+        device = self.conv2.weight.device
+        shape = (1, self.config.latent_channels, 1, 1, 1)
+        self.latent_mean = torch.tensor(self.config.latent_mean, device=device).view(shape)
+        self.latent_std = torch.tensor(self.config.latent_std, device=device).view(shape)
+
+    def normalize(self, mean: Latents) -> Latents:
+        """Latents of zero mean and unit deviation, channel by channel."""
+        return (mean - self.latent_mean.to(mean.dtype)) / self.latent_std.to(mean.dtype)
+
+    def denormalize(self, latents: Latents) -> Latents:
+        """The inverse of ``normalize``."""
+        return latents * self.latent_std.to(latents.dtype) + self.latent_mean.to(latents.dtype)
+
+    def moments(self, video: Video, *, parity: bool = False) -> tuple[Latents, Latents]:
+        """Mean and log-variance of the latents, not normalised, for a video of 1 + 4 n frames.
+
+        The log-variance is clamped to [-30, 20], so that its exponential is finite. Raises
+        ValueError if frames are left over after the last full group; ``parity=True`` drops
+        them without a word, as the original does.
+        """
+        self._check_video(video, parity=parity, first=True)
+        video = video[:, :, : self.config.pixel_frames(self.config.latent_frames(video.shape[2]))]
+        features, _ = self._encode(video, None, record=False)
+        mean, logvar = self.conv1(features).chunk(2, dim=1)
+        return _at_least_float(mean), _at_least_float(logvar).clamp(*LOGVAR_RANGE)
+
+    def encode(self, video: Video, *, parity: bool = False) -> Latents:
+        """Normalised latents (the mean, nothing is drawn) of a video of 1 + 4 n frames."""
+        return self.normalize(self.moments(video, parity=parity)[0])
+
+    def encode_block(
+        self, video: Video, state: StreamState | None = None
+    ) -> tuple[Latents, StreamState]:
+        """The next piece of a video: 1 + 4 n frames without a state, then 4 n frames a call.
+
+        Returns normalised latents and the state for the next call.
+        """
+        self._check_video(video, parity=False, first=state is None)
+        features, history = self._encode(video, state and state.history, record=True)
+        mean = _at_least_float(self.conv1(features).chunk(2, dim=1)[0])
+        return self.normalize(mean), StreamState(history)
+
+    def decode(self, latents: Latents) -> Video:
+        """The whole video of normalised latents, 1 + 4 (F - 1) frames, not clamped."""
+        self._check_latents(latents)
+        return self._decode(latents, None, record=False)[0]
+
+    def decode_block(
+        self, latents: Latents, state: StreamState | None = None
+    ) -> tuple[Video, StreamState]:
+        """The frames of the next latents of a stream, and the state for those after them.
+
+        Without a state the first latent frame starts the video and gives one frame; every other
+        latent frame gives 4. Any split of the latents over calls gives the frames of ``decode``.
+        """
+        self._check_latents(latents)
+        video, history = self._decode(latents, state and state.history, record=True)
+        return video, StreamState(history)
+
+    def _encode(
+        self, video: Video, past: tuple[Tensor, ...] | None, *, record: bool
+    ) -> tuple[Features, tuple[Tensor, ...]]:
+        x = patchify(video, self.config.patch_size)
+        return _run(self.encoder, x, past, record)
+
+    def _decode(
+        self, latents: Latents, past: tuple[Tensor, ...] | None, *, record: bool
+    ) -> tuple[Video, tuple[Tensor, ...]]:
+        x = self.conv2(self.denormalize(latents))
+        x, history = _run(self.decoder, x, past, record)
+        return unpatchify(x, self.config.patch_size), history
+
+    def _check_video(self, video: Video, *, parity: bool, first: bool) -> None:
+        frames, height, width = video.shape[2:]
+        stride, group = self.config.spatial_stride, self.config.temporal_stride
+        if height % stride or width % stride:
+            raise ValueError(
+                f"the VAE needs frames whose height and width are divisible by {stride}, got "
+                f"{height} x {width}: a latent position is {stride} x {stride} pixels. "
+                f"Crop or resize to {height // stride * stride} x {width // stride * stride}."
+            )
+        rest = (frames - 1) % group if first else frames % group
+        if (rest and not parity) or frames == 0:
+            rule = f"1 + {group} n" if first else f"{group} n"
+            near = frames - rest
+            raise ValueError(
+                f"the VAE encodes {rule} frames {'at the start' if first else 'later on'} of a "
+                f"video, got {frames}: the first latent frame holds one frame, every later one "
+                f"{group}. Pass {near or near + group} frames."
+            )
+
+    def _check_latents(self, latents: Latents) -> None:
+        if latents.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"this VAE decodes {self.config.latent_channels} latent channels, got "
+                f"{latents.shape[1]} in a tensor of shape {tuple(latents.shape)}. "
+                f"Pass latents of its own encoder, as [batch, channels, frames, height, width]."
+            )
+
+
+def _run(
+    network: nn.Module, x: Features, past: tuple[Tensor, ...] | None, record: bool
+) -> tuple[Features, tuple[Tensor, ...]]:
+    """At most two passes: a video's first frame by itself, then all other frames together."""
+    pieces: list[Tensor] = []
+    if past is None:
+        rest = x[:, :, 1:]
+        history = History(None, record=record or rest.shape[2] > 0)
+        pieces.append(network(x[:, :, :1], history))
+        past = tuple(history.new)
+        x = rest
+    if x.shape[2]:
+        history = History(past, record=record)
+        pieces.append(network(x, history))
+        past = tuple(history.new)
+    return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0], past
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    return cast(Tensor, x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -1,0 +1,254 @@
+"""Sizes and latent statistics of a Wan2.2 VAE. Integers and tuples only: no tensors."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """What a Wan2.2 VAE is made of; every size and stride follows from these fields.
+
+    ``dim_mult`` has one multiplier a stage. Every stage but the last halves space;
+    ``temporal_downsample`` says for each of those stages whether it halves time as well, in the
+    encoder's order. The decoder walks the stages backwards, with one residual block more in each.
+    ``latent_mean`` and ``latent_std`` normalise the latents, channel by channel.
+    """
+
+    encoder_dim: int
+    decoder_dim: int
+    latent_channels: int
+    dim_mult: tuple[int, ...]
+    num_res_blocks: int
+    temporal_downsample: tuple[bool, ...]
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    patch_size: int = 2
+
+    def __post_init__(self) -> None:
+        sizes = ("encoder_dim", "decoder_dim", "latent_channels", "num_res_blocks", "patch_size")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"VAEConfig.{name} must be at least 1, got {getattr(self, name)}: "
+                    f"a layer without channels or blocks computes nothing. Pass a positive number."
+                )
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError(
+                f"VAEConfig.temporal_downsample needs one entry for every stage but the last, got "
+                f"{len(self.temporal_downsample)} entries for {len(self.dim_mult)} stages: the "
+                f"last stage changes neither space nor time. Pass {len(self.dim_mult) - 1} entries."
+            )
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) != self.latent_channels:
+                raise ValueError(
+                    f"VAEConfig.{name} needs one number a latent channel, got "
+                    f"{len(getattr(self, name))} for {self.latent_channels} channels: each channel "
+                    f"is normalised by itself. Pass {self.latent_channels} numbers."
+                )
+        if min(self.latent_std) <= 0:
+            raise ValueError(
+                f"VAEConfig.latent_std must be positive, got {min(self.latent_std)}: latents are "
+                f"divided by it. Use 1.0 for a channel without statistics."
+            )
+
+    @property
+    def encoder_dims(self) -> tuple[int, ...]:
+        """Channels before the first encoder stage, then after each stage."""
+        return tuple(self.encoder_dim * m for m in (1, *self.dim_mult))
+
+    @property
+    def decoder_dims(self) -> tuple[int, ...]:
+        """Channels before the first decoder stage, then after each stage."""
+        return tuple(self.decoder_dim * m for m in (self.dim_mult[-1], *reversed(self.dim_mult)))
+
+    @property
+    def patch_channels(self) -> int:
+        """Channels of a video after its pixels are folded into patches."""
+        return 3 * self.patch_size**2
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels along one side of a latent position."""
+        return self.patch_size * 2 ** len(self.temporal_downsample)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Pixel frames in a latent frame, the first one excepted (it holds one)."""
+        return 2 ** sum(self.temporal_downsample)
+
+    @property
+    def encoder_history(self) -> int:
+        """Latent frames before a latent frame whose pixels reach it (28 for Wan2.2)."""
+        blocks = 4 * self.num_res_blocks  # two convolutions a block, two earlier frames each
+        first = -(2 + 8) - blocks  # head, middle, last stage; in frames, latent 0 counting as 0
+        for halved in reversed(self.temporal_downsample):
+            first = 2 * first - 2 - blocks if halved else first - blocks
+        return -((first - 2) // self.temporal_stride)
+
+    @property
+    def decoder_history(self) -> int:
+        """Latent frames before a latent frame that reach its pixels (38 for Wan2.2)."""
+        blocks = 4 * (self.num_res_blocks + 1)
+        first = -2 - blocks  # head and last stage
+        for doubled in self.temporal_downsample:
+            first = first // 2 - 2 - blocks if doubled else first - blocks
+        return -(first - (8 + 2))
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Pixel frames that a whole video of ``latent_frames`` latent frames has."""
+        return 1 + self.temporal_stride * (latent_frames - 1)
+
+    def latent_frames(self, pixel_frames: int) -> int:
+        """Latent frames of a whole video; frames after the last full group do not count."""
+        return 1 + (pixel_frames - 1) // self.temporal_stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values; ``from_dict`` reads them back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
+        """A config from JSON values. Raises ValueError for unknown and for missing keys."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise ValueError(
+                    f"VAEConfig has no field {key!r}{hint} Its fields: {', '.join(known)}."
+                )
+        missing = [f for f in known if f not in values and f != "patch_size"]
+        if missing:
+            raise ValueError(
+                f"a VAE config needs {', '.join(missing)}, got only {', '.join(values)}: sizes are "
+                f"never guessed. Add the missing keys (VAEConfig.to_dict() writes all of them)."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+WAN22_VAE = VAEConfig(
+    encoder_dim=160,
+    decoder_dim=256,
+    latent_channels=48,
+    dim_mult=(1, 2, 4, 4),
+    num_res_blocks=2,
+    temporal_downsample=(False, True, True),
+    # fmt: off
+    latent_mean=(
+        -0.2289,
+        -0.0052,
+        -0.1323,
+        -0.2339,
+        -0.2799,
+        0.0174,
+        0.1838,
+        0.1557,
+        -0.1382,
+        0.0542,
+        0.2813,
+        0.0891,
+        0.1570,
+        -0.0098,
+        0.0375,
+        -0.1825,
+        -0.2246,
+        -0.1207,
+        -0.0698,
+        0.5109,
+        0.2665,
+        -0.2108,
+        -0.2158,
+        0.2502,
+        -0.2055,
+        -0.0322,
+        0.1109,
+        0.1567,
+        -0.0729,
+        0.0899,
+        -0.2799,
+        -0.1230,
+        -0.0313,
+        -0.1649,
+        0.0117,
+        0.0723,
+        -0.2839,
+        -0.2083,
+        -0.0520,
+        0.3748,
+        0.0152,
+        0.1957,
+        0.1433,
+        -0.2944,
+        0.3573,
+        -0.0548,
+        -0.1681,
+        -0.0667,
+    ),
+    latent_std=(
+        0.4765,
+        1.0364,
+        0.4514,
+        1.1677,
+        0.5313,
+        0.4990,
+        0.4818,
+        0.5013,
+        0.8158,
+        1.0344,
+        0.5894,
+        1.0901,
+        0.6885,
+        0.6165,
+        0.8454,
+        0.4978,
+        0.5759,
+        0.3523,
+        0.7135,
+        0.6804,
+        0.5833,
+        1.4146,
+        0.8986,
+        0.5659,
+        0.7069,
+        0.5338,
+        0.4889,
+        0.4917,
+        0.4069,
+        0.4999,
+        0.6866,
+        0.4093,
+        0.5709,
+        0.6065,
+        0.6415,
+        0.4944,
+        0.5726,
+        1.2042,
+        0.5458,
+        1.6887,
+        0.3971,
+        1.0600,
+        0.3943,
+        0.5537,
+        0.5444,
+        0.4089,
+        0.7468,
+        0.7744,
+    ),
+    # fmt: on
+)
+"""The VAE of Wan2.2-TI2V-5B: 48 channels, 4 x 16 x 16."""
+
+POCKET_VAE = VAEConfig(
+    encoder_dim=32,
+    decoder_dim=48,
+    latent_channels=16,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    latent_mean=(0.0,) * 16,
+    latent_std=(1.0,) * 16,
+)
+"""A small VAE of the same structure: 16 channels, 4 x 8 x 8. Statistics come with the weights."""
