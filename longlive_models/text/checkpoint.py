@@ -1,0 +1,90 @@
+"""UMT5 weights under their published names (`models_t5_umt5-xxl-enc-bf16.pth`)."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from longlive_models.text.umt5 import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_tokenizer
+
+_OUTSIDE_BLOCKS = {
+    "token_embedding.weight": "shared.weight",
+    "norm.weight": "encoder.final_layer_norm.weight",
+}
+_INSIDE_BLOCK = {
+    "norm1.weight": "0.layer_norm.weight",
+    "attn.q.weight": "0.SelfAttention.q.weight",
+    "attn.k.weight": "0.SelfAttention.k.weight",
+    "attn.v.weight": "0.SelfAttention.v.weight",
+    "attn.o.weight": "0.SelfAttention.o.weight",
+    "pos_embedding.embedding.weight": "0.SelfAttention.relative_attention_bias.weight",
+    "norm2.weight": "1.layer_norm.weight",
+    "ffn.gate.0.weight": "1.DenseReluDense.wi_0.weight",
+    "ffn.fc1.weight": "1.DenseReluDense.wi_1.weight",
+    "ffn.fc2.weight": "1.DenseReluDense.wo.weight",
+}
+_BLOCK_KEY = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+def transformers_key(published: str) -> str:
+    """The name that transformers' UMT5EncoderModel has for a published weight.
+
+    Raises ValueError for a name that a UMT5 encoder does not have.
+    """
+    if published in _OUTSIDE_BLOCKS:
+        return _OUTSIDE_BLOCKS[published]
+    match = _BLOCK_KEY.fullmatch(published)
+    if match is None or match[2] not in _INSIDE_BLOCK:
+        raise ValueError(
+            f"a UMT5 encoder has no weight {published!r}: its names are token_embedding.weight, "
+            f"norm.weight and blocks.<i>.<part>. Pass the published encoder weights."
+        )
+    return f"encoder.block.{match[1]}.layer.{_INSIDE_BLOCK[match[2]]}"
+
+
+def load_published(encoder: UMT5TextEncoder, weights: Mapping[str, Tensor]) -> None:
+    """Put published weights into ``encoder``, in place, in the type and on the device they have.
+
+    Works on an encoder built on the meta device, without a copy. Raises ValueError if a name is
+    unknown, missing, or has another shape.
+    """
+    state = {transformers_key(name): tensor for name, tensor in weights.items()}
+    if "shared.weight" in state:  # one tensor under two names
+        state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    expected = encoder.model.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    reshaped = sorted(
+        f"{name} {list(state[name].shape)} for {list(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    )
+    if missing or extra or reshaped:
+        raise ValueError(
+            f"these are not the weights of this UMT5 encoder: {len(missing)} missing "
+            f"{missing[:3]}, {len(extra)} too many {extra[:3]}, {len(reshaped)} of another shape "
+            f"{reshaped[:3]}. Pass weights and config of the same encoder."
+        )
+    encoder.model.load_state_dict(state, assign=True)
+    encoder.model.set_input_embeddings(encoder.model.get_input_embeddings())
+    encoder.model.eval().requires_grad_(False)
+
+
+def load_umt5(
+    weights: str | Path,
+    tokenizer: str | Path,
+    *,
+    config: UMT5Config = UMT5_XXL,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
+) -> UMT5TextEncoder:
+    """The encoder of the published files: a weights file and a tokenizer folder, both local.
+
+    The pickle is read with ``weights_only=True``; it is mapped, so memory holds it once.
+    """
+    with torch.device("meta"):
+        encoder = UMT5TextEncoder(config, load_tokenizer(tokenizer))
+    load_published(encoder, torch.load(weights, mmap=True, weights_only=True, map_location="cpu"))
+    return encoder.to(device=device, dtype=dtype)

@@ -1,0 +1,124 @@
+"""The UMT5 encoder of Wan2.2 and LongLive-2.0, through transformers' own class.
+
+transformers is imported when an encoder is built, not when this module is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from longlive_models.text.encoder import encode_distinct, zero_padding
+from longlive_models.text.tokenizer import clean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class UMT5Config:
+    """Sizes of a UMT5 encoder; every layer has its own table of relative position biases."""
+
+    vocab_size: int
+    dim: int
+    dim_attn: int
+    dim_ffn: int
+    num_heads: int
+    num_layers: int
+    num_buckets: int = 32
+    max_distance: int = 128
+    text_len: int = 512
+
+
+UMT5_XXL = UMT5Config(
+    vocab_size=256384, dim=4096, dim_attn=4096, dim_ffn=10240, num_heads=64, num_layers=24
+)
+"""The encoder of Wan2.2: 5,680,910,336 parameters."""
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a local folder (``google/umt5-xxl`` in the published files)."""
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"a UMT5 tokenizer is read from a local folder, got {str(folder)!r}, which is none: "
+            f"nothing is downloaded here. Pass the folder 'google/umt5-xxl' of the published files."
+        )
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+class UMT5TextEncoder(nn.Module):
+    """Prompts to the rows that LongLive-2.0's transformer reads.
+
+    ``tokenizer`` may be left out where only token numbers are encoded. Prompts of more tokens than
+    ``text_len`` lose those past the limit. Weights start random: see ``checkpoint.load_umt5``.
+    """
+
+    def __init__(
+        self, config: UMT5Config, tokenizer: "PreTrainedTokenizerBase | None" = None
+    ) -> None:
+        from transformers import UMT5Config as TransformersConfig
+        from transformers import UMT5EncoderModel
+
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        sizes = TransformersConfig(
+            vocab_size=config.vocab_size,
+            d_model=config.dim,
+            d_kv=config.dim_attn // config.num_heads,
+            d_ff=config.dim_ffn,
+            num_heads=config.num_heads,
+            num_layers=config.num_layers,
+            relative_attention_num_buckets=config.num_buckets,
+            relative_attention_max_distance=config.max_distance,
+            feed_forward_proj="gated-gelu",
+            layer_norm_epsilon=1e-6,
+        )
+        self.model = UMT5EncoderModel(sizes).eval().requires_grad_(False)
+
+    @property
+    def text_len(self) -> int:
+        """Rows of features per prompt."""
+        return self.config.text_len
+
+    @property
+    def text_dim(self) -> int:
+        """Size of one row."""
+        return self.config.dim
+
+    def forward(
+        self, ids: Int[Tensor, "prompts tokens"], mask: Bool[Tensor, "prompts tokens"]
+    ) -> Float[Tensor, "prompts tokens dim"]:
+        """Features of all tokens; those outside ``mask`` are not attended to, but computed."""
+        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts text_len text_dim"]:
+        """Features of each prompt on the encoder's device; distinct prompts run once.
+
+        Raises ValueError if the encoder was built without a tokenizer.
+        """
+        return encode_distinct(prompts, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, texts: list[str]) -> Tensor:
+        if self.tokenizer is None:
+            raise ValueError(
+                "this UMT5 encoder has no tokenizer, so it takes token numbers, got prompts. "
+                "Build it with tokenizer=load_tokenizer(folder)."
+            )
+        tokens = self.tokenizer(
+            [clean(text) for text in texts],
+            padding="longest",
+            truncation=True,
+            max_length=self.text_len,
+            return_tensors="pt",
+        )
+        device = self.model.get_input_embeddings().weight.device
+        mask = tokens["attention_mask"].to(device).bool()
+        return zero_padding(self(tokens["input_ids"].to(device), mask), mask, self.text_len)
