@@ -1,0 +1,127 @@
+"""Who may attend to whom in training. `README.md` beside this file draws the masks.
+
+Frames belong to blocks; within a block attention goes both ways. Of the past a block sees what a
+policy shows: everything if there is none, or what a cache with the same ``WindowPolicy`` would
+show, so that training equals generation.
+
+Source: LongLive-2.0 (arXiv 2605.18739), teacher forcing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from longlive_core.attention import AttentionMask
+from longlive_core.kv_cache import WindowPolicy
+
+Seen = Callable[..., Tensor]
+
+
+def teacher_forcing_mask(
+    frames: int,
+    tokens_per_frame: int,
+    frames_per_block: int,
+    *,
+    policy: WindowPolicy | None = None,
+    shot_starts: Sequence[int] | None = None,
+) -> AttentionMask:
+    """The mask over [clean frames | noisy frames], each half ``frames * tokens_per_frame`` long.
+
+    A clean token sees the clean blocks that its block may see, its own among them. A noisy token
+    sees the same clean blocks except its own, and the noisy tokens of its own block.
+    ``shot_starts`` names for each block the block that anchors its shot: ``shot_anchors``.
+    """
+    half = _tokens(frames, tokens_per_frame, frames_per_block)
+    block = frames_per_block * tokens_per_frame
+    seen, tables = _seen(-(-frames // frames_per_block), policy, shot_starts)
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor, *tables: Tensor) -> Tensor:
+        q_noisy, kv_noisy = q >= half, kv >= half
+        q_block = torch.where(q_noisy, q - half, q) // block
+        kv_block = torch.where(kv_noisy, kv - half, kv) // block
+        own = q_block == kv_block
+        clean = seen(q_block, kv_block, *tables) & ~(q_noisy & own)
+        return (kv_noisy & q_noisy & own) | (~kv_noisy & clean)
+
+    return AttentionMask(mask_mod, 2 * half, 2 * half, tables)
+
+
+def block_causal_mask(
+    frames: int,
+    tokens_per_frame: int,
+    frames_per_block: int,
+    *,
+    first_block_frames: int | None = None,
+    policy: WindowPolicy | None = None,
+    shot_starts: Sequence[int] | None = None,
+) -> AttentionMask:
+    """The mask over frames held once: a block sees itself and what the policy shows of the past.
+
+    ``first_block_frames`` is for a first block that is shorter, such as one given image.
+    """
+    total = _tokens(frames, tokens_per_frame, frames_per_block)
+    first = frames_per_block if first_block_frames is None else first_block_frames
+    if not 0 < first <= frames_per_block:
+        raise ValueError(
+            f"first_block_frames must be 1 to {frames_per_block}, got {first}: no block is longer "
+            f"than frames_per_block. Leave it out for equal blocks."
+        )
+    lead = (frames_per_block - first) * tokens_per_frame  # tokens that the first block lacks
+    block = frames_per_block * tokens_per_frame
+    seen, tables = _seen(-(-(total + lead) // block), policy, shot_starts)
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor, *tables: Tensor) -> Tensor:
+        return seen((q + lead) // block, (kv + lead) // block, *tables)
+
+    return AttentionMask(mask_mod, total, total, tables)
+
+
+def shot_anchors(blocks: int, cuts: Iterable[int]) -> tuple[int, ...]:
+    """For each block, the block that anchors its shot when new shots begin at ``cuts``.
+
+    A cut's own block still belongs to the shot before it: it sees where it comes from.
+    """
+    starts = sorted({0, *cuts})
+    return tuple(max(s for s in starts if s < max(block, 1)) for block in range(blocks))
+
+
+def _seen(
+    blocks: int, policy: WindowPolicy | None, shot_starts: Sequence[int] | None
+) -> tuple[Seen, tuple[Tensor, ...]]:
+    """Whether a query's block sees a clean key's block, and the table that it looks it up in."""
+    if policy is None:
+        if shot_starts is not None:
+            raise ValueError(
+                "shot_starts needs a policy: without one every block sees its whole past, "
+                "whatever the shots. Pass the cache's window, or leave shot_starts out."
+            )
+        return _past, ()
+    if shot_starts is None:
+        shot_starts = (0,) * blocks
+    if len(shot_starts) != blocks:
+        raise ValueError(
+            f"shot_starts must name one block for each of {blocks} blocks, got "
+            f"{len(shot_starts)}. Build it with shot_anchors({blocks}, cuts)."
+        )
+    table = torch.zeros(blocks, blocks, dtype=torch.bool)
+    for block, start in enumerate(shot_starts):
+        table[block, list(policy.visible(block, start))] = True
+    return _listed, (table,)
+
+
+def _past(q_block: Tensor, kv_block: Tensor) -> Tensor:
+    return kv_block <= q_block
+
+
+def _listed(q_block: Tensor, kv_block: Tensor, table: Tensor) -> Tensor:
+    return table[q_block, kv_block]
+
+
+def _tokens(frames: int, tokens_per_frame: int, frames_per_block: int) -> int:
+    if min(frames, tokens_per_frame, frames_per_block) < 1:
+        raise ValueError(
+            f"a mask needs frames, tokens_per_frame and frames_per_block of at least 1, got "
+            f"{frames}, {tokens_per_frame} and {frames_per_block}."
+        )
+    return frames * tokens_per_frame

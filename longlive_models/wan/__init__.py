@@ -1,0 +1,10 @@
+"""The diffusion transformer of Wan2.2-TI2V, causal by blocks."""
+
+from longlive_models.wan.attention import HeadExchange as HeadExchange
+from longlive_models.wan.attention import Memory as Memory
+from longlive_models.wan.attention import NoExchange as NoExchange
+from longlive_models.wan.config import POCKET as POCKET
+from longlive_models.wan.config import WAN_5B as WAN_5B
+from longlive_models.wan.config import WanConfig as WanConfig
+from longlive_models.wan.transformer import TextContext as TextContext
+from longlive_models.wan.transformer import WanTransformer as WanTransformer

@@ -1,0 +1,166 @@
+"""Self- and cross-attention, and what they ask of a cache and of a sequence exchange."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from longlive_core.attention import AttentionMask, attention, masked_attention
+from longlive_models.wan.rope import Rotation, rotate
+
+Heads = Float[Tensor, "batch tokens heads head_dim"]
+KeysValues = tuple[Heads, Heads]
+
+
+class Memory(Protocol):
+    """Keys and values of blocks already generated; the block being generated included.
+
+    The model does not know which blocks a memory shows, nor how it stores them.
+    """
+
+    def write(self, layer: int, k: Heads, v: Heads, *, clean: bool) -> None:
+        """Take the current block's rotated keys and values; ``clean`` on its last pass."""
+
+    def read(self, layer: int) -> KeysValues:
+        """Every key and value that the current block may attend to, its own among them."""
+
+
+class HeadExchange(Protocol):
+    """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads."""
+
+    def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
+        """From this rank's tokens and all heads to all tokens and this rank's heads."""
+
+    def to_sequence(self, x: Heads) -> Heads:
+        """The way back, for attention's output."""
+
+
+class NoExchange:
+    """The exchange of one rank alone: everything is here already."""
+
+    def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
+        return q, k, v
+
+    def to_sequence(self, x: Heads) -> Heads:
+        return x
+
+
+class RMSNorm(nn.Module):
+    """``x / rms(x) * weight`` over the last dimension; at least float32 inside, one rounding."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * inverse * self.weight).to(x.dtype)
+
+
+class _Projections(nn.Module):
+    """The four linears and two norms that both attentions have; norms are over all heads."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+
+    def split(self, x: Float[Tensor, "*batch tokens dim"]) -> Tensor:
+        """[..., tokens, dim] -> [..., tokens, heads, head_dim]."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+
+class SelfAttention(_Projections):
+    """Attention among latents' tokens, under a mask, over a memory, or of all with all."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        layer: int,
+        eps: float,
+        qk_norm: bool,
+        exchange: HeadExchange,
+        backend: str,
+        masked_backend: str,
+    ) -> None:
+        super().__init__(dim, num_heads, eps, qk_norm)
+        self.layer = layer
+        self.exchange = exchange
+        self.backend = backend
+        self.masked_backend = masked_backend
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        turn: Rotation,
+        *,
+        mask: AttentionMask | None = None,
+        memory: Memory | None = None,
+        remember: bool = False,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """``turn`` rotates this rank's tokens; mask and memory speak of the whole sequence."""
+        q = rotate(self.split(self.norm_q(self.q(x))), turn)
+        k = rotate(self.split(self.norm_k(self.k(x))), turn)
+        v = self.split(self.v(x))
+        q, k, v = self.exchange.to_heads(q, k, v)
+        if memory is not None:
+            memory.write(self.layer, k, v, clean=remember)
+            k, v = memory.read(self.layer)
+        if mask is None:
+            out = attention(q, k, v, backend=self.backend)
+        else:
+            out = masked_attention(q, k, v, mask, backend=self.masked_backend)
+        return self.o(self.exchange.to_sequence(out).flatten(2))
+
+
+class CrossAttention(_Projections):
+    """Attention from latents' tokens to the text of their segment; padding tokens attend too."""
+
+    def __init__(
+        self, dim: int, num_heads: int, *, eps: float, qk_norm: bool, backend: str
+    ) -> None:
+        super().__init__(dim, num_heads, eps, qk_norm)
+        self.backend = backend
+
+    def project_text(
+        self, text: Float[Tensor, "batch segments length dim"]
+    ) -> tuple[
+        Float[Tensor, "batch segments length heads head_dim"],
+        Float[Tensor, "batch segments length heads head_dim"],
+    ]:
+        """Keys and values of the embedded text: they do not depend on latents or timestep."""
+        return self.split(self.norm_k(self.k(text))), self.split(self.v(text))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        text: tuple[
+            Float[Tensor, "batch segments length heads head_dim"],
+            Float[Tensor, "batch segments length heads head_dim"],
+        ],
+        *,
+        halves: int = 1,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Token ``i`` of each half attends to segment ``i * segments // tokens`` of the text.
+
+        ``halves`` is 2 for a sequence [clean | noisy], whose halves have the same segments.
+        """
+        k, v = text
+        batch, tokens, _ = x.shape
+        segments = k.shape[1]
+        if segments > 1:
+            k, v = (y[:, None].expand(-1, halves, -1, -1, -1, -1).flatten(1, 2) for y in text)
+            segments *= halves
+        q = self.split(self.norm_q(self.q(x))).unflatten(1, (segments, -1))
+        out = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), backend=self.backend)
+        return self.o(out.reshape(batch, tokens, -1))

@@ -1,0 +1,227 @@
+"""WanTransformer: noisy latents in, velocity out."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from longlive_core.attention import AttentionMask
+from longlive_models.wan.attention import HeadExchange, Memory, NoExchange
+from longlive_models.wan.block import WanBlock
+from longlive_models.wan.config import WanConfig
+from longlive_models.wan.embeddings import Head, PatchEmbedding, sinusoid, unpatchify
+from longlive_models.wan.rope import Rotation, rotation
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """What every layer makes of a text: keys and values, [batch, segments, length, heads, dim].
+
+    They depend on the text alone, so one serves all steps and blocks of a prompt, exactly.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+
+class WanTransformer(nn.Module):
+    """The diffusion transformer of Wan2.2-TI2V, causal by blocks through what is passed to it.
+
+    One forward serves four uses. Nothing passed: every token sees every token. ``mask``: training
+    that is causal by blocks. ``clean`` and ``mask``: teacher forcing. ``memory``: one block, seeing
+    the blocks that the memory shows (LongLive-2.0, arXiv 2605.18739).
+
+    ``exchange`` splits attention over ranks; ``attention`` and ``masked_attention`` name backends
+    of ``longlive_core.attention``; ``gradient_checkpointing`` recomputes each block in the
+    backward pass. Parameters carry the published names.
+    """
+
+    def __init__(
+        self,
+        config: WanConfig,
+        *,
+        exchange: HeadExchange | None = None,
+        attention: str = "auto",
+        masked_attention: str = "auto",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = gradient_checkpointing
+        exchange = NoExchange() if exchange is None else exchange
+        dim = config.dim
+        self.patch_embedding = PatchEmbedding(config.in_channels, dim, config.patch_size)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(
+            WanBlock(
+                config,
+                layer,
+                exchange=exchange,
+                attention=attention,
+                masked_attention=masked_attention,
+            )
+            for layer in range(config.num_layers)
+        )
+        _, rows, columns = config.patch_size
+        self.head = Head(dim, rows * columns * config.out_channels, config.eps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Wan's initialisation: Xavier linears, zero biases, a head that answers zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in (*self.text_embedding, *self.time_embedding):
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        nn.init.zeros_(self.patch_embedding.bias)
+        for module in (*self.blocks, self.head):
+            nn.init.normal_(module.modulation, std=self.config.dim**-0.5)
+        nn.init.zeros_(self.head.head.weight)
+
+    def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
+        """Keys and values of the text in every layer; ``forward`` takes them in place of it."""
+        embedded = self._embed_text(text)
+        return TextContext(tuple(block.cross_attn.project_text(embedded) for block in self.blocks))
+
+    def forward(
+        self,
+        latents: Float[Tensor, "B C F Y X"],
+        timesteps: Float[Tensor, "B steps"],
+        text: Float[Tensor, "B segments length width"] | TextContext,
+        *,
+        positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+        t_scale: float = 1.0,
+        mask: AttentionMask | None = None,
+        clean: Float[Tensor, "B C F Y X"] | None = None,
+        clean_timesteps: Float[Tensor, "B steps"] | None = None,
+        memory: Memory | None = None,
+        remember: bool = False,
+    ) -> Float[Tensor, "B out F Y X"]:
+        """The velocity ``noise - x0`` of ``latents``, in their dtype.
+
+        ``timesteps`` (0 clean .. 1000 noise) has one entry a frame (or one a token). ``text`` has
+        one or more segments, each for an equal run of frames; shorter ones than ``text_len`` are
+        padded with zeros, which attend. ``positions`` are the frames' places in time, in latent
+        frames, shot offsets included; 0, 1, 2 .. if not given. With ``clean``, attention runs over
+        [clean | noisy], ``mask`` speaks of both halves, and ``clean_timesteps`` are 0 if not given.
+        With ``memory`` the block is written to it, for good if ``remember``.
+        """
+        self._check(latents, timesteps, text, mask, clean, memory)
+        _, rows, columns = self.config.patch_size
+        grid = (latents.shape[3] // rows, latents.shape[4] // columns)
+        halves = 1 if clean is None else 2
+        with torch.autocast(latents.device.type, enabled=False):
+            x = self.patch_embedding(latents)
+            if clean is not None:
+                x = torch.cat((self.patch_embedding(clean), x), dim=1)
+                if clean_timesteps is None:
+                    clean_timesteps = torch.zeros_like(timesteps)
+                timesteps = torch.cat((clean_timesteps, timesteps), dim=1)
+            time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(x.dtype))
+            modulation = self.time_projection(time).unflatten(2, (6, -1))
+        turn = self._rotation(latents, positions, grid, t_scale, halves)
+        x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))
+        x = self._run_blocks(
+            x,
+            modulation,
+            turn,
+            text,
+            {"mask": mask, "memory": memory, "remember": remember, "halves": halves},
+        )
+        x, time = x.chunk(halves, dim=1)[-1], time.chunk(halves, dim=1)[-1]
+        with torch.autocast(latents.device.type, enabled=False):
+            x = self.head(x.to(time.dtype), time)
+        x = x.flatten(1, 2).unflatten(1, (latents.shape[2], -1))
+        return unpatchify(x, grid, self.config.patch_size).to(latents.dtype)
+
+    def _run_blocks(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        turn: Rotation,
+        text: Tensor | TextContext,
+        how: dict,
+    ) -> Tensor:
+        embedded = None if isinstance(text, TextContext) else self._embed_text(text)
+        for layer, block in enumerate(self.blocks):
+            block_text = text.layers[layer] if embedded is None else embedded
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, modulation, turn, block_text, use_reentrant=False, **how)
+            else:
+                x = block(x, modulation, turn, block_text, **how)
+        return x
+
+    def _embed_text(self, text: Tensor) -> Tensor:
+        missing = self.config.text_len - text.shape[2]
+        if missing < 0 or text.shape[3] != self.config.text_dim:
+            raise ValueError(
+                f"text must have at most {self.config.text_len} tokens of {self.config.text_dim}, "
+                f"got shape {tuple(text.shape)}: this model was trained so. Use its own text "
+                f"encoder, or cut the prompt."
+            )
+        padded = nn.functional.pad(text, (0, 0, 0, missing))
+        return self.text_embedding(padded.to(self.patch_embedding.weight.dtype))
+
+    def _rotation(
+        self,
+        latents: Tensor,
+        positions: Tensor | None,
+        grid: tuple[int, int],
+        t_scale: float,
+        halves: int,
+    ) -> Rotation:
+        if positions is None:
+            frames = latents.shape[2]
+            positions = torch.arange(frames, dtype=torch.float64, device=latents.device)
+        positions = positions.to(latents.device).reshape(-1, latents.shape[2])
+        return rotation(
+            positions.repeat(1, halves),  # both copies of a frame stand at the same time
+            grid,
+            self.config.head_dim,
+            theta=self.config.rope_theta,
+            t_scale=t_scale,
+            dtype=torch.promote_types(self.patch_embedding.weight.dtype, torch.float32),
+        )
+
+    def _check(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor | TextContext,
+        mask: AttentionMask | None,
+        clean: Tensor | None,
+        memory: Memory | None,
+    ) -> None:
+        frames = latents.shape[2]
+        tokens = frames * self.config.tokens_per_frame(*latents.shape[3:])
+        if timesteps.shape[1] not in (frames, tokens):
+            raise ValueError(
+                f"timesteps must have one entry a frame ({frames}) or a token ({tokens}), got "
+                f"{timesteps.shape[1]}. Repeat a sample's timestep over its frames."
+            )
+        segments = (text.layers[0][0] if isinstance(text, TextContext) else text).shape[1]
+        if frames % segments:
+            raise ValueError(
+                f"text has {segments} segments for {frames} frames: each must cover equally many. "
+                f"Give one segment, or one a block."
+            )
+        if memory is not None and (mask is not None or clean is not None):
+            raise ValueError(
+                "memory takes neither mask nor clean: what a memory shows is what is attended to. "
+                "Train with mask and clean, generate with memory."
+            )
+        if clean is not None and mask is None:
+            raise ValueError(
+                "clean needs a mask: without one a noisy frame sees its own clean copy. "
+                "Build it with objectives.masks.teacher_forcing_mask."
+            )
