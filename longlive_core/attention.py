@@ -1,0 +1,272 @@
+"""Attention over [batch, tokens, heads, head_dim]: dense, and under a mask.
+
+Two operations, each a table of backends. ``attention`` lets every query see every key. Queries may
+be fewer or more than the keys: a block of a video attends to a window of pages that holds more than
+itself. ``masked_attention`` lets query ``i`` see key ``j`` where an ``AttentionMask`` says so.
+
+Both choose for each call, because the answer depends on whether a gradient is needed. Under
+``torch.compile`` the choice is made while tracing and costs nothing afterwards.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longlive_core.attention_mask import AttentionMask as AttentionMask
+from longlive_core.attention_mask import flex_attention_under
+from longlive_core.backends import (
+    Backend,
+    Operation,
+    Request,
+    all_of,
+    forward_only,
+    needs_compute_capability,
+    needs_cuda,
+    needs_dtype,
+    needs_function,
+    needs_head_dim,
+)
+
+Queries = Float[Tensor, "batch queries heads head_dim"]
+Keys = Float[Tensor, "batch keys heads head_dim"]
+
+
+def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
+    """The request that these operands make; it asks for a gradient if one can flow to them."""
+    needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return Request(device=q.device, dtype=q.dtype, head_dim=q.shape[-1], needs_grad=needs_grad)
+
+
+def attention(
+    q: Queries, k: Keys, v: Keys, *, scale: float | None = None, backend: str = "auto"
+) -> Queries:
+    """softmax(scale * q k^T) v for every head, without a mask.
+
+    ``scale`` is 1/sqrt(head_dim) unless given. ``backend`` is a name of the table ``ATTENTION`` or
+    "auto"; a named one that cannot run raises ``BackendUnavailable``.
+    """
+    request = attention_request(q, k, v)
+    name = _choose_dense(request.device, request.dtype, q.shape[-1], request.needs_grad, backend)
+    return ATTENTION.named(name).run(q, k, v, _scale(q, scale))
+
+
+def masked_attention(
+    q: Queries, k: Keys, v: Keys, mask: AttentionMask, *, backend: str = "auto"
+) -> Queries:
+    """softmax(q k^T / sqrt(head_dim)) v over the keys that ``mask`` lets each query see.
+
+    ``backend`` is a name of the table ``MASKED_ATTENTION`` or "auto". Raises ``ValueError`` when
+    the mask was made for other numbers of tokens, or leaves a query without a key. Inside a
+    compiled function, pass a mask that was prepared for the device (``AttentionMask.prepare``).
+    """
+    if (q.shape[1], k.shape[1]) != (mask.q_len, mask.kv_len):
+        raise ValueError(
+            f"masked_attention got {q.shape[1]} queries and {k.shape[1]} keys, but the mask is for "
+            f"{mask.q_len} queries and {mask.kv_len} keys: a mask names tokens by their index. "
+            f"Build the mask for these lengths."
+        )
+    request = attention_request(q, k, v)
+    name = _choose_masked(request.device, request.dtype, q.shape[-1], request.needs_grad, backend)
+    return MASKED_ATTENTION.named(name).run(q, k, v, mask)
+
+
+@torch.compiler.assume_constant_result
+def _choose_dense(
+    device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
+) -> str:
+    request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad)
+    return ATTENTION.receipt(request, backend).backend
+
+
+@torch.compiler.assume_constant_result
+def _choose_masked(
+    device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
+) -> str:
+    request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad)
+    return MASKED_ATTENTION.receipt(request, backend).backend
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+def _fa4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    from flash_attn.cute import flash_attn_func
+
+    return _first(flash_attn_func(q, k, v, softmax_scale=scale))
+
+
+def _fa3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return torch.ops.longlive.fa3_forward(q, k, v, scale)
+
+
+@torch.library.custom_op("longlive::fa3_forward", mutates_args=())
+def _fa3_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """FlashAttention-3's forward as one opaque operation, so that compiled models can hold it."""
+    try:
+        from flash_attn_interface import flash_attn_func
+    except ImportError:
+        from fa3_fwd_interface import flash_attn_func
+    return _first(flash_attn_func(q, k, v, softmax_scale=scale))
+
+
+@_fa3_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+def _fa2(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    from flash_attn import flash_attn_func
+
+    return flash_attn_func(q, k, v, softmax_scale=scale)
+
+
+def _xformers(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(q, k, v, scale=scale)
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return _sdpa(q, k, v, scale)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first, scale=scale).transpose(1, 2)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return _softmax_attention(q, k, v, scale, None)
+
+
+def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    return flex_attention_under(mask, *heads_first).transpose(1, 2)
+
+
+def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+    visible = mask.dense(q.device)
+    return F.scaled_dot_product_attention(*heads_first, attn_mask=visible).transpose(1, 2)
+
+
+def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+    return _softmax_attention(q, k, v, _scale(q, None), mask.dense(q.device))
+
+
+def _softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
+) -> Tensor:
+    """The meaning of attention, in float32 or wider."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide)) * scale
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -math.inf)
+    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.to(wide)).to(q.dtype)
+
+
+def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Some releases of FlashAttention return the log-sum-exp beside the output."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _slow_to_compile_on_hopper(request: Request) -> str | None:
+    if torch.cuda.get_device_capability(request.device) < (10, 0):
+        return "before Blackwell it is no faster than FA3 or cuDNN, and compiles for minutes"
+    return None
+
+
+def _torch_has_these_kernels(request: Request) -> str | None:
+    return "torch's own SDPA holds the same kernels or faster ones"
+
+
+def _slower_before_hopper(request: Request) -> str | None:
+    if torch.cuda.get_device_capability(request.device) < (9, 0):
+        return "before Hopper it is slower than SDPA's flash kernel"
+    return None
+
+
+_HALF = needs_dtype(torch.bfloat16, torch.float16)
+
+ATTENTION = Operation(
+    "attention",
+    (
+        Backend(
+            name="fa4",
+            run=_fa4,
+            why_not=all_of(
+                needs_compute_capability((9, 0)),
+                _HALF,
+                needs_head_dim(multiple_of=8, high=128),
+                needs_function("flash-attn-4", ("flash_attn.cute", "flash_attn_func")),
+            ),
+            pass_over=_slow_to_compile_on_hopper,
+        ),
+        Backend(
+            name="fa3",
+            run=_fa3,
+            why_not=all_of(
+                needs_compute_capability((9, 0), (9, 0)),
+                forward_only,
+                needs_dtype(torch.bfloat16),
+                needs_head_dim(multiple_of=8, high=256),
+                needs_function(
+                    "fa3-fwd or another build of FlashAttention-3",
+                    ("flash_attn_interface", "flash_attn_func"),
+                    ("fa3_fwd_interface", "flash_attn_func"),
+                ),
+            ),
+        ),
+        Backend(
+            name="cudnn",
+            run=_cudnn,
+            why_not=all_of(
+                needs_compute_capability((8, 0)), _HALF, needs_head_dim(multiple_of=8, high=128)
+            ),
+            pass_over=_slower_before_hopper,
+        ),
+        Backend(
+            name="fa2",
+            run=_fa2,
+            why_not=all_of(
+                needs_compute_capability((8, 0)),
+                _HALF,
+                needs_head_dim(multiple_of=8, high=256),
+                needs_function("flash-attn", ("flash_attn", "flash_attn_func")),
+            ),
+            pass_over=_torch_has_these_kernels,
+        ),
+        Backend(
+            name="xformers",
+            run=_xformers,
+            why_not=all_of(
+                needs_compute_capability((8, 0)),
+                _HALF,
+                needs_head_dim(multiple_of=8, high=256),
+                needs_function("xformers", ("xformers.ops", "memory_efficient_attention")),
+            ),
+            pass_over=_torch_has_these_kernels,
+        ),
+        Backend(name="sdpa", run=_sdpa),
+        Backend(name="reference", run=_reference),
+    ),
+)
+
+MASKED_ATTENTION = Operation(
+    "masked_attention",
+    (
+        Backend(
+            name="flex",
+            run=_flex_masked,
+            why_not=all_of(needs_cuda, needs_head_dim(multiple_of=8, low=16, high=256)),
+        ),
+        Backend(name="sdpa", run=_sdpa_masked),
+        Backend(name="reference", run=_reference_masked),
+    ),
+)
