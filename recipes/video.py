@@ -1,0 +1,290 @@
+"""Frames to a file and back: fragmented mp4, animated gif, or a folder of png frames.
+
+Every call of `VideoWriter.write` appends a complete piece, so what has been written so far is a
+playable video at any moment, also after the process is killed. An mp4 grows by closed fragments,
+each with an encoder of its own that starts on a key frame; a gif by images with palettes of their
+own; a folder by png files.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+import av
+import torch
+from av.video.reformatter import ColorRange, Colorspace
+from jaxtyping import UInt8
+from torch import Tensor
+
+SUFFIXES = (".mp4", ".gif", ".png")
+BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
+
+
+def destination(path: Path) -> Path:
+    """What a `VideoWriter` of this path creates: the file, for `.png` the folder of that stem.
+
+    Raises:
+        ValueError: the suffix is not one that can be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"{path} cannot be written: a video's suffix is one of {', '.join(SUFFIXES)} (.png: a "
+            f"folder of frames), got {path.suffix!r}. Name the output, say, {path.stem}.mp4."
+        )
+    return path.with_suffix("") if path.suffix.lower() == ".png" else path
+
+
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Raise ValueError where frames of (height, width) cannot be stored in a file of this kind."""
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"a frame is at least 1x1 pixels, got {height}x{width}.")
+    if Path(path).suffix.lower() == ".mp4" and (height % 2 or width % 2):
+        raise ValueError(
+            f"mp4 needs an even height and width, got {height}x{width}: its colours are stored at "
+            f"half size. Use an even size, or write a .gif or .png."
+        )
+
+
+class _Sink(Protocol):
+    def append(self, frames: Tensor, first: int) -> None: ...
+
+
+class VideoWriter:
+    """Writes blocks of frames to one video; each is in the file when `write` returns.
+
+    `size` is (height, width). Nothing is created before the first frames come, so a writer that
+    never gets any leaves nothing behind. An existing output is refused unless `overwrite` is set.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: float | Fraction,
+        size: tuple[int, int],
+        overwrite: bool = False,
+    ) -> None:
+        if fps <= 0:
+            raise ValueError(f"a video needs more than 0 frames a second, got {fps}.")
+        self.path = destination(path)
+        check_size(path, size)
+        self.fps = Fraction(fps).limit_denominator(1001)
+        self.size = size
+        self.frames = 0
+        self._suffix = Path(path).suffix.lower()
+        self._overwrite = overwrite
+        self._sink: _Sink | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, frames: UInt8[Tensor, "frames height width 3"]) -> None:
+        """Append frames; when this returns, the operating system has them."""
+        if tuple(frames.shape[1:]) != (*self.size, 3) or frames.dtype != torch.uint8:
+            raise ValueError(
+                f"{self.path} takes uint8 frames of shape [frames, {self.size[0]}, "
+                f"{self.size[1]}, 3], got {frames.dtype} {list(frames.shape)}."
+            )
+        if len(frames) == 0:
+            return
+        if self._sink is None:
+            self._sink = self._open()
+        self._sink.append(frames.cpu().contiguous(), self.frames)
+        self.frames += len(frames)
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> _Sink:
+        if self._suffix == ".png":
+            self.path.mkdir(exist_ok=self._overwrite)
+            for old in self.path.glob("[0-9]*.png"):
+                old.unlink()
+            return _Frames(self.path)
+        # unbuffered: what is written survives the process
+        self._file = open(self.path, "wb" if self._overwrite else "xb", buffering=0)  # noqa: SIM115
+        return (_Gif if self._suffix == ".gif" else _Mp4)(self._file, self.fps)
+
+
+class _Mp4:
+    """H.264 in a fragmented mp4: header once, then one fragment (moof and mdat) a block."""
+
+    def __init__(self, file: BinaryIO, fps: Fraction) -> None:
+        self.file, self.fps, self.fragments = file, fps, 0
+
+    def append(self, frames: Tensor, first: int) -> None:
+        self.fragments += 1
+        wanted = {"ftyp", "moov", "moof", "mdat"} if self.fragments == 1 else {"moof", "mdat"}
+        boxes = _boxes(self._fragment(frames, first))
+        self.file.write(b"".join(box for kind, box in boxes if kind in wanted))
+
+    def _fragment(self, frames: Tensor, first: int) -> bytes:
+        """A whole small mp4 whose only fragment has the time and number it has in the long one."""
+        options = {
+            "movflags": "frag_custom+empty_moov+default_base_moof+frag_discont+skip_trailer",
+            "fragment_index": str(self.fragments),
+            "avoid_negative_ts": "disabled",  # else every fragment would be moved to time 0
+        }
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=self.fps)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "16", "preset": "fast", "bf": "0"}
+            codec = stream.codec_context
+            codec.gop_size = len(frames) + 1
+            codec.color_primaries = codec.color_trc = BT709
+            codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+            for i, frame in enumerate(_video_frames(frames, first, self.fps)):
+                yuv = frame.reformat(
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                )
+                yuv.pts, yuv.time_base = first + i, 1 / self.fps
+                container.mux(stream.encode(yuv))
+            container.mux(stream.encode())
+        return buffer.getvalue()
+
+
+def _boxes(data: bytes) -> Iterator[tuple[str, bytes]]:
+    start = 0
+    while start < len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        yield kind.decode("ascii"), data[start : start + length]
+        start += length
+
+
+class _Gif:
+    """Images with a palette a block; the end mark is written each time and overwritten by more."""
+
+    END = b"\x3b"
+
+    def __init__(self, file: BinaryIO, fps: Fraction) -> None:
+        self.file, self.fps, self.header = file, fps, b""
+
+    def append(self, frames: Tensor, first: int) -> None:
+        data = self._animation(frames)
+        images = data.index(b"\x21\xf9\x04")  # the first image's control block ends the header
+        if not self.header:
+            self.header = data[:images]
+            self.file.write(data)
+            return
+        self.file.seek(-len(self.END), io.SEEK_END)
+        self.file.write(data[images:])
+
+    def _animation(self, frames: Tensor) -> bytes:
+        height, width = frames.shape[1:3]
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format="gif", options={"loop": "0"}) as container:
+            stream = container.add_stream("gif", rate=self.fps)
+            stream.options = {
+                "global_palette": "0",
+                "gifflags": "-transdiff",
+            }  # images of later blocks bring their own
+            stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
+            for image in self._with_palette(frames):
+                container.mux(stream.encode(image))
+            container.mux(stream.encode())
+        return buffer.getvalue()
+
+    def _with_palette(self, frames: Tensor) -> Iterator[av.VideoFrame]:
+        graph = av.filter.Graph()
+        height, width = frames.shape[1:3]
+        source = graph.add_buffer(
+            width=width, height=height, format="rgb24", time_base=1 / self.fps
+        )
+        split, palette = graph.add("split"), graph.add("palettegen")
+        use, sink = graph.add("paletteuse", "dither=none"), graph.add("buffersink")
+        source.link_to(split)
+        split.link_to(palette, 0, 0)
+        split.link_to(use, 1, 0)
+        palette.link_to(use, 0, 1)
+        use.link_to(sink)
+        graph.configure()
+        for frame in _video_frames(frames, 0, self.fps):
+            source.push(frame)
+        source.push(None)
+        for _ in range(len(frames)):  # the palette is known, and images come, once all are in
+            yield sink.pull()
+
+
+class _Frames:
+    """One png a frame, numbered from 00000."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def append(self, frames: Tensor, first: int) -> None:
+        for number, frame in enumerate(frames, start=first):
+            write_png(self.folder / f"{number:05d}.png", frame)
+
+
+def _video_frames(frames: Tensor, first: int, fps: Fraction) -> Iterator[av.VideoFrame]:
+    for number, frame in enumerate(frames, start=first):
+        image = av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")
+        image.pts, image.time_base = number, 1 / fps
+        yield image
+
+
+def write_png(path: Path, image: UInt8[Tensor, "height width 3"]) -> None:
+    """Write one picture."""
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width = image.shape[:2]
+    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(image.cpu().contiguous().numpy(), format="rgb24")
+    packets = [*codec.encode(frame), *codec.encode(None)]
+    Path(path).write_bytes(b"".join(bytes(packet) for packet in packets))
+
+
+def read_video(path: Path) -> tuple[UInt8[Tensor, "frames height width 3"], float]:
+    """All frames of a video file and its frames a second.
+
+    Raises:
+        ValueError: the file holds no video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = [
+                torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                for frame in container.decode(stream)
+            ]
+            rate = stream.average_rate
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as a video: {error}.") from error
+    if not frames or not rate:
+        raise ValueError(f"{path} holds no frames.")
+    return torch.stack(frames), float(rate)
+
+
+def contact_sheet(
+    frames: UInt8[Tensor, "frames height width 3"], *, columns: int, gap: int = 4
+) -> UInt8[Tensor, "sheet_height sheet_width 3"]:
+    """Frames in rows of `columns`, left to right, on white, `gap` pixels apart."""
+    count, height, width, _ = frames.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
+    sheet = torch.full(shape, 255, dtype=torch.uint8)
+    for i, frame in enumerate(frames):
+        top = gap + (i // columns) * (height + gap)
+        left = gap + (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
