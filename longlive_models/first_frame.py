@@ -1,0 +1,61 @@
+"""Image-to-video: the first latent frame is given, and stays what it is.
+
+Block 0 holds the image's latent as its frame 0. Before every step that frame is put back and its
+timestep set to 0; so the other frames of the block see the clean image. The frame bears no loss.
+See LongLive-2.0 (arXiv 2605.18739), image-to-video.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def image_to_pixels(
+    image: UInt8[Tensor, "height width 3"],
+    height: int,
+    width: int,
+    *,
+    fit: Literal["crop", "stretch"] = "crop",
+) -> Float[Tensor, "1 3 1 new_height new_width"]:
+    """A video of one frame in [-1, 1], ``height`` by ``width``, to encode as the first latent.
+
+    ``crop`` keeps the image's proportions and loses its margins; ``stretch`` keeps all of it, as
+    the original does. Resized with antialiasing.
+    """
+    pixels = image.permute(2, 0, 1)[None].float() / 127.5 - 1
+    if fit == "crop":
+        rows, columns = image.shape[:2]
+        kept_rows = min(rows, max(1, round(columns * height / width)))
+        kept_columns = min(columns, max(1, round(rows * width / height)))
+        top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
+        pixels = pixels[..., top : top + kept_rows, left : left + kept_columns]
+    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return resized.clamp(-1, 1)[:, :, None]
+
+
+def pin_first_frame(
+    latents: Float[Tensor, "batch channels frames rows columns"],
+    image: Float[Tensor, "batch channels 1 rows columns"],
+) -> Float[Tensor, "batch channels frames rows columns"]:
+    """``latents`` with ``image`` as their frame 0; a new tensor."""
+    return torch.cat([image.to(latents), latents[:, :, 1:]], dim=2)
+
+
+def clean_first_frame(timesteps: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
+    """``timesteps`` with 0 for frame 0, which is clean; a new tensor."""
+    return timesteps * _after_first(timesteps)
+
+
+def first_frame_loss_mask(
+    timesteps: Float[Tensor, "batch frames"],
+) -> Float[Tensor, "batch frames"]:
+    """1 for each frame that bears a loss, 0 for the given frame 0; shaped like ``timesteps``."""
+    return _after_first(timesteps).expand_as(timesteps)
+
+
+def _after_first(timesteps: Float[Tensor, "batch frames"]) -> Float[Tensor, " frames"]:
+    frames = torch.arange(timesteps.shape[1], device=timesteps.device)
+    return (frames > 0).to(timesteps.dtype)
