@@ -1,4 +1,12 @@
-"""Keys and values of past blocks, in pages."""
+"""Keys and values of past blocks, in pages. README.md beside this file has a worked example."""
 
+from longlive_core.kv_cache.cache import PagedKVCache as PagedKVCache
+from longlive_core.kv_cache.codec import PageCodec as PageCodec
+from longlive_core.kv_cache.codec import PageShape as PageShape
+from longlive_core.kv_cache.codec import PlainCodec as PlainCodec
+from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
+from longlive_core.kv_cache.layout import CacheLayout as CacheLayout
+from longlive_core.kv_cache.page_table import PageTable as PageTable
+from longlive_core.kv_cache.snapshot import CacheSnapshot as CacheSnapshot
 from longlive_core.kv_cache.window import Window as Window
 from longlive_core.kv_cache.window import WindowPolicy as WindowPolicy

@@ -1,0 +1,94 @@
+"""How a page of keys or values is stored. The cache does not know; a codec does.
+
+A *store* holds the pages of one layer's keys, or of its values. Two kinds of codec fit:
+
+- One that keeps pages as they are (``PlainCodec``). The block being made writes into its own slot
+  at every step, and a window is read where it lies.
+- One that encodes (to eight or four bits). The block being made stays in the cache's *workspace*,
+  in the type that attention reads, and is encoded once, on its clean pass. Past pages are decoded
+  into the workspace for each read. One workspace serves all layers.
+
+``workspace_pages`` tells the cache which kind it has.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
+Page = Float[Tensor, "samples tokens heads head_dim"]
+
+
+class PageCodec(Protocol):
+    """Stores pages of tokens. What a store is, only the codec knows."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of what is read."""
+
+    def workspace_pages(self, slots: int) -> int:
+        """Pages of decoded tokens the cache keeps for reading: 0, or ``slots`` if this encodes."""
+
+    def page_bytes(self, shape: PageShape) -> int:
+        """The bytes that one page takes in a store, scales and all."""
+
+    def allocate(self, slots: int, shape: PageShape, device: torch.device) -> Any:
+        """A store with room for ``slots`` pages of ``shape``."""
+
+    def write(self, store: Any, slot: int, page: Page) -> None:
+        """Put ``page`` into ``slot``, in place. Each sample is encoded on its own."""
+
+    def read(self, store: Any, slots: Sequence[int], out: Page | None) -> Page:
+        """The pages in these slots, the tokens of one after those of another.
+
+        ``out`` is the part of the workspace to decode into and to return; None without a workspace.
+        """
+
+    def tensors(self, store: Any) -> dict[str, Tensor]:
+        """Everything that a store consists of, by name: for copies and snapshots."""
+
+
+class PlainCodec:
+    """Keeps pages as they are. The reference for every other codec.
+
+    A store is a tensor [samples, slots, tokens, heads, head_dim], so that neighbouring slots are
+    read as a view.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"PlainCodec({self.dtype})"
+
+    def workspace_pages(self, slots: int) -> int:
+        """None: pages are read where they lie."""
+        return 0
+
+    def page_bytes(self, shape: PageShape) -> int:
+        """The bytes that one page takes in a store."""
+        samples, tokens, heads, head_dim = shape
+        return samples * tokens * heads * head_dim * self.dtype.itemsize
+
+    def allocate(self, slots: int, shape: PageShape, device: torch.device) -> Tensor:
+        """A tensor with room for ``slots`` pages, not yet written."""
+        samples, *page = shape
+        return torch.empty(samples, slots, *page, dtype=self.dtype, device=device)
+
+    def write(self, store: Tensor, slot: int, page: Page) -> None:
+        """Copy ``page`` into ``slot``, rounding to the codec's type."""
+        store[:, slot].copy_(page)
+
+    def read(self, store: Tensor, slots: Sequence[int], out: Page | None = None) -> Page:
+        """A view of the store where the slots are consecutive, else a gathered copy."""
+        first, count = slots[0], len(slots)
+        if tuple(slots) == tuple(range(first, first + count)):
+            return store[:, first : first + count].flatten(1, 2)
+        return torch.cat([store[:, slot] for slot in slots], dim=1)
+
+    def tensors(self, store: Tensor) -> dict[str, Tensor]:
+        """The one tensor that a store is."""
+        return {"pages": store}

@@ -1,0 +1,71 @@
+"""CacheLayout: the sizes of a cache, and the bytes it takes."""
+
+from dataclasses import dataclass
+
+from longlive_core.kv_cache.codec import PageCodec, PageShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheBytes:
+    """The memory of a cache, in bytes: pages of all layers, and what the layers share."""
+
+    pages: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """Pages and scratch together."""
+        return self.pages + self.scratch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLayout:
+    """What one page holds: one block of latent frames, one layer, all heads of this rank.
+
+    Attributes:
+        layers: transformer layers, each with keys and values of its own.
+        heads: attention heads on this rank.
+        head_dim: channels of a head.
+        tokens_per_page: tokens of one block.
+        samples: videos generated side by side; guidance counts as further samples.
+        rotated: whether keys carry their absolute positions (RoPE applied before the cache).
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    tokens_per_page: int
+    samples: int = 1
+    rotated: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "layers": self.layers,
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "tokens_per_page": self.tokens_per_page,
+            "samples": self.samples,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(
+                    f"CacheLayout({name}={value}): a cache has at least one of each. "
+                    f"Take the sizes from the model's configuration."
+                )
+
+    @property
+    def page_shape(self) -> PageShape:
+        """The shape of a page of keys, and of a page of values."""
+        return self.samples, self.tokens_per_page, self.heads, self.head_dim
+
+    def bytes(self, codec: PageCodec, pages: int) -> CacheBytes:
+        """What a cache of ``pages`` pages takes under ``codec``: a policy's ``capacity`` gives them.
+
+        Exact: a test compares it with what is allocated.
+        """
+        samples, tokens, heads, head_dim = self.page_shape
+        decoded = samples * tokens * heads * head_dim * codec.dtype.itemsize
+        return CacheBytes(
+            pages=2 * self.layers * pages * codec.page_bytes(self.page_shape),
+            scratch=2 * codec.workspace_pages(pages) * decoded,
+        )

@@ -1,0 +1,55 @@
+"""Which slot holds which page. Integers only: no tensors, no device."""
+
+from collections.abc import Collection, Iterable
+
+
+class PageTable:
+    """A fixed number of slots; a page keeps its slot until it is dropped, so nothing ever moves."""
+
+    def __init__(self, slots: int) -> None:
+        self._pages: list[int | None] = [None] * slots
+
+    @property
+    def pages(self) -> tuple[int | None, ...]:
+        """The page in each slot; None where a slot is free."""
+        return tuple(self._pages)
+
+    def slot(self, page: int) -> int:
+        """The slot of a page that is held."""
+        return self._pages.index(page)
+
+    def slots(self, pages: Iterable[int]) -> tuple[int, ...]:
+        """The slots of these pages, ascending. Raises ``ValueError`` if one is not held."""
+        pages = tuple(pages)
+        lost = [page for page in pages if page not in self._pages]
+        if lost:
+            held = sorted(page for page in self._pages if page is not None)
+            raise ValueError(
+                f"the window policy shows pages {list(pages)}, but {lost} are not held (held: "
+                f"{held}): a page that was not retained is gone. "
+                f"Let the policy's retained() name every page that a later block sees."
+            )
+        return tuple(sorted(self.slot(page) for page in pages))
+
+    def make_room(self, page: int, retained: Collection[int]) -> int:
+        """Drop every page outside ``retained`` and give ``page`` a slot, the lowest that is free."""
+        self._pages = [held if held in retained else None for held in self._pages]
+        if page not in self._pages:
+            if None not in self._pages:
+                raise ValueError(
+                    f"no slot is free for page {page}: {len(self._pages)} slots hold "
+                    f"{list(self._pages)}. The policy retains more pages than its capacity says; "
+                    f"raise its capacity."
+                )
+            self._pages[self._pages.index(None)] = page
+        return self.slot(page)
+
+    def load(self, pages: Iterable[int | None]) -> None:
+        """Take over what another table of as many slots holds."""
+        pages = list(pages)
+        assert len(pages) == len(self._pages)
+        self._pages = pages
+
+    def clear(self) -> None:
+        """Free every slot."""
+        self._pages = [None] * len(self._pages)
