@@ -1,0 +1,72 @@
+"""`longlive doctor`: which backend each operation takes on this machine, and why not the others."""
+
+import json
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+OPTIONAL = ("xformers", "flash-attn", "flash-attn-4", "humming-kernels", "transformer-engine")
+
+
+def doctor(
+    head_dim: Annotated[int, typer.Option(help="The size of an attention head.")] = 128,
+    training: Annotated[bool, typer.Option(help="Ask for backends that have a backward.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+) -> None:
+    """Say what this machine has, which backend each operation would use, and why."""
+    report = {
+        "versions": versions(),
+        "devices": [_device(d, head_dim, training) for d in devices()],
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for name, version in report["versions"].items():
+        typer.echo(f"{name:20} {version}")
+    for device in report["devices"]:
+        typer.echo(f"\n{device['device']}: {device['name']}, {device['dtype']}")
+        for operation in device["operations"]:
+            typer.echo(f"  {operation['operation']}: {operation['backend']}")
+            for name, standing in operation["reasons"].items():
+                typer.echo(f"    {name:10} {standing}")
+
+
+def versions() -> dict[str, str]:
+    """Of what matters here: the version, or that it is not installed."""
+    found = {"python": platform.python_version()}
+    for name in ("longlive", "torch", "pytorch-lightning", "transformers", "av", *OPTIONAL):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def devices() -> list[str]:
+    """The CPU and every GPU."""
+    import torch
+
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+
+def _device(name: str, head_dim: int, training: bool) -> dict[str, Any]:
+    import torch
+
+    from longlive_core.attention import ATTENTION, MASKED_ATTENTION
+    from longlive_core.backends import Request
+
+    device = torch.device(name)
+    on_gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=training)
+    receipts = [operation.receipt(request) for operation in (ATTENTION, MASKED_ATTENTION)]
+    return {
+        "device": name,
+        "name": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "operations": [
+            {"operation": r.operation, "backend": r.backend, "reasons": r.reasons} for r in receipts
+        ],
+    }

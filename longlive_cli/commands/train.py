@@ -1,0 +1,37 @@
+"""`longlive train`: a recipe, changed here and there, run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longlive_cli.messages import bad_input_is_one_sentence, show
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe; `longlive recipes list` names them.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on from this checkpoint of the same recipe.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print --dry-run's config as JSON.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the config and train nothing.")] = False,
+) -> None:
+    """Train a model with a recipe."""
+    with bad_input_is_one_sentence():
+        from longlive_cli.catalog import find, presets
+        from longlive_cli.overrides import configure
+
+        preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
+        wanted = configure(preset.build(), config, settings)
+        if resume is not None and not Path(resume).exists():
+            raise ValueError(f"there is no checkpoint {resume!r} to go on from.")
+    if dry_run:
+        show(wanted, as_json=as_json)
+        return
+    preset.module.run(wanted, resume=resume)

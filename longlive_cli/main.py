@@ -1,0 +1,46 @@
+"""The `longlive` command. Every subcommand is a function of its own file; nothing heavy loads."""
+
+from typing import Annotated
+
+import typer
+
+from longlive_cli.commands.doctor import doctor
+from longlive_cli.commands.evaluate import evaluate
+from longlive_cli.commands.generate import generate
+from longlive_cli.commands.recipes import recipes
+from longlive_cli.commands.train import train
+
+app = typer.Typer(
+    name="longlive",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from longlive_core import __version__
+
+        typer.echo(f"longlive {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Train and run long autoregressive video generation."""
+
+
+app.command()(generate)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(recipes, name="recipes")
+app.command()(doctor)

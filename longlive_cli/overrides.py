@@ -1,0 +1,188 @@
+"""Change fields of a frozen config: `--set name.inner=value` and YAML files, typed and named.
+
+Values are read by the field's annotation, unknown fields are refused with the nearest name, and the
+config's own checks run again, because every level is rebuilt.
+"""
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
+
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NOTHING = ("none", "null", "")
+
+
+def configure(
+    config: Config, file: Path | None = None, settings: Iterable[str] | None = None
+) -> Config:
+    """The config with a YAML file's fields, then every `name=value`, applied."""
+    if file is not None:
+        config = apply_mapping(config, read_config_file(file))
+    return apply_settings(config, settings or ())
+
+
+def apply_settings(config: Config, settings: Iterable[str]) -> Config:
+    """The config with every `name=value` applied, left to right.
+
+    Raises:
+        ValueError: no `=`, an unknown field, or a value that does not fit the field's type.
+    """
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes name=value, got {setting!r}: write, say, {name}=1.")
+        config = _put(config, name.strip().split("."), text.strip(), name.strip())
+    return config
+
+
+def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
+    """The config with the fields of a nested mapping, as a YAML file holds it."""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        inner = _field(config, str(name), path)
+        if is_dataclass(inner) and isinstance(value, Mapping):
+            config = replace(config, **{name: apply_mapping(inner, value, f"{path}.")})  # type: ignore[type-var]
+        else:
+            config = _put(config, [str(name)], value, path)
+    return config
+
+
+def read_config_file(path: Path) -> Mapping[str, Any]:
+    """The mapping that a YAML file holds."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path} holds no fields: write one `name: value` a line.")
+    return values
+
+
+def _put(config: Config, names: list[str], value: Any, path: str) -> Config:
+    name, rest = names[0], names[1:]
+    inner = _field(config, name, path)
+    if rest:
+        if not is_dataclass(inner):
+            raise ValueError(f"{path}: {type(config).__name__}.{name} is a value without fields.")
+        new = _put(inner, rest, value, path)
+    else:
+        if is_dataclass(inner):
+            names_inside = ", ".join(field.name for field in fields(inner))
+            raise ValueError(f"{path} has fields of its own; set one of them: {names_inside}.")
+        new = _read(value, get_type_hints(type(config))[name], path)
+    return replace(config, **{name: new})  # type: ignore[type-var]
+
+
+def _field(config: object, name: str, path: str) -> Any:
+    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"{type(config).__name__} has no field {name!r}"
+            f"{f' (in {path})' if path != name else ''}; {hint}Its fields: {', '.join(known)}."
+        )
+    return getattr(config, name)
+
+
+def _read(value: Any, kind: Any, path: str) -> Any:
+    """`value`, a string or what YAML gave, as `kind`."""
+    try:
+        return _as(value, kind)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} takes {_name(kind)}, got {value!r}.") from error
+
+
+def _as(value: Any, kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _as_any(value, arguments)
+    if origin is Literal:
+        return _as_literal(value, arguments)
+    if origin is tuple or kind is tuple:
+        return _as_tuple(value, arguments)
+    if kind is types.NoneType:
+        if value is None or (isinstance(value, str) and value.lower() in NOTHING):
+            return None
+        raise ValueError
+    if kind is Any:
+        return value
+    return _as_plain(value, kind)
+
+
+def _as_any(value: Any, kinds: tuple[Any, ...]) -> Any:
+    for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits anything, so it is last
+        try:
+            return _as(value, kind)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError
+
+
+def _as_literal(value: Any, choices: tuple[Any, ...]) -> Any:
+    for choice in choices:
+        if value == choice or (isinstance(value, str) and value == str(choice)):
+            return choice
+    raise ValueError
+
+
+def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    if not kinds:
+        return tuple(value)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_as(part, kinds[0]) for part in value)
+    if len(kinds) != len(value):
+        raise ValueError
+    return tuple(_as(part, kind) for part, kind in zip(value, kinds, strict=True))
+
+
+def _as_plain(value: Any, kind: Any) -> Any:
+    if kind is bool:
+        return value if isinstance(value, bool) else _as_word(value)
+    if isinstance(value, bool):
+        raise ValueError
+    if kind is int and isinstance(value, float):
+        raise ValueError
+    if kind is int and isinstance(value, str):
+        return int(value.replace("_", ""))
+    if kind in (float, str, int, Path):
+        return kind(value)
+    if isinstance(value, kind):
+        return value
+    raise ValueError
+
+
+def _as_word(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in WORDS:
+        return WORDS[value.lower()]
+    raise ValueError
+
+
+def _name(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_name(part) for part in arguments)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in arguments)
+    if kind is types.NoneType:
+        return "none"
+    if kind is bool:
+        return "true or false"
+    plain = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    if kind in plain:
+        return plain[kind]
+    if origin is tuple:
+        inside = [_name(part) for part in arguments if part is not Ellipsis]
+        return f"a list like 1,2 of {' and '.join(inside)}"
+    return kind.__name__ if isinstance(kind, type) else str(kind)

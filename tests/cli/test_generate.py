@@ -1,0 +1,217 @@
+"""`longlive generate`: what is asked for reaches the recipe, what is bad ends in one sentence."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from longlive_cli.main import app
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    model: str = "pocket"
+    device: str = "auto"
+    seconds: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    weights: str = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    name: str
+    story: object
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReport:
+    job: Job
+    index: int
+    blocks: int
+    frames_done: int
+    frames_total: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    path: Path
+    sidecar: Path
+    frames: int = 60
+    fps: float = 12.0
+    seconds_to_first_frame: float = 1.5
+    wall_seconds: float = 10.0
+    peak_memory_bytes: int = 1000
+    backends: tuple[str, ...] = ("attention: sdpa",)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    config: Generate
+    outputs: tuple[Path, ...]
+
+
+class Recipe(ModuleType):
+    """Stands for `longlive_recipes.generate`: records its calls, writes nothing."""
+
+    Generate, Job = Generate, Job
+
+    def __init__(self) -> None:
+        super().__init__("longlive_recipes.generate")
+        self.calls: list[tuple] = []
+        self.result = Result(path=Path("circle.mp4"), sidecar=Path("circle.json"))
+        self.stop: type[BaseException] | None = None
+
+    def plan(self, config, jobs, output, overwrite):
+        if output.exists() and not overwrite:
+            raise ValueError(f"{output} exists: pass --overwrite to replace it.")
+        return Plan(config=config, outputs=(output,))
+
+    def run(self, config, jobs, output, *, progress, overwrite):
+        self.calls.append((config, jobs, output, overwrite))
+        if self.stop is not None:
+            raise self.stop
+        for job in jobs:
+            progress(
+                BlockReport(
+                    job=job, index=0, blocks=2, frames_done=29, frames_total=60, seconds=4.0
+                )
+            )
+        return [self.result for _ in jobs]
+
+
+@pytest.fixture
+def recipe(monkeypatch, tmp_path):
+    import longlive_recipes
+
+    fake = Recipe()
+    monkeypatch.setitem(sys.modules, "longlive_recipes.generate", fake)
+    monkeypatch.setattr(longlive_recipes, "generate", fake, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def longlive(*arguments: str):
+    return CliRunner().invoke(app, ["generate", *arguments])
+
+
+def test_a_prompt_and_options_reach_the_recipe(recipe):
+    done = longlive("a red circle", "-o", "x.gif", "--seconds", "2", "--seed", "7", "--steps", "6")
+    assert done.exit_code == 0, done.output
+    [(config, [job], output, overwrite)] = recipe.calls
+    assert config == Generate(seconds=2.0, steps=6)
+    assert (job.name, job.seed) == ("000-seed7", 7)
+    assert [shot.prompt for shot in job.story.shots] == ["a red circle"]
+    assert (output, overwrite) == (Path("x.gif"), False)
+
+
+def test_options_are_stronger_than_the_file_and_settings_than_both(recipe):
+    Path("run.yaml").write_text("steps: 4\nguidance: 2\nweights: nvfp4\n")
+    done = longlive(
+        "a", "--config", "run.yaml", "--steps", "5", "--set", "guidance=3", "--device", "cpu"
+    )
+    assert done.exit_code == 0, done.output
+    assert recipe.calls[0][0] == Generate(steps=5, guidance=3.0, weights="nvfp4", device="cpu")
+
+
+def test_one_video_goes_to_a_file_and_several_to_a_folder(recipe):
+    longlive("a red circle")
+    Path("two.jsonl").write_text('{"prompt": "a"}\n{"id": "b", "prompt": "b", "seed": 3}\n')
+    longlive("--prompts", "two.jsonl", "--seed", "1")
+    assert [call[2] for call in recipe.calls] == [Path("video.mp4"), Path("videos")]
+    assert [(job.name, job.seed) for job in recipe.calls[1][1]] == [("000-seed1", 1), ("b", 3)]
+
+
+def test_lines_of_a_text_file_are_shots_of_one_video(recipe):
+    Path("story.txt").write_text("a red circle\na blue square\n")
+    longlive("--prompts", "story.txt")
+    [(_, [job], _, _)] = recipe.calls
+    assert [shot.prompt for shot in job.story.shots] == ["a red circle", "a blue square"]
+
+
+def test_json_is_one_line_a_video_on_standard_output(recipe):
+    done = longlive("a", "--json")
+    [line] = done.stdout.splitlines()
+    assert json.loads(line) == {
+        "output": "circle.mp4",
+        "sidecar": "circle.json",
+        "frames": 60,
+        "fps": 12.0,
+        "seconds_to_first_frame": 1.5,
+        "wall_seconds": 10.0,
+        "generated_fps": 6.0,
+        "peak_memory_bytes": 1000,
+        "backends": ["attention: sdpa"],
+        "interrupted": False,
+    }
+
+
+def test_text_says_what_was_made(recipe):
+    assert longlive("a").stdout == (
+        "circle.mp4: 60 frames, 5.0 s at 12 frames/s; first frame after 1.5 s, 10.0 s in all\n"
+    )
+
+
+def test_a_dry_run_prints_the_plan_and_runs_nothing(recipe):
+    done = longlive("a", "--dry-run", "--seconds", "3", "--json")
+    assert json.loads(done.stdout)["config"]["seconds"] == 3.0
+    assert "seconds: 3.0" in longlive("a", "--dry-run", "--seconds", "3").stdout
+    assert recipe.calls == []
+
+
+def test_an_interrupted_video_is_reported_with_its_own_status(recipe):
+    recipe.result = replace(recipe.result, interrupted=True)
+    done = longlive("a")
+    assert done.exit_code == 130
+    assert "interrupted; 60 frames" in done.stdout
+
+
+def test_an_interrupt_before_the_first_block_leaves_nothing(recipe):
+    recipe.stop = KeyboardInterrupt
+    done = longlive("a")
+    assert done.exit_code == 130
+    assert "nothing was written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "needs a PROMPT or --prompts FILE, got neither"),
+        (["a", "--prompts", "x.txt"], "got both"),
+        ([""], "a prompt needs at least one word"),
+        (["--prompts", "none.txt"], "there is no prompt file 'none.txt'"),
+        (["a", "--set", "stesp=3"], "no field 'stesp'; did you mean 'steps'"),
+        (["a", "--config", "none.yaml"], "none.yaml: No such file or directory"),
+        (["--prompts", "twice.jsonl"], "two prompts of twice.jsonl have the id 'a'"),
+        (["--prompts", "slash.jsonl"], "the id '../a' cannot name a file"),
+        (["--prompts", "image.jsonl"], "cannot start from an image yet"),
+        (["a", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, recipe):
+    Path("twice.jsonl").write_text('{"id": "a", "prompt": "x"}\n' * 2)
+    Path("slash.jsonl").write_text('{"id": "../a", "prompt": "x"}\n')
+    Path("image.jsonl").write_text('{"prompt": "x", "image": "a.png"}\n')
+    Path("there.mp4").touch()
+    before = set(Path().iterdir())
+    done = longlive(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert recipe.calls == []
+    assert set(Path().iterdir()) == before
+
+
+def test_a_bug_is_not_taken_for_bad_input(recipe):
+    recipe.stop = ValueError
+    done = longlive("a")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ValueError)

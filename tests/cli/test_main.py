@@ -1,0 +1,73 @@
+"""The command itself: help, version, the doctor, and the bar that is shown meanwhile."""
+
+import io
+import json
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import longlive_core
+from longlive_cli.main import app
+from longlive_cli.progress import FrameBar, state
+
+
+def longlive(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_version():
+    assert longlive("--version").stdout == f"longlive {longlive_core.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "evaluate", "recipes", "doctor"])
+def test_every_command_explains_itself(command):
+    assert command in longlive("--help").stdout
+    done = longlive(command, "--help")
+    assert done.exit_code == 0
+    assert f"Usage: longlive {command}" in done.stdout
+
+
+def test_the_doctor_names_a_backend_for_every_operation_and_why_not_the_others():
+    report = json.loads(longlive("doctor", "--json").stdout)
+    assert report["versions"]["torch"] != "not installed"
+    cpu = report["devices"][0]
+    assert cpu["device"] == "cpu"
+    for operation in cpu["operations"]:
+        assert operation["reasons"][operation["backend"]] == "usable"
+        assert operation["reasons"]["reference"] == "usable"
+    assert any("CUDA device" in why for why in cpu["operations"][0]["reasons"].values())
+    text = longlive("doctor").stdout
+    assert "attention: sdpa" in text
+    assert "it needs a CUDA device, not cpu" in text
+
+
+@dataclass(frozen=True)
+class Report:
+    frames_done: int
+    frames_total: int
+    seconds: float
+
+
+def test_the_bar_says_frames_speed_and_time_left():
+    assert state(Report(30, 120, 10.0)) == "30/120 frames, 3.0 frames/s, 0:30 left"
+    assert state(Report(30, 3630, 10.0)) == "30/3630 frames, 3.0 frames/s, 20:00 left"
+    assert state(Report(60, 60, 10.0)) == "60/60 frames, 6.0 frames/s"
+    assert state(Report(0, 60, 0.0)) == "0/60 frames, 0.0 frames/s"
+
+
+def test_the_bar_has_a_line_a_video_and_is_silent_where_nobody_looks():
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with FrameBar(["first", "second"], terminal) as bar:
+        for _ in range(2):
+            bar(Report(29, 60, 5.0))
+            bar(Report(60, 60, 10.0))
+    shown = terminal.file.getvalue()
+    assert "loading the model" in shown
+    assert "first" in shown
+    assert "second" in shown
+    quiet = Console(file=io.StringIO())
+    with FrameBar(["first"], quiet) as bar:
+        bar(Report(60, 60, 1.0))
+    assert quiet.file.getvalue() == ""

@@ -1,0 +1,116 @@
+"""Every field can be set by name, typed, and what cannot be is named."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_cli.overrides import apply_mapping, apply_settings, configure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    steps: int = 10
+    name: str = "a"
+    fast: bool = False
+    limit: float | None = None
+    output: Path = Path("runs")
+    sizes: tuple[int, ...] = (1, 2)
+    weights: Literal["bf16", "nvfp4"] = "bf16"
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"Outer.steps is at least 1, got {self.steps}.")
+
+
+@pytest.mark.parametrize(
+    ("setting", "want"),
+    [
+        ("steps=1_000", Outer(steps=1000)),
+        ("name=1", Outer(name="1")),
+        ("name=a=b", Outer(name="a=b")),
+        ("fast=yes", Outer(fast=True)),
+        ("limit=2", Outer(limit=2.0)),
+        ("limit=none", Outer(limit=None)),
+        ("output=x/y", Outer(output=Path("x/y"))),
+        ("sizes=3, 4,5", Outer(sizes=(3, 4, 5))),
+        ("weights=nvfp4", Outer(weights="nvfp4")),
+        ("inner.rate=1e-4", Outer(inner=Inner(rate=1e-4))),
+        ("inner.betas=(0.5,0.6)", Outer(inner=Inner(betas=(0.5, 0.6)))),
+    ],
+)
+def test_a_setting_is_read_as_its_field_says(setting, want):
+    got = apply_settings(Outer(limit=1.0) if "none" in setting else Outer(), [setting])
+    assert got == want
+    assert type(got.limit) is type(want.limit)
+
+
+@given(st.integers(1, 10**9), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
+def test_what_is_printed_can_be_set(steps, rate, fast):
+    settings = [f"steps={steps}", f"inner.rate={rate!r}", f"fast={fast}"]
+    assert apply_settings(Outer(), settings) == Outer(
+        steps=steps, fast=fast, inner=Inner(rate=rate)
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("stesp=1", r"Outer has no field 'stesp'; did you mean 'steps'\? Its fields: steps, name"),
+        ("inner.rat=1", r"Inner has no field 'rat' \(in inner.rat\); did you mean 'rate'"),
+        ("zzz=1", "no field 'zzz'; Its fields"),
+        ("steps", "--set takes name=value, got 'steps'"),
+        ("steps=1.5", "steps takes a whole number, got '1.5'"),
+        ("fast=maybe", "fast takes true or false, got 'maybe'"),
+        ("limit=long", "limit takes a number or none, got 'long'"),
+        ("weights=fp4", "weights takes 'bf16' or 'nvfp4', got 'fp4'"),
+        ("inner.betas=0.5", "inner.betas takes a list like 1,2"),
+        ("inner=3", "inner has fields of its own; set one of them: rate, betas"),
+        ("steps.x=3", "steps is a value without fields"),
+        ("steps=0", "Outer.steps is at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_set_is_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        apply_settings(Outer(), [setting])
+
+
+def test_a_file_comes_first_and_settings_after_it(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 5\nsizes: [7]\ninner:\n  rate: 1e-2\n")
+    got = configure(Outer(), file, ["steps=6"])
+    assert got == Outer(steps=6, sizes=(7,), inner=Inner(rate=1e-2))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stesp: 1", "did you mean 'steps'"),
+        ("inner: {rat: 1}", r"in inner\.rat"),
+        ("steps: true", "steps takes a whole number, got True"),
+        ("steps: 1.5", "steps takes a whole number, got 1.5"),
+        ("just words", "holds no fields"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(text, message, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        configure(Outer(), file)
+
+
+def test_a_config_is_not_changed_in_place():
+    config = Outer()
+    apply_mapping(config, {"inner": {"rate": 0.5}})
+    assert config == Outer()

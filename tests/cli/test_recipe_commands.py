@@ -1,0 +1,148 @@
+"""`longlive train`, `recipes` and `evaluate`, on a recipe of their own that writes nothing."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from longlive_cli import catalog
+from longlive_cli.main import app
+from longlive_recipes.video import VideoWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    steps: int = 3
+    output: str = "runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    colour: float = 0.5
+
+
+def tiny() -> Settings:
+    """A few steps.
+
+    More words that a list does not need.
+    """
+    return Settings()
+
+
+class Recipe(ModuleType):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100)}
+        self.calls: list[tuple] = []
+
+    def run(self, config, *, resume=None):
+        self.calls.append((config, resume))
+        return Scores()
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    module = Recipe("train_thing")
+    found = [
+        catalog.Preset(name, "train_thing", module, build) for name, build in module.PRESETS.items()
+    ]
+    found.append(catalog.Preset("pocket", "evaluate", module, tiny))
+    monkeypatch.setattr(catalog, "presets", lambda: found)
+    return module
+
+
+def longlive(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_presets_are_found_in_the_tables_of_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "some_recipes"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "bake.py").write_text("def cake(): ...\nPRESETS = {'cake': cake}\n")
+    (package / "tools.py").write_text("spoon = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        import some_recipes
+
+        found = catalog.presets(some_recipes)
+        assert [preset.full_name for preset in found] == ["bake.cake"]
+    finally:
+        for name in [name for name in sys.modules if name.startswith("some_recipes")]:
+            del sys.modules[name]
+
+
+def test_a_name_that_two_recipes_share_needs_the_recipe(recipe):
+    shared = [catalog.Preset("tiny", name, recipe, tiny) for name in ("train_a", "train_b")]
+    with pytest.raises(ValueError, match=r"2 recipes 'tiny': write train_a.tiny or train_b.tiny"):
+        catalog.find("tiny", shared)
+    assert catalog.find("train_b.tiny", shared).recipe == "train_b"
+
+
+def test_a_recipe_is_trained_with_its_changes(recipe, tmp_path):
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    done = longlive("train", "tiny", "--set", "steps=5", "--resume", str(checkpoint))
+    assert done.exit_code == 0, done.output
+    assert recipe.calls == [(Settings(steps=5), str(checkpoint))]
+
+
+def test_a_dry_run_prints_the_config_and_trains_nothing(recipe):
+    assert longlive("train", "tiny", "--dry-run").stdout == "steps: 3\noutput: runs\n"
+    done = longlive("train", "long", "--dry-run", "--json")
+    assert json.loads(done.stdout) == {"steps": 100, "output": "runs"}
+    assert recipe.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "tinny"], "there is no recipe 'tinny'; did you mean 'tiny'? The recipes: tiny"),
+        (["train", "pocket"], "there is no recipe 'pocket'"),
+        (["train", "tiny", "--set", "step=1"], "did you mean 'steps'"),
+        (["train", "tiny", "--resume", "none.ckpt"], "there is no checkpoint 'none.ckpt'"),
+        (["evaluate", "--recipe", "tiny"], "there is no recipe 'tiny'"),
+        (["evaluate", "none.mp4"], "none.mp4"),
+        (["recipes", "show", "tinny"], "did you mean 'tiny'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, recipe):
+    done = longlive(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert recipe.calls == []
+
+
+def test_recipes_are_listed_with_their_first_line(recipe):
+    first, *_ = longlive("recipes", "list").stdout.splitlines()
+    assert first.split(maxsplit=2) == ["tiny", "train_thing", "A few steps."]
+    rows = json.loads(longlive("recipes", "list", "--json").stdout)
+    assert [row["recipe"] for row in rows] == ["tiny", "long", "pocket"]
+
+
+def test_a_recipe_is_shown_with_every_setting(recipe):
+    assert longlive("recipes", "show", "long").stdout == "steps: 100\noutput: runs\n"
+
+
+def test_an_evaluation_prints_its_scores(recipe):
+    done = longlive("evaluate", "--set", "steps=4", "--json")
+    assert json.loads(done.stdout) == {"colour": 0.5}
+    assert recipe.calls == [(Settings(steps=4), None)]
+
+
+def test_videos_are_judged_one_by_one(monkeypatch, tmp_path):
+    fake = ModuleType("longlive_recipes.judge")
+    fake.judge = lambda frames, fps: {"frames": len(frames), "fps": fps}
+    monkeypatch.setitem(sys.modules, "longlive_recipes.judge", fake)
+    path = Path(tmp_path, "a.mp4")
+    with VideoWriter(path, fps=12, size=(16, 16)) as writer:
+        writer.write(torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
+    done = longlive("evaluate", str(path), "--json")
+    assert json.loads(done.stdout) == {"video": str(path), "frames": 3, "fps": 12.0}
+    assert longlive("evaluate", str(path)).stdout == f"{path}: frames 3, fps 12.0\n"
