@@ -16,13 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from longlive_core.attention_mask import AnyMask as AnyMask
 from longlive_core.attention_mask import AttentionMask as AttentionMask
+from longlive_core.attention_mask import TableMask as TableMask
 from longlive_core.attention_mask import flex_attention_under
 from longlive_core.backends import (
     Backend,
     Operation,
     Request,
     all_of,
+    find_function,
     forward_only,
     needs_compute_capability,
     needs_cuda,
@@ -33,6 +36,11 @@ from longlive_core.backends import (
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys heads head_dim"]
+
+_FA3 = (  # its builds differ in the module's name
+    ("flash_attn_interface", "flash_attn_func"),
+    ("fa3_fwd_interface", "flash_attn_func"),
+)
 
 
 def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
@@ -55,7 +63,7 @@ def attention(
 
 
 def masked_attention(
-    q: Queries, k: Keys, v: Keys, mask: AttentionMask, *, backend: str = "auto"
+    q: Queries, k: Keys, v: Keys, mask: AnyMask, *, backend: str = "auto"
 ) -> Queries:
     """softmax(q k^T / sqrt(head_dim)) v over the keys that ``mask`` lets each query see.
 
@@ -107,10 +115,8 @@ def _fa3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 @torch.library.custom_op("longlive::fa3_forward", mutates_args=())
 def _fa3_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """FlashAttention-3's forward as one opaque operation, so that compiled models can hold it."""
-    try:
-        from flash_attn_interface import flash_attn_func
-    except ImportError:
-        from fa3_fwd_interface import flash_attn_func
+    flash_attn_func, _ = find_function(*_FA3)
+    assert flash_attn_func is not None
     return _first(flash_attn_func(q, k, v, softmax_scale=scale))
 
 
@@ -137,26 +143,25 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first, scale=scale).transpose(1, 2)
+    q, k, v = _heads_first(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return _softmax_attention(q, k, v, scale, None)
 
 
-def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return flex_attention_under(mask, *heads_first).transpose(1, 2)
+def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
+    return flex_attention_under(mask, *_heads_first(q, k, v)).transpose(1, 2)
 
 
-def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
+def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
     visible = mask.dense(q.device)
-    return F.scaled_dot_product_attention(*heads_first, attn_mask=visible).transpose(1, 2)
+    q, k, v = _heads_first(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2)
 
 
-def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
     return _softmax_attention(q, k, v, _scale(q, None), mask.dense(q.device))
 
 
@@ -169,6 +174,11 @@ def _softmax_attention(
     if visible is not None:
         scores = scores.masked_fill(~visible, -math.inf)
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.to(wide)).to(q.dtype)
+
+
+def _heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[batch, tokens, heads, head_dim] -> [batch, heads, tokens, head_dim], as views."""
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -216,11 +226,7 @@ ATTENTION = Operation(
                 forward_only,
                 needs_dtype(torch.bfloat16),
                 needs_head_dim(multiple_of=8, high=256),
-                needs_function(
-                    "fa3-fwd or another build of FlashAttention-3",
-                    ("flash_attn_interface", "flash_attn_func"),
-                    ("fa3_fwd_interface", "flash_attn_func"),
-                ),
+                needs_function("fa3-fwd or another build of FlashAttention-3", *_FA3),
             ),
         ),
         Backend(

@@ -117,7 +117,7 @@ class AttentionMask:
 
 
 def flex_attention_under(
-    mask: AttentionMask,
+    mask: "AnyMask",
     q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch heads keys head_dim"],
     v: Float[Tensor, "batch heads keys head_dim"],
@@ -152,3 +152,67 @@ def _in_order(tiles: Tensor) -> tuple[Tensor, Tensor]:
     count = tiles.sum(-1, dtype=torch.int32)
     columns = tiles.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return count[None, None], columns.to(torch.int32)[None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class TableMask:
+    """Which runs of tokens see which, sample by sample: a table instead of a rule.
+
+    For batches whose samples differ (in their cuts, say), and for compiled models that get another
+    mask at every step: nothing is traced, so nothing is traced again.
+
+    Attributes:
+        table: True where a run of queries sees a run of keys; one sample stands for all.
+        run: tokens in each run.
+    """
+
+    table: Bool[Tensor, "samples queries keys"]
+    run: int
+    _flex: dict[torch.device, BlockMask] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def q_len(self) -> int:
+        """Queries of each sample."""
+        return self.table.shape[1] * self.run
+
+    @property
+    def kv_len(self) -> int:
+        """Keys of each sample."""
+        return self.table.shape[2] * self.run
+
+    def dense(self, device: torch.device) -> Bool[Tensor, "samples 1 queries keys"]:
+        """The whole mask, one byte a pair."""
+        return self._spread(self.run, device)[:, None]
+
+    def flex(self, device: torch.device) -> BlockMask:
+        """The mask as FlexAttention reads it: every tile is empty or full.
+
+        Raises:
+            ValueError: a run is not a whole number of tiles.
+        """
+        if self.run % _TILE:
+            raise ValueError(
+                f"FlexAttention reads a TableMask in tiles of {_TILE} tokens, got runs of "
+                f"{self.run}: a tile would be partly visible. Use backend='sdpa', or an "
+                f"AttentionMask."
+            )
+        if device not in self._flex:
+            tiles = self._spread(self.run // _TILE, device)
+            full_count, full_tiles = (x.transpose(0, 1) for x in _in_order(tiles))
+            self._flex[device] = BlockMask.from_kv_blocks(
+                torch.zeros_like(full_count),
+                torch.zeros_like(full_tiles),
+                full_count.contiguous(),
+                full_tiles.contiguous(),
+                BLOCK_SIZE=_TILE,
+                seq_lengths=(self.q_len, self.kv_len),
+            )
+        return self._flex[device]
+
+    def _spread(self, times: int, device: torch.device) -> Tensor:
+        table = self.table.to(device)
+        return table.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+AnyMask = AttentionMask | TableMask
+"""What masked attention takes."""

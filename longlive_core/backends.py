@@ -5,6 +5,7 @@ named backend runs or raises; ``auto`` takes the first that can run and does not
 over. What was chosen, and why the others were not, is a ``Receipt`` that a layer can keep.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,19 +218,28 @@ def needs_function(package: str, *places: tuple[str, str]) -> Condition:
     """
 
     def why_not(request: Request) -> str | None:
-        failures = []
-        for module, function in places:
-            try:
-                found = hasattr(importlib.import_module(module), function)
-            except (ImportError, OSError) as error:
-                failures.append(f"{module}: {error}")
-                continue
-            if found:
-                return None
-            failures.append(f"{module} has no {function}")
-        return f"it needs the package {package} ({'; '.join(failures)})"
+        function, failures = find_function(*places)
+        if function is None:
+            return f"it needs the package {package} ({'; '.join(failures)})"
+        return None
 
     return why_not
+
+
+@functools.cache
+def find_function(*places: tuple[str, str]) -> tuple[Callable | None, tuple[str, ...]]:
+    """The first of ``places`` (module, function) that can be imported, or why none can."""
+    failures = []
+    for module, function in places:
+        try:
+            found = vars(importlib.import_module(module)).get(function)
+        except (ImportError, OSError) as error:
+            failures.append(f"{module}: {error}")
+            continue
+        if found is not None:
+            return found, ()
+        failures.append(f"{module} has no {function}")
+    return None, tuple(failures)
 
 
 def _dotted(capability: tuple[int, int]) -> str:

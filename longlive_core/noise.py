@@ -39,8 +39,8 @@ def gaussian(
 ) -> Float[Tensor, "frames ..."]:
     """Standard normal noise, float32 [len(frames), *shape], for these latent frames of this seed.
 
-    Computed on the CPU and moved: the same bytes on every device. ``frames`` are absolute indices in
-    the video, in any order. The element order is that of ``shape``: keep it fixed for a model.
+    Computed on the CPU and moved: the same bytes on every device. ``frames`` are absolute indices
+    in the video, in any order. The element order is that of ``shape``: keep it fixed for a model.
     Raises ``ValueError`` for a seed outside 64 bits, a negative frame or an empty shape.
     """
     if not 0 <= seed < 2**64:

@@ -1,4 +1,4 @@
-"""What tests here and tests of other people's kernels need: exactness, with the difference shown."""
+"""What tests need, here and of other people's kernels: exactness, with the difference shown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -71,6 +71,8 @@ class PagedKVCache:
         self._shot_start = 0
         self._own_slot = 0
         self._visible_slots: tuple[int, ...] = ()
+        self._block: int | None = None
+        self._last_written: int | None = None
         self._set_block(None)
 
     @property
@@ -100,8 +102,8 @@ class PagedKVCache:
         """
         if block != self._blocks:
             raise ValueError(
-                f"begin_block({block}) after {self._blocks} committed blocks: blocks come one after "
-                f"another, so the next is {self._blocks}. Commit the block before, or reset()."
+                f"begin_block({block}) after {self._blocks} committed blocks: blocks come in order, "
+                f"so the next is {self._blocks}. Commit the block before it, or reset()."
             )
         retained = self.policy.retained(block, self._shot_start)
         self._own_slot = self._table.make_room(block, retained)
@@ -109,7 +111,7 @@ class PagedKVCache:
         self._set_block(block)
 
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
-        """Take the block's own keys and values; ``clean`` on the pass whose values are to be kept."""
+        """Take the block's own keys and values; ``clean`` on the pass whose values are kept."""
         self._in_progress("write")
         if k.shape != self.layout.page_shape or v.shape != self.layout.page_shape:
             raise ValueError(
@@ -270,7 +272,7 @@ class PagedKVCache:
         self._written: set[int] = set()
         self._clean: set[int] = set()
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
-        self._last_written: int | None = None
+        self._last_written = None
 
     def _in_progress(self, what: str) -> int:
         if self._block is None:

@@ -59,9 +59,9 @@ class CacheLayout:
         return self.samples, self.tokens_per_page, self.heads, self.head_dim
 
     def bytes(self, codec: PageCodec, pages: int) -> CacheBytes:
-        """What a cache of ``pages`` pages takes under ``codec``: a policy's ``capacity`` gives them.
+        """What a cache of ``pages`` pages takes under ``codec``, exactly.
 
-        Exact: a test compares it with what is allocated.
+        A cache holds as many pages as its policy's ``capacity`` says.
         """
         samples, tokens, heads, head_dim = self.page_shape
         decoded = samples * tokens * heads * head_dim * codec.dtype.itemsize

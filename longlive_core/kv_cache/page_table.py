@@ -32,7 +32,7 @@ class PageTable:
         return tuple(sorted(self.slot(page) for page in pages))
 
     def make_room(self, page: int, retained: Collection[int]) -> int:
-        """Drop every page outside ``retained`` and give ``page`` a slot, the lowest that is free."""
+        """Drop every page outside ``retained``; give ``page`` the lowest free slot."""
         self._pages = [held if held in retained else None for held in self._pages]
         if page not in self._pages:
             if None not in self._pages:

@@ -1,0 +1,255 @@
+"""Where decoding runs: here and now, on a worker thread, on a second stream, on another device.
+
+A lane runs jobs one after another in the order given. It knows nothing of blocks or states: a job
+is a function of one tensor, and a ``Ticket`` is what one can ask about it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Job = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job came to: its value or its error, and when it ran (``time.perf_counter``)."""
+
+    value: Any
+    error: BaseException | None
+    start: float
+    end: float
+
+
+class Ticket(Protocol):
+    """A job that was given to a lane."""
+
+    def done(self) -> bool:
+        """Whether the job has ended, well or not; never waits."""
+
+    def outcome(self) -> Outcome:
+        """Wait for the job to end; safe to use its value on the current stream afterwards."""
+
+
+class Lane(Protocol):
+    """Runs jobs in order."""
+
+    @property
+    def name(self) -> str:
+        """What traces and receipts call it."""
+
+    def start(self, job: Job, latents: Tensor) -> Ticket:
+        """Give the lane a job. Errors of the job are kept in its outcome, never raised here."""
+
+    def close(self) -> None:
+        """Drop jobs that have not begun, wait for the one that runs, and free the lane."""
+
+
+def make_lane(name: str) -> Lane:
+    """The lane called "inline", "thread", "stream" or "device:" and a device ("device:cuda:1")."""
+    kind, _, device = name.partition(":")
+    if name == "inline":
+        return InlineLane()
+    if name == "thread":
+        return ThreadLane()
+    if name == "stream":
+        return StreamLane()
+    if kind == "device" and device:
+        return ThreadLane(torch.device(device))
+    raise ValueError(
+        f"there is no lane {name!r}: decoding runs 'inline', on a 'thread', on a CUDA 'stream', or "
+        f"on a 'device:' such as 'device:cuda:1'. Name one of them, or pass a Lane of your own."
+    )
+
+
+class InlineLane:
+    """Runs each job at once, on the caller's thread: the reference for every other lane."""
+
+    name = "inline"
+
+    def start(self, job: Job, latents: Tensor) -> Ticket:
+        """Run the job; it has ended when this returns."""
+        return _Ended(_run(job, latents))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ThreadLane:
+    """Runs jobs on one worker thread, on the latents' device or on another that is given.
+
+    The worker decodes under the gradient and inference mode of the caller who gave the job; autocast
+    and other settings of a thread it sets for itself. With a ``device``, latents are moved there
+    first: whatever ``decode`` uses must live there. On CUDA the worker has a stream of its own,
+    waits on it for the latents to be ready, and ends a job when the job's kernels have ended.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.name = "thread" if device is None else f"device:{device}"
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def start(self, job: Job, latents: Tensor) -> Ticket:
+        """Queue the job behind the ones before it."""
+        ready = _mark(latents.device)
+        modes = (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
+        return _Queued(self._worker.submit(self._work, job, latents, ready, modes))
+
+    def close(self) -> None:
+        """Drop what has not begun and wait for the rest."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def _work(
+        self, job: Job, latents: Tensor, ready: torch.cuda.Event | None, modes: tuple[bool, bool]
+    ) -> Outcome:
+        inference, gradients = modes
+
+        def whole(latents: Tensor) -> Any:
+            target = latents.device if self.device is None else self.device
+            with ExitStack() as streams:
+                if ready is not None:
+                    source = streams.enter_context(self._on_stream(latents.device))
+                    source.wait_event(ready)
+                    latents.record_stream(source)
+                latents = latents.to(target)
+                if target.type != "cuda":
+                    return job(latents)
+                stream = streams.enter_context(self._on_stream(target))
+                value = job(latents)
+                stream.synchronize()
+                return value
+
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            return _run(whole, latents)
+
+    @contextmanager
+    def _on_stream(self, device: torch.device) -> Iterator[torch.cuda.Stream]:
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._streams[device]):
+            yield self._streams[device]
+
+
+class StreamLane:
+    """Launches jobs from the caller's thread on a second CUDA stream, beside the caller's kernels.
+
+    Nothing waits on the CPU: ``done`` asks an event. Good where launching is cheap next to what the
+    kernels take; where a decoder launches thousands of small kernels, prefer the thread lane.
+    """
+
+    name = "stream"
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._clock: tuple[torch.cuda.Event, float] | None = None
+
+    def start(self, job: Job, latents: Tensor) -> Ticket:
+        """Launch the job behind the ones before it, once the latents are ready."""
+        if latents.device.type != "cuda":
+            raise ValueError(
+                f"lane 'stream' needs latents on a CUDA device, got {latents.device}: only CUDA "
+                f"has streams. Use lane='thread', or 'inline'."
+            )
+        stream = self._stream or self._open(latents.device)
+        stream.wait_stream(torch.cuda.current_stream(latents.device))
+        latents.record_stream(stream)
+        with torch.cuda.stream(stream):
+            begun = _timed_event(stream)
+            outcome = _run(job, latents)
+            ended = _timed_event(stream)
+        assert self._clock is not None
+        return _Launched(outcome, begun, ended, self._clock)
+
+    def close(self) -> None:
+        """Wait for the kernels that were launched."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _open(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream, and an event whose time on the CPU's clock is known."""
+        self._stream = torch.cuda.Stream(device)
+        origin = _timed_event(self._stream)
+        origin.synchronize()
+        self._clock = (origin, time.perf_counter())
+        return self._stream
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    result: Outcome
+
+    def done(self) -> bool:
+        return True
+
+    def outcome(self) -> Outcome:
+        return self.result
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    future: Future[Outcome]
+
+    def done(self) -> bool:
+        return self.future.done() and not self.future.cancelled()
+
+    def outcome(self) -> Outcome:
+        outcome = self.future.result()
+        _use_on_current_stream(outcome.value)
+        return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    launched: Outcome
+    begun: torch.cuda.Event
+    ended: torch.cuda.Event
+    clock: tuple[torch.cuda.Event, float]
+
+    def done(self) -> bool:
+        return self.ended.query()
+
+    def outcome(self) -> Outcome:
+        self.ended.synchronize()
+        _use_on_current_stream(self.launched.value)
+        origin, seconds = self.clock
+        start = seconds + origin.elapsed_time(self.begun) / 1000
+        end = seconds + origin.elapsed_time(self.ended) / 1000
+        return Outcome(self.launched.value, self.launched.error, start, end)
+
+
+def _run(job: Job, latents: Tensor) -> Outcome:
+    """Run a job. Its error is kept, not swallowed: whoever asks for the value raises it."""
+    start = time.perf_counter()
+    try:
+        value, error = job(latents), None
+    except Exception as caught:
+        value, error = None, caught
+    return Outcome(value, error, start, time.perf_counter())
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """A mark on the caller's stream that another stream can wait for; None off CUDA."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _timed_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event
+
+
+def _use_on_current_stream(value: Any) -> None:
+    """Tell the allocator that the caller's stream uses what another stream allocated."""
+    if isinstance(value, Tensor) and value.device.type == "cuda":
+        value.record_stream(torch.cuda.current_stream(value.device))
