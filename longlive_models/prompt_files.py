@@ -1,7 +1,8 @@
 """Prompts as people keep them: text, JSONL, storyboards, and the original's folders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,8 +58,9 @@ def read_prompts(
         case ".jsonl":
             return _parse_jsonl(text, path)
         case _:
-            with_place = _Place(str(path))
-            return [VideoRequest(storyboard=with_place(Storyboard.of, _parse(text, str(path))))]
+            value = _parse(text, str(path))
+            with _located(str(path)):
+                return [VideoRequest(storyboard=Storyboard.of(value))]
 
 
 def _parse_text(text: str, path: Path, lines: str) -> list[VideoRequest]:
@@ -79,7 +81,8 @@ def _parse_jsonl(text: str, path: Path) -> list[VideoRequest]:
         if line.strip():
             place = f"{path}, line {number}"
             value = _parse(line, place)
-            requests.append(_Place(place)(_request, value, path.parent))
+            with _located(place):
+                requests.append(_request(value, path.parent))
     if not requests:
         raise ValueError(
             f"{path}: a prompt file needs at least one line, got none: there is nothing to show. "
@@ -127,7 +130,11 @@ def _read_folder(folder: Path) -> list[VideoRequest]:
             f"a prompt folder holds caption/<sample>/<number>.json, got {str(folder)!r} without "
             f"any: there is nothing to show. Check the path."
         )
-    return [VideoRequest(storyboard=_read_sample(sample), id=sample.name) for sample in samples]
+    requests = []
+    for sample in samples:
+        with _located(str(sample)):
+            requests.append(VideoRequest(storyboard=_read_sample(sample), id=sample.name))
+    return requests
 
 
 def _read_sample(folder: Path) -> Storyboard:
@@ -141,18 +148,18 @@ def _read_sample(folder: Path) -> Storyboard:
     words = _read(durations).replace(",", " ").split()
     if not words or not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(
-            f"{durations}: durations are whole numbers of blocks above 0, got {' '.join(words)!r}: "
-            f"blocks are generated whole. Write for example '2, 6'."
+            f"{durations.name}: durations are whole numbers of blocks above 0, got "
+            f"{' '.join(words)!r}: blocks are generated whole. Write for example '2, 6'."
         )
     pairs = zip(captions, words, strict=False)  # captions without a duration are left out
     return Storyboard(shots=tuple(Shot(prompt=text, blocks=int(word)) for text, word in pairs))
 
 
 def _caption(path: Path) -> str:
-    value = _parse(_read(path), str(path))
+    value = _parse(_read(path), path.name)
     if not isinstance(value, Mapping) or not isinstance(value.get("caption"), str):
         raise ValueError(
-            f"{path}: a shot's file is an object with the key 'caption', got none: there is "
+            f"{path.name}: a shot's file is an object with the key 'caption', got none: there is "
             f'nothing to show. Write {{"caption": "..."}}.'
         )
     return value["caption"]
@@ -178,14 +185,10 @@ def _parse(text: str, place: str) -> Any:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Calls a function and says where in a file its ValueError comes from."""
-
-    where: str
-
-    def __call__(self, function: Any, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from error
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say where in a file a ValueError comes from."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

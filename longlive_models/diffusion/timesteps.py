@@ -104,8 +104,7 @@ class FlowSchedule:
     ) -> Float[Tensor, "batch frames"]:
         """Timesteps for training, one uniform level per block, equal within a block; float32.
 
-        Drawn on the generator's device. A last block of fewer frames is allowed. The same
-        generator state draws the same levels, whatever comes after the last block asked for.
+        Drawn on the generator's device. A last block of fewer frames is allowed.
         """
         blocks = -(-frames // frames_per_block)
         index = torch.randint(
