@@ -1,0 +1,72 @@
+"""Importing is free: no heavy package for help, nothing but torch for the core, no device."""
+
+import subprocess
+import sys
+
+from tests.architecture.source import FILES, ROOT
+
+MISSING = "safetensors einops pytorch_lightning tensorboard transformers huggingface_hub av typer"
+MISSING += " rich click yaml diffusers"
+
+
+def run(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def modules(package: str) -> list[str]:
+    names = []
+    for file in FILES:
+        if file.parts[0] == package:
+            parts = file.with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            names.append(".".join(parts).replace("recipes", "longlive_recipes", 1))
+    return names
+
+
+def test_help_loads_nothing_heavy():
+    run(
+        "import sys\n"
+        "from longlive_cli.main import app\n"
+        "for command in ('generate', 'train', 'evaluate', 'recipes', 'doctor'):\n"
+        "    try:\n"
+        "        sys.stdout = open('/dev/null', 'w')\n"
+        "        app([command, '--help'])\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'av', 'pytorch_lightning'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+
+def test_the_core_imports_where_only_torch_and_jaxtyping_are():
+    imports = "\n".join(f"import {name}" for name in modules("longlive_core"))
+    run(
+        "import sys\n"
+        f"for name in {MISSING.split()!r}:\n"
+        "    sys.modules[name] = None\n"  # an import of it raises ModuleNotFoundError
+        f"{imports}\n"
+        "import torch\n"
+        "assert not torch.cuda.is_initialized()\n"
+    )
+
+
+def test_importing_everything_is_silent_and_touches_no_device():
+    names = [name for p in ("longlive_models", "recipes", "longlive_cli") for name in modules(p)]
+    imports = "\n".join(f"import {name}" for name in names)
+    run(
+        "import os, torch\n"
+        "before, threads = dict(os.environ), torch.get_num_threads()\n"
+        f"{imports}\n"
+        "assert dict(os.environ) == before\n"
+        "assert torch.get_num_threads() == threads\n"
+        "assert torch.get_default_dtype() == torch.float32\n"
+        "assert not torch.cuda.is_initialized()\n"
+    )

@@ -1,0 +1,113 @@
+"""Who may import whom: arrows point down, primitives ignore each other, packages have homes."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.architecture.source import FILES, ROOT, imported_by
+
+OURS = ("longlive_core", "longlive_models", "longlive_recipes", "longlive_cli")
+LEVEL = {
+    "longlive_core": 0,
+    "longlive_models": 1,
+    "recipes": 2,
+    "longlive_recipes": 2,
+    "longlive_cli": 3,
+}
+PRIMITIVES = {"nvfp4", "float8", "kv_cache", "sequence_parallel", "async_decode"}
+OPTIONAL = {  # may be missing, so never imported together with a file of ours
+    "triton",
+    "flash_attn",
+    "flash_attn_interface",
+    "fa3_fwd_interface",
+    "xformers",
+    "transformer_engine",
+    "humming",
+}
+HOMES = {
+    "triton": lambda file: "kernels" in file.parts,
+    "torch.distributed": lambda file: (
+        file.parts[:2] == ("longlive_core", "sequence_parallel")
+        or file == Path("recipes/parallel.py")
+    ),
+    "lightning": lambda file: file.parts[0] == "recipes",
+    "pytorch_lightning": lambda file: file.parts[0] == "recipes",
+    "typer": lambda file: file.parts[0] == "longlive_cli",
+    "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
+    "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
+    "av": lambda file: file == Path("recipes/video.py"),
+    "yaml": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
+}
+
+
+def imports() -> Iterator[tuple[Path, str, bool]]:
+    """Every import of every file: (file, module, whether importing the file does it)."""
+    for file in FILES:
+        for name, at_import in imported_by(file):
+            yield file, name, at_import
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def refuse(found: list[str], rule: str) -> None:
+    assert not found, f"{rule}:\n" + "\n".join(sorted(set(found)))
+
+
+def test_arrows_point_down():
+    up = [
+        f"{file} imports {name}"
+        for file, name, _ in imports()
+        if top(name) in OURS and LEVEL[top(name)] > LEVEL[file.parts[0]]
+    ]
+    refuse(up, "longlive_cli -> recipes -> longlive_models -> longlive_core, never up")
+    outside = ("tests", "benchmarks", "examples", "recipes")
+    wrong = [f"{file} imports {name}" for file, name, _ in imports() if top(name) in outside]
+    refuse(wrong, "recipes/ is imported as longlive_recipes; tests and the like are not imported")
+
+
+def test_primitives_do_not_know_each_other():
+    found = []
+    for file, name, _ in imports():
+        own, parts = file.parts[1], name.split(".")
+        if file.parts[0] == parts[0] == "longlive_core" and own in PRIMITIVES and len(parts) > 1:
+            found += [f"{file} imports {name}"] if parts[1] in PRIMITIVES - {own} else []
+    refuse(found, "the consumer writes the contract, the composition root introduces the parts")
+
+
+def test_a_primitive_is_used_through_its_public_list():
+    found = []
+    for file, name, _ in imports():
+        parts = name.split(".")
+        inner = ROOT.joinpath(*parts[:3])
+        is_module = len(parts) > 2 and (inner.is_dir() or inner.with_suffix(".py").is_file())
+        if file.parts[0] != "longlive_core" and parts[0] == "longlive_core" and is_module:
+            found.append(f"{file} imports {name}")
+    refuse(found, "from longlive_core.kv_cache import Window, not from a module inside")
+
+
+def test_third_parties_stay_at_home():
+    away = [
+        f"{file} imports {name}"
+        for file, name, _ in imports()
+        for package, is_home in HOMES.items()
+        if (name == package or name.startswith(f"{package}.")) and not is_home(file)
+    ]
+    refuse(away, "each third party has one home")
+    early = [
+        f"{file} imports {n}"
+        for file, n, at_import in imports()
+        if at_import and top(n) in OPTIONAL
+    ]
+    refuse(early, "an optional package is imported inside the backend that needs it")
+
+
+def test_the_core_needs_torch_and_jaxtyping_alone():
+    allowed = {"torch", "jaxtyping", "longlive_core"} | OPTIONAL | set(sys.stdlib_module_names)
+    found = [
+        f"{file} imports {name}"
+        for file, name, _ in imports()
+        if file.parts[0] == "longlive_core" and top(name) not in allowed
+    ]
+    refuse(found, "longlive_core needs torch and jaxtyping alone")

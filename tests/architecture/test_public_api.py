@@ -1,0 +1,49 @@
+"""The public names are pinned: adding or removing one is a decision, written in `public_names.txt`.
+
+A package's public names are those that its `__init__.py` defines or re-exports as `Name as Name`.
+"""
+
+import ast
+from pathlib import Path
+
+from tests.architecture.source import FILES, tree
+
+PINNED = Path(__file__).with_name("public_names.txt")
+
+
+def public_names() -> list[str]:
+    """One line a name, `package.Name`, in order."""
+    found = []
+    for file in FILES:
+        if file.name == "__init__.py" and file.parts[0] in ("longlive_core", "longlive_models"):
+            package = ".".join(file.parent.parts)
+            found += [f"{package}.{name}" for name in _names(tree(file))]
+    return sorted(found)
+
+
+def _names(module: ast.Module) -> list[str]:
+    names = []
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom):
+            names += [alias.asname for alias in node.names if alias.asname == alias.name]
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("_") or name == "__version__"]
+
+
+def test_public_names_are_the_pinned_ones():
+    pinned, here = PINNED.read_text().split(), public_names()
+    added, gone = sorted(set(here) - set(pinned)), sorted(set(pinned) - set(here))
+    assert here == pinned, f"new: {added}; gone: {gone}; sort {PINNED.name} and write them there"
+
+
+def test_a_public_list_is_explicit():
+    for file in FILES:
+        if file.name == "__init__.py":
+            for node in ast.walk(tree(file)):
+                if isinstance(node, ast.ImportFrom):
+                    for alias in node.names:
+                        assert alias.name != "*", f"{file} imports everything"
+                        assert alias.asname == alias.name, (
+                            f"{file}: write {alias.name} as {alias.name}"
+                        )

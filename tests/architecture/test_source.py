@@ -1,0 +1,96 @@
+"""What can be counted in the source: sizes, hidden switches, silent excepts, prints, leftovers."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from tests.architecture.source import FILES, text, tree
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+
+
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    for file in FILES:
+        for node in ast.walk(tree(file)):
+            yield f"{file}:{vars(node).get('lineno', 0)}", node
+
+
+def refuse(found: list[str]) -> None:
+    assert not found, "\n".join(["", *found])
+
+
+def test_files_and_functions_stay_readable():
+    lengths = {file: len(text(file).splitlines()) for file in FILES}
+    refuse([f"{file} has {n} lines" for file, n in lengths.items() if n > LONGEST_FILE])
+    found = []
+    for where, node in nodes():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            found += [f"{where} {node.name} has {lines} lines"] if lines > LONGEST_FUNCTION else []
+    refuse(found)
+
+
+def hidden(node: ast.AST) -> str | None:
+    """What a node does that a caller could not see, or None."""
+    match node:
+        case ast.Attribute(attr="environ" | "getenv") | ast.alias(name="environ" | "getenv"):
+            return "reads the environment"
+        case ast.Global():
+            return "writes a global"
+        case ast.Call(func=ast.Name(id="print")):
+            return "prints: only the command line speaks, with typer"
+        case ast.Call(func=ast.Name(id="getattr"), args=[_, _, _]):
+            return "has a default where a field should be"
+        case ast.Name(id="NotImplementedError"):
+            return "is a stub"
+        case ast.ImportFrom(module="__future__"):
+            return "hides annotations from jaxtyping"
+        case ast.ExceptHandler() if swallows(node):
+            return "swallows whatever goes wrong"
+    return None
+
+
+def swallows(handler: ast.ExceptHandler) -> bool:
+    """Whether it catches everything and neither raises it nor keeps it for the caller."""
+    caught = (
+        {n.id for n in ast.walk(handler.type) if isinstance(n, ast.Name)} if handler.type else {}
+    )
+    if handler.type is not None and not {"Exception", "BaseException"} & set(caught):
+        return False
+    inside = [node for statement in handler.body for node in ast.walk(statement)]
+    kept = any(isinstance(n, ast.Name) and n.id == handler.name for n in inside)
+    return not kept and not any(isinstance(n, ast.Raise) for n in inside)
+
+
+def test_nothing_is_hidden():
+    refuse([f"{where} {what}" for where, node in nodes() if (what := hidden(node))])
+
+
+def test_the_rules_see_what_they_are_for():
+    bad = [
+        "os.environ['A']",
+        "from os import getenv",
+        "def f():\n    global x",
+        "print(1)",
+        "getattr(a, 'b', None)",
+        "raise NotImplementedError",
+        "from __future__ import annotations",
+        "try:\n    f()\nexcept:\n    pass",
+        "try:\n    f()\nexcept (OSError, Exception):\n    g()",
+    ]
+    good = [
+        "getattr(a, name)",
+        "try:\n    f()\nexcept OSError:\n    pass",
+        "try:\n    f()\nexcept Exception as error:\n    keep(error)",
+        "try:\n    f()\nexcept BaseException:\n    close()\n    raise",
+    ]
+    assert [code for code in bad if not any(map(hidden, ast.walk(ast.parse(code))))] == []
+    assert [code for code in good if any(map(hidden, ast.walk(ast.parse(code))))] == []
+
+
+def test_no_leftovers():
+    refuse([str(f) for f in FILES if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text(f))])
+
+
+def test_every_file_says_what_it_holds():
+    refuse([str(file) for file in FILES if not ast.get_docstring(tree(file))])
