@@ -10,6 +10,7 @@ Source: LongLive-2.0 (arXiv 2605.18739), teacher forcing.
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from longlive_core.attention import AttentionMask
@@ -45,6 +46,23 @@ def teacher_forcing_mask(
         return (kv_noisy & q_noisy & own) | (~kv_noisy & clean)
 
     return AttentionMask(mask_mod, 2 * half, 2 * half, tables)
+
+
+def teacher_forcing_table(
+    policy: WindowPolicy, shot_starts: Sequence[int]
+) -> Bool[Tensor, "queries keys"]:
+    """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], for a ``TableMask``.
+
+    Stack the tables of a batch whose clips are cut at different blocks.
+    """
+    blocks = len(shot_starts)
+    clean = torch.zeros(blocks, blocks, dtype=torch.bool)
+    for block, start in enumerate(shot_starts):
+        clean[block, list(policy.visible(block, start))] = True
+    own = torch.eye(blocks, dtype=torch.bool)
+    above = torch.cat((clean, torch.zeros_like(own)), 1)
+    below = torch.cat((clean & ~own, own), 1)
+    return torch.cat((above, below))
 
 
 def block_causal_mask(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longlive_core.attention import AttentionMask, attention, masked_attention
+from longlive_core.attention import AnyMask, attention, masked_attention
 from longlive_models.wan.rope import Rotation, rotate
 
 Heads = Float[Tensor, "batch tokens heads head_dim"]
@@ -104,7 +104,7 @@ class SelfAttention(_Projections):
         x: Float[Tensor, "batch tokens dim"],
         turn: Rotation,
         *,
-        mask: AttentionMask | None = None,
+        mask: AnyMask | None = None,
         memory: Memory | None = None,
         remember: bool = False,
     ) -> Float[Tensor, "batch tokens dim"]:

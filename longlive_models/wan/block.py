@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longlive_core.attention import AttentionMask
+from longlive_core.attention import AnyMask
 from longlive_models.wan.attention import CrossAttention, HeadExchange, Memory, SelfAttention
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.embeddings import modulate
@@ -60,7 +60,7 @@ class WanBlock(nn.Module):
         turn: Rotation,
         text: Float[Tensor, "batch segments length dim"] | tuple[Tensor, Tensor],
         *,
-        mask: AttentionMask | None = None,
+        mask: AnyMask | None = None,
         memory: Memory | None = None,
         remember: bool = False,
         halves: int = 1,

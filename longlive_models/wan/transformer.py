@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from longlive_core.attention import AttentionMask
+from longlive_core.attention import AnyMask
 from longlive_models.wan.attention import HeadExchange, Memory, NoExchange
 from longlive_models.wan.block import WanBlock
 from longlive_models.wan.config import WanConfig
@@ -101,7 +101,7 @@ class WanTransformer(nn.Module):
         *,
         positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
         t_scale: float = 1.0,
-        mask: AttentionMask | None = None,
+        mask: AnyMask | None = None,
         clean: Float[Tensor, "B C F Y X"] | None = None,
         clean_timesteps: Float[Tensor, "B steps"] | None = None,
         memory: Memory | None = None,
@@ -198,7 +198,7 @@ class WanTransformer(nn.Module):
         latents: Tensor,
         timesteps: Tensor,
         text: Tensor | TextContext,
-        mask: AttentionMask | None,
+        mask: AnyMask | None,
         clean: Tensor | None,
         memory: Memory | None,
     ) -> None:

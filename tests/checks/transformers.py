@@ -16,7 +16,7 @@ RENAMED = {
     "out_dim": "out_channels",
     "num_frame_per_block": "frames_per_block",
 }
-SHARED = {field for field in WanConfig.__dataclass_fields__}
+SHARED = set(WanConfig.__dataclass_fields__)
 
 
 def build(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> WanTransformer:

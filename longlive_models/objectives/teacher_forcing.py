@@ -1,0 +1,96 @@
+"""The loss of autoregressive training: predict each block's velocity given the clean past.
+
+Every block is denoised in one forward. The model sees the video twice, clean and noisy, and a mask
+lets a noisy block see the clean blocks before it: what a cache shows when the block is generated.
+
+Source: LongLive-2.0 (arXiv 2605.18739), teacher forcing with block-wise timesteps.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from longlive_core.attention import AnyMask
+from longlive_models.diffusion import FlowSchedule, add_noise, velocity
+from longlive_models.wan import TextContext
+
+Model = Callable[..., Tensor]
+
+
+def teacher_forcing_loss(
+    model: Model,
+    latents: Float[Tensor, "B C F Y X"],
+    text: Float[Tensor, "B segments length width"] | TextContext,
+    *,
+    noise: Float[Tensor, "B C F Y X"],
+    timesteps: Float[Tensor, "B F"],
+    mask: AnyMask,
+    schedule: FlowSchedule,
+    positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
+    context_noise: float | Float[Tensor, "B F"] = 0.0,
+    loss_mask: Bool[Tensor, "B F"] | Float[Tensor, "B F"] | None = None,
+) -> Float[Tensor, ""]:
+    """The weighted squared error of the velocity: sum over frames, over the number of frames.
+
+    ``loss_mask`` says which frames count (a given first frame does not, padding does not): the
+    sum of what counts is divided by how much counts, 0 if nothing does. The rest as in
+    ``frame_losses``.
+    """
+    losses = frame_losses(
+        model,
+        latents,
+        text,
+        noise=noise,
+        timesteps=timesteps,
+        mask=mask,
+        schedule=schedule,
+        positions=positions,
+        context=context,
+        context_noise=context_noise,
+    )
+    if loss_mask is None:
+        return losses.mean()
+    counted = loss_mask.float()
+    return (losses * counted).sum() / counted.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def frame_losses(
+    model: Model,
+    latents: Float[Tensor, "B C F Y X"],
+    text: Float[Tensor, "B segments length width"] | TextContext,
+    *,
+    noise: Float[Tensor, "B C F Y X"],
+    timesteps: Float[Tensor, "B F"],
+    mask: AnyMask,
+    schedule: FlowSchedule,
+    positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
+    context_noise: float | Float[Tensor, "B F"] = 0.0,
+) -> Float[Tensor, "B F"]:
+    """The loss of each latent frame: ``weight(t) * mean((v - (noise - x0))^2)``, in float32.
+
+    ``timesteps`` come from ``schedule.draw``, equal within a block. ``mask`` is a
+    ``teacher_forcing_mask``. ``context`` is the clean half where it is not ``latents`` themselves,
+    but a past with the errors of generation. ``context_noise`` is the timestep of the clean half:
+    above 0, the context is mixed with the same noise to that level, and the model is told so.
+    """
+    noisy = add_noise(latents, noise, schedule.sigma(timesteps))
+    context = latents if context is None else context
+    context_timesteps = torch.zeros_like(timesteps)
+    if isinstance(context_noise, Tensor) or context_noise > 0:
+        context_timesteps = context_timesteps + context_noise
+        context = add_noise(context, noise, schedule.sigma(context_timesteps))
+    predicted = model(
+        noisy,
+        timesteps,
+        text,
+        positions=positions,
+        mask=mask,
+        clean=context.to(noisy.dtype),
+        clean_timesteps=context_timesteps,
+    )
+    error = (predicted.float() - velocity(latents, noise)).square().mean((1, 3, 4))
+    return schedule.weight(timesteps) * error

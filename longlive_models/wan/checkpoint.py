@@ -1,0 +1,140 @@
+"""Published weights of the transformer: files to a state dict, and a state dict into a model.
+
+Key names are those of Wan2.2 and LongLive-2.0. Wrappers' traces are removed from them: the
+attribute that held the model (``model.``), sharding, activation checkpointing and compilation.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from longlive_models.wan.transformer import WanTransformer
+
+WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+HOLDERS = ("generator", "generator_ema", "model")
+"""What a training checkpoint may hold its weights under; the first that is there is taken."""
+
+_SHOWN = 8
+
+
+def published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under published keys, whatever wrapped the model when they were saved.
+
+    Raises ValueError where two keys become one.
+    """
+    clean: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key
+        for wrapper in WRAPPERS:
+            name = name.replace(wrapper, "")
+        name = name.removeprefix("model.")
+        if name in clean:
+            raise ValueError(
+                f"two keys of the checkpoint become {name!r}, one of them {key!r}: it holds two "
+                f"models. Save them apart."
+            )
+        clean[name] = value
+    return clean
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights in ``path``, under published keys, on the CPU.
+
+    ``path`` is a ``.safetensors`` file, a ``.pt`` or ``.pth`` file (read with ``weights_only``; the
+    weights may be under ``generator``, ``generator_ema`` or ``model``), or a folder with one or
+    several safetensors files and perhaps their index.
+    """
+    path = Path(path)
+    if path.is_dir():
+        state: Mapping[str, Any] = {}
+        for file in _shards(path):
+            state = {**state, **load_file(file)}
+        return published_keys(state)
+    if path.suffix == ".safetensors":
+        return published_keys(load_file(path))
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(
+            f"cannot read weights from {str(path)!r}: it ends in neither .safetensors, .pt nor "
+            f".pth. Give one of these, or a folder of safetensors files."
+        )
+    return published_keys(_unpickle(path))
+
+
+def load_weights(
+    model: WanTransformer, source: str | Path | Mapping[str, Tensor], *, strict: bool = True
+) -> None:
+    """Copy weights from a file, a folder or a state dict into ``model``, each to its own dtype.
+
+    Raises ValueError that lists missing and unexpected keys, and every key of another shape.
+    ``strict=False`` leaves what is missing as it is and ignores what is unexpected.
+    """
+    state = published_keys(source) if isinstance(source, Mapping) else read_state_dict(source)
+    packed = [key for key in state if key.endswith("quantized_weight_values")]
+    if packed:
+        raise ValueError(
+            f"the checkpoint holds packed weights ({packed[0]} and {len(packed) - 1} more): this "
+            f"loader reads plain ones. Decode them first, or take the bf16 file."
+        )
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems = {"wrong shapes": misshapen}
+    if strict:
+        problems |= {"missing": missing, "unexpected": unexpected}
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {_few(keys)}" for what, keys in problems.items() if keys)
+        raise ValueError(
+            f"the checkpoint does not fit this WanTransformer ({model.config.num_layers} layers of "
+            f"width {model.config.dim}). {listed}. Build it from the checkpoint's config."
+        )
+    model.load_state_dict({key: state[key] for key in own if key in state}, strict=strict)
+
+
+def _shards(folder: Path) -> list[Path]:
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        names = json.loads(indices[0].read_text())["weight_map"].values()
+        return [folder / name for name in sorted(set(names))]
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise ValueError(
+            f"no weights in {str(folder)!r}: it holds no .safetensors file. Give the file itself "
+            f"if it is a .pt."
+        )
+    return shards
+
+
+def _unpickle(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot read weights from {str(path)!r} without running code that it may hold: "
+            f"{str(error).splitlines()[0]} Save its state dict of tensors alone."
+        ) from error
+    for holder in HOLDERS:
+        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
+            content = content[holder]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(
+            f"{str(path)!r} holds no state dict: expected tensors by name, at the top or under "
+            f"{', '.join(HOLDERS)}."
+        )
+    return content
+
+
+def _few(keys: list[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
