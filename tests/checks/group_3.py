@@ -1,0 +1,214 @@
+"""Group 3: generation block by block through the paged cache.
+
+Calls are replayed from their recorded inputs first, so that errors do not add up, and then the
+whole video is generated from its noise with the project's sampler.
+"""
+
+import torch
+from torch import Tensor
+
+from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
+from longlive_models.diffusion import FlowSchedule, guide, unipc, unipc_schedule, x0_from_velocity
+from tests.checks.framework import Case, Report, Verdict
+from tests.checks.transformers import batch, build, texts, tolerance
+
+LATER = "issue 4"  # the cache's own issue
+LATENTS_RTOL, LATENTS_ATOL = 1e-3, 1e-4
+
+
+@torch.no_grad()
+def check(case: Case) -> Verdict:
+    pipeline = case.config.get("pipeline")
+    if pipeline is None:  # a cache that is longer than its window
+        return Verdict.not_yet(LATER)
+    how = pipeline["inference"]
+    if pipeline.get("use_relative_rope") or how.get("shot_clean_recache"):
+        return Verdict.not_yet(LATER)
+    if how["sink_size"] % pipeline["num_frame_per_block"]:
+        return Verdict.refused("whole-page sink")
+    report = Report(case)
+    if all(f"output.call{c['call']:03d}.noisy_input" in case.tensors for c in case.meta["calls"]):
+        _replay(case, report)
+    if "output.latents" in case.tensors:
+        _generate(case, report)
+    return report.verdict()
+
+
+class Generation:
+    """A model and its caches, ``pos`` for the prompts and ``neg`` for the negative prompt."""
+
+    def __init__(self, case: Case) -> None:
+        pipeline, plan = case.config["pipeline"], case.meta["prompts_per_block"]
+        self.how = pipeline["inference"]
+        self.block_frames = pipeline["num_frame_per_block"]
+        self.block_tokens = self.block_frames * case.config["frame_tokens"]
+        sizes = {**case.config["model"], "num_frame_per_block": self.block_frames}
+        self.model = build(sizes, case.weights)
+        samples = case.tensors["input.noise"].shape[0]
+        given = case.tensors.get("input.initial_latent")
+        self.image = given if self.how.get("independent_first_frame") else None
+        self.given = None if self.image is not None else given  # blocks to continue
+        self.given_blocks = 0 if self.given is None else self.given.shape[1] // self.block_frames
+        self.pins_shots = bool(self.how.get("multi_shot_sink")) and self.how["sink_size"] > 0
+        self.caches = self._caches(pipeline["model_kwargs"]["local_attn_size"], samples)
+        self.begun: dict[str, int] = {}
+        self.texts, self.cuts = self._prompts(case, plan, samples)
+
+    def _caches(self, frames: int, samples: int) -> dict[str, PagedKVCache]:
+        policy = Window(
+            pages=3 if frames == -1 else frames // self.block_frames,  # -1 keeps three blocks
+            sink=self.how["sink_size"] // self.block_frames,
+            shot_sink=1 if self.pins_shots else 0,
+        )
+        layout = CacheLayout(
+            layers=self.model.config.num_layers,
+            heads=self.model.config.num_heads,
+            head_dim=self.model.config.head_dim,
+            tokens_per_page=self.block_tokens,
+            samples=samples,
+        )
+        codec = PlainCodec(torch.float32)
+        return {name: PagedKVCache(layout, policy, codec) for name in ("pos", "neg")}
+
+    def _prompts(
+        self, case: Case, plan: list[list[int]], samples: int
+    ) -> tuple[dict[str, list[Tensor]], list[bool]]:
+        """The text of each block, and which blocks are cuts (the first sample's prompts say)."""
+        length, prompts = self.model.config.text_len, texts(case, "input.prompt_embeds.")
+        plan = [[sample[0]] * self.given_blocks + sample for sample in plan]
+        blocks = len(plan[0])
+        text = {
+            "pos": [batch([prompts[s[i]] for s in plan], length, samples) for i in range(blocks)]
+        }
+        if (negative := case.meta["negative_prompt_index"]) is not None:
+            text["neg"] = [batch([prompts[negative]] * samples, length, samples)] * blocks
+        is_cut = case.meta["prompt_is_scene_cut"]
+        first = plan[0]
+        return text, [i > self.given_blocks and is_cut[str(first[i])] for i in range(blocks)]
+
+    def __call__(
+        self, name: str, block: int, x: Tensor, timesteps: Tensor, offset: float, clean: bool
+    ) -> Tensor:
+        """The velocity of a block's latents [batch, channels, frames, height, width]."""
+        if self.begun.get(name) != block:
+            self.caches[name].begin_block(block)
+            self.begun[name] = block
+        frames = torch.arange(self.block_frames)
+        return self.model(
+            x,
+            timesteps,
+            self.texts[name][block],
+            positions=block * self.block_frames + frames + offset,
+            memory=self.caches[name],
+            remember=clean,
+        )
+
+    def finish(self, name: str, block: int) -> None:
+        """Keep the block; a cut's block anchors the shot that it begins."""
+        self.caches[name].commit()
+        if self.pins_shots and self.cuts[block]:
+            self.caches[name].start_shot()
+
+
+def _replay(case: Case, report: Report) -> None:
+    generation, schedule = Generation(case), FlowSchedule(parity=True)
+    rtol, atol = tolerance(case)
+    for call in case.meta["calls"]:
+        label = f"call{call['call']:03d}"
+        x = _frames_second(case.tensors[f"output.{label}.noisy_input"])
+        timesteps = case.tensors.get(f"output.{label}.timestep")
+        if timesteps is None:
+            timesteps = torch.full(x.shape[:1] + x.shape[2:3], call["timestep_max"])
+        timesteps = timesteps.expand(-1, x.shape[2])
+        block = call["current_start_tokens"] // generation.block_tokens
+        name, clean = call["cache"], call["timestep_max"] == 0
+        flow = generation(name, block, x, timesteps, call["rope_temporal_offset"], clean)
+        x0 = x0_from_velocity(x, flow, schedule.sigma(timesteps))
+        for kind, got in (("flow", flow), ("x0", x0)):
+            if (want := case.tensors.get(f"output.{label}.{kind}")) is not None:
+                report.close(f"{label}.{kind}", _frames_second(got), want, rtol, atol)
+        cache = generation.caches[name]
+        report.equal(f"{label} indices", _indices(cache, block, generation), call["after"])
+        if clean and name == "pos" and block == len(generation.cuts) - 1:
+            _check_final_cache(case, report, cache, rtol, atol)
+        if clean:
+            generation.finish(name, block)
+
+
+def _indices(cache: PagedKVCache, block: int, generation: Generation) -> dict[str, int]:
+    """The state of a cache in the original's terms: tokens, pages in order of time."""
+    tokens, pages = generation.block_tokens, sorted(cache.order)
+    pinned = generation.pins_shots and any(generation.cuts[:block])
+    return {
+        "global_end_index": (block + 1) * tokens,
+        "local_end_index": len(pages) * tokens,
+        "pinned_start": pages.index(cache.shot_start) * tokens if pinned else -1,
+        "pinned_len": tokens if pinned else 0,
+    }
+
+
+def _check_final_cache(
+    case: Case, report: Report, cache: PagedKVCache, rtol: float, atol: float
+) -> None:
+    order = torch.tensor(cache.order).argsort()  # the original keeps pages in order of time
+    for layer in range(cache.layout.layers):
+        for kind, held in zip("kv", cache.read(layer), strict=True):
+            want = case.tensors.get(f"output.final_cache.layer{layer}.{kind}")
+            if want is None:
+                continue
+            got = held.unflatten(1, (len(order), -1))[:, order].flatten(1, 2)
+            report.close(f"final {kind}{layer}", got, want[:, : got.shape[1]], rtol, atol)
+
+
+def _generate(case: Case, report: Report) -> None:
+    generation, how = Generation(case), case.config["pipeline"]["inference"]
+    schedule = unipc_schedule(
+        how["sampling_steps"], case.config["pipeline"]["model_kwargs"]["timestep_shift"]
+    )
+    if "output.timesteps" in case.tensors:
+        got = torch.tensor(schedule.timesteps)
+        report.equal("timesteps", got, case.tensors["output.timesteps"].float())
+    noise = _frames_second(case.tensors["input.noise"])
+    offset, done = 0.0, []
+    for block in range(len(generation.cuts)):
+        if generation.cuts[block]:
+            offset += how.get("multi_shot_rope_offset", 0)
+        if block < generation.given_blocks:
+            frames = slice(block * generation.block_frames, (block + 1) * generation.block_frames)
+            latents = _frames_second(generation.given[:, frames])
+        else:
+            start = (block - generation.given_blocks) * generation.block_frames
+            own = noise[:, :, start : start + generation.block_frames]
+            latents = _denoise(generation, block, own, offset, schedule, how["guidance_scale"])
+        for name in generation.texts if how["guidance_scale"] != 1 else ("pos",):
+            timesteps = torch.zeros(latents.shape[0], generation.block_frames)
+            generation(name, block, latents, timesteps, offset, True)
+            generation.finish(name, block)
+        done.append(latents)
+    got = _frames_second(torch.cat(done, dim=2))
+    report.close("latents", got, case.tensors["output.latents"], LATENTS_RTOL, LATENTS_ATOL)
+
+
+def _denoise(
+    generation: Generation, block: int, noise: Tensor, offset: float, schedule, guidance: float
+) -> Tensor:
+    image = generation.image if block == 0 else None
+
+    def constrain(x: Tensor) -> Tensor:
+        return x if image is None else torch.cat((_frames_second(image), x[:, :, 1:]), dim=2)
+
+    def denoise(x: Tensor, timestep: float) -> Tensor:
+        timesteps = torch.full((x.shape[0], x.shape[2]), timestep)
+        if image is not None:
+            timesteps[:, 0] = 0
+        flow = generation("pos", block, x, timesteps, offset, False)
+        if guidance == 1:
+            return flow
+        return guide(flow, generation("neg", block, x, timesteps, offset, False), guidance)
+
+    return unipc(denoise, noise, schedule, constrain=constrain)
+
+
+def _frames_second(x: Tensor) -> Tensor:
+    """[batch, frames, channels, ..] to [batch, channels, frames, ..], and back."""
+    return x.transpose(1, 2)
