@@ -83,7 +83,7 @@ def test_what_differs_on_purpose_needs_a_rule():
 
 def test_weights_come_from_the_named_file_as_float32(tmp_path):
     weight = torch.randn(3).bfloat16()
-    save_file({"weight.a.b": weight, "output.y": weight}, tmp_path / "one.safetensors")
+    save_file({"weight.a.b": weight, "output.y": weight.clone()}, tmp_path / "one.safetensors")
     save_file({"input.x": torch.ones(1)}, tmp_path / "two.safetensors")
     meta = {"group": 1, "file": "two.safetensors", "weights_from": "one.safetensors"}
     case = read_case(tmp_path, "two", meta)
