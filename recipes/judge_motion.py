@@ -1,0 +1,92 @@
+"""Which of the eight motions a tracked object shows: rules on its place, radius and angle.
+
+A motion is accepted only while it lasts: an object that rests for more than a quarter of the shot
+is "still". What moves by none of the rules is "unclear".
+"""
+
+import math
+
+import numpy as np
+
+from longlive_recipes.judge_measure import SYMMETRY
+from longlive_recipes.shape_motion import DIRECTIONS
+
+MOVING = 0.1
+"""Least speed of a moving object, in sides a second."""
+STRAIGHT = 0.85
+"""Least share of a straight path's length that lies between its ends."""
+ALONG_AXIS = 0.35
+"""Most sideways speed of a straight move, as a share of its speed."""
+TURNING = 0.7
+"""Least rate at which an orbit's heading turns, in radians a second."""
+GROWING = 0.12
+"""Least growth of the radius, as a share of it, a second."""
+SPINNING = 0.6
+"""Least rotation of a spinning object, in radians a second."""
+RESTING = 0.25
+"""Most of a shot's time that a motion may rest."""
+
+
+def classify_motion(
+    centre: np.ndarray, radius: np.ndarray, angle: np.ndarray, shape: str, fps: float
+) -> str:
+    """Name of the motion, "still" or "unclear".
+
+    Args:
+        centre: [frames, 2] x and y in sides, wrapped.
+        radius: [frames] in sides.
+        angle: [frames] radians, of a shape with the symmetry of `shape`.
+        shape: a name of `SHAPES`.
+        fps: frames a second.
+    """
+    if len(centre) < 4:
+        return "still"
+    step = max(1, round(fps / 6))
+    velocity = _rates(unwrap(centre, 1.0), step) * fps
+    speed = np.hypot(*velocity.T)
+    if np.median(speed) >= MOVING:
+        return "still" if _rests(speed, 0.5 * MOVING, fps) else _travel(velocity, step, fps)
+    growth = _rates(np.log(np.maximum(radius, 1e-3)), step) * fps
+    if np.median(growth) >= GROWING:
+        return "still" if _rests(np.abs(growth), 0.4 * GROWING, fps) else "grows"
+    turns = SYMMETRY[shape]
+    if turns is not None:
+        rate = _rates(unwrap(angle, 2 * math.pi / turns), step) * fps
+        if abs(np.median(rate)) >= SPINNING:
+            return "still" if _rests(np.abs(rate), 0.4 * SPINNING, fps) else "spins"
+    return "still" if np.median(speed) < 0.5 * MOVING else "unclear"
+
+
+def unwrap(values: np.ndarray, period: float) -> np.ndarray:
+    """Values along axis 0 without the jumps of a period."""
+    return np.unwrap(values, period=period, axis=0)
+
+
+def _rates(values: np.ndarray, step: int) -> np.ndarray:
+    """Change a frame, over `step` frames."""
+    step = min(step, len(values) - 1)
+    return (values[step:] - values[:-step]) / step
+
+
+def _rests(activity: np.ndarray, least: float, fps: float) -> bool:
+    """Whether half-second windows of too little activity are more than `RESTING` of them."""
+    window = max(1, round(fps / 2))
+    parts = [activity[i : i + window] for i in range(0, len(activity), window)]
+    parts = [part for part in parts if len(part) == window] or [activity]
+    return float(np.mean([np.median(part) < least for part in parts])) > RESTING
+
+
+def _travel(velocity: np.ndarray, step: int, fps: float) -> str:
+    """Motion of an object that changes place."""
+    mean = velocity.mean(0)
+    speed = np.hypot(*velocity.T).mean()
+    if np.hypot(*mean) >= STRAIGHT * speed:
+        if abs(mean).min() <= ALONG_AXIS * speed:
+            return max(DIRECTIONS, key=lambda name: float(np.dot(DIRECTIONS[name], mean)))
+        return "bounces"
+    heading = np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0]))
+    if len(heading) > step:
+        turning = np.median(_rates(heading, step)) * fps
+        if abs(turning) >= TURNING:
+            return "orbits"
+    return "bounces" if np.median(np.abs(velocity), axis=0).min() >= 0.5 * MOVING else "unclear"
