@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.decoder import Decoder
 from longlive_models.vae.encoder import Encoder
-from longlive_models.vae.layers import patchify, unpatchify
+from longlive_models.vae.layers import PointwiseConv3d, patchify, unpatchify
 from longlive_models.vae.streaming import Features, History, StreamState
 
 Video = Float[Tensor, "batch 3 frames height width"]
@@ -34,8 +34,8 @@ class WanVAE(nn.Module):
         self.config = config
         channels = config.latent_channels
         self.encoder = Encoder(config)
-        self.conv1 = nn.Conv3d(2 * channels, 2 * channels, 1)
-        self.conv2 = nn.Conv3d(channels, channels, 1)
+        self.conv1 = PointwiseConv3d(2 * channels, 2 * channels)
+        self.conv2 = PointwiseConv3d(channels, channels)
         self.decoder = Decoder(config)
         self.register_buffer("latent_mean", torch.empty(0), persistent=False)
         self.register_buffer("latent_std", torch.empty(0), persistent=False)
@@ -122,7 +122,8 @@ class WanVAE(nn.Module):
     def _decode(
         self, latents: Latents, past: tuple[Tensor, ...] | None, *, record: bool
     ) -> tuple[Video, tuple[Tensor, ...]]:
-        x = self.conv2(self.denormalize(latents))
+        latents = self.denormalize(latents).contiguous(memory_format=torch.channels_last_3d)
+        x = self.conv2(latents)
         x, history = _run(self.decoder, x, past, record)
         return unpatchify(x, self.config.patch_size), history
 

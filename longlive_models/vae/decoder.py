@@ -10,7 +10,7 @@ from longlive_models.vae.layers import (
     FrameAttention,
     ResidualBlock,
     Upsample,
-    repeat_up,
+    add_repeated,
 )
 from longlive_models.vae.streaming import Features, History
 
@@ -36,7 +36,7 @@ class UpStage(nn.Module):
             x = layer(x, history)
         if self.space == 1:
             return x
-        return x + repeat_up(start, self.out_channels, time=self.time, first=history.first)
+        return add_repeated(x, start, time=self.time, first=history.first)
 
 
 class Decoder(nn.Module):
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         dims = config.decoder_dims
-        self.conv1 = CausalConv3d(config.latent_channels, dims[0], (3, 3, 3))
+        self.conv1 = CausalConv3d(config.latent_channels, dims[0])
         self.middle = nn.ModuleList(
             [
                 ResidualBlock(dims[0], dims[0]),
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(
             ChannelNorm(dims[-1]),
             nn.SiLU(),
-            CausalConv3d(dims[-1], config.patch_channels, (3, 3, 3)),
+            CausalConv3d(dims[-1], config.patch_channels),
         )
 
     def forward(self, x: Features, history: History) -> Features:

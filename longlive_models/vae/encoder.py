@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         dims = config.encoder_dims
-        self.conv1 = CausalConv3d(config.patch_channels, dims[0], (3, 3, 3))
+        self.conv1 = CausalConv3d(config.patch_channels, dims[0])
         times = [2 if halved else 1 for halved in config.temporal_downsample] + [1]
         spaces = [2] * len(config.temporal_downsample) + [1]
         self.downsamples = nn.ModuleList(
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(
             ChannelNorm(dims[-1]),
             nn.SiLU(),
-            CausalConv3d(dims[-1], 2 * config.latent_channels, (3, 3, 3)),
+            CausalConv3d(dims[-1], 2 * config.latent_channels),
         )
 
     def forward(self, x: Features, history: History) -> Features:

@@ -1,55 +1,79 @@
-"""The layers of the Wan2.2 VAE. Features are [batch, channels, frames, height, width]."""
+"""The layers of the Wan2.2 VAE.
+
+Features are [batch, channels, frames, height, width], channels-last in memory: every layer takes
+and gives that layout, so that none copies only to change it.
+"""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from longlive_models.vae.streaming import Features, History
+from longlive_models.vae.streaming import Features, History, features, rows
 
 
 def patchify(video: Features, size: int) -> Features:
     """Fold ``size`` x ``size`` pixels into channels: 4 colour + 2 column + row, for size 2."""
     b, c, t, h, w = video.shape
-    x = video.view(b, c, t, h // size, size, w // size, size)
-    return x.permute(0, 1, 6, 4, 2, 3, 5).reshape(b, c * size * size, t, h // size, w // size)
+    x = video.reshape(b, c, t, h // size, size, w // size, size)
+    x = x.permute(0, 2, 3, 5, 1, 6, 4)
+    return features(x.reshape(b, t, h // size, w // size, c * size * size))
 
 
 def unpatchify(x: Features, size: int) -> Features:
-    """The inverse of ``patchify``."""
+    """The inverse of ``patchify``; the result is a plain contiguous video."""
     b, c, t, h, w = x.shape
-    x = x.view(b, c // size**2, size, size, t, h, w)
-    return x.permute(0, 1, 4, 5, 3, 6, 2).reshape(b, c // size**2, t, h * size, w * size)
+    x = rows(x).reshape(b, t, h, w, c // size**2, size, size)
+    return x.permute(0, 4, 1, 2, 6, 3, 5).reshape(b, c // size**2, t, h * size, w * size)
+
+
+class PointwiseConv3d(nn.Conv3d):
+    """A 1 x 1 x 1 convolution: a linear layer on the channels of every position."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 1)
+
+    def forward(self, x: Features) -> Features:
+        return features(F.linear(rows(x), self.weight.flatten(1), self.bias))
+
+
+class TemporalConv3d(nn.Conv3d):
+    """A 3 x 1 x 1 convolution without padding: a linear layer for each of three frames."""
+
+    def __init__(self, channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__(channels, out_channels, (3, 1, 1), stride=(stride, 1, 1))
+
+    def forward(self, x: Features) -> Features:
+        x, stride = rows(x), self.stride[0]
+        first, second, third = self.weight.flatten(2).unbind(2)
+        y = F.linear(x[:, :-2:stride], first, self.bias)
+        y = y + F.linear(x[:, 1:-1:stride], second) + F.linear(x[:, 2::stride], third)
+        return features(y)
 
 
 class ChannelNorm(nn.Module):
     """Scales each position's channel vector to length sqrt(channels), then by ``gamma``."""
 
-    def __init__(self, channels: int, *, spatial_dims: int = 3) -> None:
+    def __init__(self, channels: int, *, dims: int = 3) -> None:
         super().__init__()
         self.scale = channels**0.5
-        self.gamma = nn.Parameter(torch.ones(channels, *[1] * spatial_dims))
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * dims))
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, x: Features) -> Features:
         dtype = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype)
         inverse = self.scale / length.clamp_min(1e-12)
-        return x * inverse.to(x.dtype) * self.gamma.to(x.dtype)
+        return x * inverse.to(x.dtype) * self.gamma.view(-1, 1, 1, 1).to(x.dtype)
 
 
 class CausalConv3d(nn.Conv3d):
-    """A 3-D convolution that sees ``kernel_size[0] - 1`` earlier frames and no later ones."""
+    """A 3 x 3 x 3 convolution that sees two earlier frames and no later one."""
 
-    def __init__(self, channels: int, out_channels: int, kernel: tuple[int, int, int]) -> None:
-        padding = (0, kernel[1] // 2, kernel[2] // 2)
-        super().__init__(channels, out_channels, kernel, padding=padding)
-        self.earlier = kernel[0] - 1
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 3, padding=(0, 1, 1))
 
     def forward(self, x: Features, history: History) -> Features:
-        if self.earlier == 0:
-            return super().forward(x)
         if history.first:
-            history.start(F.pad(x, (0, 0, 0, 0, self.earlier - 1, 0)))
+            history.start(torch.cat([torch.zeros_like(x), x], 2))
             # Before a video's first frame lies only zero padding: one tap in time is left.
             return F.conv3d(x, self.weight[:, :, -1:], self.bias, padding=self.padding)
         return super().forward(history.extend(x))
@@ -63,14 +87,14 @@ class ResidualBlock(nn.Module):
         self.residual = nn.Sequential(  # positions 1, 4 and 5 hold no weights
             ChannelNorm(channels),
             nn.SiLU(),
-            CausalConv3d(channels, out_channels, (3, 3, 3)),
+            CausalConv3d(channels, out_channels),
             ChannelNorm(out_channels),
             nn.SiLU(),
             nn.Identity(),
-            CausalConv3d(out_channels, out_channels, (3, 3, 3)),
+            CausalConv3d(out_channels, out_channels),
         )
         self.shortcut = (
-            nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+            PointwiseConv3d(channels, out_channels) if channels != out_channels else nn.Identity()
         )
 
     def forward(self, x: Features, history: History) -> Features:
@@ -85,19 +109,18 @@ class FrameAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels, spatial_dims=2)
+        self.norm = ChannelNorm(channels, dims=2)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.proj.weight)
 
     def forward(self, x: Features) -> Features:
         b, c, t, h, w = x.shape
-        frames = x.transpose(1, 2).reshape(b * t, c, h, w)
-        qkv = self.to_qkv(self.norm(frames)).view(b * t, 3, c, h * w).transpose(2, 3)
-        q, k, v = (part.contiguous() for part in qkv.split(1, dim=1))
-        attended = F.scaled_dot_product_attention(q, k, v)
-        out = self.proj(attended.reshape(b * t, h * w, c).transpose(1, 2).reshape(b * t, c, h, w))
-        return x + out.view(b, t, c, h, w).transpose(1, 2)
+        tokens = rows(self.norm(x)).reshape(b * t, 1, h * w, c)
+        qkv = F.linear(tokens, self.to_qkv.weight.flatten(1), self.to_qkv.bias)
+        attended = F.scaled_dot_product_attention(*qkv.split(c, dim=-1))
+        out = F.linear(attended, self.proj.weight.flatten(1), self.proj.bias)
+        return x + features(out.view(b, t, h, w, c))
 
 
 class Downsample(nn.Module):
@@ -111,9 +134,8 @@ class Downsample(nn.Module):
         self.resample = nn.Sequential(
             nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2)
         )
-        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1))
-        if not temporal:
-            del self.time_conv
+        if temporal:
+            self.time_conv = TemporalConv3d(channels, channels, stride=2)
         self.temporal = temporal
 
     def forward(self, x: Features, history: History) -> Features:
@@ -140,46 +162,61 @@ class Upsample(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
         )
         if temporal:
-            self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1))
+            self.time_conv = TemporalConv3d(channels, 2 * channels)
         self.temporal = temporal
 
     def forward(self, x: Features, history: History) -> Features:
-        if self.temporal:
-            if history.first:
-                history.start(torch.zeros_like(x).repeat(1, 1, 2, 1, 1))
-            else:
-                x = self.double_time(x, history)
-        x = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
+        b, c, t, h, w = x.shape
+        y = rows(x).unsqueeze(2)
+        if self.temporal and history.first:
+            history.start(features(y.new_zeros(b, 2, h, w, c)))
+        elif self.temporal:
+            y = rows(self.time_conv(history.extend(x))).view(b, t, h, w, 2, c)
+            y = y.permute(0, 1, 4, 2, 3, 5)
+        # One copy puts the two halves one after the other and repeats every pixel 2 x 2.
+        y = y[:, :, :, :, None, :, None].expand(-1, -1, -1, -1, 2, -1, 2, -1)
+        x = features(y.reshape(b, -1, 2 * h, 2 * w, c))
         conv = self.resample[1]
         return F.conv3d(x, conv.weight.unsqueeze(2), conv.bias, padding=(0, 1, 1))
-
-    def double_time(self, x: Features, history: History) -> Features:
-        b, c, t, h, w = x.shape
-        pairs = self.time_conv(history.extend(x)).view(b, 2, c, t, h, w)
-        return pairs.permute(0, 2, 3, 1, 4, 5).reshape(b, c, 2 * t, h, w)
 
 
 def average_down(x: Features, out_channels: int, *, time: int, space: int) -> Features:
     """The shortcut of a down stage: folds time and space into channels, averages equal groups.
 
-    A single first frame counts as the last of its group, the others being zero.
+    A folded channel has its position in (frame, row, column) as its last digits, so a group is
+    a run of channels, or the last few digits of one. A single first frame counts as the last of
+    its frames, the others being zero.
     """
     b, c, t, h, w = x.shape
     if t % time:
         x = F.pad(x, (0, 0, 0, 0, time - t % time, 0))
         t = x.shape[2]
-    x = x.reshape(b, c, t // time, time, h // space, space, w // space, space)
-    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, out_channels, -1, t // time, h // space, w // space).mean(2)
+    t, h, w = t // time, h // space, w // space
+    y = rows(x).reshape(b, t, time, h, space, w, space, c)
+    y = y.permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return features(y.reshape(b, t, h, w, out_channels, -1).mean(-1))
 
 
-def repeat_up(x: Features, out_channels: int, *, time: int, first: bool) -> Features:
-    """The shortcut of an up stage: channels repeated, then unfolded into time and 2 x 2 space.
+def add_repeated(x: Features, start: Features, *, time: int, first: bool) -> Features:
+    """``x`` plus the shortcut of an up stage: ``start`` unfolded into time and 2 x 2 space.
 
-    The first frame of a video stays one frame.
+    Its channels are repeated until there are enough to unfold, neighbours alike: the ones that
+    differ unfold first into time, then into rows, then into columns. The first frame of a
+    video is not unfolded in time: it is the last of its frames.
     """
-    b, c, t, h, w = x.shape
-    x = x.repeat_interleave(out_channels * time * 4 // c, dim=1)
-    x = x.view(b, out_channels, time, 2, 2, t, h, w).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    x = x.reshape(b, out_channels, t * time, h * 2, w * 2)
-    return x[:, :, time - 1 :] if first else x
+    b, out_channels, frames, _, _ = x.shape
+    _, c, t, h, w = start.shape
+    y = rows(start)
+    if c < out_channels:
+        y = y.repeat_interleave(out_channels // c, dim=-1)
+        c = out_channels
+    unfold = [1, 1, 1]
+    for axis, factor in enumerate((time, 2, 2)):
+        if c > out_channels:
+            unfold[axis], c = factor, c // factor
+    assert c == out_channels
+    y = y.view(b, t, h, w, out_channels, *unfold).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    y = y[:, :, -1:] if first else y
+    time = frames // t
+    total = rows(x).reshape(b, t, time, h, 2, w, 2, out_channels) + y
+    return features(total.view(b, frames, 2 * h, 2 * w, out_channels))

@@ -8,6 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 Features = Float[Tensor, "batch channels frames height width"]
+Rows = Float[Tensor, "batch frames height width channels"]
+
+
+def rows(x: Features) -> Rows:
+    """The features with their channels in the last dimension: a view."""
+    return x.permute(0, 2, 3, 4, 1)
+
+
+def features(x: Rows) -> Features:
+    """The inverse of ``rows``."""
+    return x.permute(0, 4, 1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,14 @@ class History:
         """Note what the layer remembers of the first frame."""
         assert self.past is None
         if self.record:
-            self.new.append(frames)
+            self.new.append(rows(frames).contiguous())
 
     def extend(self, x: Features) -> Features:
         """``x`` with the layer's past frames before it."""
         assert self.past is not None
         past = self.past[self._next]
         self._next += 1
-        extended = torch.cat([past.to(x.dtype), x], 2)
+        extended = torch.cat([past.to(x.dtype), rows(x)], 1)
         if self.record:
-            self.new.append(extended[:, :, -past.shape[2] :].clone())
-        return extended
+            self.new.append(extended[:, -past.shape[1] :].clone())
+        return features(extended)
