@@ -198,13 +198,19 @@ class TableMask:
             )
         if device not in self._flex:
             tiles = self._spread(self.run // _TILE, device)
-            full_count, full_tiles = (x.transpose(0, 1) for x in _in_order(tiles))
+            full_count, full_tiles = (x[0, 0][:, None] for x in _in_order(tiles))
+            table, run = self.table.to(device), self.run
+
+            def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
+                return table[b % len(table), q // run, kv // run]
+
             self._flex[device] = BlockMask.from_kv_blocks(
                 torch.zeros_like(full_count),
                 torch.zeros_like(full_tiles),
                 full_count.contiguous(),
                 full_tiles.contiguous(),
                 BLOCK_SIZE=_TILE,
+                mask_mod=mask_mod,
                 seq_lengths=(self.q_len, self.kv_len),
             )
         return self._flex[device]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Outcome:
     end: float
 
 
+@runtime_checkable
 class Ticket(Protocol):
     """A job that was given to a lane."""
 
@@ -37,6 +38,7 @@ class Ticket(Protocol):
         """Wait for the job to end; safe to use its value on the current stream afterwards."""
 
 
+@runtime_checkable
 class Lane(Protocol):
     """Runs jobs in order."""
 
@@ -84,10 +86,10 @@ class InlineLane:
 class ThreadLane:
     """Runs jobs on one worker thread, on the latents' device or on another that is given.
 
-    The worker decodes under the gradient and inference mode of the caller who gave the job; autocast
-    and other settings of a thread it sets for itself. With a ``device``, latents are moved there
-    first: whatever ``decode`` uses must live there. On CUDA the worker has a stream of its own,
-    waits on it for the latents to be ready, and ends a job when the job's kernels have ended.
+    The worker decodes under the gradient and inference mode of the caller who gave the job;
+    autocast and other settings of a thread it must set for itself. With a ``device``, latents are
+    moved there first: whatever ``decode`` uses must live there. On CUDA the worker has a stream of
+    its own, waits on it for the latents, and ends a job when the job's kernels have ended.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

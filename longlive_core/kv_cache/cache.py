@@ -102,8 +102,8 @@ class PagedKVCache:
         """
         if block != self._blocks:
             raise ValueError(
-                f"begin_block({block}) after {self._blocks} committed blocks: blocks come in order, "
-                f"so the next is {self._blocks}. Commit the block before it, or reset()."
+                f"begin_block({block}) after {self._blocks} committed blocks: blocks come in "
+                f"order, the next is {self._blocks}. Commit the block before it, or reset()."
             )
         retained = self.policy.retained(block, self._shot_start)
         self._own_slot = self._table.make_room(block, retained)

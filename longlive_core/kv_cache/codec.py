@@ -12,7 +12,7 @@ A *store* holds the pages of one layer's keys, or of its values. Two kinds of co
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
 Page = Float[Tensor, "samples tokens heads head_dim"]
 
 
+@runtime_checkable
 class PageCodec(Protocol):
     """Stores pages of tokens. What a store is, only the codec knows."""
 

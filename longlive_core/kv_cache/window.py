@@ -5,9 +5,10 @@ page ``n``. The same policy drives the cache at inference and the teacher-forcin
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class WindowPolicy(Protocol):
     """Which pages a block sees, and which are kept for blocks to come.
 

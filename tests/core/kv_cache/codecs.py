@@ -1,0 +1,51 @@
+"""Codecs for tests: one that encodes, and one that shows that any store will do."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from longlive_core.kv_cache import PageShape
+
+
+class ByteCodec:
+    """Pages as signed bytes with one scale a sample: the shape of every codec that encodes."""
+
+    dtype = torch.float32
+
+    def workspace_pages(self, slots: int) -> int:
+        return slots
+
+    def page_bytes(self, shape: PageShape) -> int:
+        samples, tokens, heads, head_dim = shape
+        return samples * (tokens * heads * head_dim + 4)
+
+    def allocate(self, slots: int, shape: PageShape, device: torch.device) -> dict[str, Tensor]:
+        samples, *page = shape
+        return {
+            "codes": torch.empty(slots, samples, *page, dtype=torch.int8, device=device),
+            "scales": torch.empty(slots, samples, 1, 1, 1, device=device),
+        }
+
+    def write(self, store: dict[str, Tensor], slot: int, page: Tensor) -> None:
+        codes, scales = encode(page)
+        store["codes"][slot] = codes
+        store["scales"][slot] = scales
+
+    def read(self, store: dict[str, Tensor], slots: Sequence[int], out: Tensor) -> Tensor:
+        pages = [store["codes"][slot] * store["scales"][slot] for slot in slots]
+        return out.copy_(torch.cat(pages, dim=1))
+
+    def tensors(self, store: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict(store)
+
+
+def encode(page: Tensor) -> tuple[Tensor, Tensor]:
+    scales = page.abs().amax((1, 2, 3), keepdim=True) / 127
+    return (page / scales).round().to(torch.int8), scales
+
+
+def rounded(page: Tensor) -> Tensor:
+    """What ByteCodec makes of a page."""
+    codes, scales = encode(page)
+    return codes * scales

@@ -1,0 +1,272 @@
+"""Paged equals contiguous: whatever the schedule, a read is what plain tensors would have given."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_core.kv_cache import (
+    CacheLayout,
+    PageCodec,
+    PagedKVCache,
+    PlainCodec,
+    Window,
+    WindowPolicy,
+)
+from longlive_core.testing import assert_bitwise_equal, nan_filled_empty
+from tests.core.kv_cache.codecs import ByteCodec, rounded
+
+SMALL = CacheLayout(layers=2, heads=2, head_dim=3, tokens_per_page=4, samples=2)
+
+
+class EveryOther:
+    """A user's own policy: itself and the blocks of its own parity, so that pages come and go."""
+
+    capacity = 6
+
+    def visible(self, block: int, shot_start: int = 0) -> tuple[int, ...]:
+        return tuple(page for page in self.retained(block) if (block - page) % 2 == 0)
+
+    def retained(self, block: int, shot_start: int = 0) -> tuple[int, ...]:
+        return tuple(range(max(0, block - 5), block + 1))
+
+
+@dataclass
+class Oracle:
+    """Every page ever committed, in plain tensors, and the number of the shot's anchor."""
+
+    pages: list[list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=list)
+    shot_start: int = 0
+
+    def copy(self) -> "Oracle":
+        return replace(self, pages=list(self.pages))
+
+
+def keys_and_values(layout: CacheLayout, generator: torch.Generator, dtype: torch.dtype):
+    return tuple(torch.randn(layout.page_shape, generator=generator).to(dtype) for _ in range(2))
+
+
+def run_block(cache: PagedKVCache, oracle: Oracle, generator, steps: int, cut: bool) -> None:
+    """Denoise, clean pass, commit; every read is compared with the oracle's plain tensors."""
+    block, encodes = len(oracle.pages), isinstance(cache.codec, ByteCodec)
+    cache.begin_block(block)
+    order = cache.order
+    assert tuple(sorted(order)) == cache.policy.visible(block, oracle.shot_start)
+    for step in range(steps + 1):
+        clean = step == steps
+        own = [
+            keys_and_values(cache.layout, generator, cache.codec.dtype)
+            for _ in range(cache.layout.layers)
+        ]
+        for layer, (k, v) in enumerate(own):
+            cache.write(layer, k.clone(), v.clone(), clean=clean)
+            got = cache.read(layer)
+            for kind in (0, 1):
+                want = [
+                    own[layer][kind] if page == block else oracle.pages[page][layer][kind]
+                    for page in order
+                ]
+                assert_bitwise_equal(got[kind], torch.cat(want, dim=1), f"block {block}")
+    cache.commit()
+    kept = [tuple(rounded(x) if encodes else x for x in pair) for pair in own]
+    oracle.pages.append(kept)
+    if cut:
+        cache.start_shot()
+        oracle.shot_start = block
+
+
+POLICIES = st.one_of(
+    st.builds(
+        lambda sink, shot_sink, more: Window(
+            pages=sink + shot_sink + more, sink=sink, shot_sink=shot_sink
+        ),
+        st.integers(0, 2),
+        st.integers(0, 3),
+        st.integers(1, 3),
+    ),
+    st.just(EveryOther()),
+)
+CODECS = st.sampled_from([PlainCodec(torch.float32), PlainCodec(torch.bfloat16), ByteCodec()])
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("block"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.sampled_from(["fork", "snapshot", "restore", "reset", "abandon"])),
+    ),
+    max_size=14,
+)
+
+
+@given(POLICIES, CODECS, ACTIONS)
+def test_any_schedule_reads_what_plain_tensors_give(policy, codec, actions):
+    generator = torch.Generator().manual_seed(0)
+    with nan_filled_empty():
+        cache, oracle = PagedKVCache(SMALL, policy, codec), Oracle()
+        saved = (cache.snapshot(), oracle.copy())
+        others: list[tuple[PagedKVCache, Oracle]] = []
+        for name, *arguments in actions:
+            match name:
+                case "block":
+                    run_block(cache, oracle, generator, *arguments)
+                case "fork":
+                    others.append((cache, oracle))
+                    cache, oracle = cache.fork(), oracle.copy()
+                case "snapshot":
+                    saved = (cache.snapshot(), oracle.copy())
+                case "restore":
+                    cache.restore(saved[0])
+                    oracle = saved[1].copy()
+                case "reset":
+                    cache.reset()
+                    oracle = Oracle()
+                case "abandon":
+                    cache.begin_block(len(oracle.pages))
+                    k, v = keys_and_values(SMALL, generator, codec.dtype)
+                    cache.write(0, k, v)
+                    run_block(cache, oracle, generator, 0, False)
+        for other, its_oracle in [(cache, oracle), *others]:
+            run_block(other, its_oracle, generator, 1, False)
+
+
+@given(POLICIES, CODECS, st.integers(1, 3), st.integers(1, 3))
+def test_memory_is_what_the_layout_predicts(policy, codec, layers, samples):
+    layout = replace(SMALL, layers=layers, samples=samples)
+    cache = PagedKVCache(layout, policy, codec)
+    taken = {name: x.untyped_storage().nbytes() for name, x in cache.tensors().items()}
+    shared = sum(size for name, size in taken.items() if name.startswith("workspace"))
+    predicted = layout.bytes(codec, policy.capacity)
+    assert predicted.scratch == shared
+    assert predicted.pages == sum(taken.values()) - shared
+    assert predicted.total == sum(taken.values())
+
+
+def test_the_large_model_s_cache_is_ten_gigabytes():
+    layout = CacheLayout(layers=30, heads=24, head_dim=128, tokens_per_page=7040)
+    assert layout.bytes(PlainCodec(), Window().capacity).total == 30 * 2 * 28160 * 24 * 128 * 2
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_full_window_is_read_in_place(samples):
+    layout = replace(SMALL, samples=samples)
+    cache, oracle = PagedKVCache(layout, Window(), PlainCodec(torch.float32)), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    stores = {x.data_ptr() for x in cache.tensors().values() if x.numel()}
+    for block in range(9):
+        run_block(cache, oracle, generator, 1, cut=block in (3, 6))
+        cache.begin_block(block + 1)
+        k, v = keys_and_values(layout, generator, torch.float32)
+        cache.write(1, k, v)
+        assert {x.data_ptr() for x in cache.read(1)} <= stores
+
+
+def test_nothing_moves_at_a_cut():
+    cache, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for block in range(5):
+        run_block(cache, oracle, generator, 0, cut=block == 3)
+    before = {name: x.clone() for name, x in cache.tensors().items()}
+    cache.start_shot()
+    assert cache.shot_start == 4
+    for name, x in cache.tensors().items():
+        assert_bitwise_equal(x, before[name], name)
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(torch.float32), ByteCodec()], ids=repr)
+def test_the_own_block_carries_gradients_and_the_past_does_not(codec: PageCodec):
+    cache, oracle = PagedKVCache(SMALL, Window(), codec), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        run_block(cache, oracle, generator, 0, False)
+    cache.begin_block(5)
+    k, v = (x.requires_grad_() for x in keys_and_values(SMALL, generator, torch.float32))
+    cache.write(0, k, v)
+    got_k, got_v = cache.read(0)
+    with torch.no_grad():
+        plain_k, plain_v = cache.read(0)
+    assert_bitwise_equal(got_k, plain_k)
+    assert_bitwise_equal(got_v, plain_v)
+    place = cache.order.index(5) * SMALL.tokens_per_page
+    weights = torch.randn(got_k.shape, generator=generator)
+    (gradient,) = torch.autograd.grad((got_k * weights).sum(), k)
+    assert_bitwise_equal(gradient, weights[:, place : place + SMALL.tokens_per_page].contiguous())
+    cache.write(0, k, v, clean=True)
+    cache.write(1, k, v, clean=True)
+    cache.commit()
+    assert not any(x.requires_grad for x in cache.tensors().values())
+
+
+def filled(policy: WindowPolicy | None = None, blocks: int = 0) -> PagedKVCache:
+    cache = PagedKVCache(SMALL, policy or Window(), PlainCodec(torch.float32))
+    oracle, generator = Oracle(), torch.Generator().manual_seed(0)
+    for _ in range(blocks):
+        run_block(cache, oracle, generator, 0, False)
+    return cache
+
+
+PAGE = torch.zeros(SMALL.page_shape)
+
+
+def test_steps_out_of_order_are_refused():
+    cache = filled()
+    with pytest.raises(ValueError, match=r"write outside a block.*begin_block\(0\) first"):
+        cache.write(0, PAGE, PAGE)
+    with pytest.raises(ValueError, match="read outside a block"):
+        cache.read(0)
+    with pytest.raises(ValueError, match="commit outside a block"):
+        cache.commit()
+    with pytest.raises(ValueError, match="start_shot before any block"):
+        cache.start_shot()
+    with pytest.raises(ValueError, match=r"begin_block\(1\) after 0 committed.*the next is 0"):
+        cache.begin_block(1)
+    cache.begin_block(0)
+    with pytest.raises(ValueError, match=r"read\(1\) before write\(1\)"):
+        cache.read(1)
+    cache.write(0, PAGE, PAGE, clean=True)
+    cache.write(1, PAGE, PAGE)
+    with pytest.raises(ValueError, match=r"without a clean write of layers \[1\]"):
+        cache.commit()
+    for act in (cache.fork, cache.snapshot, cache.start_shot):
+        with pytest.raises(ValueError, match="in the middle of block 0.*after commit"):
+            act()
+
+
+def test_an_encoded_cache_reads_the_layer_it_has_just_written():
+    cache = PagedKVCache(SMALL, Window(), ByteCodec())
+    cache.begin_block(0)
+    cache.write(0, PAGE + 1, PAGE + 1)
+    cache.write(1, PAGE + 2, PAGE + 2)
+    with pytest.raises(ValueError, match=r"read\(0\) before write\(0\) in this step.*share"):
+        cache.read(0)
+
+
+def test_a_part_of_a_page_is_refused_with_a_reason():
+    cache = filled()
+    cache.begin_block(0)
+    with pytest.raises(ValueError, match=r"page is \(2, 4, 2, 3\).*got keys \(2, 3, 2, 3\).*whole"):
+        cache.write(0, PAGE[:, :3], PAGE[:, :3])
+
+
+def test_a_snapshot_of_another_cache_is_refused():
+    snapshot = filled(blocks=2).snapshot()
+    with pytest.raises(ValueError, match="the snapshot is of another cache.*same layout"):
+        filled(Window(pages=5)).restore(snapshot)
+    with pytest.raises(ValueError, match="the snapshot is of another cache"):
+        PagedKVCache(SMALL, Window(), PlainCodec(torch.float16)).restore(snapshot)
+
+
+def test_a_snapshot_does_not_change_with_the_cache():
+    cache = filled(blocks=2)
+    snapshot = cache.snapshot()
+    before = {name: x.clone() for name, x in snapshot.tensors.items()}
+    cache.begin_block(2)
+    cache.write(0, PAGE, PAGE)
+    for name, x in snapshot.tensors.items():
+        assert_bitwise_equal(x, before[name], name)
+    assert (snapshot.blocks, snapshot.shot_start, snapshot.pages[:2]) == (2, 0, (0, 1))
+
+
+@pytest.mark.parametrize("size", ["layers", "heads", "head_dim", "tokens_per_page", "samples"])
+def test_a_layout_of_nothing_is_refused(size):
+    with pytest.raises(ValueError, match=rf"CacheLayout\({size}=0\): a cache has at least one"):
+        replace(SMALL, **{size: 0})

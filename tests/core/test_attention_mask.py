@@ -1,0 +1,102 @@
+"""One mask, two forms: dense, and tiles for FlexAttention. They say the same."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
+
+from longlive_core import attention_mask
+from longlive_core.attention import AttentionMask
+from longlive_core.testing import assert_bitwise_equal
+
+CPU = torch.device("cpu")
+
+
+@st.composite
+def tables(draw):
+    """Blocks that see one another by a random table, each block itself; and a block's tokens."""
+    blocks = draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31 - 1)))
+    table = (torch.rand(blocks, blocks, generator=generator) < 0.5) | torch.eye(blocks).bool()
+    return table, draw(st.sampled_from([16, 100, 128, 160]))
+
+
+def mask_of(table: torch.Tensor, block: int) -> AttentionMask:
+    tokens = len(table) * block
+    return AttentionMask(
+        lambda b, h, q, kv, table: table[q // block, kv // block], tokens, tokens, (table,)
+    )
+
+
+@given(tables())
+def test_dense_is_the_table_spread_over_tokens(drawn):
+    table, block = drawn
+    want = table.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    assert_bitwise_equal(mask_of(table, block).dense(CPU), want)
+
+
+@given(tables())
+def test_tiles_are_those_of_torch(drawn):
+    table, block = drawn
+    mask = mask_of(table, block)
+    want = create_block_mask(
+        lambda b, h, q, kv: table[q // block, kv // block],
+        None,
+        None,
+        mask.q_len,
+        mask.kv_len,
+        device="cpu",
+    )
+    got = mask.flex(CPU)
+    assert got.shape == want.shape
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert_bitwise_equal(vars(got)[name], vars(want)[name], name)
+    assert_bitwise_equal(got.to_dense(), want.to_dense())
+
+
+def test_counting_tiles_a_few_rows_at_a_time_changes_nothing(monkeypatch):
+    def mask():
+        return AttentionMask(lambda b, h, q, kv: (kv <= q) | (kv > 500), 700, 700)
+
+    whole = mask().flex(CPU)
+    monkeypatch.setattr(attention_mask, "_CHUNK", 1)
+    pieces = mask().flex(CPU)
+    assert_bitwise_equal(pieces.to_dense(), whole.to_dense())
+    assert_bitwise_equal(pieces.kv_num_blocks, whole.kv_num_blocks)
+    assert_bitwise_equal(pieces.kv_indices, whole.kv_indices)
+
+
+def test_queries_and_keys_may_differ_in_number():
+    mask = AttentionMask(lambda b, h, q, kv: kv <= q + 200, 130, 330)
+    assert mask.dense(CPU).shape == (130, 330)
+    assert mask.flex(CPU).shape[-2:] == (130, 330)
+
+
+def test_forms_are_made_once():
+    calls = []
+
+    def mask_mod(b, h, q, kv):
+        calls.append(1)
+        return q >= kv
+
+    mask = AttentionMask(mask_mod, 20, 20)
+    mask.prepare(CPU)
+    assert mask.dense(CPU) is mask.dense(CPU)
+    assert len(calls) == 1
+    assert mask.flex(CPU) is mask.flex(CPU)
+
+
+@pytest.mark.parametrize("form", ["dense", "flex"])
+def test_a_query_that_sees_nothing_is_refused(form):
+    mask = AttentionMask(lambda b, h, q, kv: kv < q - 4, 300, 300)
+    make = {"dense": mask.dense, "flex": mask.flex}[form]
+    with pytest.raises(ValueError, match="query 0 see no key.*Let every token see itself"):
+        make(CPU)
+
+
+def test_the_blind_query_is_named_beyond_the_first_rows(monkeypatch):
+    monkeypatch.setattr(attention_mask, "_CHUNK", 1)
+    mask = AttentionMask(lambda b, h, q, kv: (kv <= q) & (q != 222), 300, 300)
+    with pytest.raises(ValueError, match="query 222 see no key"):
+        mask.flex(CPU)
