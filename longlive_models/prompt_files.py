@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longlive_models.keys import refuse_unknown_keys
-from longlive_models.shots import Shot, Storyboard
+from longlive_models.shots import Shot, Storyboard, require_prompt
 
 _SUFFIXES = (".txt", ".jsonl", ".json")
 
@@ -103,6 +103,7 @@ def _request(value: Any, folder: Path) -> VideoRequest:
             f"a video needs the key 'prompt', got {sorted(value)}: there is nothing to show. "
             f'Write {{"prompt": "..."}}.'
         )
+    require_prompt(value["prompt"])
     seed, image, name = value.get("seed"), value.get("image"), value.get("id")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise ValueError(

@@ -6,10 +6,10 @@ gives fewer frames than the others (29 and 32 at the usual sizes).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 from longlive_models.keys import refuse_unknown_keys
 
@@ -20,14 +20,14 @@ See LongLive-2.0 (arXiv 2605.18739), multi-shot generation."""
 SHOT_OFFSET = 8.0
 """Latent frames by which each cut moves the temporal positions of what follows it."""
 
-StoryboardLike = Union[str, "Shot", "Storyboard", Mapping[str, Any], Sequence[Any]]
+Number = float | int
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTiming:
     """How blocks of latent frames turn into seconds of video."""
 
-    fps: float
+    fps: Number
     frames_per_block: int = 8
     temporal_factor: int = 4
 
@@ -40,7 +40,7 @@ class BlockTiming:
         """Duration of the first ``blocks`` blocks."""
         return self.frames(blocks) / self.fps
 
-    def frames_in(self, seconds: float) -> int:
+    def frames_in(self, seconds: Number) -> int:
         """Video frames nearest to ``seconds``, at least one."""
         return max(1, math.floor(_positive_seconds(seconds) * self.fps + 0.5))
 
@@ -49,7 +49,7 @@ class BlockTiming:
         latent = 1 + -(-(frames - 1) // self.temporal_factor)
         return max(1, -(-latent // self.frames_per_block))
 
-    def blocks_nearest(self, seconds: float, *, opening: bool) -> int:
+    def blocks_nearest(self, seconds: Number, *, opening: bool) -> int:
         """Whole blocks nearest to a shot's ``seconds``, at least one; ``opening`` has block 0."""
         frames = _positive_seconds(seconds) * self.fps
         lacking = self.temporal_factor - 1 if opening else 0
@@ -86,26 +86,14 @@ class Shot:
     """
 
     prompt: str
-    seconds: float | None = None
+    seconds: Number | None = None
     blocks: int | None = None
 
     def __post_init__(self) -> None:
-        require_prompt(self.prompt)
-        if self.seconds is not None:
-            _positive_seconds(self.seconds)
-        if self.blocks is not None and (not _is_integer(self.blocks) or self.blocks < 1):
-            raise ValueError(
-                f"a shot lasts a whole number of blocks, at least one, got {self.blocks!r}: blocks "
-                f"are generated whole. Use blocks=1 or more."
-            )
-        if self.seconds is not None and self.blocks is not None:
-            raise ValueError(
-                f"a shot has one length, got seconds={self.seconds!r} and blocks={self.blocks!r}: "
-                f"they could disagree. Leave one of them out."
-            )
+        _require_shot(self.prompt, self.seconds, self.blocks)
 
     @classmethod
-    def of(cls, value: "str | Shot | Mapping[str, Any]") -> "Shot":
+    def of(cls, value: Any) -> "Shot":
         """A shot from its prompt, from ``{"prompt", "seconds" or "blocks"}``, or as it is."""
         if isinstance(value, Shot):
             return value
@@ -122,6 +110,7 @@ class Shot:
                 f"a shot needs the key 'prompt', got {sorted(value)}: there is nothing to show. "
                 f'Write {{"prompt": "...", "seconds": 5}}.'
             )
+        _require_shot(value["prompt"], value.get("seconds"), value.get("blocks"))
         return cls(**value)
 
 
@@ -139,7 +128,7 @@ class Storyboard:
             )
 
     @classmethod
-    def of(cls, value: StoryboardLike) -> "Storyboard":
+    def of(cls, value: Any) -> "Storyboard":
         """A storyboard from a prompt, a list of shots, or ``{"shots": [...]}``."""
         if isinstance(value, Storyboard):
             return value
@@ -159,9 +148,9 @@ class Storyboard:
         self,
         timing: BlockTiming,
         *,
-        seconds: float | None = None,
+        seconds: Number | None = None,
         blocks: int | None = None,
-        shot_offset: float = SHOT_OFFSET,
+        shot_offset: Number = SHOT_OFFSET,
         prefix: str = SCENE_CUT_PREFIX,
     ) -> "ShotPlan":
         """Give every shot whole blocks.
@@ -226,7 +215,7 @@ class ShotPlan:
     lengths: tuple[int, ...]
     timing: BlockTiming
     frames: int
-    shot_offset: float = SHOT_OFFSET
+    shot_offset: Number = SHOT_OFFSET
     prefix: str = SCENE_CUT_PREFIX
 
     @property
@@ -254,7 +243,7 @@ class ShotPlan:
         text = self.prompts[shot]
         if cut and not text.startswith(self.prefix):
             text = self.prefix + text
-        return BlockPrompt(text=text, shot=shot, cut=cut, offset=shot * self.shot_offset)
+        return BlockPrompt(text=text, shot=shot, cut=cut, offset=float(shot * self.shot_offset))
 
     def describe(self) -> list[dict[str, Any]]:
         """What the plan made of each shot, for records: prompt, blocks, start and seconds."""
@@ -276,7 +265,7 @@ class ShotPlan:
         return sum(start <= block for start in self.starts) - 1
 
 
-def require_prompt(prompt: object) -> None:
+def require_prompt(prompt: Any) -> None:
     """Raise ValueError unless ``prompt`` is a text with something in it."""
     if not isinstance(prompt, str):
         raise ValueError(
@@ -289,7 +278,7 @@ def require_prompt(prompt: object) -> None:
         )
 
 
-def _positive_seconds(seconds: object) -> float:
+def _positive_seconds(seconds: Any) -> Number:
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not 0 < seconds < math.inf:
         raise ValueError(
@@ -299,8 +288,22 @@ def _positive_seconds(seconds: object) -> float:
     return seconds
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _require_shot(prompt: Any, seconds: Any, blocks: Any) -> None:
+    """Raise ValueError unless these make a shot; values may come straight from a file."""
+    require_prompt(prompt)
+    if seconds is not None:
+        _positive_seconds(seconds)
+    whole = isinstance(blocks, int) and not isinstance(blocks, bool)
+    if blocks is not None and not (whole and blocks >= 1):
+        raise ValueError(
+            f"a shot lasts a whole number of blocks, at least one, got {blocks!r}: blocks are "
+            f"generated whole. Use blocks=1 or more."
+        )
+    if seconds is not None and blocks is not None:
+        raise ValueError(
+            f"a shot has one length, got seconds={seconds!r} and blocks={blocks!r}: they could "
+            f"disagree. Leave one of them out."
+        )
 
 
 def _fit(lengths: list[int], total: int | None) -> tuple[int, ...]:

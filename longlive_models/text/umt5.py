@@ -79,9 +79,9 @@ class UMT5TextEncoder(nn.Module):
             relative_attention_max_distance=config.max_distance,
             feed_forward_proj="gated-gelu",
             layer_norm_epsilon=1e-6,
-            attn_implementation="eager",  # the one that rounds bfloat16 where the original does
         )
         self.model = UMT5EncoderModel(sizes).eval().requires_grad_(False)
+        self.model.set_attn_implementation("eager")  # rounds bfloat16 where the original does
 
     @property
     def text_len(self) -> int:

@@ -1,0 +1,224 @@
+"""Storyboards in blocks: lengths, cuts, prefixes, offsets, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_models.shots import (
+    SCENE_CUT_PREFIX,
+    BlockTiming,
+    Shot,
+    ShotPlan,
+    Storyboard,
+)
+
+TIMING = BlockTiming(fps=12)
+TIMINGS = st.builds(
+    BlockTiming,
+    fps=st.sampled_from([8, 12, 16, 24, 29.97]),
+    frames_per_block=st.integers(1, 8),
+    temporal_factor=st.sampled_from([1, 4, 8]),
+)
+PROMPTS = st.text("abc ", min_size=1, max_size=8).filter(str.strip)
+LENGTHS = st.one_of(
+    st.fixed_dictionaries({}),
+    st.fixed_dictionaries({"seconds": st.floats(0.01, 30)}),
+    st.fixed_dictionaries({"blocks": st.integers(1, 9)}),
+)
+SHOTS = st.builds(lambda prompt, length: Shot(prompt=prompt, **length), PROMPTS, LENGTHS)
+TIMED = SHOTS.filter(lambda shot: shot.seconds is not None or shot.blocks is not None)
+
+
+def several(shots):
+    return st.lists(shots, min_size=1, max_size=6)
+
+
+def check_schedule(plan: ShotPlan) -> None:
+    """What must hold of every plan, whatever it was made from."""
+    starts, anchors = plan.starts, plan.anchors
+    assert plan.blocks == sum(plan.lengths) == len(anchors)
+    assert all(length >= 1 for length in plan.lengths)
+    blocks = [plan.block(index) for index in range(plan.blocks)]
+    cuts = [index for index, block in enumerate(blocks) if block.cut]
+    assert cuts == list(starts[1:])
+    for index, block in enumerate(blocks):
+        assert block.shot == sum(start <= index for start in starts) - 1
+        assert block.offset == block.shot * plan.shot_offset
+        bare = plan.prompts[block.shot]
+        assert block.text == (plan.prefix + bare if block.cut else bare)
+        shown_before = blocks[max(index - 1, 0)].shot
+        assert anchors[index] == starts[shown_before]
+
+
+@given(several(TIMED), TIMINGS)
+def test_each_shot_gets_the_nearest_whole_blocks(shots, timing):
+    plan = Storyboard.of(shots).plan(timing)
+    check_schedule(plan)
+    assert plan.frames == timing.frames(plan.blocks)
+    for place, (shot, length) in enumerate(zip(shots, plan.lengths, strict=True)):
+        if shot.blocks is not None:
+            assert length == shot.blocks
+            continue
+        before = 0 if place == 0 else 1  # any later block: all are as long
+
+        def lasts(blocks, before=before):
+            return timing.seconds(before + blocks) - timing.seconds(before)
+
+        off = abs(lasts(length) - shot.seconds)
+        assert off <= abs(lasts(length + 1) - shot.seconds) + 1e-9
+        if length > 1:
+            assert off <= abs(lasts(length - 1) - shot.seconds) + 1e-9
+
+
+@given(several(SHOTS), TIMINGS, st.integers(1, 40))
+def test_a_total_in_blocks_is_met(shots, timing, total):
+    plan = Storyboard.of(shots).plan(timing, blocks=total)
+    check_schedule(plan)
+    assert plan.blocks == total
+    assert plan.prompts == tuple(shot.prompt for shot in shots[: len(plan.prompts)])
+
+
+@given(several(SHOTS), TIMINGS, st.floats(0.05, 60))
+def test_a_total_in_seconds_is_covered_by_the_fewest_blocks(shots, timing, seconds):
+    plan = Storyboard.of(shots).plan(timing, seconds=seconds)
+    check_schedule(plan)
+    assert plan.frames == max(1, int(seconds * timing.fps + 0.5))
+    assert timing.frames(plan.blocks) >= plan.frames
+    assert plan.blocks == 1 or timing.frames(plan.blocks - 1) < plan.frames
+
+
+@given(st.integers(1, 9), st.integers(1, 40))
+def test_open_shots_share_fairly_and_the_first_take_the_remainder(shots, total):
+    lengths = Storyboard.of([f"shot {n}" for n in range(shots)]).plan(TIMING, blocks=total).lengths
+    assert len(lengths) == min(shots, total)
+    assert max(lengths) - min(lengths) <= 1
+    assert list(lengths) == sorted(lengths, reverse=True)
+
+
+@given(several(SHOTS), st.integers(1, 20), st.integers(0, 5))
+def test_past_the_end_the_last_shot_goes_on(shots, total, beyond):
+    plan = Storyboard.of(shots).plan(TIMING, blocks=total)
+    after = plan.block(total + beyond)
+    assert (after.text, after.cut) == (plan.prompts[-1], False)
+    assert after.shot == len(plan.prompts) - 1
+
+
+@given(st.integers(1, 1000), TIMINGS)
+def test_blocks_and_frames_agree(blocks, timing):
+    frames = timing.frames(blocks)
+    assert timing.blocks_covering(frames) == blocks
+    assert timing.blocks_covering(frames + 1) == blocks + 1
+    assert timing.seconds(blocks) == frames / timing.fps
+
+
+def test_the_first_block_is_shorter():
+    assert [TIMING.frames(blocks) for blocks in range(4)] == [0, 29, 61, 93]
+    assert [TIMING.blocks_nearest(s, opening=True) for s in (0.1, 3.7, 3.8)] == [1, 1, 2]
+    assert [TIMING.blocks_nearest(s, opening=False) for s in (0.1, 3.9, 4.0)] == [1, 1, 2]
+
+
+def test_the_published_examples():
+    """12 blocks and captions a, b, 2, 10: an even split, four blocks a shot, durations 2 and 6."""
+    captions = ("a", "b", "2", "10")
+    assert Storyboard.of(captions).plan(TIMING, blocks=12).lengths == (3, 3, 3, 3)
+    four = [Shot(prompt=caption, blocks=4) for caption in captions]
+    assert Storyboard.of(four).plan(TIMING, blocks=12).prompts == ("a", "b", "2")
+    two = [Shot(prompt="a", blocks=2), Shot(prompt="b", blocks=6)]
+    plan = Storyboard.of(two).plan(TIMING, blocks=12)
+    assert plan.lengths == (2, 10)
+    assert [plan.block(i).text for i in range(4)] == ["a", "a", SCENE_CUT_PREFIX + "b", "b"]
+
+
+def test_two_shots_of_a_storyboard():
+    value = {"shots": [{"prompt": "a", "seconds": 5}, {"prompt": "b", "seconds": 5}]}
+    plan = Storyboard.of(value).plan(TIMING)
+    assert plan.lengths == (2, 2)
+    assert plan.starts == (0, 2)
+    assert plan.anchors == (0, 0, 0, 2)
+    assert plan.frames == 125
+    assert [plan.block(i).offset for i in range(4)] == [0, 0, 8, 8]
+    assert plan.describe() == [
+        {"prompt": "a", "blocks": 2, "start": 0.0, "seconds": 61 / 12},
+        {"prompt": "b", "blocks": 2, "start": 61 / 12, "seconds": 64 / 12},
+    ]
+
+
+@given(several(SHOTS), st.floats(0.05, 30))
+def test_the_description_adds_up_to_the_video(shots, seconds):
+    plan = Storyboard.of(shots).plan(TIMING, seconds=seconds)
+    described = plan.describe()
+    assert sum(shot["seconds"] for shot in described) == pytest.approx(plan.frames / 12)
+    assert [shot["blocks"] for shot in described] == list(plan.lengths)
+
+
+def test_a_prompt_that_has_the_prefix_is_not_given_it_twice():
+    board = Storyboard.of(["a", SCENE_CUT_PREFIX + "b"])
+    assert board.plan(TIMING, blocks=2).block(1).text == SCENE_CUT_PREFIX + "b"
+
+
+def test_prefix_and_offset_can_be_others():
+    plan = Storyboard.of(["a", "b"]).plan(TIMING, blocks=2, shot_offset=0.5, prefix="Cut to ")
+    assert (plan.block(1).text, plan.block(1).offset) == ("Cut to b", 0.5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", Shot(prompt="a"), ["a"], [{"prompt": "a"}], {"shots": ["a"]}, Storyboard.of("a")],
+)
+def test_every_way_to_write_one_shot(value):
+    assert Storyboard.of(value) == Storyboard(shots=(Shot(prompt="a"),))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "at least one word, got ''.*Write for example"),
+        (" \n", "at least one word"),
+        ([{"prompt": 3}], "a prompt is a text, got 3"),
+        ([3], "a shot is a prompt or an object with the key 'prompt', got 3"),
+        ([{"seconds": 3}], r"needs the key 'prompt', got \['seconds'\]"),
+        ([{"prompt": "a", "secs": 3}], "has no key 'secs'; did you mean 'seconds'.*Its keys"),
+        ([{"prompt": "a", "seconds": 0}], "above 0, got 0.*Use for example"),
+        ([{"prompt": "a", "seconds": -1.5}], "above 0, got -1.5"),
+        ([{"prompt": "a", "seconds": float("nan")}], "above 0, got nan"),
+        ([{"prompt": "a", "seconds": float("inf")}], "above 0, got inf"),
+        ([{"prompt": "a", "seconds": "3"}], "above 0, got '3'"),
+        ([{"prompt": "a", "seconds": True}], "above 0, got True"),
+        ([{"prompt": "a", "blocks": 0}], "at least one, got 0"),
+        ([{"prompt": "a", "blocks": 1.5}], "at least one, got 1.5"),
+        ([{"prompt": "a", "blocks": 1, "seconds": 2}], "one length, got seconds=2 and blocks=1"),
+        ({"shot": []}, "has no key 'shot'; did you mean 'shots'"),
+        ({"shots": {"prompt": "a"}}, "shots are a list, got"),
+        ({}, "at least one shot, got none.*Add a prompt"),
+        ([], "at least one shot"),
+    ],
+)
+def test_what_is_no_storyboard_is_refused_in_one_sentence(value, message):
+    with pytest.raises(ValueError, match=message):
+        Storyboard.of(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "every shot needs a length.*1 of 2 without.*Give each shot seconds"),
+        ({"seconds": 0}, "above 0, got 0"),
+        ({"blocks": 0}, "at least one block, got blocks=0"),
+        ({"seconds": 3, "blocks": 3}, "one length, got seconds=3 and blocks=3"),
+    ],
+)
+def test_a_length_that_cannot_be_is_refused(options, message):
+    board = Storyboard.of(["a", {"prompt": "b", "seconds": 2}])
+    with pytest.raises(ValueError, match=message):
+        board.plan(TIMING, **options)
+
+
+def test_planning_needs_no_tensors():
+    code = (
+        "import sys, longlive_models.shots, longlive_models.prompt_files;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
