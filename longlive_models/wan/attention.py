@@ -1,6 +1,6 @@
 """Self- and cross-attention, and what they ask of a cache and of a sequence exchange."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ Heads = Float[Tensor, "batch tokens heads head_dim"]
 KeysValues = tuple[Heads, Heads]
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Keys and values of blocks already generated; the block being generated included.
 
@@ -26,6 +27,7 @@ class Memory(Protocol):
         """Every key and value that the current block may attend to, its own among them."""
 
 
+@runtime_checkable
 class HeadExchange(Protocol):
     """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads."""
 

@@ -32,7 +32,6 @@ class WanConfig:
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_size", tuple(self.patch_size))  # JSON gives a list
         for name in (*_COUNTS, "eps", "rope_theta"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"WanConfig.{name} must be positive, got {getattr(self, name)}.")
@@ -87,7 +86,8 @@ class WanConfig:
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ValueError(f"WanConfig needs {', '.join(missing)} as well; nothing implies them.")
-        return cls(**values)
+        patch_size = tuple(values.get("patch_size", cls.patch_size))  # JSON has lists alone
+        return cls(**{**values, "patch_size": patch_size})
 
 
 _REQUIRED = (

@@ -1,0 +1,97 @@
+"""Attention's contracts: who asks the memory and the exchange for what."""
+
+import torch
+from torch import Tensor, nn
+
+from longlive_models.wan.attention import CrossAttention, NoExchange, RMSNorm, SelfAttention
+from longlive_models.wan.rope import rotation
+
+DIM, HEADS = 24, 2
+
+
+def self_attention(exchange=None) -> SelfAttention:
+    torch.manual_seed(1)
+    return SelfAttention(
+        DIM,
+        HEADS,
+        layer=3,
+        eps=1e-6,
+        qk_norm=True,
+        exchange=exchange or NoExchange(),
+        backend="reference",
+        masked_backend="reference",
+    )
+
+
+def turn(frames: int = 2):
+    return rotation(torch.arange(frames, dtype=torch.float64)[None], (1, 2), DIM // HEADS)
+
+
+class Recorder:
+    """A memory that remembers the calls and shows one earlier page before the block's own."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.past = torch.randn(1, 4, HEADS, DIM // HEADS)
+
+    def write(self, layer: int, k: Tensor, v: Tensor, *, clean: bool) -> None:
+        self.calls.append(("write", layer, clean))
+        self.own = (k, v)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        self.calls.append(("read", layer))
+        return tuple(torch.cat((self.past, x), dim=1) for x in self.own)
+
+
+class Halves:
+    """An exchange that reverses tokens on the way in and on the way out."""
+
+    def to_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return q.flip(1), k.flip(1), v.flip(1)
+
+    def to_sequence(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+
+def test_memory_is_written_then_read_by_layer():
+    memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
+    seen = attention(x, turn(), memory=memory, remember=True)
+    assert memory.calls == [("write", 3, True), ("read", 3)]
+    assert not torch.allclose(seen, attention(x, turn()))  # the earlier page was attended to
+    attention(x, turn(), memory=memory)
+    assert memory.calls[2:] == [("write", 3, False), ("read", 3)]
+
+
+def test_memory_takes_rotated_keys_and_plain_values():
+    memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
+    attention(x, turn(), memory=memory)
+    still = rotation(torch.zeros(1, 2, dtype=torch.float64), (1, 1), DIM // HEADS)
+    keys = attention.split(attention.norm_k(attention.k(x)))
+    assert not torch.allclose(memory.own[0][:, 2:], keys[:, 2:])
+    torch.testing.assert_close(memory.own[0][:, :1], keys[:, :1])  # frame 0, token 0: no turn
+    torch.testing.assert_close(memory.own[1], attention.split(attention.v(x)))
+    assert still.cos.min() == 1
+
+
+def test_an_exchange_that_only_reorders_tokens_changes_nothing():
+    x = torch.randn(2, 4, DIM)
+    torch.testing.assert_close(self_attention(Halves())(x, turn()), self_attention()(x, turn()))
+
+
+def test_each_token_attends_to_the_text_of_its_segment():
+    torch.manual_seed(2)
+    attention = CrossAttention(DIM, HEADS, eps=1e-6, qk_norm=True, backend="reference")
+    x, text = torch.randn(2, 12, DIM), torch.randn(2, 3, 5, DIM)
+    got = attention(x, attention.project_text(text), halves=2)
+    for token in range(12):
+        segment = token % 6 // 2
+        own = attention.project_text(text[:, segment : segment + 1])
+        torch.testing.assert_close(got[:, token], attention(x[:, token : token + 1], own)[:, 0])
+
+
+def test_rms_norm_is_torchs():
+    norm = RMSNorm(DIM, 1e-6)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(3, 5, DIM)
+    torch.testing.assert_close(norm(x), nn.functional.rms_norm(x, (DIM,), norm.weight, 1e-6))
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
