@@ -6,7 +6,7 @@ gives fewer frames than the others (29 and 32 at the usual sizes).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -202,6 +202,10 @@ class Storyboard:
         share, remainder = divmod((total or 0) - sum(given), max(open_shots, 1))
         shares = iter(max(1, share + (place < remainder)) for place in range(open_shots))
         return [next(shares) if length is None else length for length in lengths]
+
+
+StoryboardLike = str | Shot | Storyboard | Mapping[str, Any] | Sequence[Any]
+"""What ``Storyboard.of`` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
