@@ -19,7 +19,7 @@ from longlive_models.vae import POCKET_VAE, VAEConfig, WanVAE
 from longlive_recipes.budget import Budget, Phase, current_phase
 from longlive_recipes.data import FramePool
 from longlive_recipes.moving_shapes import World
-from longlive_recipes.training import Optimisation, Run, StepModule, fit
+from longlive_recipes.training import Optimisation, Run, StepModule, fit, maybe_compile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,11 @@ class TrainVAEModule(StepModule):
         self.vae = WanVAE(config.vae)
         if config.start_from:
             self.vae.load_state_dict(load_part(Path(config.start_from))[1])
-        compiled = config.run.compile
-        self.compiled = torch.compile(self.reconstruct) if compiled else self.reconstruct
+        self.compiled = maybe_compile(self.reconstruct, config.run)
 
     def on_fit_start(self) -> None:
         if self.device.type == "cuda":
-            self.vae.to(memory_format=torch.channels_last_3d)
+            self.vae.channels_last_()
         config = self.config
         self.pool = FramePool.draw(config.world, config.pool_clips, config.seed, self.device)
         self.fresh = FramePool.draw(

@@ -4,6 +4,7 @@ A batch is a pure function of (seed, step): the loader only counts steps. That i
 that was killed continue with the batches and the noise it would have had.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -81,7 +82,7 @@ class StepModule(LightningModule):
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self.device.type == "cuda",
+            foreach=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.budget.rate(step, self.progress)
@@ -96,6 +97,16 @@ class StepModule(LightningModule):
 
     def val_dataloader(self) -> DataLoader[int]:
         return _counter(1)
+
+
+def maybe_compile(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
+    """``function``, compiled if the run says so.
+
+    Torch 2.11's analysis of tilings fails an assertion on broadcasts that these models have.
+    """
+    if not run.compile:
+        return function
+    return torch.compile(function, options={"triton.coalesce_tiling_analysis": False})
 
 
 def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None) -> Trainer:

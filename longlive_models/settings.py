@@ -1,0 +1,75 @@
+"""How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from longlive_core.kv_cache import Window
+from longlive_models.hub import INDEX
+from longlive_models.keys import refuse_unknown_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Picture size, rates and defaults of a model; each is its one default.
+
+    Attributes:
+        height, width: pixels.
+        fps: frames a second.
+        steps: denoising steps of a block.
+        guidance: 1 runs the model once a step, more runs it twice.
+        negative_prompt: what guidance moves away from.
+        shift: of the sampler's noise levels.
+        window, sink, shot_sink: pages of the cache's window.
+        shot_offset: latent frames that a cut adds to temporal positions.
+        t_scale: multiplies temporal positions.
+    """
+
+    height: int
+    width: int
+    fps: float
+    steps: int
+    guidance: float = 1.0
+    negative_prompt: str = ""
+    shift: float = 5.0
+    window: int = 4
+    sink: int = 1
+    shot_sink: int = 1
+    shot_offset: float = 8.0
+    t_scale: float = 1.0
+
+    @property
+    def policy(self) -> Window:
+        """Which pages a block sees."""
+        return Window(pages=self.window, sink=self.sink, shot_sink=self.shot_sink)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
+        """The settings that ``to_dict`` gave; ValueError for an unknown or a missing key."""
+        known = [field.name for field in fields(cls)]
+        refuse_unknown_keys("a model's generation settings", values, known)
+        missing = [name for name in ("height", "width", "fps", "steps") if name not in values]
+        if missing:
+            raise ValueError(
+                f"a model's generation settings need {', '.join(missing)} as well: nothing "
+                f"implies them. Add them to {INDEX}."
+            )
+        return cls(**values)
+
+
+def read_settings(folder: Path) -> GenerationSettings:
+    """The generation settings in a model folder's index."""
+    index = json.loads((folder / INDEX).read_text())
+    return GenerationSettings.from_dict(index["generation"])
+
+
+def write_index(folder: Path, settings: GenerationSettings, **notes: Any) -> None:
+    """Write a model folder's index; ``notes`` say where the model comes from."""
+    index = {"pipeline": "LongLivePipeline", "generation": settings.to_dict(), **notes}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
