@@ -231,6 +231,22 @@ def test_steps_out_of_order_are_refused():
             act()
 
 
+def test_a_page_is_encoded_once_on_its_clean_write(monkeypatch):
+    """Noise is never encoded: a store is written two times a layer and block, keys and values."""
+    cache, oracle, slots = PagedKVCache(SMALL, Window(), ByteCodec()), Oracle(), []
+    write = cache.codec.write
+
+    def counted(store, slot, page):
+        slots.append(slot)
+        write(store, slot, page)
+
+    monkeypatch.setattr(cache.codec, "write", counted)
+    generator = torch.Generator().manual_seed(0)
+    for block in range(3):
+        run_block(cache, oracle, generator, 3, False)
+        assert slots == [slot for slot in range(block + 1) for _ in range(2 * SMALL.layers)]
+
+
 def test_an_encoded_cache_reads_the_layer_it_has_just_written():
     cache = PagedKVCache(SMALL, Window(), ByteCodec())
     cache.begin_block(0)
