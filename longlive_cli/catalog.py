@@ -25,11 +25,10 @@ class Preset:
 
 def presets(package: ModuleType | None = None) -> list[Preset]:
     """All presets, by recipe and in the order of its table."""
-    if package is None:
-        import longlive_recipes as package  # type: ignore[no-redef]
+    home = package or importlib.import_module("longlive_recipes")
     found = []
-    for info in pkgutil.iter_modules(package.__path__):  # type: ignore[union-attr]
-        module = importlib.import_module(f"{package.__name__}.{info.name}")  # type: ignore[union-attr]
+    for info in pkgutil.iter_modules(home.__path__):
+        module = importlib.import_module(f"{home.__name__}.{info.name}")
         for name, build in vars(module).get("PRESETS", {}).items():
             found.append(Preset(name, info.name, module, build))
     return found

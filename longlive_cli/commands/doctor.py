@@ -16,16 +16,14 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Say what this machine has, which backend each operation would use, and why."""
-    report = {
-        "versions": versions(),
-        "devices": [_device(d, head_dim, training) for d in devices()],
-    }
+    installed = versions()
+    found = [_device(name, head_dim, training) for name in devices()]
     if as_json:
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps({"versions": installed, "devices": found}))
         return
-    for name, version in report["versions"].items():
+    for name, version in installed.items():
         typer.echo(f"{name:20} {version}")
-    for device in report["devices"]:
+    for device in found:
         typer.echo(f"\n{device['device']}: {device['name']}, {device['dtype']}")
         for operation in device["operations"]:
             typer.echo(f"  {operation['operation']}: {operation['backend']}")

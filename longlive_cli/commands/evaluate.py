@@ -1,12 +1,16 @@
 """`longlive evaluate`: a model's score, or a judge's verdict on videos that are there."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from longlive_cli.messages import bad_input_is_one_sentence, show
+
+if TYPE_CHECKING:
+    from longlive_recipes.judge import ShotVerdict
 
 
 def evaluate(
@@ -40,17 +44,26 @@ def evaluate(
 
 
 def _judge(videos: list[Path], as_json: bool) -> None:
-    from longlive_recipes.video import read_video
-
     with bad_input_is_one_sentence():
-        clips = [(path, *read_video(path)) for path in videos]
-    from longlive_recipes.judge import judge
-    from longlive_recipes.run_record import as_plain
+        from longlive_models.video import read_video
+        from longlive_recipes.judge import judge_clip
 
-    for path, frames, fps in clips:
-        verdict: dict[str, Any] = as_plain(judge(frames, fps))
+        clips = {path: read_video(path) for path in videos}
+        verdicts = {path: judge_clip(frames.numpy(), fps) for path, (frames, fps) in clips.items()}
+    for path, verdict in verdicts.items():
         if as_json:
-            typer.echo(json.dumps({"video": str(path), **verdict}))
-        else:
-            said = ", ".join(f"{name} {value}" for name, value in verdict.items())
-            typer.echo(f"{path}: {said}")
+            typer.echo(json.dumps({"video": str(path), **asdict(verdict)}))
+            continue
+        cuts = ", ".join(map(str, verdict.cuts)) or "none"
+        typer.echo(f"{path}: cuts at frames: {cuts}")
+        for number, shot in enumerate(verdict.shots, start=1):
+            typer.echo(f"  shot {number}: {describe(shot)}")
+
+
+def describe(shot: "ShotVerdict") -> str:
+    """One line for people."""
+    return (
+        f"{shot.colour} {shot.shape}, motion {shot.motion}, on {shot.background}; steady in "
+        f"{shot.steadiness:.0%} of its seconds, drift per second: colour {shot.colour_drift:.3f}, "
+        f"size {shot.size_drift:.3f}"
+    )

@@ -35,7 +35,7 @@ HOMES = {
     "typer": lambda file: file.parts[0] == "longlive_cli",
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
     "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
-    "av": lambda file: file == Path("recipes/video.py"),
+    "av": lambda file: file == Path("longlive_models/video.py"),
     "yaml": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
 }
 

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 
 from longlive_cli import catalog
 from longlive_cli.main import app
-from longlive_recipes.video import VideoWriter
+from longlive_models.video import VideoWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +135,17 @@ def test_an_evaluation_prints_its_scores(recipe):
     assert recipe.calls == [(Settings(steps=4), None)]
 
 
-def test_videos_are_judged_one_by_one(monkeypatch, tmp_path):
-    fake = ModuleType("longlive_recipes.judge")
-    fake.judge = lambda frames, fps: {"frames": len(frames), "fps": fps}
-    monkeypatch.setitem(sys.modules, "longlive_recipes.judge", fake)
-    path = Path(tmp_path, "a.mp4")
-    with VideoWriter(path, fps=12, size=(16, 16)) as writer:
-        writer.write(torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
-    done = longlive("evaluate", str(path), "--json")
-    assert json.loads(done.stdout) == {"video": str(path), "frames": 3, "fps": 12.0}
-    assert longlive("evaluate", str(path)).stdout == f"{path}: frames 3, fps 12.0\n"
+def test_videos_are_judged_one_by_one(tmp_path):
+    path = tmp_path / "a.mp4"
+    frames = torch.zeros(25, 64, 64, 3, dtype=torch.uint8)
+    frames[..., 2] = 110  # nothing but a dark blue ground
+    with VideoWriter(path, fps=12, size=(64, 64)) as writer:
+        writer.write(frames)
+    record = json.loads(longlive("evaluate", str(path), "--json").stdout)
+    assert record["video"] == str(path)
+    assert record["cuts"] == []
+    [shot] = record["shots"]
+    assert (shot["shape"], shot["background"]) == ("none", "navy")
+    text = longlive("evaluate", str(path)).stdout.splitlines()
+    assert text[0] == f"{path}: cuts at frames: none"
+    assert text[1].startswith("  shot 1: none none, motion none, on navy; steady in ")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import av
 import torch
@@ -24,7 +24,7 @@ SUFFIXES = (".mp4", ".gif", ".png")
 BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
 
 
-def destination(path: Path) -> Path:
+def destination(path: str | Path) -> Path:
     """What a `VideoWriter` of this path creates: the file, for `.png` the folder of that stem.
 
     Raises:
@@ -39,7 +39,7 @@ def destination(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() == ".png" else path
 
 
-def check_size(path: Path, size: tuple[int, int]) -> None:
+def check_size(path: str | Path, size: tuple[int, int]) -> None:
     """Raise ValueError where frames of (height, width) cannot be stored in a file of this kind."""
     height, width = size
     if height < 1 or width < 1:
@@ -51,6 +51,7 @@ def check_size(path: Path, size: tuple[int, int]) -> None:
         )
 
 
+@runtime_checkable
 class _Sink(Protocol):
     def append(self, frames: Tensor, first: int) -> None: ...
 
@@ -64,9 +65,9 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         *,
-        fps: float | Fraction,
+        fps: int | float | Fraction,
         size: tuple[int, int],
         overwrite: bool = False,
     ) -> None:
@@ -208,9 +209,8 @@ class _Gif:
     def _with_palette(self, frames: Tensor) -> Iterator[av.VideoFrame]:
         graph = av.filter.Graph()
         height, width = frames.shape[1:3]
-        source = graph.add_buffer(
-            width=width, height=height, format="rgb24", time_base=1 / self.fps
-        )
+        pixels = av.VideoFormat("rgb24", width, height)
+        source = graph.add_buffer(width=width, height=height, format=pixels, time_base=1 / self.fps)
         split, palette = graph.add("split"), graph.add("palettegen")
         use, sink = graph.add("paletteuse", "dither=none"), graph.add("buffersink")
         source.link_to(split)
@@ -223,7 +223,9 @@ class _Gif:
             source.push(frame)
         source.push(None)
         for _ in range(len(frames)):  # the palette is known, and images come, once all are in
-            yield sink.pull()
+            image = sink.pull()
+            assert isinstance(image, av.VideoFrame)
+            yield image
 
 
 class _Frames:
@@ -244,7 +246,7 @@ def _video_frames(frames: Tensor, first: int, fps: Fraction) -> Iterator[av.Vide
         yield image
 
 
-def write_png(path: Path, image: UInt8[Tensor, "height width 3"]) -> None:
+def write_png(path: str | Path, image: UInt8[Tensor, "height width 3"]) -> None:
     """Write one picture."""
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]
@@ -254,7 +256,7 @@ def write_png(path: Path, image: UInt8[Tensor, "height width 3"]) -> None:
     Path(path).write_bytes(b"".join(bytes(packet) for packet in packets))
 
 
-def read_video(path: Path) -> tuple[UInt8[Tensor, "frames height width 3"], float]:
+def read_video(path: str | Path) -> tuple[UInt8[Tensor, "frames height width 3"], float]:
     """All frames of a video file and its frames a second.
 
     Raises:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from longlive_recipes.video import (
+from longlive_models.video import (
     VideoWriter,
     check_size,
     contact_sheet,
@@ -71,7 +71,7 @@ def test_all_frames_are_in_the_file_after_every_write(suffix, lengths):
 KILLED = """
 import sys
 import torch
-from longlive_recipes.video import VideoWriter
+from longlive_models.video import VideoWriter
 with VideoWriter(sys.argv[1], fps=12, size=(32, 48)) as writer:
     while True:
         writer.write(torch.full((8, 32, 48, 3), writer.frames % 256, dtype=torch.uint8))
