@@ -1,5 +1,6 @@
 """A part of a model folder on disk: ``config.json`` and safetensors, split below a file size."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,13 +42,32 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: the folder lacks its config or its weights.
     """
-    config, files = folder / "config.json", sorted(folder.glob("*.safetensors"))
-    if not config.is_file() or not files:
+    config, files = read_config(folder), sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ValueError(
-            f"{folder} is no part of a model: it needs config.json and *.safetensors. "
+            f"{folder} is no part of a model: it holds no *.safetensors. "
             f"Name a model folder as `longlive train` writes it."
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= load_file(file)
-    return json.loads(config.read_text()), tensors
+    return config, tensors
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config alone; reads no weights."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} is no part of a model: it holds no config.json. "
+            f"Name a model folder as `longlive train` writes it."
+        )
+    return json.loads(file.read_text())
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weight files below ``folder``, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
 from longlive_models.shots import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
-from longlive_models.wan import EmbeddedText, WanTransformer
+from longlive_models.wan import TextContext, WanTransformer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ class BlockGenerator:
         self.seeds = tuple(seeds)
         self.guidance = guidance
         self.negative_prompt = negative_prompt
-        self._embedded: tuple[tuple[str, ...], EmbeddedText] | None = None
+        self._embedded: tuple[tuple[str, ...], TextContext] | None = None
 
     def blocks(self, schedules: Sequence[PromptSchedule], count: int) -> Iterator[LatentBlock]:
         """Generate blocks 0 .. ``count`` - 1; ``schedules`` has one entry for each video."""
@@ -140,7 +140,7 @@ class BlockGenerator:
         videos = [gaussian(seed, frames, shape, device=device) for seed in self.seeds]
         return torch.stack(videos).transpose(1, 2)
 
-    def _embed(self, texts: list[str]) -> EmbeddedText:
+    def _embed(self, texts: list[str]) -> TextContext:
         """The prompts, embedded; kept while they do not change."""
         wanted = tuple(texts)
         if self.guidance != 1:

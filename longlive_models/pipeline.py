@@ -1,17 +1,15 @@
 """LongLivePipeline: a prompt becomes a video. The one place here where the parts meet."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
 import torch
 
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec
 from longlive_models.diffusion import unipc_schedule
-from longlive_models.folder import load_part
+from longlive_models.folder import fingerprint, load_part, read_config
 from longlive_models.generator import BlockGenerator
 from longlive_models.hub import resolve
 from longlive_models.settings import GenerationSettings, read_settings
@@ -84,6 +82,7 @@ class LongLivePipeline:
         transformer, vae, text: in evaluation mode, on ``placement.device``.
         settings: sizes, rates and defaults of the model.
         placement: devices and types.
+        fingerprint: names the weights in records.
     """
 
     def __init__(
@@ -94,12 +93,14 @@ class LongLivePipeline:
         *,
         settings: GenerationSettings,
         placement: Placement,
+        fingerprint: str = "",
     ) -> None:
         self.transformer = transformer
         self.vae = vae
         self.text = text
         self.settings = settings
         self.placement = placement
+        self.fingerprint = fingerprint
 
     @classmethod
     def from_pretrained(
@@ -135,7 +136,14 @@ class LongLivePipeline:
         for part in (transformer, vae, text):
             part.to(placement.device, dtype).eval().requires_grad_(False)
         vae.channels_last_()
-        return cls(transformer, vae, text, settings=settings, placement=placement)
+        return cls(
+            transformer,
+            vae,
+            text,
+            settings=settings,
+            placement=placement,
+            fingerprint=fingerprint(folder),
+        )
 
     def __call__(
         self,
@@ -171,21 +179,14 @@ class LongLivePipeline:
         Raises:
             ValueError: before anything is computed, for lengths or prompts that make no video.
         """
-        settings = self.settings_for(steps=steps, guidance=guidance)
+        settings = self.settings.override(steps=steps, guidance=guidance)
         plan = self.plan(prompt, seconds=seconds)
         generator = self.generator([seed], settings)
         return Stream(generator, self.vae, plan, lane=self.placement.lane)
 
     def plan(self, prompt: StoryboardLike, *, seconds: float | None = None) -> ShotPlan:
         """The blocks of a video, without generating any."""
-        storyboard = Storyboard.of(prompt)
-        if seconds is None and any(
-            shot.seconds is None and shot.blocks is None for shot in storyboard.shots
-        ):
-            seconds = DEFAULT_SECONDS
-        return storyboard.plan(
-            self.timing, seconds=seconds, shot_offset=self.settings.shot_offset
-        )
+        return plan_video(prompt, self.timing, seconds, self.settings.shot_offset)
 
     @property
     def timing(self) -> BlockTiming:
@@ -195,20 +196,6 @@ class LongLivePipeline:
             frames_per_block=self.transformer.config.frames_per_block,
             temporal_factor=self.vae.config.temporal_stride,
         )
-
-    def settings_for(
-        self, *, steps: int | None = None, guidance: float | None = None
-    ) -> GenerationSettings:
-        """The model's settings with what a call overrides."""
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps={steps}: a block is denoised in at least one step.")
-        if guidance is not None and guidance < 0:
-            raise ValueError(
-                f"guidance={guidance}: it scales the distance from the negative prompt, so it is "
-                f"0 or more; 1 is the model as trained."
-            )
-        given = {"steps": steps, "guidance": guidance}
-        return replace(self.settings, **{k: v for k, v in given.items() if v is not None})
 
     def generator(self, seeds: Sequence[int], settings: GenerationSettings) -> BlockGenerator:
         """A block generator with an empty cache, for one video a seed."""
@@ -250,6 +237,29 @@ class LongLivePipeline:
 
 DEFAULT_SECONDS = 5.0
 """Length of a video whose shots do not say."""
+
+
+def plan_video(
+    prompt: StoryboardLike, timing: BlockTiming, seconds: float | None, shot_offset: float
+) -> ShotPlan:
+    """The blocks of a video; ``DEFAULT_SECONDS`` long if neither it nor its shots have a length."""
+    storyboard = Storyboard.of(prompt)
+    if seconds is None and any(
+        shot.seconds is None and shot.blocks is None for shot in storyboard.shots
+    ):
+        seconds = DEFAULT_SECONDS
+    return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
+
+
+def read_timing(folder: Path) -> BlockTiming:
+    """How a model folder's blocks become seconds; reads no weights."""
+    transformer = WanConfig.from_dict(read_config(folder / "transformer"))
+    vae = VAEConfig.from_dict(read_config(folder / "vae"))
+    return BlockTiming(
+        fps=read_settings(folder).fps,
+        frames_per_block=transformer.frames_per_block,
+        temporal_factor=vae.temporal_stride,
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -1,8 +1,9 @@
 """How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ class GenerationSettings:
     def policy(self) -> Window:
         """Which pages a block sees."""
         return Window(pages=self.window, sink=self.sink, shot_sink=self.shot_sink)
+
+    def override(
+        self, *, steps: int | None = None, guidance: float | None = None
+    ) -> "GenerationSettings":
+        """The settings with what is given changed. Raises ValueError for what cannot be."""
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps={steps}: a block is denoised in one step or more.")
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise ValueError(
+                f"guidance={guidance}: it scales the distance from the negative prompt, so it is "
+                f"0 or more; 1 is the model as trained."
+            )
+        given = {"steps": steps, "guidance": guidance}
+        return replace(self, **{k: v for k, v in given.items() if v is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""

@@ -1,0 +1,310 @@
+"""Streaming generation: prompts in, video files out, block by block.
+
+Every block is in the file when it is reported. A run that is interrupted or killed leaves a
+playable video of the blocks so far.
+
+Command:  longlive generate "a red circle moves right on a navy background" -o circle.mp4
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longlive_models.hub import resolve
+from longlive_models.pipeline import LongLivePipeline, Placement, plan_video, read_timing
+from longlive_models.settings import read_settings
+from longlive_models.shots import ShotPlan, Storyboard
+from longlive_models.video import VideoWriter, check_size, destination
+from longlive_recipes.run_record import as_plain, code_version, hardware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How videos are generated. None and "auto" leave a choice to the model or the machine."""
+
+    model: str = "pocket"
+    device: str = "auto"
+    seconds: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    weights: str = "auto"
+    kv_cache: str = "auto"
+    attention: str = "auto"
+    lane: str = "auto"
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to make; ``name`` names its file where there are several."""
+
+    name: str
+    story: Storyboard
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVideo:
+    """A video before it is made."""
+
+    name: str
+    path: Path
+    seed: int
+    frames: int
+    seconds: float
+    shots: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is decided before a weight is read."""
+
+    config: Generate
+    size: str
+    fps: float
+    steps: int
+    guidance: float
+    device: str
+    weights: str
+    kv_cache: str
+    videos: tuple[PlannedVideo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReport:
+    """A block is in the file."""
+
+    job: Job
+    index: int
+    blocks: int
+    frames_done: int
+    frames_total: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A video is in its file; ``interrupted`` if it ends early."""
+
+    path: Path
+    sidecar: Path
+    frames: int
+    fps: float
+    seconds_to_first_frame: float
+    wall_seconds: float
+    peak_memory_bytes: int
+    backends: tuple[str, ...]
+    interrupted: bool
+
+
+Progress = Callable[[BlockReport], None]
+
+
+def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = False) -> Plan:
+    """Check everything that can be checked without reading weights.
+
+    Raises:
+        ValueError: an unknown model, device or precision, a length that makes no video, an output
+            that exists or cannot be written.
+    """
+    if not jobs:
+        raise ValueError("there is nothing to generate: no prompt was given.")
+    placement = Placement.choose(
+        config.device, config.weights, config.kv_cache, config.attention, config.lane
+    )
+    folder = resolve(config.model, download=config.download)
+    settings = read_settings(folder).override(steps=config.steps, guidance=config.guidance)
+    timing = read_timing(folder)
+    videos = []
+    for job, path in zip(jobs, output_paths(jobs, output), strict=True):
+        check_output(path, overwrite)
+        check_size(path, (settings.height, settings.width))
+        shots = plan_video(job.story, timing, config.seconds, settings.shot_offset)
+        videos.append(_planned(job, path, shots))
+    return Plan(
+        config=config,
+        size=f"{settings.width}x{settings.height}",
+        fps=settings.fps,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        device=str(placement.device),
+        weights=placement.weights,
+        kv_cache=placement.kv_cache,
+        videos=tuple(videos),
+    )
+
+
+def run(
+    config: Generate,
+    jobs: Sequence[Job],
+    output: Path,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> list[Result]:
+    """Generate every job in turn. An interrupt ends the run after a playable file is closed.
+
+    Raises:
+        ValueError: whatever ``plan`` refuses.
+        KeyboardInterrupt: an interrupt before the first block of the first video.
+    """
+    began = time.perf_counter()
+    planned = plan(config, jobs, output, overwrite)
+    pipeline = LongLivePipeline.from_pretrained(
+        config.model,
+        device=config.device,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
+        attention=config.attention,
+        lane=config.lane,
+        download=config.download,
+    )
+    results: list[Result] = []
+    for job, video in zip(jobs, planned.videos, strict=True):
+        try:
+            result = _generate(pipeline, config, planned, job, video, progress, overwrite, began)
+        except KeyboardInterrupt:
+            if not results:
+                raise
+            break
+        results.append(result)
+        if result.interrupted:
+            break
+        began = time.perf_counter()
+    return results
+
+
+def _generate(
+    pipeline: LongLivePipeline,
+    config: Generate,
+    planned: Plan,
+    job: Job,
+    video: PlannedVideo,
+    progress: Progress | None,
+    overwrite: bool,
+    began: float,
+) -> Result:
+    """One video. ``began`` is when its user started to wait, loading included for the first."""
+    stream = pipeline.stream(
+        job.story,
+        seconds=config.seconds,
+        seed=job.seed,
+        steps=config.steps,
+        guidance=config.guidance,
+    )
+    fps, size = planned.fps, (pipeline.settings.height, pipeline.settings.width)
+    video.path.parent.mkdir(parents=True, exist_ok=True)
+    first, interrupted, timings = 0.0, False, []
+    with VideoWriter(video.path, fps=fps, size=size, overwrite=overwrite) as writer:
+        try:
+            for block in stream:
+                writer.write(block.frames)
+                first = first or time.perf_counter() - began
+                timings.append({"block": block.index, **as_plain(block.timing)})
+                if progress is not None:
+                    progress(_report(job, block.index, stream.plan, writer.frames, began))
+        except KeyboardInterrupt:
+            if not timings:
+                raise
+            interrupted = True
+        finally:
+            stream.close()
+    result = Result(
+        path=destination(video.path),
+        sidecar=sidecar_path(video.path),
+        frames=writer.frames,
+        fps=fps,
+        seconds_to_first_frame=first,
+        wall_seconds=time.perf_counter() - began,
+        peak_memory_bytes=peak_memory(pipeline.placement.device),
+        backends=(str(pipeline.receipt()), f"decode lane: {pipeline.placement.lane}"),
+        interrupted=interrupted,
+    )
+    _write_sidecar(result, planned, video, pipeline, timings)
+    return result
+
+
+def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
+    """The file of each job: ``output`` itself for one job and a video's suffix, else inside it."""
+    if output.suffix and not output.is_dir():
+        if len(jobs) > 1:
+            raise ValueError(
+                f"{len(jobs)} videos cannot all go to {output}: name a folder with --output."
+            )
+        return [output]
+    return [output / f"{job.name}.mp4" for job in jobs]
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise ValueError if ``path`` or its sidecar exists, or cannot be created."""
+    for taken in (destination(path), sidecar_path(path)):
+        if taken.exists() and not overwrite:
+            raise ValueError(f"{taken} exists: pass --overwrite to replace it, or another --output.")
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {parent} is no folder that you may write to.")
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the record of a video lies."""
+    return path.with_suffix(".json")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _planned(job: Job, path: Path, shots: ShotPlan) -> PlannedVideo:
+    return PlannedVideo(
+        name=job.name,
+        path=path,
+        seed=job.seed,
+        frames=shots.frames,
+        seconds=shots.frames / shots.timing.fps,
+        shots=shots.describe(),
+    )
+
+
+def _report(job: Job, index: int, shots: ShotPlan, frames: int, began: float) -> BlockReport:
+    return BlockReport(
+        job=job,
+        index=index,
+        blocks=shots.blocks,
+        frames_done=frames,
+        frames_total=shots.frames,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _write_sidecar(
+    result: Result,
+    planned: Plan,
+    video: PlannedVideo,
+    pipeline: LongLivePipeline,
+    timings: list[dict[str, Any]],
+) -> None:
+    record = {
+        "video": as_plain(video),
+        "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
+        "result": as_plain(result),
+        "model_sha256": pipeline.fingerprint,
+        "code": code_version(),
+        "torch": torch.__version__,
+        "hardware": hardware(pipeline.placement.device),
+        "blocks": timings,
+    }
+    result.sidecar.write_text(json.dumps(record, indent=2) + "\n")
