@@ -34,21 +34,17 @@ def apply_settings(config: Config, settings: Iterable[str]) -> Config:
     """
     for setting in settings:
         name, equals, text = setting.partition("=")
+        name = name.strip()
         if not equals:
             raise ValueError(f"--set takes name=value, got {setting!r}: write, say, {name}=1.")
-        config = _put(config, name.strip().split("."), text.strip(), name.strip())
+        config = _changed(config, type(config), name.split("."), text.strip(), name)
     return config
 
 
 def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
     """The config with the fields of a nested mapping, as a YAML file holds it."""
     for name, value in values.items():
-        path = f"{prefix}{name}"
-        inner = _field(config, str(name), path)
-        if is_dataclass(inner) and isinstance(value, Mapping):
-            config = replace(config, **{name: apply_mapping(inner, value, f"{path}.")})  # type: ignore[type-var]
-        else:
-            config = _put(config, [str(name)], value, path)
+        config = _changed(config, type(config), [str(name)], value, f"{prefix}{name}")
     return config
 
 
@@ -65,19 +61,32 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _put(config: Config, names: list[str], value: Any, path: str) -> Config:
-    name, rest = names[0], names[1:]
-    inner = _field(config, name, path)
-    if rest:
-        if not is_dataclass(inner):
-            raise ValueError(f"{path}: {type(config).__name__}.{name} is a value without fields.")
-        new = _put(inner, rest, value, path)
-    else:
-        if is_dataclass(inner):
-            names_inside = ", ".join(field.name for field in fields(inner))
-            raise ValueError(f"{path} has fields of its own; set one of them: {names_inside}.")
-        new = _read(value, get_type_hints(type(config))[name], path)
-    return replace(config, **{name: new})  # type: ignore[type-var]
+def _changed(holder: Any, kind: Any, names: list[str], value: Any, path: str) -> Any:
+    """`holder`, of type `kind`, with what `names` leads to replaced by `value`."""
+    if not names and is_dataclass(holder):
+        if isinstance(value, Mapping):
+            return apply_mapping(holder, value, f"{path}.")
+        inside = ", ".join(field.name for field in fields(holder))
+        raise ValueError(f"{path} has fields of its own; set one of them: {inside}.")
+    if not names:
+        return _read(value, kind, path)
+    name, *rest = names
+    if is_dataclass(holder):
+        inner, hint = _field(holder, name, path), get_type_hints(type(holder))[name]
+        return replace(holder, **{name: _changed(inner, hint, rest, value, path)})  # type: ignore[type-var]
+    if isinstance(holder, tuple) and name.isdecimal() and int(name) < len(holder):
+        place = int(name)
+        inner = _changed(holder[place], _kind_at(kind, place), rest, value, path)
+        return (*holder[:place], inner, *holder[place + 1 :])
+    if isinstance(holder, tuple):
+        raise ValueError(f"{path}: {name!r} is no place in a list of {len(holder)}; from 0.")
+    raise ValueError(f"{path}: {name!r} cannot be set, {_name(kind)} has no fields.")
+
+
+def _kind_at(kind: Any, place: int) -> Any:
+    """The type of one entry of a tuple type."""
+    kinds = get_args(kind)
+    return kinds[0] if kinds[1:] == (Ellipsis,) else kinds[place]
 
 
 def _field(config: object, name: str, path: str) -> Any:
@@ -96,7 +105,7 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     """`value`, a string or what YAML gave, as `kind`."""
     try:
         return _as(value, kind)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} takes {_name(kind)}, got {value!r}.") from error
 
 
@@ -114,7 +123,14 @@ def _as(value: Any, kind: Any) -> Any:
         raise ValueError
     if kind is Any:
         return value
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return _as_config(value, kind)
     return _as_plain(value, kind)
+
+
+def _as_config(values: Mapping[str, Any], kind: Any) -> Any:
+    hints = get_type_hints(kind)
+    return kind(**{name: _as(value, hints[name]) for name, value in values.items()})
 
 
 def _as_any(value: Any, kinds: tuple[Any, ...]) -> Any:

@@ -18,6 +18,11 @@ class Inner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase:
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outer:
     steps: int = 10
     name: str = "a"
@@ -27,6 +32,7 @@ class Outer:
     sizes: tuple[int, ...] = (1, 2)
     weights: Literal["bf16", "nvfp4"] = "bf16"
     inner: Inner = field(default_factory=Inner)
+    phases: tuple[Phase, ...] = (Phase(length=1), Phase(length=2))
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -47,6 +53,8 @@ class Outer:
         ("weights=nvfp4", Outer(weights="nvfp4")),
         ("inner.rate=1e-4", Outer(inner=Inner(rate=1e-4))),
         ("inner.betas=(0.5,0.6)", Outer(inner=Inner(betas=(0.5, 0.6)))),
+        ("inner.betas.1=0.7", Outer(inner=Inner(betas=(0.9, 0.7)))),
+        ("phases.1.length=9", Outer(phases=(Phase(length=1), Phase(length=9)))),
     ],
 )
 def test_a_setting_is_read_as_its_field_says(setting, want):
@@ -76,7 +84,10 @@ def test_what_is_printed_can_be_set(steps, rate, fast):
         ("weights=fp4", "weights takes 'bf16' or 'nvfp4', got 'fp4'"),
         ("inner.betas=0.5", "inner.betas takes a list like 1,2"),
         ("inner=3", "inner has fields of its own; set one of them: rate, betas"),
-        ("steps.x=3", "steps is a value without fields"),
+        ("steps.x=3", "steps.x: 'x' cannot be set, a whole number has no fields"),
+        ("phases.2.length=3", "'2' is no place in a list of 2; from 0"),
+        ("phases.first=3", "'first' is no place in a list of 2"),
+        ("phases.0.len=3", r"Phase has no field 'len' \(in phases.0.len\); did you mean 'length'"),
         ("steps=0", "Outer.steps is at least 1, got 0"),
     ],
 )
@@ -97,6 +108,8 @@ def test_a_file_comes_first_and_settings_after_it(tmp_path):
     [
         ("stesp: 1", "did you mean 'steps'"),
         ("inner: {rat: 1}", r"in inner\.rat"),
+        ("phases: [{len: 1}]", "phases takes a list like 1,2 of Phase"),
+        ("phases: [3]", "phases takes a list like 1,2 of Phase"),
         ("steps: true", "steps takes a whole number, got True"),
         ("steps: 1.5", "steps takes a whole number, got 1.5"),
         ("just words", "holds no fields"),
@@ -108,6 +121,12 @@ def test_a_file_that_does_not_fit_is_named(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         configure(Outer(), file)
+
+
+def test_a_file_can_hold_a_list_of_configs(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("phases: [{length: 5}]\n")
+    assert configure(Outer(), file) == Outer(phases=(Phase(length=5),))
 
 
 def test_a_config_is_not_changed_in_place():

@@ -7,11 +7,14 @@ from types import ModuleType
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from longlive_cli import catalog
 from longlive_cli.main import app
+from longlive_cli.overrides import apply_mapping
 from longlive_models.video import VideoWriter
+from longlive_recipes.run_record import as_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +152,10 @@ def test_videos_are_judged_one_by_one(tmp_path):
     text = longlive("evaluate", str(path)).stdout.splitlines()
     assert text[0] == f"{path}: cuts at frames: none"
     assert text[1].startswith("  shot 1: none none, motion none, on navy; steady in ")
+
+
+def test_what_a_recipe_prints_is_a_file_that_gives_it_again():
+    for preset in catalog.presets():
+        config = preset.build()
+        plain = yaml.safe_load(yaml.safe_dump(as_plain(config)))
+        assert apply_mapping(config, plain) == config, preset.full_name
