@@ -51,15 +51,12 @@ def teacher_forcing_mask(
 def teacher_forcing_table(
     policy: WindowPolicy, shot_starts: Sequence[int]
 ) -> Bool[Tensor, "queries keys"]:
-    """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], for a ``TableMask``.
+    """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], as ``TableMask`` takes it.
 
     Stack the tables of a batch whose clips are cut at different blocks.
     """
-    blocks = len(shot_starts)
-    clean = torch.zeros(blocks, blocks, dtype=torch.bool)
-    for block, start in enumerate(shot_starts):
-        clean[block, list(policy.visible(block, start))] = True
-    own = torch.eye(blocks, dtype=torch.bool)
+    clean = _visible(policy, shot_starts)
+    own = torch.eye(len(shot_starts), dtype=torch.bool)
     above = torch.cat((clean, torch.zeros_like(own)), 1)
     below = torch.cat((clean & ~own, own), 1)
     return torch.cat((above, below))
@@ -122,10 +119,15 @@ def _seen(
             f"shot_starts must name one block for each of {blocks} blocks, got "
             f"{len(shot_starts)}. Build it with shot_anchors({blocks}, cuts)."
         )
-    table = torch.zeros(blocks, blocks, dtype=torch.bool)
+    return _listed, (_visible(policy, shot_starts),)
+
+
+def _visible(policy: WindowPolicy, shot_starts: Sequence[int]) -> Tensor:
+    """True where a block (row) sees a clean block (column)."""
+    table = torch.zeros(len(shot_starts), len(shot_starts), dtype=torch.bool)
     for block, start in enumerate(shot_starts):
         table[block, list(policy.visible(block, start))] = True
-    return _listed, (table,)
+    return table
 
 
 def _past(q_block: Tensor, kv_block: Tensor) -> Tensor:

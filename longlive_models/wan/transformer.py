@@ -1,6 +1,8 @@
 """WanTransformer: noisy latents in, velocity out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -91,7 +93,8 @@ class WanTransformer(nn.Module):
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
         """Keys and values of the text in every layer; ``forward`` takes them in place of it."""
         embedded = self._embed_text(text)
-        return TextContext(tuple(block.cross_attn.project_text(embedded) for block in self.blocks))
+        blocks = (cast(WanBlock, block) for block in self.blocks)
+        return TextContext(tuple(block.cross_attn.project_text(embedded) for block in blocks))
 
     def forward(
         self,
@@ -150,11 +153,13 @@ class WanTransformer(nn.Module):
         modulation: Tensor,
         turn: Rotation,
         text: Tensor | TextContext,
-        how: dict,
+        how: dict[str, Any],
     ) -> Tensor:
-        embedded = None if isinstance(text, TextContext) else self._embed_text(text)
-        for layer, block in enumerate(self.blocks):
-            block_text = text.layers[layer] if embedded is None else embedded
+        if isinstance(text, TextContext):
+            texts: Sequence[Tensor | tuple[Tensor, Tensor]] = text.layers
+        else:
+            texts = [self._embed_text(text)] * len(self.blocks)
+        for block, block_text in zip(self.blocks, texts, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, modulation, turn, block_text, use_reentrant=False, **how)
             else:

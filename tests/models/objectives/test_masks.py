@@ -5,8 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longlive_core.attention import TableMask
 from longlive_core.kv_cache import Window
-from longlive_models.objectives import block_causal_mask, shot_anchors, teacher_forcing_mask
+from longlive_models.objectives import (
+    block_causal_mask,
+    shot_anchors,
+    teacher_forcing_mask,
+    teacher_forcing_table,
+)
 
 CPU = torch.device("cpu")
 
@@ -73,6 +79,15 @@ def test_under_a_policy_a_block_sees_what_the_cache_would_show(film):
         assert set(clean.nonzero().flatten().tolist()) == visible
         assert set(noisy.nonzero().flatten().tolist()) == visible - {block} | {blocks + block}
         assert set(causal[block].nonzero().flatten().tolist()) == visible
+
+
+@given(films(), st.integers(1, 3))
+def test_the_table_is_the_mask_in_blocks(film, tokens):
+    window, blocks, cuts = film
+    anchors = shot_anchors(blocks, cuts)
+    mask = teacher_forcing_mask(2 * blocks, tokens, 2, policy=window, shot_starts=anchors)
+    table = TableMask(teacher_forcing_table(window, anchors)[None], 2 * tokens)
+    assert torch.equal(table.dense(CPU)[0, 0], mask.dense(CPU))
 
 
 @given(st.integers(1, 8))
