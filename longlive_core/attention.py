@@ -9,6 +9,7 @@ Both choose for each call, because the answer depends on whether a gradient is n
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,16 @@ def masked_attention(
     return MASKED_ATTENTION.named(name).run(q, k, v, mask)
 
 
-@torch.compiler.assume_constant_result
+def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
+    """What ``torch.compiler.assume_constant_result`` does, without its import of the compiler.
+
+    That import takes a second, which everybody would pay for those who compile.
+    """
+    vars(choose)["_dynamo_marked_constant"] = True
+    return choose
+
+
+@_constant_when_compiled
 def _choose_dense(
     device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
 ) -> str:
@@ -90,7 +100,7 @@ def _choose_dense(
     return ATTENTION.receipt(request, backend).backend
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_compiled
 def _choose_masked(
     device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
 ) -> str:

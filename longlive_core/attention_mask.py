@@ -82,16 +82,14 @@ class AttentionMask:
         partial_count, partial_tiles = _in_order((visible > 0) & ~full)
         full_count, full_tiles = _in_order(full)
 
-        def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return self.mask_mod(b, h, q, kv, *tables)
-
+        mask_mod = self.mask_mod
         return BlockMask.from_kv_blocks(
             partial_count,
             partial_tiles,
             full_count,
             full_tiles,
             BLOCK_SIZE=_TILE,
-            mask_mod=mask_mod,
+            mask_mod=lambda b, h, q, kv: mask_mod(b, h, q, kv, *tables),
             seq_lengths=(self.q_len, self.kv_len),
         )
 
@@ -210,7 +208,7 @@ class TableMask:
                 full_count.contiguous(),
                 full_tiles.contiguous(),
                 BLOCK_SIZE=_TILE,
-                mask_mod=mask_mod,
+                mask_mod=lambda b, h, q, kv: mask_mod(b, h, q, kv, *tables),
                 seq_lengths=(self.q_len, self.kv_len),
             )
         return self._flex[device]

@@ -188,8 +188,11 @@ def test_a_mask_for_other_lengths_is_refused():
 
 
 COMPILED = """
+import sys
 import torch
 from longlive_core.attention import AttentionMask, attention, masked_attention
+
+assert "torch._dynamo" not in sys.modules, "importing attention imports the compiler"
 
 q, k, v = (torch.randn(1, 8, 2, 16, requires_grad=True) for _ in range(3))
 mask = AttentionMask(lambda b, h, q, kv: q >= kv, 8, 8)
