@@ -67,7 +67,7 @@ class VideoWriter:
         self,
         path: str | Path,
         *,
-        fps: int | float | Fraction,
+        fps: float | Fraction,
         size: tuple[int, int],
         overwrite: bool = False,
     ) -> None:

@@ -1,4 +1,4 @@
-"""What holds for every test: no hypothesis deadlines, one seed, and fresh memory that is NaN."""
+"""What holds for every test: checked shapes, no deadlines, one seed, fresh memory that is NaN."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from longlive_core.testing import nan_filled_empty
+# Annotations are checked in what is imported from here on; an int is a float, as type checkers
+# have it.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["longlive_core", "longlive_models"], CHECKER)
 
 settings.register_profile("longlive", deadline=None, max_examples=25, print_blob=True)
 settings.load_profile("longlive")
@@ -25,5 +29,7 @@ def seeded() -> None:
 @pytest.fixture(autouse=True)
 def fresh_memory(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fill what the primitives leave unwritten with NaN, so that reading it fails."""
+    from longlive_core.testing import nan_filled_empty
+
     with nan_filled_empty() if CORE in request.path.parents else nullcontext():
         yield

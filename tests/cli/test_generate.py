@@ -1,78 +1,48 @@
 """`longlive generate`: what is asked for reaches the recipe, what is bad ends in one sentence."""
 
 import json
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
+from longlive_recipes.generate import BlockReport, Generate, Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
-    model: str = "pocket"
-    device: str = "auto"
-    seconds: float | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    weights: str = "bf16"
+class PlannedNothing:
+    """Stands for the plan, which needs a model's folder."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    name: str
-    story: object
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockReport:
-    job: Job
-    index: int
-    blocks: int
-    frames_done: int
-    frames_total: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    path: Path
-    sidecar: Path
-    frames: int = 60
-    fps: float = 12.0
-    seconds_to_first_frame: float = 1.5
-    wall_seconds: float = 10.0
-    peak_memory_bytes: int = 1000
-    backends: tuple[str, ...] = ("attention: sdpa",)
-    interrupted: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
     config: Generate
-    outputs: tuple[Path, ...]
+    output: Path
 
 
-class Recipe(ModuleType):
-    """Stands for `longlive_recipes.generate`: records its calls, writes nothing."""
+@dataclass
+class Recorded:
+    """Stands for the recipe's functions: keeps what they were called with, writes nothing."""
 
-    Generate, Job = Generate, Job
-
-    def __init__(self) -> None:
-        super().__init__("longlive_recipes.generate")
-        self.calls: list[tuple] = []
-        self.result = Result(path=Path("circle.mp4"), sidecar=Path("circle.json"))
-        self.stop: type[BaseException] | None = None
+    result: Result = field(
+        default_factory=lambda: Result(
+            path=Path("circle.mp4"),
+            sidecar=Path("circle.json"),
+            frames=60,
+            fps=12.0,
+            seconds_to_first_frame=1.5,
+            wall_seconds=10.0,
+            peak_memory_bytes=1000,
+            backends=("attention: sdpa",),
+            interrupted=False,
+        )
+    )
+    stop: type[BaseException] | None = None
+    calls: list[tuple] = field(default_factory=list)
 
     def plan(self, config, jobs, output, overwrite):
         if output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
-        return Plan(config=config, outputs=(output,))
+        return PlannedNothing(config=config, output=output)
 
     def run(self, config, jobs, output, *, progress, overwrite):
         self.calls.append((config, jobs, output, overwrite))
@@ -89,13 +59,11 @@ class Recipe(ModuleType):
 
 @pytest.fixture
 def recipe(monkeypatch, tmp_path):
-    import longlive_recipes
-
-    fake = Recipe()
-    monkeypatch.setitem(sys.modules, "longlive_recipes.generate", fake)
-    monkeypatch.setattr(longlive_recipes, "generate", fake, raising=False)
+    recorded = Recorded()
+    monkeypatch.setattr("longlive_recipes.generate.plan", recorded.plan)
+    monkeypatch.setattr("longlive_recipes.generate.run", recorded.run)
     monkeypatch.chdir(tmp_path)
-    return fake
+    return recorded
 
 
 def longlive(*arguments: str):
