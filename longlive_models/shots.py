@@ -71,6 +71,7 @@ class BlockPrompt:
     offset: float
 
 
+@runtime_checkable
 class PromptSchedule(Protocol):
     """Which prompt each block has, asked for in order, one block at a time."""
 
