@@ -21,8 +21,8 @@ UNCLEAR = "unclear"
 """Shape of an object like none of the shapes; motion by none of the rules."""
 LEAST_LIKENESS = 0.8
 """Least mean agreement with a shape's template to be that shape."""
-CUT_JUMP = 0.13
-"""Least jump of the object over two frames at a cut, in sides."""
+CUT_JUMPS = {1: 0.13, 2: 0.2}
+"""Least way of the object at a cut, in sides, from so many frames before to as many after."""
 CUT_FRAMES = 3
 """Frames within which background and object change together at a cut."""
 
@@ -234,7 +234,7 @@ def _find_cuts(measured: Measurements) -> tuple[int, ...]:
         both = all(
             any(abs(frame - other) <= CUT_FRAMES for other in kind) for kind in (grounds, objects)
         )
-        if both or _jump(measured, frame) >= CUT_JUMP:
+        if both or _jumps(measured, frame):
             cuts.append(frame)
     return tuple(cuts)
 
@@ -249,10 +249,12 @@ def _changes(labels: np.ndarray) -> list[int]:
     return found
 
 
-def _jump(measured: Measurements, frame: int) -> float:
-    """How far the object is from where it was two frames before, across edges; 0 if it is gone."""
-    before, after = max(frame - 1, 0), min(frame + 1, len(measured) - 1)
-    if not (measured.present[before] and measured.present[after]):
-        return 0.0
-    offset = measured.centre[after] - measured.centre[before]
-    return math.hypot(*(offset - np.round(offset)))
+def _jumps(measured: Measurements, frame: int) -> bool:
+    """Whether the object goes farther around `frame` than a motion could, across edges or not."""
+    for reach, least in CUT_JUMPS.items():
+        before, after = max(frame - reach, 0), min(frame + reach, len(measured) - 1)
+        if measured.present[before] and measured.present[after]:
+            offset = measured.centre[after] - measured.centre[before]
+            if math.hypot(*(offset - np.round(offset))) >= least:
+                return True
+    return False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longlive_recipes.shape_attributes import COLOURS, SHAPES
+from longlive_recipes.shape_attributes import COLOURS
 from longlive_recipes.shape_drawing import RIM_SHADE, paint
 
 SYMMETRY = {
@@ -27,12 +27,14 @@ SYMMETRY = {
     "ring": None,
     "diamond": 2,
 }
-"""How many turns of a shape look alike in a full turn; None: all."""
+"""How many turns of a shape look alike in a full turn; None: all. In the order of `SHAPES`."""
 
 LEAST_DISTANCE = 28.0
 """Least distance from the background, in 8-bit RGB, of a pixel of an object."""
-EDGE_SHARE = 0.4
-"""Share of the object's mean distance from the background above which a pixel is the object's."""
+CONTRAST_AREA = 0.015
+"""The share of the picture farthest from the background; its edge gives the object's contrast."""
+EDGE_SHARE = 0.38
+"""Share of that contrast above which a pixel is the object's."""
 LEAST_AREA = 0.005
 """Share of the picture below which there is no object."""
 REACH = 0.34
@@ -110,8 +112,8 @@ def measure(frames: np.ndarray) -> Measurements:
 def _measure_chunk(pixels: Tensor) -> Measurements:
     background = pixels[:, :, ::2, ::2].flatten(2).median(dim=2).values
     distance = (pixels - background[:, :, None, None]).square().sum(1).sqrt()
-    far = distance > LEAST_DISTANCE
-    contrast = (distance * far).sum((1, 2)) / far.sum((1, 2)).clamp(min=1)
+    flat = distance.flatten(1)
+    contrast = flat.topk(math.ceil(CONTRAST_AREA * flat.shape[1])).values[:, -1]
     mask = distance > (EDGE_SHARE * contrast).clamp(min=LEAST_DISTANCE)[:, None, None]
     soft = _smooth(mask.float())
     mask = soft > 0.5
@@ -233,6 +235,3 @@ def _compare(patches: Tensor) -> tuple[Tensor, Tensor]:
         [each[part.indices] for each, part in zip(angles, best, strict=True)], dim=1
     )
     return likeness, angle
-
-
-assert tuple(SYMMETRY) == SHAPES

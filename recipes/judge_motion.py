@@ -17,8 +17,13 @@ STRAIGHT = 0.85
 """Least share of a straight path's length that lies between its ends."""
 ALONG_AXIS = 0.35
 """Most sideways speed of a straight move, as a share of its speed."""
-TURNING = 0.7
-"""Least rate at which an orbit's heading turns, in radians a second."""
+ORBIT_SPREAD = 0.19
+"""Least spread of an orbit's speed along an axis: its median deviation, as a share of the median.
+A circle has about 0.35, a bounce between straight walls none."""
+ORBIT_ERROR = 0.2
+"""Most distance of an orbit from its best circle, as a share of the radius."""
+BOUNCE_SPREAD = 0.3
+"""Most spread of a bounce's speed along an axis."""
 GROWING = 0.12
 """Least growth of the radius, as a share of it, a second."""
 SPINNING = 0.6
@@ -41,11 +46,12 @@ def classify_motion(
     """
     if len(centre) < 4:
         return "still"
-    step = max(1, round(fps / 6))
-    velocity = _rates(unwrap(centre, 1.0), step) * fps
+    step = max(1, round(fps / 3))
+    track = unwrap(centre, 1.0)
+    velocity = _rates(track, step) * fps
     speed = np.hypot(*velocity.T)
     if np.median(speed) >= MOVING:
-        return "still" if _rests(speed, 0.5 * MOVING, fps) else _travel(velocity, step, fps)
+        return "still" if _rests(speed, 0.5 * MOVING, fps) else _travel(track, velocity)
     growth = _rates(np.log(np.maximum(radius, 1e-3)), step) * fps
     if np.median(growth) >= GROWING:
         return "still" if _rests(np.abs(growth), 0.4 * GROWING, fps) else "grows"
@@ -76,7 +82,7 @@ def _rests(activity: np.ndarray, least: float, fps: float) -> bool:
     return float(np.mean([np.median(part) < least for part in parts])) > RESTING
 
 
-def _travel(velocity: np.ndarray, step: int, fps: float) -> str:
+def _travel(track: np.ndarray, velocity: np.ndarray) -> str:
     """Motion of an object that changes place."""
     mean = velocity.mean(0)
     speed = np.hypot(*velocity.T).mean()
@@ -84,9 +90,18 @@ def _travel(velocity: np.ndarray, step: int, fps: float) -> str:
         if abs(mean).min() <= ALONG_AXIS * speed:
             return max(DIRECTIONS, key=lambda name: float(np.dot(DIRECTIONS[name], mean)))
         return "bounces"
-    heading = np.unwrap(np.arctan2(velocity[:, 1], velocity[:, 0]))
-    if len(heading) > step:
-        turning = np.median(_rates(heading, step)) * fps
-        if abs(turning) >= TURNING:
-            return "orbits"
-    return "bounces" if np.median(np.abs(velocity), axis=0).min() >= 0.5 * MOVING else "unclear"
+    along = np.abs(velocity)
+    usual = np.median(along, axis=0)
+    spread = float(np.mean(np.median(np.abs(along - usual), axis=0) / np.maximum(usual, 1e-6)))
+    if spread >= ORBIT_SPREAD and _roundness(track) <= ORBIT_ERROR:
+        return "orbits"
+    return "bounces" if spread < BOUNCE_SPREAD and usual.min() >= 0.5 * MOVING else "unclear"
+
+
+def _roundness(track: np.ndarray) -> float:
+    """Root mean square distance of a track from its best circle, as a share of the radius."""
+    system = np.column_stack((2.0 * track, np.ones(len(track))))
+    x, y, rest = np.linalg.lstsq(system, np.square(track).sum(1), rcond=None)[0]
+    radius = math.sqrt(max(rest + x * x + y * y, 1e-9))
+    distance = np.hypot(*(track - (x, y)).T)
+    return float(np.sqrt(np.square(distance - radius).mean())) / radius

@@ -7,6 +7,7 @@ object stays where it is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from longlive_recipes.shape_captions import base_caption as base_caption
 from longlive_recipes.shape_captions import caption as caption
 from longlive_recipes.shape_captions import vocabulary as vocabulary
 from longlive_recipes.shape_drawing import OUTLINES, paint_groups
-from longlive_recipes.shape_motion import Path, Pose, draw_paths
+from longlive_recipes.shape_motion import Path, draw_paths
 
 ONE_SHOT_SHARE = 0.5
 """Share of clips with one shot; cuts and changes have half of the rest each."""
@@ -216,7 +217,7 @@ def _cut_paths(
     """A path for every shot; each starts away from where the one before it ends."""
     paths: list[Path] = []
     for look, start in zip(shown, starts, strict=True):
-        before = Pose(*map(float, paths[-1].at(start))) if paths else None
+        before = paths[-1].pose_at(start) if paths else None
         paths.extend(draw_paths(rng, [(look.motion, start)], away_from=before))
     return paths
 
@@ -233,6 +234,26 @@ def _changing_paths(
         places.append(len(motions) - 1)
     paths = draw_paths(rng, motions)
     return [paths[place] for place in places]
+
+
+@overload
+def draw(
+    clips: Sequence[Clip],
+    *,
+    device: str | torch.device = ...,
+    objects: Literal[False] = ...,
+    frames: range | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def draw(
+    clips: Sequence[Clip],
+    *,
+    device: str | torch.device = ...,
+    objects: Literal[True],
+    frames: range | None = ...,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def draw(
@@ -295,10 +316,11 @@ def _table(each: Clip, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             each.world.first_frame(b) for b in (shot.first_block, shot.first_block + shot.blocks)
         )
         rows = (frames >= first) & (frames < end)
-        pose = shot.path.at(frames[rows] / each.world.fps)
-        angle = np.asarray(pose.angle)
+        pose = shot.path.track(frames[rows] / each.world.fps)
         kinds[rows] = names.index(shot.look.shape)
-        values[rows, :5] = np.stack((pose.x, pose.y, pose.radius, np.cos(angle), np.sin(angle)), 1)
+        values[rows, :5] = np.stack(
+            (pose.x, pose.y, pose.radius, np.cos(pose.angle), np.sin(pose.angle)), 1
+        )
         values[rows, 5:8] = np.divide(COLOURS[shot.look.colour], 127.5) - 1.0
         values[rows, 8:] = np.divide(BACKGROUNDS[shot.look.background], 127.5) - 1.0
     return kinds, values

@@ -3,10 +3,13 @@
 import itertools
 import string
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
 from longlive_recipes.shape_attributes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Look
+
+Choice = TypeVar("Choice")
 
 SCENE_TRANSITION = "The scene transitions."
 MAX_WORDS = 28
@@ -141,7 +144,7 @@ def _phrases(motion: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _pick(rng: np.random.Generator, choices: tuple, *, plain: float):
+def _pick(rng: np.random.Generator, choices: tuple[Choice, ...], *, plain: float) -> Choice:
     """The first choice with probability `plain`, else any of them."""
     return choices[0] if rng.random() < plain else choices[rng.integers(len(choices))]
 

@@ -30,12 +30,21 @@ DIRECTIONS = {
 
 
 class Pose(NamedTuple):
-    """Centroid, radius and angle of an object; floats, or arrays over frames."""
+    """Centroid, radius and angle of an object."""
 
-    x: float | np.ndarray
-    y: float | np.ndarray
-    radius: float | np.ndarray
-    angle: float | np.ndarray
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+
+class Track(NamedTuple):
+    """Poses over time, as arrays."""
+
+    x: np.ndarray
+    y: np.ndarray
+    radius: np.ndarray
+    angle: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +71,13 @@ class Path:
     phase: float = 0.0
     period: float = 1.0
 
-    def at(self, seconds: np.ndarray | float) -> Pose:
-        """Poses at `seconds` of the clip's time; x and y in [0, 1)."""
-        t = np.asarray(seconds, dtype=np.float64) - self.start
+    def pose_at(self, second: float) -> Pose:
+        """The pose at one second of the clip's time."""
+        return Pose(*(float(values[0]) for values in self.track(np.array([second]))))
+
+    def track(self, seconds: np.ndarray) -> Track:
+        """The poses at `seconds` of the clip's time; x and y in [0, 1)."""
+        t = seconds.astype(np.float64) - self.start
         still = np.zeros_like(t)
         x, y, radius, angle = (value + still for value in self.pose)
         if self.motion in DIRECTIONS:
@@ -83,7 +96,7 @@ class Path:
             along = self.phase + self.turn * t
             x = x + self.orbit * (np.cos(along) - math.cos(self.phase))
             y = y + self.orbit * (np.sin(along) - math.sin(self.phase))
-        return Pose(x - np.floor(x), y - np.floor(y), radius, angle)
+        return Track(x - np.floor(x), y - np.floor(y), radius, angle)
 
 
 def _reflect(position: np.ndarray, margin: float) -> np.ndarray:
@@ -109,7 +122,7 @@ def draw_paths(
             continue
         paths: list[Path] = []
         for motion, start in motions:
-            pose = Pose(*map(float, paths[-1].at(start))) if paths else first
+            pose = paths[-1].pose_at(start) if paths else first
             if not _fits(pose, motion, fresh=not paths):
                 break
             path = _draw_path(rng, motion, start, pose)
@@ -135,7 +148,7 @@ def _first_pose(rng: np.random.Generator, motion: str) -> Pose:
 def _fits(pose: Pose, motion: str, *, fresh: bool) -> bool:
     """Whether `motion` may take over at `pose`: the whole object inside, of an ordinary size."""
     margin = EXTENT * (GROWN_RADIUS[1] if motion == "grows" else pose.radius)
-    inside = margin <= min(pose.x, pose.y) and max(pose.x, pose.y) <= 1.0 - margin
+    inside = bool(margin <= min(pose.x, pose.y) and max(pose.x, pose.y) <= 1.0 - margin)
     return inside and (fresh or RADIUS[0] <= pose.radius <= RADIUS[1])
 
 
@@ -155,7 +168,7 @@ def _draw_path(rng: np.random.Generator, motion: str, start: float, pose: Pose) 
     if motion == "grows":
         return replace(path, period=rng.uniform(*GROWTH_SECONDS))
     margin = EXTENT * pose.radius
-    orbit = rng.uniform(ORBIT_RADIUS[0], min(ORBIT_RADIUS[1], 0.46 - margin))
+    orbit = float(rng.uniform(ORBIT_RADIUS[0], min(ORBIT_RADIUS[1], 0.46 - margin)))
     phase = rng.uniform(0.0, 2.0 * math.pi)
     centre = (pose.x - orbit * math.cos(phase), pose.y - orbit * math.sin(phase))
     if min(centre) < orbit + margin or max(centre) > 1.0 - orbit - margin:
