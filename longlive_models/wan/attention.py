@@ -24,7 +24,10 @@ class Memory(Protocol):
         """Take the current block's rotated keys and values; ``clean`` on its last pass."""
 
     def read(self, layer: int) -> KeysValues:
-        """Every key and value that the current block may attend to, its own among them."""
+        """Every key and value that the current block may attend to, its own among them.
+
+        In any float dtype: attention takes them in that of the queries.
+        """
 
 
 @runtime_checkable
@@ -117,7 +120,7 @@ class SelfAttention(_Projections):
         q, k, v = self.exchange.to_heads(q, k, v)
         if memory is not None:
             memory.write(self.layer, k, v, clean=remember)
-            k, v = memory.read(self.layer)
+            k, v = (held.to(q.dtype) for held in memory.read(self.layer))
         if mask is None:
             out = attention(q, k, v, backend=self.backend)
         else:

@@ -62,6 +62,18 @@ def test_memory_is_written_then_read_by_layer():
     assert memory.calls[2:] == [("write", 3, False), ("read", 3)]
 
 
+def test_memory_may_hold_another_dtype_than_the_queries():
+    memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
+    memory.past = memory.past.bfloat16()
+    want = attention(x, turn(), memory=memory)
+    memory.read = lambda layer: tuple(
+        torch.cat((memory.past, own.bfloat16()), dim=1) for own in memory.own
+    )
+    got = attention(x, turn(), memory=memory)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=0, atol=0.02)
+
+
 def test_memory_takes_rotated_keys_and_plain_values():
     memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
     attention(x, turn(), memory=memory)
