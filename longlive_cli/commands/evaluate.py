@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,12 @@ def evaluate(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Store the whole result as JSON here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the config and evaluate nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
     if videos:
@@ -34,13 +38,44 @@ def evaluate(
     with bad_input_is_one_sentence():
         from longlive_cli.catalog import find, presets
         from longlive_cli.overrides import configure
+        from longlive_models.hub import resolve
+        from longlive_models.pipeline import Placement
 
         preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
         wanted = configure(preset.build(), config, settings)
+        resolve(wanted.model)
+        Placement.choose(wanted.device)
+        if output is not None and output.exists() and not overwrite:
+            raise ValueError(f"{output} exists: pass --overwrite to replace it.")
     if dry_run:
         show(wanted, as_json=as_json)
         return
-    show(preset.module.run(wanted), as_json=as_json)
+    result = preset.module.run(wanted)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=2) + "\n")
+    typer.echo(json.dumps(result) if as_json else table(result["suites"]))
+
+
+def table(suites: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table: a line a suite, a column a number."""
+    names = {
+        name: None
+        for scores in suites.values()
+        for name, value in scores.items()
+        if isinstance(value, int | float)
+    }
+    rows = [["suite", *(name.replace("_", " ") for name in names)]]
+    rows.append(["---"] * len(rows[0]))
+    for suite, scores in suites.items():
+        rows.append([suite, *(_number(scores.get(name)) for name in names)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _judge(videos: list[Path], as_json: bool) -> None:

@@ -20,12 +20,17 @@ from longlive_recipes.run_record import as_plain
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     steps: int = 3
-    output: str = "runs"
+    model: str = "pocket"
+    device: str = "cpu"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    colour: float = 0.5
+SCORES = {
+    "suites": {
+        "seen": {"videos": 200, "colour": 0.935, "by_kind": {"spins": 1.0}},
+        "long": {"videos": 20, "colour": 0.5, "drift_per_second": 0.01},
+    },
+    "steps": 4,
+}
 
 
 def tiny() -> Settings:
@@ -44,7 +49,7 @@ class Recipe(ModuleType):
 
     def run(self, config, *, resume=None):
         self.calls.append((config, resume))
-        return Scores()
+        return SCORES
 
 
 @pytest.fixture
@@ -95,9 +100,9 @@ def test_a_recipe_is_trained_with_its_changes(recipe, tmp_path):
 
 
 def test_a_dry_run_prints_the_config_and_trains_nothing(recipe):
-    assert longlive("train", "tiny", "--dry-run").stdout == "steps: 3\noutput: runs\n"
+    assert longlive("train", "tiny", "--dry-run").stdout == "steps: 3\nmodel: pocket\ndevice: cpu\n"
     done = longlive("train", "long", "--dry-run", "--json")
-    assert json.loads(done.stdout) == {"steps": 100, "output": "runs"}
+    assert json.loads(done.stdout) == {"steps": 100, "model": "pocket", "device": "cpu"}
     assert recipe.calls == []
 
 
@@ -110,6 +115,8 @@ def test_a_dry_run_prints_the_config_and_trains_nothing(recipe):
         (["train", "tiny", "--resume", "none.ckpt"], "there is no checkpoint 'none.ckpt'"),
         (["evaluate", "--recipe", "tiny"], "there is no recipe 'tiny'"),
         (["evaluate", "none.mp4"], "none.mp4"),
+        (["evaluate", "--set", "model=pokcet"], "there is no model 'pokcet'"),
+        (["evaluate", "--set", "device=abacus"], "device='abacus'"),
         (["recipes", "show", "tinny"], "did you mean 'tiny'"),
     ],
 )
@@ -129,13 +136,25 @@ def test_recipes_are_listed_with_their_first_line(recipe):
 
 
 def test_a_recipe_is_shown_with_every_setting(recipe):
-    assert longlive("recipes", "show", "long").stdout == "steps: 100\noutput: runs\n"
+    assert longlive("recipes", "show", "long").stdout == "steps: 100\nmodel: pocket\ndevice: cpu\n"
 
 
-def test_an_evaluation_prints_its_scores(recipe):
-    done = longlive("evaluate", "--set", "steps=4", "--json")
-    assert json.loads(done.stdout) == {"colour": 0.5}
+def test_an_evaluation_prints_a_table_and_stores_the_whole_result(recipe, tmp_path):
+    path = tmp_path / "results" / "scores.json"
+    done = longlive("evaluate", "--set", "steps=4", "-o", str(path))
+    assert done.stdout.splitlines() == [
+        "| suite | videos | colour | drift per second |",
+        "| --- | --- | --- | --- |",
+        "| seen | 200 | 0.935 |  |",
+        "| long | 20 | 0.500 | 0.010 |",
+    ]
+    assert json.loads(path.read_text()) == SCORES
     assert recipe.calls == [(Settings(steps=4), None)]
+    again = longlive("evaluate", "-o", str(path))
+    assert again.exit_code == 2
+    assert "scores.json exists: pass --overwrite" in again.stderr
+    done = longlive("evaluate", "-o", str(path), "--overwrite", "--json")
+    assert json.loads(done.stdout) == SCORES
 
 
 def test_videos_are_judged_one_by_one(tmp_path):
