@@ -1,6 +1,8 @@
 """The Wan2.2 VAE: causal, streaming, at the published size and at a pocket one."""
 
 from longlive_models.vae.autoencoder import WanVAE as WanVAE
+from longlive_models.vae.checkpoint import load_vae as load_vae
+from longlive_models.vae.checkpoint import load_weights as load_weights
 from longlive_models.vae.config import POCKET_VAE as POCKET_VAE
 from longlive_models.vae.config import WAN22_VAE as WAN22_VAE
 from longlive_models.vae.config import VAEConfig as VAEConfig

@@ -1,7 +1,5 @@
 """The Wan2.2 VAE: videos to latents and back, whole or block by block."""
 
-from typing import cast
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,12 +7,19 @@ from torch import Tensor, nn
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.decoder import Decoder
 from longlive_models.vae.encoder import Encoder
-from longlive_models.vae.layers import PointwiseConv3d, patchify, unpatchify
+from longlive_models.vae.layers import (
+    CausalConv3d,
+    PointwiseConv3d,
+    TemporalConv3d,
+    patchify,
+    unpatchify,
+)
 from longlive_models.vae.streaming import Features, History, StreamState
 
 Video = Float[Tensor, "batch 3 frames height width"]
 Latents = Float[Tensor, "B C F Y X"]
 LOGVAR_RANGE = (-30.0, 20.0)
+CPU_LATENTS = 4  # see _run
 
 
 class WanVAE(nn.Module):
@@ -92,6 +97,10 @@ class WanVAE(nn.Module):
         Returns normalised latents and the state for the next call.
         """
         self._check_video(video, parity=False, first=state is None)
+        if state is not None:
+            size, channels = self.config.patch_size, self.config.patch_channels
+            b, _, _, h, w = video.shape
+            _check_state(state, self.encoder, (b, 2, h // size, w // size, channels))
         features, history = self._encode(video, state and state.history, record=True)
         mean = _at_least_float(self.conv1(features).chunk(2, dim=1)[0])
         return self.normalize(mean), StreamState(history)
@@ -110,6 +119,9 @@ class WanVAE(nn.Module):
         latent frame gives 4. Any split of the latents over calls gives the frames of ``decode``.
         """
         self._check_latents(latents)
+        if state is not None:
+            b, c, _, h, w = latents.shape
+            _check_state(state, self.decoder, (b, 2, h, w, c))
         video, history = self._decode(latents, state and state.history, record=True)
         return video, StreamState(history)
 
@@ -117,14 +129,15 @@ class WanVAE(nn.Module):
         self, video: Video, past: tuple[Tensor, ...] | None, *, record: bool
     ) -> tuple[Features, tuple[Tensor, ...]]:
         x = patchify(video, self.config.patch_size)
-        return _run(self.encoder, x, past, record)
+        at_once = CPU_LATENTS * self.config.temporal_stride
+        return _run(self.encoder, x, past, record=record, at_once=at_once)
 
     def _decode(
         self, latents: Latents, past: tuple[Tensor, ...] | None, *, record: bool
     ) -> tuple[Video, tuple[Tensor, ...]]:
         latents = self.denormalize(latents).contiguous(memory_format=torch.channels_last_3d)
         x = self.conv2(latents)
-        x, history = _run(self.decoder, x, past, record)
+        x, history = _run(self.decoder, x, past, record=record, at_once=CPU_LATENTS)
         return unpatchify(x, self.config.patch_size), history
 
     def _check_video(self, video: Video, *, parity: bool, first: bool) -> None:
@@ -156,22 +169,44 @@ class WanVAE(nn.Module):
 
 
 def _run(
-    network: nn.Module, x: Features, past: tuple[Tensor, ...] | None, record: bool
+    network: nn.Module,
+    x: Features,
+    past: tuple[Tensor, ...] | None,
+    *,
+    record: bool,
+    at_once: int,
 ) -> tuple[Features, tuple[Tensor, ...]]:
-    """At most two passes: a video's first frame by itself, then all other frames together."""
-    pieces: list[Tensor] = []
+    """A video's first frame by itself, then all others together: at most two passes.
+
+    On a CPU, without gradients, the others go ``at_once`` frames at a time: features that fit
+    into its cache take a fraction of the time to touch, and long videos little memory.
+    """
+    pieces = []
     if past is None:
-        rest = x[:, :, 1:]
-        history = History(None, record=record or rest.shape[2] > 0)
-        pieces.append(network(x[:, :, :1], history))
-        past = tuple(history.new)
-        x = rest
+        pieces, x = [x[:, :, :1]], x[:, :, 1:]
     if x.shape[2]:
-        history = History(past, record=record)
-        pieces.append(network(x, history))
+        whole = x.device.type != "cpu" or torch.is_grad_enabled()
+        pieces += [x] if whole else x.split(at_once, 2)
+    outputs = []
+    for number, piece in enumerate(pieces, start=1):
+        history = History(past, record=record or number < len(pieces))
+        outputs.append(network(piece, history))
         past = tuple(history.new)
-    return torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0], past
+    assert past is not None
+    return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], past
+
+
+def _check_state(state: StreamState, network: nn.Module, first: tuple[int, ...]) -> None:
+    """``first`` is the shape of what the network's first layer remembers of such an input."""
+    layers = sum(isinstance(m, CausalConv3d | TemporalConv3d) for m in network.modules())
+    found = tuple(state.history[0].shape) if state.history else None
+    if len(state.history) != layers or found != first:
+        raise ValueError(
+            f"this state does not belong to this stream: {len(state.history)} layers, the first "
+            f"with {found}, expected {layers} and {first} as [batch, frames, height, width, "
+            f"channels]. Pass the state that the call before returned, for the same videos."
+        )
 
 
 def _at_least_float(x: Tensor) -> Tensor:
-    return cast(Tensor, x.to(torch.promote_types(x.dtype, torch.float32)))
+    return x.to(torch.promote_types(x.dtype, torch.float32))

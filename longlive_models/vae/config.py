@@ -1,9 +1,10 @@
 """Sizes and latent statistics of a Wan2.2 VAE. Integers and tuples only: no tensors."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+from longlive_models.keys import refuse_unknown_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,27 @@ class VAEConfig:
             raise ValueError(
                 f"VAEConfig.latent_std must be positive, got {min(self.latent_std)}: latents are "
                 f"divided by it. Use 1.0 for a channel without statistics."
+            )
+        self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        """Shortcuts have no parameters: widths must fit what folding space and time gives."""
+        folds = [8 if halved else 4 for halved in self.temporal_downsample]
+        down = zip(self.encoder_dims[:-1], self.encoder_dims[1:], [*folds, 1], strict=True)
+        up = zip(self.decoder_dims[:-2], self.decoder_dims[1:-1], reversed(folds), strict=True)
+        problems = [
+            f"encoder {before} -> {after}" for before, after, fold in down if before * fold % after
+        ]
+        problems += [
+            f"decoder {before} -> {after}"
+            for before, after, fold in up
+            if after % before and before not in (after * 2, after * 4, after * fold)
+        ]
+        if problems:
+            raise ValueError(
+                f"VAEConfig.dim_mult {self.dim_mult} has stages without a shortcut: "
+                f"{', '.join(problems)} channels. A shortcut averages or repeats whole channels, "
+                f"and a last stage folds nothing. Use powers of two, the last two of them equal."
             )
 
     @property
@@ -113,13 +135,7 @@ class VAEConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
         """A config from JSON values. Raises ValueError for unknown and for missing keys."""
         known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                raise ValueError(
-                    f"VAEConfig has no field {key!r}{hint} Its fields: {', '.join(known)}."
-                )
+        refuse_unknown_keys("a VAE config", values, known)
         missing = [f for f in known if f not in values and f != "patch_size"]
         if missing:
             raise ValueError(
@@ -129,6 +145,7 @@ class VAEConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+# fmt: off
 WAN22_VAE = VAEConfig(
     encoder_dim=160,
     decoder_dim=256,
@@ -136,109 +153,24 @@ WAN22_VAE = VAEConfig(
     dim_mult=(1, 2, 4, 4),
     num_res_blocks=2,
     temporal_downsample=(False, True, True),
-    # fmt: off
     latent_mean=(
-        -0.2289,
-        -0.0052,
-        -0.1323,
-        -0.2339,
-        -0.2799,
-        0.0174,
-        0.1838,
-        0.1557,
-        -0.1382,
-        0.0542,
-        0.2813,
-        0.0891,
-        0.1570,
-        -0.0098,
-        0.0375,
-        -0.1825,
-        -0.2246,
-        -0.1207,
-        -0.0698,
-        0.5109,
-        0.2665,
-        -0.2108,
-        -0.2158,
-        0.2502,
-        -0.2055,
-        -0.0322,
-        0.1109,
-        0.1567,
-        -0.0729,
-        0.0899,
-        -0.2799,
-        -0.1230,
-        -0.0313,
-        -0.1649,
-        0.0117,
-        0.0723,
-        -0.2839,
-        -0.2083,
-        -0.0520,
-        0.3748,
-        0.0152,
-        0.1957,
-        0.1433,
-        -0.2944,
-        0.3573,
-        -0.0548,
-        -0.1681,
-        -0.0667,
+        -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
+        -0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825,
+        -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+        -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230,
+        -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748,
+        0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
     ),
     latent_std=(
-        0.4765,
-        1.0364,
-        0.4514,
-        1.1677,
-        0.5313,
-        0.4990,
-        0.4818,
-        0.5013,
-        0.8158,
-        1.0344,
-        0.5894,
-        1.0901,
-        0.6885,
-        0.6165,
-        0.8454,
-        0.4978,
-        0.5759,
-        0.3523,
-        0.7135,
-        0.6804,
-        0.5833,
-        1.4146,
-        0.8986,
-        0.5659,
-        0.7069,
-        0.5338,
-        0.4889,
-        0.4917,
-        0.4069,
-        0.4999,
-        0.6866,
-        0.4093,
-        0.5709,
-        0.6065,
-        0.6415,
-        0.4944,
-        0.5726,
-        1.2042,
-        0.5458,
-        1.6887,
-        0.3971,
-        1.0600,
-        0.3943,
-        0.5537,
-        0.5444,
-        0.4089,
-        0.7468,
-        0.7744,
+        0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013,
+        0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978,
+        0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+        0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093,
+        0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
+        0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
     ),
-    # fmt: on
 )
+# fmt: on
 """The VAE of Wan2.2-TI2V-5B: 48 channels, 4 x 16 x 16."""
 
 POCKET_VAE = VAEConfig(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from longlive_models.vae.streaming import Features, History, features, rows
 
-Images = Float[Tensor, "images channels height width"]
+Images = Float[Tensor, "images _ _ _"]
 ONEDNN_ELEMENTS = 20_480  # see CausalConv3d.forward
 
 

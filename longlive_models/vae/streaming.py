@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Features = Float[Tensor, "batch channels frames height width"]
-Rows = Float[Tensor, "batch frames height width channels"]
+Features = Float[Tensor, "batch _ _ _ _"]
+"""[batch, channels, frames, height, width], channels-last in memory."""
+Rows = Float[Tensor, "batch _ _ _ _"]
+"""[batch, frames, height, width, channels], contiguous."""
 
 
 def rows(x: Features) -> Rows:
@@ -25,6 +27,7 @@ def features(x: Rows) -> Features:
 class StreamState:
     """Where a stream stands: for each causal layer, in order, the last frames that it has seen.
 
+    ``history`` holds them as [batch, frames, height, width, channels], contiguous.
     Nothing in it is changed in place: keeping an earlier state and going on from it is a rewind.
     """
 

@@ -1,0 +1,103 @@
+"""Published weights of the VAE: `Wan2.2_VAE.pth`, or safetensors with the same keys."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from longlive_models.vae.autoencoder import WanVAE
+from longlive_models.vae.config import WAN22_VAE, VAEConfig
+
+_SHOWN = 5
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a ``.pth``, ``.pt`` or ``.safetensors`` file, on the CPU.
+
+    Pickles are read with ``weights_only=True``, and mapped: memory holds them once. Raises
+    ValueError for another kind of file, and for a pickle that holds anything but tensors by name.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(
+            f"cannot read VAE weights from {str(path)!r}: it ends in neither .safetensors, .pt nor "
+            f".pth. Name the weight file itself, such as Wan2.2_VAE.pth."
+        )
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot read VAE weights from {str(path)!r} without running code that it may hold: "
+            f"{str(error).splitlines()[0]} Save its state dict of tensors alone."
+        ) from error
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(
+            f"{str(path)!r} holds no state dict: expected tensors by name. Save the VAE's "
+            f"state_dict() alone."
+        )
+    return dict(content)
+
+
+def load_weights(vae: WanVAE, source: str | Path | Mapping[str, Tensor]) -> None:
+    """Put weights from a file or a state dict into ``vae``, each converted to its own dtype.
+
+    Raises ValueError that lists missing keys, unexpected ones, and those of another shape.
+    """
+    state = source if isinstance(source, Mapping) else read_state_dict(source)
+    check_keys(vae, state)
+    vae.load_state_dict(state)
+
+
+def load_vae(
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    config: VAEConfig = WAN22_VAE,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> WanVAE:
+    """The VAE of a weight file, in evaluation mode, with ``config``'s latent statistics.
+
+    It is built without memory of its own, so that the weights exist once. Raises ValueError as
+    ``load_weights`` does.
+    """
+    state = source if isinstance(source, Mapping) else read_state_dict(source)
+    with torch.device("meta"):
+        vae = WanVAE(config)
+    check_keys(vae, state)
+    own = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
+    vae.load_state_dict(own, assign=True)
+    vae.reset_statistics()
+    return vae.eval()
+
+
+def check_keys(vae: WanVAE, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless ``state`` has the keys of ``vae``, all of them, in its shapes."""
+    own = vae.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "wrong shapes": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & state.keys())
+            if state[name].shape != own[name].shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {_few(keys)}" for what, keys in problems.items() if keys)
+        config = vae.config
+        raise ValueError(
+            f"these are not the weights of this VAE (encoder {config.encoder_dim}, decoder "
+            f"{config.decoder_dim}, {config.latent_channels} latent channels). {listed}. "
+            f"Pass the config that they were made with."
+        )
+
+
+def _few(keys: list[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
