@@ -111,7 +111,7 @@ def measure(frames: np.ndarray) -> Measurements:
 
 def _measure_chunk(pixels: Tensor) -> Measurements:
     background = pixels[:, :, ::2, ::2].flatten(2).median(dim=2).values
-    distance = (pixels - background[:, :, None, None]).square().sum(1).sqrt()
+    distance = (pixels - background[:, :, None, None]).square_().sum(1).sqrt_()
     flat = distance.flatten(1)
     contrast = flat.topk(math.ceil(CONTRAST_AREA * flat.shape[1])).values[:, -1]
     mask = distance > (EDGE_SHARE * contrast).clamp(min=LEAST_DISTANCE)[:, None, None]
@@ -142,9 +142,16 @@ def _measure_chunk(pixels: Tensor) -> Measurements:
 
 def _smooth(image: Tensor) -> Tensor:
     """Mean over 3x3 pixels of the torus."""
-    return functional.avg_pool2d(functional.pad(image[:, None], (1, 1, 1, 1), "circular"), 3, 1)[
-        :, 0
-    ]
+    for axis in (1, 2):
+        image = image + image.roll(1, axis) + image.roll(-1, axis)
+    return image / 9.0
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Pixels whose 5x5 neighbours on the torus all belong to the mask."""
+    for axis in (1, 2, 1, 2):
+        mask = mask & mask.roll(1, axis) & mask.roll(-1, axis)
+    return mask
 
 
 def _offsets(size: int, centre: Tensor) -> Tensor:
@@ -174,7 +181,7 @@ def _mean_centre(mask: Tensor, near: Tensor) -> Tensor:
 
 def _colours(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Votes of the object's inner pixels for the palette, and their mean colour."""
-    inner = -functional.max_pool2d(-mask.float()[:, None], 5, 1, 2)[:, 0] > 0.5
+    inner = _eroded(mask)
     thin = inner.sum((1, 2)) < 0.2 * mask.sum((1, 2))
     inner = torch.where(thin[:, None, None], mask, inner)
     frame = inner.nonzero()[:, 0]

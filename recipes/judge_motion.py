@@ -22,6 +22,8 @@ ORBIT_SPREAD = 0.19
 A circle has about 0.35, a bounce between straight walls none."""
 ORBIT_ERROR = 0.2
 """Most distance of an orbit from its best circle, as a share of the radius."""
+ORBIT_TURN = 0.8
+"""Least rate at which an object goes round that circle, in radians a second."""
 BOUNCE_SPREAD = 0.3
 """Most spread of a bounce's speed along an axis."""
 GROWING = 0.12
@@ -51,7 +53,7 @@ def classify_motion(
     velocity = _rates(track, step) * fps
     speed = np.hypot(*velocity.T)
     if np.median(speed) >= MOVING:
-        return "still" if _rests(speed, 0.5 * MOVING, fps) else _travel(track, velocity)
+        return "still" if _rests(speed, 0.5 * MOVING, fps) else _travel(track, velocity, fps)
     growth = _rates(np.log(np.maximum(radius, 1e-3)), step) * fps
     if np.median(growth) >= GROWING:
         return "still" if _rests(np.abs(growth), 0.4 * GROWING, fps) else "grows"
@@ -82,7 +84,7 @@ def _rests(activity: np.ndarray, least: float, fps: float) -> bool:
     return float(np.mean([np.median(part) < least for part in parts])) > RESTING
 
 
-def _travel(track: np.ndarray, velocity: np.ndarray) -> str:
+def _travel(track: np.ndarray, velocity: np.ndarray, fps: float) -> str:
     """Motion of an object that changes place."""
     mean = velocity.mean(0)
     speed = np.hypot(*velocity.T).mean()
@@ -93,15 +95,18 @@ def _travel(track: np.ndarray, velocity: np.ndarray) -> str:
     along = np.abs(velocity)
     usual = np.median(along, axis=0)
     spread = float(np.mean(np.median(np.abs(along - usual), axis=0) / np.maximum(usual, 1e-6)))
-    if spread >= ORBIT_SPREAD and _roundness(track) <= ORBIT_ERROR:
+    error, turned = _fit_circle(track)
+    if spread >= ORBIT_SPREAD and error <= ORBIT_ERROR and turned * fps >= ORBIT_TURN:
         return "orbits"
     return "bounces" if spread < BOUNCE_SPREAD and usual.min() >= 0.5 * MOVING else "unclear"
 
 
-def _roundness(track: np.ndarray) -> float:
-    """Root mean square distance of a track from its best circle, as a share of the radius."""
+def _fit_circle(track: np.ndarray) -> tuple[float, float]:
+    """Root mean square distance from the best circle in radii, and radians a frame around it."""
     system = np.column_stack((2.0 * track, np.ones(len(track))))
     x, y, rest = np.linalg.lstsq(system, np.square(track).sum(1), rcond=None)[0]
     radius = math.sqrt(max(rest + x * x + y * y, 1e-9))
-    distance = np.hypot(*(track - (x, y)).T)
-    return float(np.sqrt(np.square(distance - radius).mean())) / radius
+    spoke = track - (x, y)
+    error = np.sqrt(np.square(np.hypot(*spoke.T) - radius).mean()) / radius
+    place = np.unwrap(np.arctan2(spoke[:, 1], spoke[:, 0]))
+    return float(error), float(abs(place[-1] - place[0]) / (len(place) - 1))
