@@ -14,6 +14,12 @@ FILES = [
 ]
 
 
+def module_name(file: Path) -> str:
+    """What a file, or a package's folder, is imported as."""
+    parts = [part for part in file.with_suffix("").parts if part != "__init__"]
+    return ".".join(["longlive_recipes" if parts[0] == "recipes" else parts[0], *parts[1:]])
+
+
 @cache
 def text(file: Path) -> str:
     return (ROOT / file).read_text()

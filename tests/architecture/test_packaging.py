@@ -4,7 +4,7 @@ import re
 import sys
 import tomllib
 
-from tests.architecture.source import FILES, ROOT, imported_by
+from tests.architecture.source import FILES, ROOT, imported_by, module_name
 from tests.architecture.test_imports import OPTIONAL
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -13,11 +13,7 @@ NOT_IMPORTED = {"tensorboard": "the training logger needs it", "numpy": "PyAV's 
 
 
 def test_every_package_is_listed():
-    here = {
-        ".".join(file.parent.parts).replace("recipes", "longlive_recipes", 1)
-        for file in FILES
-        if file.name == "__init__.py"
-    }
+    here = {module_name(file) for file in FILES if file.name == "__init__.py"}
     assert sorted(here) == sorted(PROJECT["tool"]["setuptools"]["packages"])
 
 
