@@ -147,7 +147,8 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"the VAE needs frames whose height and width are divisible by {stride}, got "
                 f"{height} x {width}: a latent position is {stride} x {stride} pixels. "
-                f"Crop or resize to {height // stride * stride} x {width // stride * stride}."
+                f"Crop or resize to {max(height // stride, 1) * stride} x "
+                f"{max(width // stride, 1) * stride}."
             )
         rest = (frames - 1) % group if first else frames % group
         if (rest and not parity) or frames == 0:
@@ -165,6 +166,11 @@ class WanVAE(nn.Module):
                 f"this VAE decodes {self.config.latent_channels} latent channels, got "
                 f"{latents.shape[1]} in a tensor of shape {tuple(latents.shape)}. "
                 f"Pass latents of its own encoder, as [batch, channels, frames, height, width]."
+            )
+        if latents.shape[2] == 0:
+            raise ValueError(
+                f"the VAE decodes at least one latent frame, got a tensor of shape "
+                f"{tuple(latents.shape)}: no frames have no video. Pass one frame or more."
             )
 
 

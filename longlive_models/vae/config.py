@@ -107,7 +107,7 @@ class VAEConfig:
         first = -(2 + 8) - blocks  # head, middle, last stage; in frames, latent 0 counting as 0
         for halved in reversed(self.temporal_downsample):
             first = 2 * first - 2 - blocks if halved else first - blocks
-        return -((first - 2) // self.temporal_stride)
+        return (2 - first) // self.temporal_stride
 
     @property
     def decoder_history(self) -> int:
