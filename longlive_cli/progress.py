@@ -28,6 +28,7 @@ class FrameBar:
         console = console or Console(stderr=True)
         self._names = iter(names)
         self._task: TaskID | None = None
+        self._first: Report | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,11 +52,13 @@ class FrameBar:
 
     def __call__(self, report: Report) -> None:
         task = self._task if self._task is not None else self._begin()
+        text = state(report, self._first)
+        self._first = self._first or report
         self._progress.update(
-            task, total=report.frames_total, completed=report.frames_done, state=state(report)
+            task, total=report.frames_total, completed=report.frames_done, state=text
         )
         if report.frames_done >= report.frames_total:
-            self._task = None
+            self._task = self._first = None
 
     def _begin(self) -> TaskID:
         self._task = self._progress.add_task(
@@ -64,9 +67,15 @@ class FrameBar:
         return self._task
 
 
-def state(report: Report) -> str:
-    """`29/60 frames, 7.3 frames/s, 0:04 left`."""
-    speed = report.frames_done / report.seconds if report.seconds > 0 else 0.0
+def state(report: Report, first: Report | None = None) -> str:
+    """`29/60 frames, 7.3 frames/s, 0:04 left`; the speed since `first`, if there is one.
+
+    The first block's seconds hold the loading of the model, so they say little about the rest.
+    """
+    frames, seconds = report.frames_done, report.seconds
+    if first is not None:
+        frames, seconds = frames - first.frames_done, seconds - first.seconds
+    speed = frames / seconds if seconds > 0 else 0.0
     parts = [f"{report.frames_done}/{report.frames_total} frames", f"{speed:.1f} frames/s"]
     if speed and report.frames_done < report.frames_total:
         minutes, seconds = divmod(round((report.frames_total - report.frames_done) / speed), 60)

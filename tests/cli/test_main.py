@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import longlive_core
@@ -43,6 +44,21 @@ def test_the_doctor_names_a_backend_for_every_operation_and_why_not_the_others()
     assert "it needs a CUDA device, not cpu" in text
 
 
+def test_options_are_few_and_known():
+    commands = get_command(app).commands
+    changing = {"settings", "config", "as_json", "dry_run"}
+    ours = {"prompt", "prompts", "output", "seconds", "seed", "steps", "guidance", "model"}
+    known = {
+        "generate": ours | changing | {"device", "overwrite"},
+        "train": {"recipe", "resume"} | changing,
+        "evaluate": {"videos", "recipe", "output", "overwrite"} | changing,
+        "doctor": {"head_dim", "training", "as_json"},
+    }
+    for name, options in known.items():
+        found = {parameter.name for parameter in commands[name].params}
+        assert found - {"help"} == options, f"{name}: a recipe holds the rest, for --set"
+
+
 @dataclass(frozen=True)
 class Report:
     frames_done: int
@@ -54,6 +70,9 @@ def test_the_bar_says_frames_speed_and_time_left():
     assert state(Report(30, 120, 10.0)) == "30/120 frames, 3.0 frames/s, 0:30 left"
     assert state(Report(30, 3630, 10.0)) == "30/3630 frames, 3.0 frames/s, 20:00 left"
     assert state(Report(60, 60, 10.0)) == "60/60 frames, 6.0 frames/s"
+    assert state(Report(61, 93, 14.0), Report(29, 93, 10.0)) == (
+        "61/93 frames, 8.0 frames/s, 0:04 left"
+    )
     assert state(Report(0, 60, 0.0)) == "0/60 frames, 0.0 frames/s"
 
 
