@@ -58,11 +58,11 @@ class WanVAE(nn.Module):
 
         Faster on GPUs. (``Module.to(memory_format=...)`` takes one rank, and this has both.)
         """
+        formats = {5: torch.channels_last_3d, 4: torch.channels_last}
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
-            elif isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                weight = module.weight
+                weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
 
     def normalize(self, mean: Latents) -> Latents:
         """Latents of zero mean and unit deviation, channel by channel."""
@@ -97,11 +97,10 @@ class WanVAE(nn.Module):
         Returns normalised latents and the state for the next call.
         """
         self._check_video(video, parity=False, first=state is None)
-        if state is not None:
-            size, channels = self.config.patch_size, self.config.patch_channels
-            b, _, _, h, w = video.shape
-            _check_state(state, self.encoder, (b, 2, h // size, w // size, channels))
-        features, history = self._encode(video, state and state.history, record=True)
+        size, channels = self.config.patch_size, self.config.patch_channels
+        b, _, _, h, w = video.shape
+        past = _past(state, self.encoder, (b, 2, h // size, w // size, channels))
+        features, history = self._encode(video, past, record=True)
         mean = _at_least_float(self.conv1(features).chunk(2, dim=1)[0])
         return self.normalize(mean), StreamState(history)
 
@@ -119,10 +118,9 @@ class WanVAE(nn.Module):
         latent frame gives 4. Any split of the latents over calls gives the frames of ``decode``.
         """
         self._check_latents(latents)
-        if state is not None:
-            b, c, _, h, w = latents.shape
-            _check_state(state, self.decoder, (b, 2, h, w, c))
-        video, history = self._decode(latents, state and state.history, record=True)
+        b, c, _, h, w = latents.shape
+        past = _past(state, self.decoder, (b, 2, h, w, c))
+        video, history = self._decode(latents, past, record=True)
         return video, StreamState(history)
 
     def _encode(
@@ -202,8 +200,15 @@ def _run(
     return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], past
 
 
-def _check_state(state: StreamState, network: nn.Module, first: tuple[int, ...]) -> None:
-    """``first`` is the shape of what the network's first layer remembers of such an input."""
+def _past(
+    state: StreamState | None, network: nn.Module, first: tuple[int, ...]
+) -> tuple[Tensor, ...] | None:
+    """The history in a state, if it is this stream's.
+
+    ``first`` is the shape of what the network's first layer remembers of such an input.
+    """
+    if state is None:
+        return None
     layers = sum(isinstance(m, CausalConv3d | TemporalConv3d) for m in network.modules())
     found = tuple(state.history[0].shape) if state.history else None
     if len(state.history) != layers or found != first:
@@ -212,6 +217,7 @@ def _check_state(state: StreamState, network: nn.Module, first: tuple[int, ...])
             f"with {found}, expected {layers} and {first} as [batch, frames, height, width, "
             f"channels]. Pass the state that the call before returned, for the same videos."
         )
+    return state.history
 
 
 def _at_least_float(x: Tensor) -> Tensor:

@@ -142,7 +142,10 @@ class VAEConfig:
                 f"a VAE config needs {', '.join(missing)}, got only {', '.join(values)}: sizes are "
                 f"never guessed. Add the missing keys (VAEConfig.to_dict() writes all of them)."
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        as_fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**as_fields)
 
 
 # fmt: off

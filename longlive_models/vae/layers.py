@@ -209,6 +209,7 @@ class Upsample(nn.Module):
         same one are added beforehand: 4/9 of the work, and no enlarged copy of the input.
         """
         conv = self.resample[1]
+        assert isinstance(conv, nn.Conv2d)
         phases = []
         for row in (0, 1):
             for column in (0, 1):
@@ -217,7 +218,7 @@ class Upsample(nn.Module):
                 phases.append(F.conv2d(padded, weight, conv.bias).permute(0, 2, 3, 1))
         pairs = [torch.cat(phases[:2], -1), torch.cat(phases[2:], -1)]  # columns, then rows
         n, c, h, w = x.shape
-        return torch.stack(pairs, 2).view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+        return torch.stack(pairs, 2).reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 def _merge_taps(weight: Tensor, dim: int, phase: int) -> Tensor:
@@ -266,4 +267,4 @@ def add_repeated(x: Features, start: Features, *, time: int, first: bool) -> Fea
     y = y[:, :, -1:] if first else y
     time = frames // t
     total = rows(x).reshape(b, t, time, h, 2, w, 2, out_channels) + y
-    return features(total.view(b, frames, 2 * h, 2 * w, out_channels))
+    return features(total.reshape(b, frames, 2 * h, 2 * w, out_channels))
