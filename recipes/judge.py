@@ -21,10 +21,10 @@ UNCLEAR = "unclear"
 """Shape of an object like none of the shapes; motion by none of the rules."""
 LEAST_LIKENESS = 0.8
 """Least mean agreement with a shape's template to be that shape."""
-CUT_JUMPS = {1: 0.13, 2: 0.2}
-"""Least way of the object at a cut, in sides, from so many frames before to as many after."""
+CUT_JUMP = (0.05, 0.045)
+"""Least way of the object across a cut, in sides: fixed part, and part for every frame between."""
 CUT_FRAMES = 3
-"""Frames within which background and object change together at a cut."""
+"""Frames for which a label lasts to count, and within which labels change together at a cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,38 +223,44 @@ def _slope(seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _find_cuts(measured: Measurements) -> tuple[int, ...]:
+    """First frames after the old scenes, from changes of the background and the object's colour."""
     palette = np.array(list(BACKGROUNDS.values()))
     nearest = np.square(measured.background[:, None] - palette).sum(2).argmin(1)
     colour = np.where(measured.present, measured.votes.argmax(1), -1)
     grounds, objects = _changes(nearest), _changes(colour)
     cuts: list[int] = []
-    for frame in sorted({*grounds, *objects}):
-        if cuts and frame - cuts[-1] <= CUT_FRAMES:
+    for last, first in sorted({*grounds, *objects}):
+        if cuts and last + 1 - cuts[-1] <= CUT_FRAMES:
             continue
         both = all(
-            any(abs(frame - other) <= CUT_FRAMES for other in kind) for kind in (grounds, objects)
+            any(min(abs(last - a), abs(first - b)) <= CUT_FRAMES for a, b in kind)
+            for kind in (grounds, objects)
         )
-        if both or _jumps(measured, frame):
-            cuts.append(frame)
+        if both or _jumps(measured, last, first):
+            cuts.append(last + 1)
     return tuple(cuts)
 
 
-def _changes(labels: np.ndarray) -> list[int]:
-    """Frames from which a label holds that differs from the one held until then."""
-    held, found = labels[0], []
-    for frame in range(1, len(labels)):
-        if labels[frame] != held and (labels[frame : frame + CUT_FRAMES] == labels[frame]).all():
-            held = labels[frame]
-            found.append(frame)
-    return found
+def _changes(labels: np.ndarray) -> list[tuple[int, int]]:
+    """Last frame of a lasting label and first frame of the next lasting one, where they differ."""
+    edges = np.flatnonzero(np.diff(labels)) + 1
+    bounds = [0, *edges.tolist(), len(labels)]
+    runs = [
+        (first, end - 1)
+        for first, end in zip(bounds, bounds[1:], strict=False)
+        if end - first >= CUT_FRAMES
+    ]
+    return [
+        (before[1], after[0])
+        for before, after in zip(runs, runs[1:], strict=False)
+        if labels[before[0]] != labels[after[0]]
+    ]
 
 
-def _jumps(measured: Measurements, frame: int) -> bool:
-    """Whether the object goes farther around `frame` than a motion could, across edges or not."""
-    for reach, least in CUT_JUMPS.items():
-        before, after = max(frame - reach, 0), min(frame + reach, len(measured) - 1)
-        if measured.present[before] and measured.present[after]:
-            offset = measured.centre[after] - measured.centre[before]
-            if math.hypot(*(offset - np.round(offset))) >= least:
-                return True
-    return False
+def _jumps(measured: Measurements, last: int, first: int) -> bool:
+    """Whether the object goes farther between two frames than a motion could, across edges too."""
+    if not (measured.present[last] and measured.present[first]):
+        return False
+    offset = measured.centre[first] - measured.centre[last]
+    fixed, each = CUT_JUMP
+    return math.hypot(*(offset - np.round(offset))) >= fixed + each * (first - last)

@@ -142,7 +142,7 @@ def test_a_wrong_attribute_is_noticed() -> None:
 def test_a_frozen_video_is_still(motion: str) -> None:
     frames = shot(Look("cross", "yellow", "navy", motion), seed=5)
     assert judge_shot(frames[:1].repeat(48, 0)).motion == "still"
-    stopped = np.concatenate((frames[:20], frames[20:21].repeat(28, 0)))
+    stopped = np.concatenate((frames[:30], frames[30:31].repeat(18, 0)))
     assert judge_shot(stopped).motion == "still"
 
 
@@ -210,10 +210,13 @@ def test_cuts_split_a_clip() -> None:
     assert [each.motion for each in verdict.shots] == ["moves right", "spins"]
 
 
-def test_a_smeared_cut_is_found_near_its_frame() -> None:
-    first = shot(RED_CIRCLE)[:29].astype(np.float32)
-    second = shot(Look("circle", "blue", "white", "moves up"), seed=4)[:32].astype(np.float32)
-    for place, share in enumerate((0.2, 0.5, 0.8)):
+@pytest.mark.parametrize("seed", (1, 4, 5))
+@pytest.mark.parametrize("colour", ["blue", "red"])
+def test_a_smeared_cut_is_found_near_its_frame(colour: str, seed: int) -> None:
+    """Of another background; of another colour too, or else of the same one elsewhere."""
+    first = shot(RED_CIRCLE, seed=20)[:29].astype(np.float32)
+    second = shot(Look("square", colour, "sand", "spins"), seed)[:32].astype(np.float32)
+    for place, share in enumerate((0.2, 0.4, 0.6, 0.8)):
         second[place] = (1 - share) * first[-1] + share * second[place]
     frames = np.concatenate((first, second)).round().astype(np.uint8)
     (cut,) = find_cuts(degraded(frames, 0))

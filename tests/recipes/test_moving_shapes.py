@@ -41,7 +41,13 @@ from longlive_recipes.shape_captions import (
     split_words,
 )
 from longlive_recipes.shape_drawing import OUTLINES, paint
-from longlive_recipes.shape_motion import DIRECTIONS, EXTENT, GROWN_RADIUS
+from longlive_recipes.shape_motion import (
+    BOUNCE_SPEED,
+    DIRECTIONS,
+    EXTENT,
+    GROWN_RADIUS,
+    RADIUS,
+)
 
 SMALL = World(size=32)
 splits = st.sampled_from(("train", "heldout", "any"))
@@ -157,6 +163,8 @@ def test_size_and_angle_go_on_through_a_change() -> None:
                 second = made.world.first_frame(after.first_block) / made.world.fps
                 a, b = before.path.pose_at(second), after.path.pose_at(second)
                 assert a.radius == pytest.approx(b.radius) and a.angle == pytest.approx(b.angle)
+                if before.look.motion != after.look.motion:
+                    assert RADIUS[0] <= b.radius <= RADIUS[1]
 
 
 def test_drawing_does_not_depend_on_batch_mates_or_frames() -> None:
@@ -267,6 +275,7 @@ def test_bounces_stay_inside_and_turn_at_the_borders() -> None:
         for place in (track.x, track.y):
             assert margin <= place.min() and place.max() <= 1 - margin
             assert len(set(np.sign(np.diff(place)))) == 2
+            assert np.abs(np.diff(place)).max() <= BOUNCE_SPEED[1] / 12 + 1e-9
 
 
 def test_spins_grows_and_orbits_show_within_four_seconds() -> None:
