@@ -208,7 +208,7 @@ class TableMask:
                 full_count.contiguous(),
                 full_tiles.contiguous(),
                 BLOCK_SIZE=_TILE,
-                mask_mod=lambda b, h, q, kv: mask_mod(b, h, q, kv, *tables),
+                mask_mod=mask_mod,
                 seq_lengths=(self.q_len, self.kv_len),
             )
         return self._flex[device]

@@ -120,7 +120,8 @@ class BlockGenerator:
             predicted = velocity(latents, timestep)
             if self.guidance == 1:
                 return predicted
-            return guide(*predicted.chunk(2), self.guidance)
+            conditional, unconditional = predicted.chunk(2)
+            return guide(conditional, unconditional, self.guidance)
 
         latents = unipc(denoise, noise, self.sampler)
         velocity(latents, 0.0, remember=True)
@@ -151,5 +152,3 @@ class BlockGenerator:
             rows = encoded[[distinct.index(text) for text in wanted]]
             self._embedded = (wanted, self.model.embed_text(rows[:, None].to(self.dtype)))
         return self._embedded[1]
-
-

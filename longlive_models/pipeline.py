@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 import torch
 
 from longlive_core.attention import ATTENTION, Request

@@ -57,8 +57,11 @@ class GenerationSettings:
                 f"guidance={guidance}: it scales the distance from the negative prompt, so it is "
                 f"0 or more; 1 is the model as trained."
             )
-        given = {"steps": steps, "guidance": guidance}
-        return replace(self, **{k: v for k, v in given.items() if v is not None})
+        return replace(
+            self,
+            steps=self.steps if steps is None else steps,
+            guidance=self.guidance if guidance is None else guidance,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""

@@ -1,7 +1,7 @@
 """A video being made: blocks of frames in order, decoded beside the next block's denoising."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from longlive_core.async_decode import AsyncDecodeScheduler
 from longlive_models.generator import BlockGenerator
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.video import VideoWriter
 
 Frames = UInt8[Tensor, "frames height width 3"]
 
@@ -52,6 +51,8 @@ class Video:
 
     def save(self, path: str | Path) -> Path:
         """Write it as mp4, gif or png frames, by the path's suffix; returns the path."""
+        from longlive_models.video import VideoWriter  # PyAV, which only files need
+
         height, width = self.frames.shape[1:3]
         with VideoWriter(Path(path), fps=self.fps, size=(height, width)) as writer:
             writer.write(self.frames)
@@ -92,7 +93,7 @@ class Stream:
             video, state = self._vae.decode_block(latents.to(self._vae.conv2.weight.dtype), state)
             return to_frames(video[0]), state
 
-    def _run(self) -> Iterator[VideoBlock]:
+    def _run(self) -> Generator[VideoBlock, None, None]:
         started = time.perf_counter()
         waiting: list[tuple[int, BlockPrompt, float]] = []
         left = self.plan.frames

@@ -111,7 +111,7 @@ def encode_clips(
 ) -> LatentClips:
     """Draw and encode clips of equal length with ``encode`` (video -> normalised latents)."""
     parts = [
-        encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16)
+        encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16).contiguous()
         for first in range(0, len(clips), batch)
     ]
     captions = tuple(tuple(made.captions) for made in clips)

@@ -247,7 +247,9 @@ def check_output(path: Path, overwrite: bool) -> None:
     """Raise ValueError if ``path`` or its sidecar exists, or cannot be created."""
     for taken in (destination(path), sidecar_path(path)):
         if taken.exists() and not overwrite:
-            raise ValueError(f"{taken} exists: pass --overwrite to replace it, or another --output.")
+            raise ValueError(
+                f"{taken} exists: pass --overwrite to replace it, or another --output."
+            )
     parent = path.parent
     while not parent.exists():
         parent = parent.parent

@@ -248,6 +248,8 @@ class TokenClips:
         """``count`` random clips."""
         some = torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
         mask = TableMask(self.tables[some], self.run)
+        if some.device.type == "cuda":
+            mask.flex(some.device)  # made here, for a compiled model cannot
         return ClipBatch(self.latents[some], self.ids[some], self.positions[some], mask)
 
 
@@ -260,16 +262,13 @@ def prepare_clips(config: TrainAR, one: ClipSet, device: torch.device) -> Latent
     vae = WanVAE(VAEConfig.from_dict(settings))
     vae.load_state_dict(weights)
     vae = vae.to(device).eval()
-    encode = vae.encode
-    if device.type == "cuda":
-        vae.channels_last_()
-        encode = maybe_compile(vae.encode, config.run)
+    vae.channels_last_()
     made = [
         clip(config.seed + one.blocks, index, world=config.world, blocks=one.blocks)
         for index in range(one.clips)
     ]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        clips = encode_clips(encode, made, device=device)
+        clips = encode_clips(vae.encode, made, device=device)
     if cache:
         clips.save(cache)
     return clips

@@ -102,11 +102,13 @@ class StepModule(LightningModule):
 def maybe_compile(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
     """``function``, compiled if the run says so.
 
-    Torch 2.11's analysis of tilings fails an assertion on broadcasts that these models have.
+    Every shape is compiled by itself. Torch 2.11's analysis of tilings fails an assertion on
+    broadcasts that these models have.
     """
     if not run.compile:
         return function
-    return torch.compile(function, options={"triton.coalesce_tiling_analysis": False})
+    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None) -> Trainer:

@@ -1,0 +1,214 @@
+"""Score a model on moving shapes: generate from captions, judge from pixels alone.
+
+Suites: pairs seen in training, held-out pairs, storyboards with a cut, and the end of long videos.
+
+Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/results/
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+
+from longlive_models.pipeline import LongLivePipeline
+from longlive_models.settings import GenerationSettings
+from longlive_models.shots import Shot, ShotPlan, Storyboard
+from longlive_models.stream import to_frames
+from longlive_recipes.judge import ClipVerdict, ShotVerdict, judge_clip, judge_shot, score
+from longlive_recipes.moving_shapes import base_caption, caption
+from longlive_recipes.run_record import run_record
+from longlive_recipes.shape_attributes import MOTIONS, Look, Split, looks
+
+ATTRIBUTES = ("shape", "colour", "background", "motion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is generated and judged; a suite with 0 prompts is left out."""
+
+    model: str = "pocket"
+    device: str = "auto"
+    steps: int | None = None
+    guidance: float | None = None
+    seconds: float = 4.0
+    seen: int = 200
+    heldout: int = 100
+    storyboards: int = 20
+    long: int = 20
+    long_seconds: float = 60.0
+    tail_seconds: float = 10.0  # of a long video, this much of its end is judged
+    paraphrases: bool = True  # every other caption is one
+    batch: int = 50
+    workers: int = 1
+    seed: int = 0
+
+
+def pocket() -> Evaluate:
+    """The table of the pocket model's card."""
+    return Evaluate()
+
+
+def pocket_quick() -> Evaluate:
+    """A look at a model in a minute or two on a CPU."""
+    return replace(pocket(), seen=12, heldout=4, storyboards=2, long=0, batch=6)
+
+
+PRESETS = {"pocket": pocket, "pocket_quick": pocket_quick}
+
+
+def run(config: Evaluate) -> dict[str, Any]:
+    """Generate and judge every suite; the result is plain data, as it is stored."""
+    pipeline = LongLivePipeline.from_pretrained(config.model, device=config.device)
+    settings = pipeline.settings.override(steps=config.steps, guidance=config.guidance)
+    rng = np.random.default_rng(config.seed)
+    suites: dict[str, Any] = {}
+    splits: tuple[tuple[Split, int], ...] = (("train", config.seen), ("heldout", config.heldout))
+    for split, count in splits:
+        if count:
+            suites["seen" if split == "train" else split] = _single_shots(
+                pipeline, settings, config, rng, split, count
+            )
+    if config.storyboards:
+        suites["storyboards"] = _storyboards(pipeline, settings, config, rng)
+    if config.long:
+        suites["long"] = _long(pipeline, settings, config, rng)
+    return {
+        "suites": suites,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "model_sha256": pipeline.fingerprint,
+        **run_record(config, pipeline.placement.device),
+    }
+
+
+def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[Look]:
+    """Looks with motions drawn evenly, as training has them."""
+    drawn: list[Look] = []
+    while len(drawn) < count:
+        choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+        if choices:
+            drawn.append(choices[rng.integers(len(choices))])
+    return drawn
+
+
+@torch.no_grad()
+def generate_clips(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    plans: Sequence[ShotPlan],
+    seeds: Sequence[int],
+) -> np.ndarray:
+    """Videos side by side: uint8 [videos, frames, height, width, 3]. All are cut alike."""
+    generator = pipeline.generator(seeds, settings)
+    state, pieces = None, []
+    for block in generator.blocks(plans, plans[0].blocks):
+        video, state = pipeline.vae.decode_block(block.latents.to(generator.dtype), state)
+        pieces.append(torch.stack([to_frames(one) for one in video]).cpu())
+    return torch.cat(pieces, 1)[:, : plans[0].frames].numpy()
+
+
+def _generate(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    config: Evaluate,
+    stories: Sequence[Storyboard],
+    seconds: float | None,
+) -> list[np.ndarray]:
+    clips: list[np.ndarray] = []
+    for first in range(0, len(stories), config.batch):
+        some = stories[first : first + config.batch]
+        plans = [pipeline.plan(story, seconds=seconds) for story in some]
+        seeds = [config.seed + first + place for place in range(len(some))]
+        clips.extend(generate_clips(pipeline, settings, plans, seeds))
+    return clips
+
+
+def _single_shots(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    config: Evaluate,
+    rng: np.random.Generator,
+    split: Split,
+    count: int,
+) -> dict[str, Any]:
+    wanted = draw_looks(rng, split, count)
+    stories = [_story([_words(look, n, config, rng)]) for n, look in enumerate(wanted)]
+    clips = _generate(pipeline, settings, config, stories, config.seconds)
+    fps = pipeline.settings.fps
+    return _summary(_judge(judge_shot, clips, fps, config.workers), wanted)
+
+
+def _long(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    config: Evaluate,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    wanted = draw_looks(rng, "train", config.long)
+    stories = [_story([base_caption(look)]) for look in wanted]
+    clips = _generate(pipeline, settings, config, stories, config.long_seconds)
+    fps = pipeline.settings.fps
+    tail = round(config.tail_seconds * fps)
+    whole = _judge(judge_shot, clips, fps, config.workers)
+    result = _summary(_judge(judge_shot, [c[-tail:] for c in clips], fps, config.workers), wanted)
+    result["steadiness"] = float(np.mean([verdict.steadiness for verdict in whole]))
+    result["drift_per_second"] = float(np.mean([v.drift_per_second for v in whole]))
+    return result
+
+
+def _storyboards(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    config: Evaluate,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Two shots of two blocks: is the cut found at its frame, and do both shots show theirs?"""
+    pairs = [draw_looks(rng, "train", 2) for _ in range(config.storyboards)]
+    stories = [
+        Storyboard(shots=tuple(Shot(prompt=base_caption(look), blocks=2) for look in pair))
+        for pair in pairs
+    ]
+    clips = _generate(pipeline, settings, config, stories, None)
+    timing = pipeline.timing
+    edge = timing.frames(2)
+    verdicts: list[ClipVerdict] = _judge(judge_clip, clips, timing.fps, config.workers)
+    found = [any(abs(cut - edge) <= 2 for cut in verdict.cuts) for verdict in verdicts]
+    shots = [judge_shot(part, timing.fps) for clip in clips for part in (clip[:edge], clip[edge:])]
+    result = _summary(shots, [look for pair in pairs for look in pair])
+    return {"cut_at_the_block": float(np.mean(found)), **result}
+
+
+def _judge(judge: Any, clips: Sequence[np.ndarray], fps: float, workers: int) -> list[Any]:
+    if workers == 1:
+        return [judge(clip, fps) for clip in clips]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(judge, clips, [fps] * len(clips), chunksize=4))
+
+
+def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[Look]) -> dict[str, Any]:
+    scores = np.array([score(v, w) for v, w in zip(verdicts, wanted, strict=True)], dtype=float)
+    rates = dict(zip(ATTRIBUTES, scores.mean(0).tolist(), strict=True))
+    by_motion = {
+        motion: float(scores[rows, 3].mean())
+        for motion in MOTIONS
+        if (rows := np.array([look.motion == motion for look in wanted])).any()
+    }
+    return {
+        "videos": len(wanted),
+        **rates,
+        "all_four": float(scores.all(1).mean()),
+        "motion_by_kind": by_motion,
+        "steadiness": float(np.mean([verdict.steadiness for verdict in verdicts])),
+    }
+
+
+def _words(look: Look, place: int, config: Evaluate, rng: np.random.Generator) -> str:
+    return caption(look, rng) if config.paraphrases and place % 2 else base_caption(look)
+
+
+def _story(prompts: Sequence[str]) -> Storyboard:
+    return Storyboard(shots=tuple(Shot(prompt=prompt) for prompt in prompts))
