@@ -24,6 +24,17 @@ RULES: Mapping[str, str] = {
         "a sink is a number of whole pages: a part of a page would have to be pinned and rolled "
         "apart from the rest of it, and the original loses such a sink at the first cut"
     ),
+    "whole-page window": (
+        "a window is a number of whole pages, as a page is the least that is kept or dropped"
+    ),
+    "room beside the sinks": (
+        "a window has room for its sinks, the shot's anchor and the block itself: the original "
+        "lets the anchor slide out of a window that is too small for it"
+    ),
+    "anchor inside the sink": (
+        "a cut inside the global sink needs no anchor: the original still moves an index through "
+        "the sink, which changes nothing that is attended to, so that index is not compared"
+    ),
 }
 """Rules by which a case may be refused or may differ, and the reason for each."""
 
