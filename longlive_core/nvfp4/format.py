@@ -1,0 +1,104 @@
+"""The constants of the NVFP4 number format, and the choices that are part of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Literal
+
+BLOCK = 16  # neighbouring columns that share one block scale
+
+E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by magnitude code; bit 3 is the sign
+E2M1_MAX = 6.0
+E4M3_MAX = 448.0
+
+BlockShape = tuple[int, int]  # rows and columns under one block scale
+Rounding = Literal["nearest", "stochastic"]
+
+
+class ScaleRule(StrEnum):
+    """How a block's scale follows from its values.
+
+    ``AMAX_n``: the block's largest magnitude lands on n. ``FOUR_OVER_SIX_*``: it lands on 6 or on
+    4, whichever leaves the smaller error (mean squared, mean absolute, or largest absolute); on 4
+    the values between 4 and 6, where the grid is coarsest, are not used.
+    """
+
+    AMAX_6 = "amax_6"
+    AMAX_4 = "amax_4"
+    FOUR_OVER_SIX_MSE = "four_over_six_mse"
+    FOUR_OVER_SIX_MAE = "four_over_six_mae"
+    FOUR_OVER_SIX_ABS_MAX = "four_over_six_abs_max"
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether each block chooses between two scales."""
+        return self not in (ScaleRule.AMAX_6, ScaleRule.AMAX_4)
+
+    @property
+    def target(self) -> float:
+        """The E2M1 value on which a block's largest magnitude lands (the first choice)."""
+        return 4.0 if self is ScaleRule.AMAX_4 else E2M1_MAX
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """The largest block scales that the rule can be used with, its default first."""
+        match self:
+            case ScaleRule.AMAX_6 | ScaleRule.AMAX_4:
+                return (448,)
+            case ScaleRule.FOUR_OVER_SIX_ABS_MAX:
+                return (256,)
+            case _:
+                return (256, 448)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeConfig:
+    """Everything that decides the bits besides the values themselves; stored with the tensor.
+
+    ``bound`` is the block scale that the tensor's largest magnitude gets: 448 fills E4M3's range,
+    256 leaves room for 1.5 times as much (384), which four-over-six needs; None takes the rule's
+    default. ``block`` is (1, 16), or (16, 16) for weights whose transpose must hold the same
+    values. ``rounding`` is to the nearest value with ties to the even code, or stochastic.
+    """
+
+    rule: ScaleRule = ScaleRule.AMAX_6
+    bound: int | None = None
+    block: BlockShape = (1, BLOCK)
+    rounding: Rounding = "nearest"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", ScaleRule(self.rule))
+        object.__setattr__(self, "block", tuple(self.block))
+        if self.bound is None:
+            object.__setattr__(self, "bound", self.rule.bounds[0])
+        if self.bound not in self.rule.bounds:
+            raise ValueError(
+                f"QuantizeConfig(rule={self.rule.value!r}, bound={self.bound}): the largest block "
+                f"scale of this rule is {' or '.join(map(str, self.rule.bounds))}. "
+                f"Leave bound out to get the rule's default."
+            )
+        if self.block not in ((1, BLOCK), (BLOCK, BLOCK)):
+            raise ValueError(
+                f"QuantizeConfig(block={self.block}): an NVFP4 block is (1, {BLOCK}) or "
+                f"({BLOCK}, {BLOCK}), because one scale covers {BLOCK} neighbouring columns."
+            )
+        if self.rounding not in ("nearest", "stochastic"):
+            raise ValueError(
+                f"QuantizeConfig(rounding={self.rounding!r}): use 'nearest', or 'stochastic' for "
+                f"gradients."
+            )
+
+    @property
+    def full_scale(self) -> float:
+        """code times block scale of the tensor's largest magnitude: 2688, 1792 or 1536."""
+        assert self.bound is not None  # set when the object was made
+        return self.rule.target * self.bound
+
+    def to_dict(self) -> dict[str, str | int | list[int] | None]:
+        """As plain values, for a JSON file; ``from_dict`` reads it back."""
+        return {**asdict(self), "rule": self.rule.value, "block": list(self.block)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> "QuantizeConfig":
+        """The inverse of ``to_dict``. Raises ``TypeError`` for unknown names."""
+        return cls(**values)  # type: ignore[arg-type]

@@ -1,0 +1,103 @@
+"""How a block's scale follows from its values: float32, in an order of operations that is fixed.
+
+With A the tensor's largest magnitude, a the block's, R = target * bound the rule's full scale:
+
+    encode scale  S  = min(R / A, FLT_MAX); 1 where A = 0
+    AMAX_n        s  = E4M3(a * (S * (1 / n)))
+    four-over-six s6 = E4M3((a / 6) * S),  s4 = E4M3((a / 6) * S * 1.5)
+                  error of a value x coded as q:  q * s * (A * (1 / R)) - x
+                  s4 if its error is strictly smaller, else s6
+
+Scales saturate at 448. Errors of a block are added in a tree, neighbours first, so that every
+implementation adds them in the same order. The first formula is Transformer Engine's
+(``NVFP4BlockScaling``), the second also that of the original LongLive-2.0 (arXiv 2605.18739).
+"""
+
+import torch
+from jaxtyping import Float, Float8e4m3fn
+from torch import Tensor
+
+from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.rounding import decode_e2m1, round_nearest, to_e4m3
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+Blocks = Float[Tensor, "block_rows block_cols elements"]
+PerBlock = Float[Tensor, "block_rows block_cols"]
+PerRow = Float[Tensor, "block_rows 1"]
+
+
+def divide(numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
+    """A true division, rounded once.
+
+    PyTorch multiplies by the reciprocal where it can: for ``number / tensor``, and on CUDA for
+    ``tensor / number``. That may be off by one in the last place.
+    """
+    tensor = numerator if isinstance(numerator, Tensor) else denominator
+    assert isinstance(tensor, Tensor)
+    a, b = (
+        value if isinstance(value, Tensor) else tensor.new_full((), value)
+        for value in (numerator, denominator)
+    )
+    return torch.div(a, b)
+
+
+def encode_scale(amax: Float[Tensor, "*shape"], config: QuantizeConfig) -> Float[Tensor, "*shape"]:
+    """S: what a tensor is multiplied by before its block scales divide it."""
+    scale = divide(config.full_scale, amax).clamp(max=FLOAT32_MAX)
+    return torch.where(amax == 0, 1.0, scale)
+
+
+def decode_scale(amax: Float[Tensor, "*shape"], config: QuantizeConfig) -> Float[Tensor, "*shape"]:
+    """A / R: what code times block scale is multiplied by to read a value back."""
+    return amax * (1.0 / config.full_scale)
+
+
+def block_scales(
+    blocks: Blocks, amax: PerRow, config: QuantizeConfig
+) -> Float8e4m3fn[Tensor, "block_rows block_cols"]:
+    """The scale of every block under ``config.rule``."""
+    block_amax = blocks.abs().amax(-1)
+    scale = encode_scale(amax, config)
+    if not config.rule.adaptive:
+        return to_e4m3(block_amax * (scale * (1.0 / config.rule.target)))
+    base = divide(block_amax, 6.0) * scale
+    six, four = to_e4m3(base), to_e4m3(base * 1.5)
+    error_six = block_error(blocks, six, amax, config)
+    error_four = block_error(blocks, four, amax, config)
+    chosen = torch.where(error_four < error_six, four.float(), six.float())
+    return chosen.to(torch.float8_e4m3fn)
+
+
+def encode_factor(
+    scales: Float8e4m3fn[Tensor, "block_rows block_cols"], amax: PerRow, config: QuantizeConfig
+) -> PerBlock:
+    """What a block is multiplied by to lie on the E2M1 grid: min(1 / (s * (1 / S)), FLT_MAX)."""
+    step = scales.float() * divide(1.0, encode_scale(amax, config))
+    return divide(1.0, step).clamp(max=FLOAT32_MAX)
+
+
+def block_error(
+    blocks: Blocks,
+    scales: Float8e4m3fn[Tensor, "block_rows block_cols"],
+    amax: PerRow,
+    config: QuantizeConfig,
+) -> PerBlock:
+    """The error that rounding to the nearest code leaves in each block, by the rule's measure."""
+    codes = round_nearest(blocks * encode_factor(scales, amax, config)[..., None])
+    products = decode_e2m1(codes) * scales.float()[..., None]
+    error = products * decode_scale(amax, config)[..., None] - blocks
+    match config.rule:
+        case ScaleRule.FOUR_OVER_SIX_MSE:
+            return tree_sum(error * error)
+        case ScaleRule.FOUR_OVER_SIX_MAE:
+            return tree_sum(error.abs())
+        case _:
+            return error.abs().amax(-1)
+
+
+def tree_sum(x: Float[Tensor, "*shape elements"]) -> Float[Tensor, "*shape"]:
+    """The sum over the last dimension, a power of two long, of neighbours, of neighbours, ..."""
+    while x.shape[-1] > 1:
+        x = x[..., ::2] + x[..., 1::2]
+    return x[..., 0]

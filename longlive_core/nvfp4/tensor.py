@@ -1,0 +1,115 @@
+"""NVFP4Tensor: codes, block scales and amax that travel together."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float8e4m3fn, Float32, UInt8
+from torch import Tensor
+
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NVFP4Tensor:
+    """A quantised matrix; ``reference.py`` says what the fields mean.
+
+    ``shape`` is that of what was quantised; leading dimensions are rows of the matrix. Codes and
+    scales are padded with zeros to whole blocks. ``amax`` is a scalar, or a vector where groups of
+    rows have one each. ``config`` belongs to the format: without it the bits mean nothing.
+    """
+
+    codes: UInt8[Tensor, "rows half_cols"]
+    block_scales: Float8e4m3fn[Tensor, "rows blocks"]
+    amax: Float32[Tensor, "*groups"]
+    config: QuantizeConfig
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rows, cols = padded_size(self.shape, self.config)
+        expected = (rows, cols // 2), (rows, cols // BLOCK)
+        found = tuple(self.codes.shape), tuple(self.block_scales.shape)
+        if found != expected:
+            raise ValueError(
+                f"NVFP4Tensor of shape {self.shape} with blocks {self.config.block} has codes and "
+                f"block scales of shapes {expected[0]} and {expected[1]}, got {found[0]} and "
+                f"{found[1]}. Scales are stored linear, one for {BLOCK} columns of each row: "
+                f"undo a swizzle first (scale_layout.unswizzle)."
+            )
+        if self.amax.ndim > 1 or rows // self.config.block[0] % max(self.amax.numel(), 1):
+            raise ValueError(
+                f"NVFP4Tensor has amax of shape {tuple(self.amax.shape)} for {rows} rows in blocks "
+                f"of {self.config.block[0]}: give one for the matrix, or one for each of several "
+                f"equal groups of rows."
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.codes.device
+
+    @property
+    def bytes(self) -> int:
+        """What codes, block scales and amax take: 4.5 bits a value and a little."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is to be saved beside ``config`` and ``shape``, by name."""
+        return {"codes": self.codes, "block_scales": self.block_scales, "amax": self.amax}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], *, config: QuantizeConfig, shape: tuple[int, ...]
+    ) -> "NVFP4Tensor":
+        """The inverse of ``tensors``; block scales may come as bytes. Raises ``ValueError``."""
+        scales = tensors["block_scales"]
+        return cls(
+            codes=tensors["codes"],
+            block_scales=scales.view(torch.float8_e4m3fn),
+            amax=tensors["amax"],
+            config=config,
+            shape=tuple(shape),
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "NVFP4Tensor":
+        """The same bits on another device."""
+        moved = {
+            name: tensor.to(device, non_blocking=non_blocking)
+            for name, tensor in self.tensors().items()
+        }
+        return replace(self, **moved)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
+        """The values, of shape ``shape``, on the fastest backend that can run."""
+        from longlive_core.nvfp4.quantize import dequantize  # it builds on this module
+
+        return dequantize(self, dtype)
+
+    def transpose(self) -> "NVFP4Tensor":
+        """The transposed matrix, bit for bit the same values.
+
+        Needs 16 x 16 blocks, one amax and two dimensions; raises ``ValueError`` otherwise.
+        """
+        if self.config.block != (BLOCK, BLOCK) or self.amax.numel() != 1 or len(self.shape) != 2:
+            raise ValueError(
+                f"NVFP4Tensor.transpose needs a matrix in blocks of ({BLOCK}, {BLOCK}) with one "
+                f"amax, got shape {self.shape}, blocks {self.config.block} and "
+                f"{self.amax.numel()} amax: a scale must cover as many rows as columns. "
+                f"Quantize the transposed matrix instead."
+            )
+        codes = torch.stack((self.codes & 0xF, self.codes >> 4), dim=-1).flatten(-2).t()
+        tiles = self.block_scales.view(torch.uint8)[::BLOCK].t()
+        return replace(
+            self,
+            codes=codes[:, ::2] | codes[:, 1::2] << 4,
+            block_scales=tiles.repeat_interleave(BLOCK, 0).view(torch.float8_e4m3fn),
+            shape=(self.shape[1], self.shape[0]),
+        )
+
+
+def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, int]:
+    """Rows and columns of a tensor of this shape, rounded up to whole blocks."""
+    height, width = config.block
+    rows, cols = math.prod(shape[:-1]), shape[-1]
+    return -(-rows // height) * height, -(-cols // width) * width
