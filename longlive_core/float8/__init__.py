@@ -1,0 +1,10 @@
+"""FP8 numbers and the layer that computes with them: what makes Ada and Hopper fast."""
+
+from longlive_core.float8.linear import Float8Config as Float8Config
+from longlive_core.float8.linear import Float8Linear as Float8Linear
+from longlive_core.float8.linear import convert_linears as convert_linears
+from longlive_core.float8.matmul import matmul as matmul
+from longlive_core.float8.tensor import Float8Tensor as Float8Tensor
+from longlive_core.float8.tensor import Scaling as Scaling
+from longlive_core.float8.tensor import dequantize as dequantize
+from longlive_core.float8.tensor import quantize as quantize

@@ -1,0 +1,219 @@
+"""Float8Linear: a frozen linear whose products run in FP8, activations rounded as they come.
+
+Its tensors are integers, bits of the numbers that they stand for, so that nothing that casts a
+model (``to(torch.bfloat16)``, mixed-precision wrappers, a saver) can touch them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from longlive_core.backends import Receipt
+from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
+from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
+from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float8Config:
+    """How a ``Float8Linear`` scales and runs.
+
+    Attributes:
+        scaling: "row" scales rows of activations and of weights (fastest); "block" scales
+            activations by 1x128 and weights by 128x128 (more accurate with outlier channels).
+        backend: a name of the table behind ``longlive_core.float8.matmul``, or "auto".
+        strict: refuse to emulate.
+    """
+
+    scaling: Literal["row", "block"] = "row"
+    backend: str = "auto"
+    strict: bool = False
+
+    @property
+    def activation(self) -> Scaling:
+        """Which numbers of an activation share a scale."""
+        return Scaling.ROW if self.scaling == "row" else Scaling.ROW_BLOCK
+
+    @property
+    def weight(self) -> Scaling:
+        """Which numbers of a weight share a scale."""
+        return Scaling.ROW if self.scaling == "row" else Scaling.SQUARE
+
+
+class Float8Linear(nn.Module):
+    """``y = x W^T + b`` with W in FP8 and x rounded to FP8 at each call (W8A8).
+
+    The product is rounded once to the type of ``x`` (or of autocast), then the bias is added. The
+    weight is frozen; ``x`` gets the gradient of the product with the decoded weight, straight
+    through the rounding of ``x``. A new layer holds no weight: use ``from_linear``, or load one.
+    """
+
+    weight_codes: Tensor  # uint8 [out, in]: E4M3 bytes
+    weight_scales: Tensor  # int32: the bits of float32 scales
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        config: Float8Config | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = Float8Config() if config is None else config
+        self.in_features, self.out_features = in_features, out_features
+        if (reason := why_not_convert(in_features, out_features, config)) is not None:
+            raise ValueError(f"Float8Linear cannot hold this weight: {reason}. Keep an nn.Linear.")
+        shape = (out_features, in_features)
+        codes = torch.empty(shape, dtype=torch.uint8, device=device)
+        scales = scale_shape(*shape, config.weight)
+        self.register_buffer("weight_codes", codes)
+        self.register_buffer("weight_scales", torch.empty(scales, dtype=torch.int32, device=device))
+        empty = torch.empty(out_features, dtype=dtype, device=device) if bias else None
+        self.bias = None if empty is None else nn.Parameter(empty)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, config: Float8Config | None = None) -> "Float8Linear":
+        """The layer with this linear's weight rounded to FP8, and its bias itself."""
+        layer = cls(
+            linear.in_features, linear.out_features, bias=False, config=config, device="meta"
+        )
+        q = quantize(linear.weight.detach(), layer.config.weight)
+        layer.weight_codes = q.codes.view(torch.uint8)
+        layer.weight_scales = q.scales.view(torch.int32)
+        layer.bias = linear.bias
+        return layer
+
+    @property
+    def weight(self) -> Float8Tensor:
+        """The packed weight, a view of the buffers."""
+        return Float8Tensor(
+            codes=self.weight_codes.view(torch.float8_e4m3fn),
+            scales=self.weight_scales.view(torch.float32),
+            scaling=self.config.weight,
+        )
+
+    def to_linear(self, dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
+        """A plain linear with the decoded weight."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(dequantize(self.weight, dtype))
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().to(dtype))
+        return linear.train(self.training)
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            y = _Product.apply(
+                x.to(dtype).reshape(-1, self.in_features),
+                self.weight_codes,
+                self.weight_scales,
+                self.config.scaling,
+                self.config.backend,
+                self.config.strict,
+            )
+            if self.bias is not None:
+                y = y + self.bias.to(dtype)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Which product runs where the weight is, in the bias's type (bfloat16 without one)."""
+        dtype = torch.bfloat16 if self.bias is None else self.bias.dtype
+        operation = operation_for(self.config.activation, self.config.weight)
+        device = self.weight_codes.device
+        return (receipt(operation, device, dtype, self.config.backend, self.config.strict),)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, scaling={self.config.scaling}"
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        problems = rest[-1]
+        for name in ("weight_codes", "weight_scales"):
+            given, own = state_dict.get(prefix + name), self._buffers[name]
+            if given is not None and own is not None and given.dtype != own.dtype:
+                problems.append(
+                    f"{prefix + name} is {given.dtype} where {own.dtype} holds the bits of a "
+                    f"packed weight: the checkpoint was cast when it was saved. Save it as it is."
+                )
+                return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T with both rounded to FP8; dx = g W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        scaling: Literal["row", "block"],
+        backend: str,
+        strict: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(codes, scales)
+        ctx.scaling = scaling
+        config = Float8Config(scaling=scaling)
+        weight = _weight(codes, scales, config)
+        q = quantize(x, config.activation)
+        return matmul(q, weight, out_dtype=x.dtype, backend=backend, strict=strict)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        codes, scales = ctx.saved_tensors
+        weight = _weight(codes, scales, Float8Config(scaling=ctx.scaling))
+        with torch.autocast(grad.device.type, enabled=False):
+            return (grad @ dequantize(weight, grad.dtype), None, None, None, None, None)
+
+
+def _weight(codes: Tensor, scales: Tensor, config: Float8Config) -> Float8Tensor:
+    return Float8Tensor(
+        codes=codes.view(torch.float8_e4m3fn),
+        scales=scales.view(torch.float32),
+        scaling=config.weight,
+    )
+
+
+def why_not_convert(in_features: int, out_features: int, config: Float8Config) -> str | None:
+    """Why a linear of this size cannot run in FP8, or None."""
+    step = multiple(config.weight)
+    if in_features % step or out_features % step:
+        return (
+            f"its sizes {in_features} and {out_features} are not both divisible by {step}, as "
+            f"{config.scaling}-wise FP8 needs"
+        )
+    return None
+
+
+def convert_linears(
+    model: nn.Module, config: Float8Config | None = None, *, keep: Sequence[str] = KEEP
+) -> ConversionReport:
+    """Replace the linears of ``model`` by ``Float8Linear``, in place, and say which.
+
+    ``keep`` has patterns of names to leave (``longlive_core.linear_swap`` says how they match).
+    """
+    config = Float8Config() if config is None else config
+
+    def why_keep(linear: nn.Module) -> str | None:
+        assert isinstance(linear, nn.Linear)
+        return why_not_convert(linear.in_features, linear.out_features, config)
+
+    def make(linear: nn.Module) -> nn.Module:
+        assert isinstance(linear, nn.Linear)
+        return Float8Linear.from_linear(linear, config)
+
+    plan = plan_swap(model, kinds=(nn.Linear,), why_keep=why_keep, keep=keep)
+    return swap_linears(model, make, plan)

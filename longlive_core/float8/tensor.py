@@ -1,0 +1,85 @@
+"""FP8 in plain PyTorch: numbers of eight bits that share a scale with their neighbours.
+
+A matrix is stored as E4M3 codes and float32 scales, and read back as ``code * scale``. A block of
+numbers shares one scale, ``amax / 448``, so that its largest number becomes E4M3's largest:
+
+    1 x cols     one scale a row: products scale their rows and columns afterwards
+    1 x 128      activations of the accurate variant
+    128 x 128    weights of the accurate variant
+
+Rounding is to nearest, ties to even. A block of zeros has the smallest scale and decodes to zeros.
+A NaN or an infinity makes its whole block NaN.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float, Float8e4m3fn, Float32
+from torch import Tensor
+from torch.nn.functional import pad
+
+E4M3_MAX = 448.0
+BLOCK = 128
+
+
+class Scaling(Enum):
+    """Which numbers share a scale: a row's, 128 neighbours' of a row, or a square's."""
+
+    ROW = "row"
+    ROW_BLOCK = "1x128"
+    SQUARE = "128x128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Float8Tensor:
+    """A matrix in FP8. ``scales`` is [rows, 1], [rows, cols / 128] or [rows / 128, cols / 128]."""
+
+    codes: Float8e4m3fn[Tensor, "rows cols"]
+    scales: Float32[Tensor, "row_blocks col_blocks"]
+    scaling: Scaling
+
+
+def quantize(x: Float[Tensor, "rows cols"], scaling: Scaling = Scaling.ROW) -> Float8Tensor:
+    """Round a matrix to FP8. The last blocks of a ragged matrix are smaller.
+
+    In float32 whatever ``x`` is in: ``scale = max(amax / 448, 2 ** -126)``, ``code = x / scale``.
+    """
+    wide = x.float()
+    amax = _block_amax(wide, scaling)
+    scales = (amax / E4M3_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (wide / spread(scales, wide.shape, scaling)).clamp(-E4M3_MAX, E4M3_MAX)
+    return Float8Tensor(codes=codes.to(torch.float8_e4m3fn), scales=scales, scaling=scaling)
+
+
+def dequantize(q: Float8Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:
+    """The matrix that ``q`` stands for: multiplied in float32, rounded once to ``dtype``."""
+    return (q.codes.float() * spread(q.scales, q.codes.shape, q.scaling)).to(dtype)
+
+
+def scale_shape(rows: int, cols: int, scaling: Scaling) -> tuple[int, int]:
+    """The shape of the scales of a matrix."""
+    row_blocks = -(-rows // BLOCK) if scaling is Scaling.SQUARE else rows
+    return row_blocks, 1 if scaling is Scaling.ROW else -(-cols // BLOCK)
+
+
+def spread(
+    scales: Float32[Tensor, "row_blocks col_blocks"], shape: tuple[int, ...], scaling: Scaling
+) -> Float32[Tensor, "..."]:
+    """The scale of every number; one a row where that is enough, as broadcasting has it."""
+    if scaling is Scaling.ROW:
+        return scales
+    if scaling is Scaling.SQUARE:
+        scales = scales.repeat_interleave(BLOCK, 0)[: shape[0]]
+    return scales.repeat_interleave(BLOCK, 1)[:, : shape[1]]
+
+
+def _block_amax(x: Tensor, scaling: Scaling) -> Tensor:
+    magnitude = x.abs()
+    if scaling is Scaling.ROW:
+        return magnitude.amax(1, keepdim=True)
+    rows, cols = x.shape
+    magnitude = pad(magnitude, (0, -cols % BLOCK)).unflatten(1, (-1, BLOCK)).amax(2)
+    if scaling is Scaling.ROW_BLOCK:
+        return magnitude
+    return pad(magnitude, (0, 0, 0, -rows % BLOCK)).unflatten(0, (-1, BLOCK)).amax(1)

@@ -1,0 +1,148 @@
+"""Float8Linear: its values, its gradient, what casts and copies leave alone, and its conversion."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from longlive_core.backends import BackendUnavailable
+from longlive_core.float8 import Float8Config, Float8Linear, convert_linears, dequantize, quantize
+
+CONFIGS = [Float8Config(scaling="row"), Float8Config(scaling="block")]
+
+
+def layer_of(
+    config: Float8Config, dtype=torch.float32, bias=True
+) -> tuple[nn.Linear, Float8Linear]:
+    linear = nn.Linear(128, 256, bias=bias, dtype=dtype)
+    return linear, Float8Linear.from_linear(linear, config)
+
+
+def bits(layer: Float8Linear) -> list[torch.Tensor]:
+    return [layer.weight_codes.clone(), layer.weight_scales.clone()]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(128,), (7, 128), (2, 3, 128), (0, 128)])
+def test_the_product_of_the_rounded_operands(config, dtype, shape):
+    linear, layer = layer_of(config, dtype)
+    x = torch.randn(shape, dtype=dtype)
+    got = layer(x)
+    rounded = dequantize(quantize(x.reshape(-1, 128), config.activation), torch.float64)
+    weight = dequantize(layer.weight, torch.float64)
+    want = (rounded @ weight.t()).reshape(*shape[:-1], 256) + linear.bias.double()
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=torch.finfo(dtype).eps * 16)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_it_is_close_to_the_linear_it_was_made_of(config):
+    linear, layer = layer_of(config)
+    x = torch.randn(64, 128)
+    error = (layer(x) - linear(x)).norm() / linear(x).norm()
+    assert 0.01 < error < 0.05  # 28.5 dB for Gaussian operands
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_input_gets_the_gradient_of_the_decoded_weight(config):
+    _, layer = layer_of(config)
+    x = torch.randn(5, 128, requires_grad=True)
+    grad = torch.randn(5, 256)
+    layer(x).backward(grad)
+    want = grad.double() @ dequantize(layer.weight, torch.float64)
+    torch.testing.assert_close(x.grad.double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.bias.grad, grad.sum(0))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_casts_copies_and_state_dicts_leave_the_bits_alone(config, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    _, layer = layer_of(config)
+    want = bits(layer)
+    for other in (
+        copy.deepcopy(layer).to(torch.bfloat16),
+        copy.deepcopy(layer).half(),
+        copy.deepcopy(layer).double().float(),
+        copy.deepcopy(nn.Sequential(layer)).bfloat16()[0],
+    ):
+        assert all(map(torch.equal, bits(other), want))
+    assert copy.deepcopy(layer).bfloat16().bias.dtype == torch.bfloat16
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    for assign in (False, True):
+        empty = Float8Linear(128, 256, config=config, device="meta" if assign else "cpu")
+        empty.load_state_dict(load_file(tmp_path / "layer.safetensors"), assign=assign)
+        x = torch.randn(3, 128)
+        assert torch.equal(empty(x), layer(x))
+
+
+def test_a_state_dict_that_was_cast_is_refused():
+    _, layer = layer_of(CONFIGS[0])
+    cast = {name: tensor.bfloat16() for name, tensor in layer.state_dict().items()}
+    with pytest.raises(RuntimeError, match="weight_codes is torch.bfloat16 where torch.uint8"):
+        layer.load_state_dict(cast)
+
+
+COMPILED = """
+import torch
+from longlive_core.float8 import Float8Config, Float8Linear
+
+for scaling in ("row", "block"):
+    layer = Float8Linear.from_linear(torch.nn.Linear(128, 256), Float8Config(scaling=scaling))
+    x = torch.randn(4, 128).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    got, want = torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(y)
+    got.sum().backward()
+    want.sum().backward()
+    assert torch.equal(got, want) and torch.equal(x.grad, y.grad)
+"""
+
+
+def test_it_compiles_whole():
+    done = subprocess.run(  # checked shapes cannot be traced
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_it_follows_autocast():
+    _, layer = layer_of(CONFIGS[0])
+    x = torch.randn(4, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        assert torch.equal(layer(x), layer(x.bfloat16()))
+
+
+def test_a_receipt_says_that_a_cpu_emulates():
+    _, layer = layer_of(CONFIGS[0])
+    [receipt] = layer.receipts()
+    assert receipt.backend == "reference"
+    assert "needs a CUDA device" in receipt.reasons["scaled_mm"]
+    strict = Float8Linear.from_linear(nn.Linear(128, 128), Float8Config(strict=True))
+    with pytest.raises(BackendUnavailable, match="strict=True refuses emulation"):
+        strict(torch.randn(2, 128))
+
+
+def test_to_linear_decodes():
+    _, layer = layer_of(CONFIGS[1])
+    linear = layer.to_linear(torch.float32)
+    assert torch.equal(linear.weight, dequantize(layer.weight))
+    assert torch.equal(linear.bias, layer.bias)
+    assert layer_of(CONFIGS[0], bias=False)[1].to_linear().bias is None
+
+
+def test_conversion_swaps_what_fits_and_says_what_it_kept():
+    model = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 24), nn.ReLU())
+    report = convert_linears(model)
+    assert report.swapped == ("0",)
+    assert report.kept == {
+        "1": "its sizes 32 and 24 are not both divisible by 16, as row-wise FP8 needs"
+    }
+    assert isinstance(model[0], Float8Linear)
+    assert report.bytes_before - report.bytes_after == 32 * 16 * 3 - 32 * 4
+    with pytest.raises(ValueError, match="cannot hold this weight: its sizes 32 and 24"):
+        Float8Linear(32, 24)

@@ -1,0 +1,66 @@
+"""FP8 products: the hardware's call and the emulation mean the same; wrong operands are refused."""
+
+import pytest
+import torch
+
+from longlive_core.backends import BackendUnavailable
+from longlive_core.float8 import Scaling, dequantize, matmul, quantize
+from longlive_core.float8.matmul import BLOCK_MATMUL, ROW_MATMUL
+
+PAIRS = [(Scaling.ROW, Scaling.ROW), (Scaling.ROW_BLOCK, Scaling.SQUARE)]
+
+
+@pytest.mark.parametrize(("left", "right"), PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_that_of_the_decoded_matrices(left, right, dtype):
+    a, b = quantize(torch.randn(5, 256), left), quantize(torch.randn(384, 256), right)
+    got = matmul(a, b, out_dtype=dtype)
+    want = dequantize(a, torch.float64) @ dequantize(b, torch.float64).t()
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=torch.finfo(dtype).eps, atol=1e-4)
+
+
+def test_the_call_of_the_hardware_agrees_where_it_runs_on_a_cpu():
+    a, b = quantize(torch.randn(33, 64)), quantize(torch.randn(48, 64))
+    got = ROW_MATMUL.named("scaled_mm").run(a, b, torch.float32)
+    torch.testing.assert_close(got, matmul(a, b, out_dtype=torch.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("left", "right"), PAIRS)
+@pytest.mark.parametrize("rows", [5, 128])
+def test_every_backend_of_the_gpu_agrees(left, right, rows):
+    a = quantize(torch.randn(rows, 512, device="cuda"), left)
+    b = quantize(torch.randn(768, 512, device="cuda"), right)
+    want = matmul(a, b, backend="reference").float()
+    try:
+        got = matmul(a, b, backend="scaled_mm").float()
+    except BackendUnavailable as reason:
+        pytest.skip(str(reason))
+    assert (got - want).norm() <= 2e-3 * want.norm()
+
+
+def test_what_does_not_run_here_says_why():
+    a, b = quantize(torch.randn(2, 16)), quantize(torch.randn(16, 16))
+    with pytest.raises(BackendUnavailable, match="needs a CUDA device, not cpu"):
+        matmul(a, b, backend="scaled_mm")
+    with pytest.raises(BackendUnavailable, match="strict=True refuses emulation"):
+        matmul(a, b, strict=True)
+    assert BLOCK_MATMUL.backends[-1].emulates
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"),
+    [
+        ((2, 16, Scaling.ROW), (16, 32, Scaling.ROW), r"got \(2, 16\) by \(16, 32\)"),
+        ((2, 24, Scaling.ROW), (16, 24, Scaling.ROW), "divisible by 16"),
+        ((2, 16, Scaling.ROW), (24, 16, Scaling.ROW), "divisible by 16"),
+        ((2, 192, Scaling.ROW_BLOCK), (128, 192, Scaling.SQUARE), "divisible by 128"),
+        ((2, 16, Scaling.ROW), (16, 16, Scaling.SQUARE), "scaled by row and 128x128"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(left, right, message):
+    a, b = (quantize(torch.ones(*size), scaling) for *size, scaling in (left, right))
+    with pytest.raises(ValueError, match=message):
+        matmul(a, b)
