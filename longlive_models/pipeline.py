@@ -1,73 +1,43 @@
 """LongLivePipeline: a prompt becomes a video. The one place here where the parts meet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
-from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec
+from longlive_core.kv_cache import PagedKVCache, PlainCodec
 from longlive_models.diffusion import unipc_schedule
-from longlive_models.folder import fingerprint, load_part, read_config
+from longlive_models.folder import (
+    fill,
+    fingerprint,
+    load_part,
+    read_config,
+    unfilled,
+    weight_files,
+)
 from longlive_models.generator import BlockGenerator
-from longlive_models.hub import resolve
+from longlive_models.hub import is_published, resolve
+from longlive_models.model_spec import ModelSpec
+from longlive_models.placement import PRECISIONS
+from longlive_models.placement import Placement as Placement
+from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.settings import GenerationSettings, read_settings
 from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
 from longlive_models.stream import Stream, Video, collect
-from longlive_models.text import PocketTextConfig, PocketTextEncoder, TextEncoder
-from longlive_models.vae import VAEConfig, WanVAE
+from longlive_models.text import (
+    UMT5_XXL,
+    PocketTextConfig,
+    PocketTextEncoder,
+    TextEncoder,
+    UMT5Config,
+)
+from longlive_models.vae import VAEConfig, WanVAE, load_vae
 from longlive_models.wan import WanConfig, WanTransformer
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where a pipeline computes and in which types, all of it decided.
-
-    Attributes:
-        weights, kv_cache: "fp32" or "bf16".
-        attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
-        lane: where frames are decoded (``longlive_core.async_decode``).
-    """
-
-    device: torch.device
-    weights: str
-    kv_cache: str
-    attention: str
-    lane: str
-
-    @classmethod
-    def choose(
-        cls,
-        device: str = "auto",
-        weights: str = "auto",
-        kv_cache: str = "auto",
-        attention: str = "auto",
-        lane: str = "auto",
-    ) -> "Placement":
-        """Decide what was left to "auto": a GPU if there is one; bf16 on it, fp32 on a CPU.
-
-        Raises:
-            ValueError: a precision or a device that is not there.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = _device(device)
-        default = "fp32" if place.type == "cpu" else "bf16"
-        chosen = {"weights": weights, "kv_cache": kv_cache}
-        for name, value in chosen.items():
-            chosen[name] = default if value == "auto" else value
-            if chosen[name] not in PRECISIONS:
-                raise ValueError(
-                    f"{name}={value!r} is no precision of this version: it has "
-                    f"{', '.join(PRECISIONS)}. Use one of them, or 'auto'."
-                )
-        if lane == "auto":
-            lane = "stream" if place.type == "cuda" else "inline"
-        return cls(device=place, attention=attention, lane=lane, **chosen)
+DEFAULT_SECONDS = 5.0
+"""Length of a video whose shots do not say."""
 
 
 class LongLivePipeline:
@@ -80,10 +50,14 @@ class LongLivePipeline:
         video.save("circle.mp4")
 
     Args:
-        transformer, vae, text: in evaluation mode, on ``placement.device``.
+        transformer, vae, text: the parts; they are put where ``placement`` says, in place.
         settings: sizes, rates and defaults of the model.
         placement: devices and types.
-        fingerprint: names the weights in records.
+        weights: the folder or file that ``fingerprint`` names.
+
+    Raises:
+        ValueError: parts that do not fit each other, or the picture's size.
+        BackendUnavailable: an attention that was named and cannot run.
     """
 
     def __init__(
@@ -94,14 +68,22 @@ class LongLivePipeline:
         *,
         settings: GenerationSettings,
         placement: Placement,
-        fingerprint: str = "",
+        weights: Path | None = None,
     ) -> None:
+        self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
+        _check_text(transformer.config, text)
+        placement.receipt(transformer.config.head_dim)
+        placement.put(transformer)
+        placement.put(vae, placement.decode_device)
+        vae.reset_statistics()
+        vae.channels_last_()
+        if isinstance(text, torch.nn.Module):
+            placement.put(text)
         self.transformer = transformer
         self.vae = vae
         self.text = text
-        self.settings = settings
         self.placement = placement
-        self.fingerprint = fingerprint
+        self._weights = weights
 
     @classmethod
     def from_pretrained(
@@ -118,33 +100,66 @@ class LongLivePipeline:
         """Load a model by name, folder or hub id (see ``longlive_models.hub.resolve``).
 
         Precision and backends are arguments, not other pipelines; "auto" decides by the device,
-        and ``pipeline.placement`` says what was decided.
+        and ``pipeline.placement`` says what was decided (see ``Placement``). A folder may also hold
+        LongLive-2.0-5B as it was published (see ``longlive_models.published``).
+
+        Raises:
+            ValueError: no such model, device or precision, or a model that is not whole.
+            BackendUnavailable: an attention that was named and cannot run.
         """
         placement = Placement.choose(device, weights, kv_cache, attention, lane)
         folder = resolve(model, download=download)
-        settings = read_settings(folder)
-        values, tensors = load_part(folder / "transformer")
-        with torch.device("meta"):
-            transformer = WanTransformer(WanConfig.from_dict(values), attention=attention)
-        transformer.load_state_dict(tensors, assign=True)
-        values, tensors = load_part(folder / "vae")
-        vae = WanVAE(VAEConfig.from_dict(values))
-        vae.load_state_dict(tensors)
+        if is_published(folder):
+            return cls.from_published(folder, placement=placement, download=download)
+        spec = read_spec(folder)
+        placement.receipt(spec.transformer.head_dim)
+        _, tensors = load_part(folder / "transformer")
+        with unfilled():
+            transformer = WanTransformer(spec.transformer, attention=attention)
+        fill(transformer, tensors, folder / "transformer")
+        vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
         values, tensors = load_part(folder / "text_encoder")
         text = PocketTextEncoder(PocketTextConfig.from_dict(values))
-        text.load_state_dict(tensors)
-        dtype = PRECISIONS[placement.weights]
-        for part in (transformer, vae, text):
-            part.to(placement.device, dtype).eval().requires_grad_(False)
-        vae.channels_last_()
+        fill(text, tensors, folder / "text_encoder")
         return cls(
-            transformer,
-            vae,
-            text,
-            settings=settings,
-            placement=placement,
-            fingerprint=fingerprint(folder),
+            transformer, vae, text, settings=spec.settings, placement=placement, weights=folder
         )
+
+    @classmethod
+    def from_published(
+        cls,
+        folder: Path,
+        *,
+        placement: Placement,
+        spec: ModelSpec = LONGLIVE_5B,
+        text_config: UMT5Config = UMT5_XXL,
+        download: bool = False,
+    ) -> "LongLivePipeline":
+        """Load the original's files (see ``longlive_models.published``), of these sizes.
+
+        ``fingerprint`` is that of the transformer's file alone: the others are the base model's.
+        """
+        files = find_files(folder, download=download)
+        placement.receipt(spec.transformer.head_dim)
+        parts = load_published(
+            files, spec=spec, text_config=text_config, attention=placement.attention
+        )
+        return cls(*parts, settings=spec.settings, placement=placement, weights=files.transformer)
+
+    @property
+    def settings(self) -> GenerationSettings:
+        """Sizes, rates and defaults of the model."""
+        return self.spec.settings
+
+    @property
+    def timing(self) -> BlockTiming:
+        """How blocks become seconds."""
+        return self.spec.timing
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights' files ("" if there are none), read when first asked for."""
+        return fingerprint(self._weights) if self._weights else ""
 
     def __call__(
         self,
@@ -178,7 +193,7 @@ class LongLivePipeline:
             steps, guidance: the model's own unless given.
 
         Raises:
-            ValueError: before anything is computed, for lengths or prompts that make no video.
+            ValueError: before anything is computed, for what makes no video.
         """
         settings = self.settings.override(steps=steps, guidance=guidance)
         plan = self.plan(prompt, seconds=seconds)
@@ -189,55 +204,25 @@ class LongLivePipeline:
         """The blocks of a video, without generating any."""
         return plan_video(prompt, self.timing, seconds, self.settings.shot_offset)
 
-    @property
-    def timing(self) -> BlockTiming:
-        """How blocks become seconds."""
-        return BlockTiming(
-            fps=self.settings.fps,
-            frames_per_block=self.transformer.config.frames_per_block,
-            temporal_factor=self.vae.config.temporal_stride,
-        )
-
     def generator(self, seeds: Sequence[int], settings: GenerationSettings) -> BlockGenerator:
-        """A block generator with an empty cache, for one video a seed."""
-        config = self.transformer.config
-        size = (
-            settings.height // self.vae.config.spatial_stride,
-            settings.width // self.vae.config.spatial_stride,
-        )
-        branches = 1 if settings.guidance == 1 else 2
-        layout = CacheLayout(
-            layers=config.num_layers,
-            heads=config.num_heads,
-            head_dim=config.head_dim,
-            tokens_per_page=config.frames_per_block * config.tokens_per_frame(*size),
-            samples=branches * len(seeds),
-        )
+        """A block generator with an empty cache, for one video a seed, side by side."""
+        layout = self.spec.cache_layout(settings.branches * len(seeds))
         codec = PlainCodec(PRECISIONS[self.placement.kv_cache])
-        cache = PagedKVCache(layout, settings.policy, codec, self.placement.device)
         return BlockGenerator(
             self.transformer,
             self.text,
-            cache,
+            PagedKVCache(layout, settings.policy, codec, self.placement.device),
             sampler=unipc_schedule(settings.steps, settings.shift),
-            latent_size=size,
+            latent_size=self.spec.latent_size,
             seeds=seeds,
             guidance=settings.guidance,
             negative_prompt=settings.negative_prompt,
+            t_scale=settings.t_scale,
         )
 
     def receipt(self) -> Receipt:
         """Which attention runs here, and why not the faster ones."""
-        request = Request(
-            device=self.placement.device,
-            dtype=PRECISIONS[self.placement.weights],
-            head_dim=self.transformer.config.head_dim,
-        )
-        return ATTENTION.receipt(request, self.placement.attention)
-
-
-DEFAULT_SECONDS = 5.0
-"""Length of a video whose shots do not say."""
+        return self.placement.receipt(self.transformer.config.head_dim)
 
 
 def plan_video(
@@ -252,27 +237,29 @@ def plan_video(
     return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
 
 
-def read_timing(folder: Path) -> BlockTiming:
-    """How a model folder's blocks become seconds; reads no weights."""
-    transformer = WanConfig.from_dict(read_config(folder / "transformer"))
-    vae = VAEConfig.from_dict(read_config(folder / "vae"))
-    return BlockTiming(
-        fps=read_settings(folder).fps,
-        frames_per_block=transformer.frames_per_block,
-        temporal_factor=vae.temporal_stride,
+def read_spec(folder: Path) -> ModelSpec:
+    """The sizes and settings of a model folder; reads no weights.
+
+    Raises:
+        ValueError: files that a model needs are not there, by name, or do not fit each other.
+    """
+    if is_published(folder):
+        find_files(folder)
+        return LONGLIVE_5B
+    for part in ("transformer", "vae", "text_encoder"):
+        weight_files(folder / part)
+    read_config(folder / "text_encoder")
+    return ModelSpec(
+        transformer=WanConfig.from_dict(read_config(folder / "transformer")),
+        vae=VAEConfig.from_dict(read_config(folder / "vae")),
+        settings=read_settings(folder),
     )
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
+def _check_text(wan: WanConfig, text: TextEncoder) -> None:
+    if text.text_dim != wan.text_dim or text.text_len > wan.text_len:
         raise ValueError(
-            f"device={name!r} is no device: use 'auto', 'cpu', 'cuda' or 'cuda:1', say."
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device={name!r} asks for a GPU, but this torch ({torch.__version__}) sees none: "
-            f"use 'cpu', or install a CUDA build of torch."
+            f"the text encoder gives {text.text_len} rows of {text.text_dim}, the transformer "
+            f"takes up to {wan.text_len} of {wan.text_dim}: they are parts of different models. "
+            f"Take both from one training run."
         )
-    return device

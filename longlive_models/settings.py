@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from longlive_core.kv_cache import Window
+from longlive_models.folder import read_json
 from longlive_models.hub import INDEX
 from longlive_models.keys import refuse_unknown_keys
+
+_REQUIRED = ("height", "width", "fps", "steps")
+_ABOVE_ZERO = (*_REQUIRED, "shift", "t_scale")
+_WHOLE = ("height", "width", "steps", "window", "sink", "shot_sink")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +46,35 @@ class GenerationSettings:
     shot_offset: float = 8.0
     t_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"{name}={value}: it must be above 0, else there is no video to make. "
+                    f"Use a positive number."
+                )
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(
+                f"guidance={self.guidance}: it scales the distance from the negative prompt, so it "
+                f"is 0 or more; 1 is the model as trained."
+            )
+        self.policy.visible(0)  # a Window refuses numbers that make none
+
     @property
     def policy(self) -> Window:
         """Which pages a block sees."""
         return Window(pages=self.window, sink=self.sink, shot_sink=self.shot_sink)
 
+    @property
+    def branches(self) -> int:
+        """Samples of the cache that one video takes: two under guidance, else one."""
+        return 1 if self.guidance == 1 else 2
+
     def override(
         self, *, steps: int | None = None, guidance: float | None = None
     ) -> "GenerationSettings":
         """The settings with what is given changed. Raises ValueError for what cannot be."""
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps={steps}: a block is denoised in one step or more.")
-        if guidance is not None and not 0 <= guidance < math.inf:
-            raise ValueError(
-                f"guidance={guidance}: it scales the distance from the negative prompt, so it is "
-                f"0 or more; 1 is the model as trained."
-            )
         return replace(
             self,
             steps=self.steps if steps is None else steps,
@@ -72,18 +90,29 @@ class GenerationSettings:
         """The settings that ``to_dict`` gave; ValueError for an unknown or a missing key."""
         known = [field.name for field in fields(cls)]
         refuse_unknown_keys("a model's generation settings", values, known)
-        missing = [name for name in ("height", "width", "fps", "steps") if name not in values]
+        missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ValueError(
                 f"a model's generation settings need {', '.join(missing)} as well: nothing "
                 f"implies them. Add them to {INDEX}."
             )
+        for name, value in values.items():
+            _check_type(name, value)
         return cls(**values)
 
 
 def read_settings(folder: Path) -> GenerationSettings:
-    """The generation settings in a model folder's index."""
-    index = json.loads((folder / INDEX).read_text())
+    """The generation settings in a model folder's index.
+
+    Raises:
+        ValueError: the index holds none, or some that cannot be.
+    """
+    index = read_json(folder / INDEX)
+    if not isinstance(index.get("generation"), dict):
+        raise ValueError(
+            f"{folder / INDEX} holds no 'generation' settings, so it is no index of this library: "
+            f"name a model folder as `longlive train` writes it."
+        )
     return GenerationSettings.from_dict(index["generation"])
 
 
@@ -91,3 +120,16 @@ def write_index(folder: Path, settings: GenerationSettings, **notes: Any) -> Non
     """Write a model folder's index; ``notes`` say where the model comes from."""
     index = {"pipeline": "LongLivePipeline", "generation": settings.to_dict(), **notes}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Raise ValueError for a value from a file that is not of its field's type."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if name == "negative_prompt":
+        fits, kind = isinstance(value, str), "a text"
+    elif name in _WHOLE:
+        fits, kind = whole, "a whole number"
+    else:
+        fits, kind = whole or isinstance(value, float), "a number"
+    if not fits:
+        raise ValueError(f"{name} is {kind}, got {value!r}. Mend it in {INDEX}.")

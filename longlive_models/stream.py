@@ -1,16 +1,18 @@
 """A video being made: blocks of frames in order, decoded beside the next block's denoising."""
 
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from longlive_core.async_decode import AsyncDecodeScheduler
-from longlive_models.generator import BlockGenerator
+from longlive_models.generator import BlockGenerator, LatentBlock
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.vae import StreamState, WanVAE
 
@@ -19,9 +21,16 @@ Frames = UInt8[Tensor, "frames height width 3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds on the wall clock: denoising this block, and since the stream began."""
+    """Seconds that a block took.
+
+    Attributes:
+        denoise: making its latents: on a GPU what the GPU took, else on the wall clock.
+        decode: making frames of them, on the lane; lanes work beside the next block's denoising.
+        elapsed: since the stream's first block was asked for, on the wall clock.
+    """
 
     denoise: float
+    decode: float
     elapsed: float
 
 
@@ -49,21 +58,34 @@ class Video:
     frames: Frames
     fps: float
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as mp4, gif or png frames, by the path's suffix; returns the path."""
-        from longlive_models.video import VideoWriter  # PyAV, which only files need
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
 
+        Raises:
+            ValueError: the output exists and ``overwrite`` is not set, or no such file can hold it.
+        """
+        from longlive_models.video import VideoWriter, destination  # PyAV, which only files need
+
+        output = destination(path)
+        if output.exists() and not overwrite:
+            raise ValueError(f"{output} exists: pass overwrite=True to replace it.")
         height, width = self.frames.shape[1:3]
-        with VideoWriter(Path(path), fps=self.fps, size=(height, width)) as writer:
+        size = (height, width)
+        with VideoWriter(path, fps=self.fps, size=size, overwrite=overwrite) as writer:
             writer.write(self.frames)
-        return Path(path)
+        return output
 
 
 class Stream:
-    """An iterator of the blocks of a planned video.
+    """An iterator of the blocks of a planned video; also a context manager.
 
-    The last block is cut where the plan's frames end. Leaving the loop early, or calling
-    ``close``, frees the decoding lane.
+    The last block is cut where the plan's frames end. The decoding lane is freed when the last
+    block is out, or an error, and when a stream that is left early is closed or no longer held::
+
+        with pipe.stream("a red circle spins", seconds=60) as stream:
+            for block in stream:
+                if enough(block.frames):
+                    break
     """
 
     def __init__(
@@ -82,9 +104,20 @@ class Stream:
         return next(self._blocks)
 
     def close(self) -> None:
-        """Stop here: the lane ends, and the iterator with it."""
+        """Stop here: the lane ends, and the iterator with it. Frames not taken are lost."""
         self._blocks.close()
         self._scheduler.close()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def _decode(
         self, latents: Float[Tensor, "1 C F Y X"], state: StreamState | None
@@ -95,25 +128,60 @@ class Stream:
 
     def _run(self) -> Generator[VideoBlock, None, None]:
         started = time.perf_counter()
-        waiting: list[tuple[int, BlockPrompt, float]] = []
+        waiting: deque[tuple[LatentBlock, _Stopwatch]] = deque()
         left = self.plan.frames
 
         def release(decoded: Iterable[Tensor]) -> Iterator[VideoBlock]:
             nonlocal left
             for frames in decoded:
-                index, prompt, denoise = waiting.pop(0)
-                timing = Timing(denoise=denoise, elapsed=time.perf_counter() - started)
-                yield VideoBlock(index, frames[:left], prompt, timing)
+                block, watch = waiting.popleft()
+                span = self._scheduler.trace[-1]
+                timing = Timing(
+                    denoise=watch.seconds(),
+                    decode=span.end - span.start,
+                    elapsed=time.perf_counter() - started,
+                )
+                yield VideoBlock(block.index, frames[:left], block.prompt, timing)
                 left -= min(left, len(frames))
 
         with self._scheduler:
-            before = time.perf_counter()
-            for block in self._generator.blocks([self.plan], self.plan.blocks):
-                waiting.append((block.index, block.prompt, time.perf_counter() - before))
+            blocks = self._generator.blocks([self.plan], self.plan.blocks)
+            watch = _Stopwatch(self._generator.cache.device)
+            for block in blocks:
+                watch.stop()
+                waiting.append((block, watch))
                 self._scheduler.submit(block.latents)
                 yield from release(self._scheduler.ready())
-                before = time.perf_counter()
+                watch = _Stopwatch(self._generator.cache.device)
             yield from release(self._scheduler.finish())
+
+
+class _Stopwatch:
+    """Times what is launched between its making and ``stop``; only ``seconds`` waits for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: list[torch.cuda.Event] = []
+        self._clock: list[float] = []
+        self._mark()
+
+    def stop(self) -> None:
+        """Note the end."""
+        self._mark()
+
+    def seconds(self) -> float:
+        """What lay between: on a GPU by the GPU's clock, else by the wall clock."""
+        if self._events:
+            self._events[1].synchronize()
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._clock[1] - self._clock[0]
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record(torch.cuda.current_stream(self._device))
+        else:
+            self._clock.append(time.perf_counter())
 
 
 def collect(stream: Stream) -> Video:

@@ -46,6 +46,23 @@ class Evaluate:
     workers: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        counts = (self.seen, self.heldout, self.storyboards, self.long)
+        if min(counts) < 0 or not any(counts):
+            raise ValueError(
+                f"an evaluation needs prompts, got seen={self.seen}, heldout={self.heldout}, "
+                f"storyboards={self.storyboards}, long={self.long}: a suite of 0 is left out. "
+                f"Give one of them a positive number."
+            )
+        for name in ("batch", "workers", "seconds", "tail_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.tail_seconds > self.long_seconds:
+            raise ValueError(
+                f"tail_seconds={self.tail_seconds} is more than long_seconds={self.long_seconds}: "
+                f"the tail is the end of a long video. Make it shorter."
+            )
+
 
 def pocket() -> Evaluate:
     """The table of the pocket model's card."""
@@ -106,7 +123,8 @@ def generate_clips(
     generator = pipeline.generator(seeds, settings)
     state, pieces = None, []
     for block in generator.blocks(plans, plans[0].blocks):
-        video, state = pipeline.vae.decode_block(block.latents.to(generator.dtype), state)
+        latents = block.latents.to(pipeline.vae.conv2.weight)  # its device and type
+        video, state = pipeline.vae.decode_block(latents, state)
         pieces.append(torch.stack([to_frames(one) for one in video]).cpu())
     return torch.cat(pieces, 1)[:, : plans[0].frames].numpy()
 

@@ -8,6 +8,7 @@ Command:  longlive generate "a red circle moves right on a navy background" -o c
 
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -18,9 +19,10 @@ from typing import Any
 
 import torch
 
+from longlive_core import __version__
+from longlive_models.generator import check_seed
 from longlive_models.hub import resolve
-from longlive_models.pipeline import LongLivePipeline, Placement, plan_video, read_timing
-from longlive_models.settings import read_settings
+from longlive_models.pipeline import LongLivePipeline, Placement, plan_video, read_spec
 from longlive_models.shots import ShotPlan, Storyboard
 from longlive_models.video import VideoWriter, check_size, destination
 from longlive_recipes.run_record import as_plain, code_version, hardware
@@ -74,7 +76,10 @@ class Plan:
     guidance: float
     device: str
     weights: str
+    compute: str
     kv_cache: str
+    lane: str
+    attention: str
     videos: tuple[PlannedVideo, ...]
 
 
@@ -112,22 +117,24 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
     """Check everything that can be checked without reading weights.
 
     Raises:
-        ValueError: an unknown model, device or precision, a length that makes no video, an output
-            that exists or cannot be written.
+        ValueError: an unknown model, one that is not whole, a device, precision or seed that does
+            not exist, a length that makes no video, an output that exists or cannot be written.
+        BackendUnavailable: an attention that was named and cannot run here.
     """
     if not jobs:
         raise ValueError("there is nothing to generate: no prompt was given.")
     placement = Placement.choose(
         config.device, config.weights, config.kv_cache, config.attention, config.lane
     )
-    folder = resolve(config.model, download=config.download)
-    settings = read_settings(folder).override(steps=config.steps, guidance=config.guidance)
-    timing = read_timing(folder)
+    spec = read_spec(resolve(config.model, download=config.download))
+    settings = spec.settings.override(steps=config.steps, guidance=config.guidance)
+    attention = placement.receipt(spec.transformer.head_dim).backend
     videos = []
     for job, path in zip(jobs, output_paths(jobs, output), strict=True):
+        check_seed(job.seed)
         check_output(path, overwrite)
         check_size(path, (settings.height, settings.width))
-        shots = plan_video(job.story, timing, config.seconds, settings.shot_offset)
+        shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
         videos.append(_planned(job, path, shots))
     return Plan(
         config=config,
@@ -137,7 +144,10 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
         guidance=settings.guidance,
         device=str(placement.device),
         weights=placement.weights,
+        compute=placement.compute,
         kv_cache=placement.kv_cache,
+        lane=placement.lane,
+        attention=attention,
         videos=tuple(videos),
     )
 
@@ -153,7 +163,7 @@ def run(
     """Generate every job in turn. An interrupt ends the run after a playable file is closed.
 
     Raises:
-        ValueError: whatever ``plan`` refuses.
+        ValueError, BackendUnavailable: whatever ``plan`` refuses.
         KeyboardInterrupt: an interrupt before the first block of the first video.
     """
     began = time.perf_counter()
@@ -170,7 +180,7 @@ def run(
     results: list[Result] = []
     for job, video in zip(jobs, planned.videos, strict=True):
         try:
-            result = _generate(pipeline, config, planned, job, video, progress, overwrite, began)
+            result = _generate(pipeline, planned, job, video, progress, overwrite, began)
         except KeyboardInterrupt:
             if not results:
                 raise
@@ -184,7 +194,6 @@ def run(
 
 def _generate(
     pipeline: LongLivePipeline,
-    config: Generate,
     planned: Plan,
     job: Job,
     video: PlannedVideo,
@@ -195,28 +204,26 @@ def _generate(
     """One video. ``began`` is when its user started to wait, loading included for the first."""
     stream = pipeline.stream(
         job.story,
-        seconds=config.seconds,
+        seconds=planned.config.seconds,
         seed=job.seed,
-        steps=config.steps,
-        guidance=config.guidance,
+        steps=planned.steps,
+        guidance=planned.guidance,
     )
     fps, size = planned.fps, (pipeline.settings.height, pipeline.settings.width)
-    video.path.parent.mkdir(parents=True, exist_ok=True)
     first, interrupted, timings = 0.0, False, []
-    with VideoWriter(video.path, fps=fps, size=size, overwrite=overwrite) as writer:
+    with stream, VideoWriter(video.path, fps=fps, size=size, overwrite=overwrite) as writer:
         try:
             for block in stream:
+                video.path.parent.mkdir(parents=True, exist_ok=True)
                 writer.write(block.frames)
                 first = first or time.perf_counter() - began
                 timings.append({"block": block.index, **as_plain(block.timing)})
                 if progress is not None:
                     progress(_report(job, block.index, stream.plan, writer.frames, began))
         except KeyboardInterrupt:
-            if not timings:
+            if not writer.frames:
                 raise
             interrupted = True
-        finally:
-            stream.close()
     result = Result(
         path=destination(video.path),
         sidecar=sidecar_path(video.path),
@@ -228,7 +235,8 @@ def _generate(
         backends=(str(pipeline.receipt()), f"decode lane: {pipeline.placement.lane}"),
         interrupted=interrupted,
     )
-    _write_sidecar(result, planned, video, pipeline, timings)
+    record = _record(result, planned, video, pipeline, timings)
+    result.sidecar.write_text(json.dumps(record, indent=2) + "\n")
     return result
 
 
@@ -240,7 +248,10 @@ def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
                 f"{len(jobs)} videos cannot all go to {output}: name a folder with --output."
             )
         return [output]
-    return [output / f"{job.name}.mp4" for job in jobs]
+    names = [job.name for job in jobs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two videos have one name among {', '.join(names)}: give each its own.")
+    return [output / f"{name}.mp4" for name in names]
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -292,21 +303,27 @@ def _report(job: Job, index: int, shots: ShotPlan, frames: int, began: float) ->
     )
 
 
-def _write_sidecar(
+def _record(
     result: Result,
     planned: Plan,
     video: PlannedVideo,
     pipeline: LongLivePipeline,
     timings: list[dict[str, Any]],
-) -> None:
-    record = {
+) -> dict[str, Any]:
+    """The sidecar: enough to make the video again, and to know what it took."""
+    settings = pipeline.settings.override(steps=planned.steps, guidance=planned.guidance)
+    return {
         "video": as_plain(video),
         "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
+        "settings": settings.to_dict(),
         "result": as_plain(result),
         "model_sha256": pipeline.fingerprint,
-        "code": code_version(),
-        "torch": torch.__version__,
+        "versions": {
+            "longlive": __version__,
+            "code": code_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
         "hardware": hardware(pipeline.placement.device),
         "blocks": timings,
     }
-    result.sidecar.write_text(json.dumps(record, indent=2) + "\n")

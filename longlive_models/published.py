@@ -1,0 +1,119 @@
+"""LongLive-2.0-5B from its files as they were published, without converting them first.
+
+The transformer's file comes from the LongLive-2.0 repository, the others from the base model's,
+Wan2.2-TI2V-5B. All may lie in one folder; the base model's may also lie in a folder of its own
+inside it, or in the local hub cache::
+
+    model_bf16.pt                               transformer (or model_te.pt, which holds bf16 too)
+    Wan2.2_VAE.pth                              VAE
+    models_t5_umt5-xxl-enc-bf16.pth             text encoder
+    google/umt5-xxl/                            its tokenizer
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longlive_models.folder import fill, unfilled
+from longlive_models.hub import PUBLISHED_WEIGHTS, snapshot
+from longlive_models.model_spec import ModelSpec
+from longlive_models.settings import GenerationSettings
+from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
+from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
+from longlive_models.wan import WAN_5B, WanTransformer, read_state_dict
+
+BASE = "Wan-AI/Wan2.2-TI2V-5B"
+VAE, TEXT, TOKENIZER = (
+    "Wan2.2_VAE.pth",
+    "models_t5_umt5-xxl-enc-bf16.pth",
+    "google/umt5-xxl",
+)
+_INSIDE = ("", "Wan2.2-TI2V-5B", "wan_models/Wan2.2-TI2V-5B")
+
+LONGLIVE_5B = ModelSpec(
+    transformer=WAN_5B,
+    vae=WAN22_VAE,
+    settings=GenerationSettings(height=704, width=1280, fps=24.0, steps=4),
+)
+"""LongLive-2.0-5B as it is meant to be run: 4 steps, no guidance, a window of 4 blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFiles:
+    """Where the published files are; all of them exist."""
+
+    transformer: Path
+    vae: Path
+    text: Path
+    tokenizer: Path
+
+
+def find_files(folder: Path, *, download: bool = False) -> PublishedFiles:
+    """The published files in ``folder``, the base model's also from the local hub cache.
+
+    Args:
+        folder: holds the transformer's file.
+        download: fetch what is missing of the base model's.
+
+    Raises:
+        ValueError: some are missing, by name; or the transformer is there in four bits only.
+    """
+    roots = [folder / inside for inside in _INSIDE]
+    needed = (VAE, TEXT, TOKENIZER)
+    if not all(_locate(roots, name) for name in needed):
+        roots += _base(download=download)
+    found = {name: _locate(roots, name) for name in needed}
+    *readable, packed = PUBLISHED_WEIGHTS
+    weights = next((path for name in readable if (path := _locate(roots[:1], name))), None)
+    if weights is None and _locate(roots[:1], packed):
+        raise ValueError(
+            f"{folder} holds {packed}, whose weights are in four bits, which this version cannot "
+            f"read: put {readable[0]} beside it."
+        )
+    missing = [name for name, path in {readable[0]: weights, **found}.items() if path is None]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {', '.join(missing)} of the published model: {VAE}, {TEXT} and the "
+            f"tokenizer's folder {TOKENIZER} are files of {BASE}. Put or link them there, or fetch "
+            f"them with `hf download {BASE} {VAE} {TEXT} --include '{TOKENIZER}/*'`."
+        )
+    assert weights is not None
+    return PublishedFiles(
+        transformer=weights,
+        vae=Path(str(found[VAE])),
+        text=Path(str(found[TEXT])),
+        tokenizer=Path(str(found[TOKENIZER])),
+    )
+
+
+def load_published(
+    files: PublishedFiles,
+    *,
+    spec: ModelSpec = LONGLIVE_5B,
+    text_config: UMT5Config = UMT5_XXL,
+    attention: str = "auto",
+) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
+    """The parts of the published model on the CPU; the large files are mapped, not copied.
+
+    ``spec`` and ``text_config`` say what sizes the files have: those of LongLive-2.0-5B unless
+    given. ``attention`` names the transformer's backend. Raises ValueError if a file holds other
+    weights.
+    """
+    with unfilled():
+        transformer = WanTransformer(spec.transformer, attention=attention)
+    fill(transformer, read_state_dict(files.transformer), files.transformer)
+    vae = load_vae(files.vae, config=spec.vae)
+    return transformer, vae, load_umt5(files.text, files.tokenizer, config=text_config)
+
+
+def _locate(roots: list[Path], name: str) -> Path | None:
+    return next((root / name for root in roots if (root / name).exists()), None)
+
+
+def _base(*, download: bool) -> list[Path]:
+    """The base model's folder in the local hub cache, if it is there or may be fetched."""
+    try:
+        return [snapshot(BASE, download=download, patterns=(VAE, TEXT, f"{TOKENIZER}/*"))]
+    except ValueError:
+        if download:
+            raise
+        return []
