@@ -10,7 +10,8 @@ class Budget:
     """The length of a run and the shape of its learning rate.
 
     ``progress`` (0 at the start, 1 at the end) drives the learning rate and the phases, so a run
-    with ``minutes`` set ends its schedule properly on hardware of any speed.
+    with ``minutes`` set ends its schedule properly on hardware of any speed. Without ``minutes``
+    a run is the same on any hardware.
     """
 
     steps: int = 1000
@@ -25,6 +26,12 @@ class Budget:
             raise ValueError(
                 f"minutes={self.minutes} leaves no time to train: give a positive number, "
                 f"or leave it out to run all {self.steps} steps."
+            )
+        if self.warmup_steps < 0 or not 0 <= self.final_rate <= 1:
+            raise ValueError(
+                f"a learning rate needs warmup_steps >= 0 and 0 <= final_rate <= 1, got "
+                f"warmup_steps={self.warmup_steps} and final_rate={self.final_rate}: the rate "
+                f"rises from 0 to its peak and falls to that share of it."
             )
 
     def progress(self, step: int, seconds: float) -> float:
@@ -55,9 +62,19 @@ class Phase:
             )
 
 
+def check_phases(phases: tuple[Phase, ...]) -> None:
+    """Raise ValueError unless ``phases`` follow each other to the end of a run."""
+    ends = [phase.until for phase in phases]
+    if not ends or ends[-1] != 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
+        raise ValueError(
+            f"phases must end one after the other, the last at 1, got until={ends}: every moment "
+            f"of a run belongs to one phase. Order them, and set the last one's until=1."
+        )
+
+
 def current_phase(phases: tuple[Phase, ...], progress: float) -> Phase:
     """The phase that a run at ``progress`` is in."""
-    return next((p for p in phases if progress < p.until), phases[-1])
+    return next((phase for phase in phases if progress < phase.until), phases[-1])
 
 
 class Stopwatch:
@@ -68,15 +85,19 @@ class Stopwatch:
         self._started: float | None = None
 
     def start(self) -> None:
+        """Count from now on."""
         self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
+        """Seconds counted so far."""
         now = 0.0 if self._started is None else time.monotonic() - self._started
         return self._before + now
 
     def state_dict(self) -> dict[str, float]:
+        """What ``load_state_dict`` goes on from."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from the seconds of an earlier run."""
         self._before = state["seconds"]

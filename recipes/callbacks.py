@@ -1,5 +1,6 @@
-"""What rides along with a training run: the moving average, the clock, the record."""
+"""What a training run needs beside its steps: the moving average, the clock, the checkpoint."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from longlive_recipes.budget import Budget, Stopwatch
@@ -17,30 +19,41 @@ class MovingAverage(Callback):
     """An exponential moving average of the trained parameters, on their own device.
 
     Lightning's own callback deep-copies the whole module and does not work with sharded
-    parameters; this one keeps one tensor a parameter, in float32, shards included.
-    Validation runs with the averaged weights.
+    parameters; this one keeps one tensor a parameter, in float32, shards included. Step ``n``
+    weighs the past with ``min(decay, (1 + n) / (10 + n))``, so that the start is soon forgotten.
     """
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"a moving average needs 0 <= decay < 1, got {decay}.")
+            raise ValueError(
+                f"a moving average needs 0 <= decay < 1, got {decay}: at 1 nothing is ever "
+                f"learnt. Use 0.999, say, or 0 for no average."
+            )
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, parameter in _trained(pl_module).items():
-            kept = self._average.get(name, parameter)
-            self._average[name] = kept.detach().to(parameter.device, torch.float32, copy=True)
+        self.start(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # gradients are being accumulated
-            return
-        self._step = trainer.global_step
-        decay = min(self.decay, (1 + self._step) / (10 + self._step))  # short at first
-        trained = _trained(pl_module)
+        if trainer.global_step > self._step:  # else gradients are being accumulated
+            self.update(pl_module, trainer.global_step)
+
+    def start(self, module: nn.Module) -> None:
+        """Begin with the module's weights, or go on with those of a checkpoint."""
+        for name, parameter in _trained(module).items():
+            kept = self._average.get(name, parameter)
+            self._average[name] = kept.detach().to(parameter.device, torch.float32, copy=True)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take in the weights after step ``step``, counted from 1."""
+        self._step = step
+        decay = min(self.decay, (1 + step) / (10 + step))
+        trained = _trained(module)
         averages = [self._average[name] for name in trained]
         values = [parameter.detach().float() for parameter in trained.values()]
         torch._foreach_lerp_(averages, values, 1 - decay)
@@ -58,10 +71,11 @@ class MovingAverage(Callback):
                 for name, parameter in trained.items():
                     parameter.copy_(kept[name])
 
+    @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        with torch.no_grad():
-            for name, parameter in _trained(module).items():
-                parameter.copy_(self._average[name])
+        """Replace the module's weights by the averaged ones."""
+        for name, parameter in _trained(module).items():
+            parameter.copy_(self._average[name])
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self._average, "step": self._step}
@@ -72,19 +86,29 @@ class MovingAverage(Callback):
 
 
 class Clock(Callback):
-    """Counts the seconds of a run and ends it when its budget is used up."""
+    """Counts the seconds of a run and ends it when its budget is used up.
+
+    Attributes:
+        finished: the budget is used up: the step that has just been taken was the last one.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.watch = Stopwatch()
+        self.finished = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.watch.start()
+        self._check(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.budget.progress(trainer.global_step, self.watch.seconds) >= 1:
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        self.finished = self.budget.progress(trainer.global_step, self.watch.seconds) >= 1
+        if self.finished:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,15 +119,47 @@ class Clock(Callback):
 
 
 class Record(Callback):
-    """Writes ``run.json`` before the first step, so that a run that dies still says what it was."""
+    """Writes ``run.json`` before the first step, so that a run that dies still says what it was.
 
-    def __init__(self, folder: Path, config: Any) -> None:
+    Args:
+        resumed: from which checkpoint and step; None for a run that begins here.
+    """
+
+    def __init__(
+        self, folder: Path, config: Any, *, resumed: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.config = config
+        self.resumed = resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            write_run_record(self.folder, self.config, pl_module.device)
+            write_run_record(self.folder, self.config, pl_module.device, resumed=self.resumed)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one checkpoint, the newest: every few minutes, at the end, and before SIGTERM ends it.
+
+    It is written after a step, when all other callbacks have done their work for it, and replaces
+    the one before in one move: whenever the process is killed, a whole one is there.
+    """
+
+    def __init__(self, path: Path, clock: Clock, *, minutes: float) -> None:
+        self.path = path
+        self.clock = clock
+        self.seconds = 60 * minutes
+        self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = time.monotonic() - self._saved >= self.seconds
+        if due or self.clock.finished or trainer.received_sigterm:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved = time.monotonic()
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:

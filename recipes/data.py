@@ -4,15 +4,23 @@ Both live on the training device and hand out batches that depend on a generator
 """
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longlive_core.attention import TableMask
+from longlive_core.kv_cache import WindowPolicy
+from longlive_models.objectives import shot_anchors, teacher_forcing_table
+from longlive_models.shots import SCENE_CUT_PREFIX
+from longlive_models.text import PocketTextEncoder
 from longlive_recipes.moving_shapes import Clip, World, clip, draw
+from longlive_recipes.run_record import differences
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +34,10 @@ class FramePool:
 
     frames: Tensor
     coverage: Tensor
+
+    def first(self, count: int) -> "FramePool":
+        """A pool of the first ``count`` clips."""
+        return FramePool(self.frames[:count], self.coverage[:count])
 
     @classmethod
     def draw(
@@ -42,12 +54,20 @@ class FramePool:
         return cls(torch.cat(pictures), torch.cat(coverages))
 
     def windows(self, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``count`` random windows of ``length`` frames, some mirrored.
+        """``count`` random windows of ``length`` frames, all or none of them mirrored.
 
         Returns:
             video float [count, 3, length, height, width] in [-1, 1], and coverage in [0, 1].
+
+        Raises:
+            ValueError: the clips are shorter than ``length``.
         """
         clips, _, frames = self.frames.shape[:3]
+        if not 1 <= length <= frames:
+            raise ValueError(
+                f"a window of {length} frames cannot be cut from clips of {frames}: "
+                f"use a length of 1 to {frames}."
+            )
         which = torch.randint(clips, (count,), generator=generator)
         first = torch.randint(frames - length + 1, (count,), generator=generator)
         mirrored = torch.rand(2, generator=generator) < 0.5
@@ -86,15 +106,38 @@ class LatentClips:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def save(self, folder: Path) -> None:
-        """Write a latent cache, to be read back by :meth:`load`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"latents": self.latents.cpu(), "cuts": self.cuts.cpu()}
-        save_file(tensors, folder / "latents.safetensors")
-        (folder / "captions.json").write_text(json.dumps(self.captions))
+    def save(self, folder: Path, source: Mapping[str, Any]) -> None:
+        """Write a latent cache, to be read back by :meth:`load`.
+
+        The folder appears at once, whole: what is killed while it writes leaves none.
+
+        Args:
+            source: everything that the latents depend on, as plain values.
+        """
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        tensors = {"latents": self.latents.cpu().contiguous(), "cuts": self.cuts.cpu()}
+        save_file(tensors, part / "latents.safetensors")
+        (part / "captions.json").write_text(json.dumps(self.captions))
+        (part / "source.json").write_text(json.dumps(source, indent=2) + "\n")
+        part.rename(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> "LatentClips":
+    def load(cls, folder: Path, source: Mapping[str, Any], device: torch.device) -> "LatentClips":
+        """The clips that :meth:`save` wrote.
+
+        Raises:
+            ValueError: the cache was made from something else than ``source``.
+        """
+        recorded = json.loads((folder / "source.json").read_text())
+        changed = differences(recorded, json.loads(json.dumps(source)))
+        if changed:
+            raise ValueError(
+                f"the latent cache {folder} was made from other clips ({'; '.join(changed)}): "
+                f"training on it would not be what the config says. Name another latent_cache, or "
+                f"remove this one."
+            )
         tensors = load_file(folder / "latents.safetensors")
         captions = json.loads((folder / "captions.json").read_text())
         whole = tuple(tuple(blocks) for blocks in captions)
@@ -116,6 +159,76 @@ def encode_clips(
     ]
     captions = tuple(tuple(made.captions) for made in clips)
     return LatentClips(torch.cat(parts), captions, torch.tensor([made.cuts for made in clips]))
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBatch:
+    """Clips of one length, ready for the loss; the fields as in ``TokenClips``."""
+
+    latents: Tensor
+    ids: Tensor
+    positions: Tensor
+    mask: TableMask
+
+
+@dataclass(frozen=True, eq=False)
+class TokenClips:
+    """Encoded clips with what the teacher-forcing loss needs to know of each.
+
+    Attributes:
+        latents: bfloat16 [clips, channels, frames, height, width].
+        ids: [clips, blocks, text_len], the scene-cut prefix included.
+        positions: float32 [clips, frames], shot offsets included.
+        tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
+        run: tokens of a block.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    positions: Tensor
+    tables: Tensor
+    run: int
+
+    @classmethod
+    def of(
+        cls,
+        clips: LatentClips,
+        text: PocketTextEncoder,
+        *,
+        window: WindowPolicy,
+        frames_per_block: int,
+        tokens_per_frame: int,
+        shot_offset: float,
+    ) -> "TokenClips":
+        """Prompts as token numbers, cuts as positions and masks; all where the latents are."""
+        blocks, device = clips.cuts.shape[1], clips.latents.device
+        anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
+        known = {a: teacher_forcing_table(window, a) for a in set(anchors)}
+        prompts = [
+            SCENE_CUT_PREFIX + caption if cut else caption
+            for captions, cuts in zip(clips.captions, clips.cuts.tolist(), strict=True)
+            for caption, cut in zip(captions, cuts, strict=True)
+        ]
+        shots = clips.cuts.cumsum(1).repeat_interleave(frames_per_block, 1)
+        frames = torch.arange(blocks * frames_per_block)
+        return cls(
+            latents=clips.latents,
+            ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
+            positions=(frames + shots * shot_offset).float().to(device),
+            tables=torch.stack([known[a] for a in anchors]).to(device),
+            run=tokens_per_frame * frames_per_block,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def draw(self, count: int, generator: torch.Generator) -> ClipBatch:
+        """``count`` random clips."""
+        some = torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
+        mask = TableMask(self.tables[some], self.run)
+        if some.device.type == "cuda":
+            mask.flex(some.device)  # made here, for a compiled model cannot
+        return ClipBatch(self.latents[some], self.ids[some], self.positions[some], mask)
 
 
 def to_bytes(video: Tensor) -> Tensor:

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from longlive_core import __version__
+
+RECORD = "run.json"
 
 
 def as_plain(value: Any) -> Any:
@@ -26,14 +32,22 @@ def as_plain(value: Any) -> Any:
 
 
 def code_version() -> str:
-    """The commit of the source tree, or "unknown" for an installed package."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the source tree; of an installed package, its version."""
+    here = Path(__file__).resolve()
+    tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name)
+    if not tracked:  # installed, perhaps inside a repository of somebody else's
+        return f"longlive {__version__}"
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12") or "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints; nothing if it fails or is not there."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -54,6 +68,12 @@ def run_record(config: Any, device: torch.device) -> dict[str, Any]:
     return {
         "recipe": type(config).__name__,
         "config": as_plain(config),
+        **_circumstances(device),
+    }
+
+
+def _circumstances(device: torch.device) -> dict[str, Any]:
+    return {
         "code": code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -62,7 +82,68 @@ def run_record(config: Any, device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_run_record(folder: Path, config: Any, device: torch.device) -> None:
+def write_run_record(
+    folder: Path,
+    config: Any,
+    device: torch.device,
+    *,
+    resumed: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``run.json``, or add to that of the same run that it was resumed.
+
+    Args:
+        resumed: from which checkpoint and step; None for a run that begins here.
+    """
+    record = run_record(config, device)
+    if resumed is not None:
+        earlier = read_run_record(folder)
+        now = {**resumed, **_circumstances(device)}
+        record = earlier or record
+        record = {**record, "resumed": [*record.get("resumed", []), now]}
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(run_record(config, device), indent=2)
-    (folder / "run.json").write_text(text + "\n")
+    replace_file(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def read_run_record(folder: Path) -> dict[str, Any] | None:
+    """What ``write_run_record`` wrote into ``folder``, or None."""
+    file = folder / RECORD
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def differences(before: Any, now: Any, *, ignore: Collection[str] = ()) -> list[str]:
+    """What changed from one plain value to another, a line each: ``budget.steps: 4 -> 6``.
+
+    Args:
+        ignore: dotted names that may differ.
+    """
+    return [
+        f"{name}: {old} -> {new}"
+        for name, old, new in _compared(before, now, "")
+        if not any(name == other or name.startswith(f"{other}.") for other in ignore)
+    ]
+
+
+def _compared(before: Any, now: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            inner = f"{name}.{key}" if name else key
+            if key in before and key in now:
+                yield from _compared(before[key], now[key], inner)
+            else:
+                yield inner, _shown(before, key), _shown(now, key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _compared(old, new, f"{name}.{place}")
+    elif before != now:
+        yield name, json.dumps(before), json.dumps(now)
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "nothing"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that is either the old or the new one at any moment."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -4,32 +4,33 @@ Clips are drawn and encoded once; every step denoises all blocks of a batch of c
 the mask that the cache's window gives. Short clips come first, then clips longer than the window.
 The text encoder trains along. Reproduces the AR stage of LongLive-2.0 (arXiv 2605.18739).
 
-Command:  longlive train ar_pocket --set vae=FOLDER          Measured: see recipes/README.md
+Command:  longlive train ar_pocket          Measured: see recipes/README.md
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from longlive_core.attention import TableMask
 from longlive_core.kv_cache import Window
 from longlive_models.diffusion import FlowSchedule
-from longlive_models.folder import load_part, save_part
-from longlive_models.objectives import (
-    shot_anchors,
-    teacher_forcing_loss,
-    teacher_forcing_table,
-)
-from longlive_models.shots import SCENE_CUT_PREFIX
+from longlive_models.folder import fingerprint, load_part, read_config, save_part
+from longlive_models.objectives import teacher_forcing_loss
+from longlive_models.pipeline import LongLivePipeline, Placement
+from longlive_models.settings import GenerationSettings
+from longlive_models.stream import Video
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_models.wan import POCKET, WanConfig, WanTransformer
-from longlive_recipes.budget import Budget, Phase, current_phase
-from longlive_recipes.data import LatentClips, encode_clips
+from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
+from longlive_recipes.data import LatentClips, TokenClips, encode_clips
 from longlive_recipes.moving_shapes import World, clip, vocabulary
-from longlive_recipes.training import Optimisation, Run, StepModule, fit, maybe_compile
+from longlive_recipes.pack_model import check_parts, find_vae, pack_model
+from longlive_recipes.run_record import as_plain, code_version
+from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile
+from longlive_recipes.training import Run, check_run, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,9 @@ class TrainAR:
 
     model: WanConfig = POCKET
     text: PocketTextConfig = field(default_factory=lambda: PocketTextConfig(vocab=vocabulary()))
-    vae: str = "runs/vae_pocket/vae"  # the folder that train_vae wrote
+    vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
     world: World = field(default_factory=World)
-    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=16_000), ClipSet(blocks=6, clips=4_000))
+    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
     phases: tuple[Phase, ...] = (
         Phase(length=2, batch=64, until=0.5),
         Phase(length=6, batch=24, until=1.0),
@@ -61,12 +62,24 @@ class TrainAR:
     context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
     latent_cache: str | None = None  # keep the encoded clips here
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
-    budget: Budget = field(default_factory=lambda: Budget(steps=40_000, minutes=15))
+    validation_clips: int = 32  # of each length, never trained on
+    sample_prompts: tuple[str, ...] = (
+        "a red circle moves right on a navy background",
+        "a yellow star spins on a black background",
+        "a green square bounces on a white background",
+    )
+    sample_seconds: float = 5.0
+    sampling_steps: int = 8  # of samples, and what the model's index names
+    guidance: float = 2.0
+    budget: Budget = field(
+        default_factory=lambda: Budget(steps=40_000, minutes=15, warmup_steps=200)
+    )
     optimisation: Optimisation = field(default_factory=Optimisation)
     run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_phases(self.phases)
         known = {one.blocks for one in self.sets}
         for phase in self.phases:
             if phase.length not in known:
@@ -75,9 +88,25 @@ class TrainAR:
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
 
+    @property
+    def generation(self) -> GenerationSettings:
+        """How the trained model is meant to be run."""
+        return GenerationSettings(
+            height=self.world.size,
+            width=self.world.size,
+            fps=self.world.fps,
+            steps=self.sampling_steps,
+            guidance=self.guidance,
+            shift=self.shift,
+            window=self.window.pages,
+            sink=self.window.sink,
+            shot_sink=self.window.shot_sink,
+            shot_offset=self.shot_offset,
+        )
+
 
 def ar_pocket() -> TrainAR:
-    """The pocket model: one GPU, about half an hour."""
+    """The pocket model, on the latents of its VAE: one GPU, about twenty minutes."""
     return TrainAR()
 
 
@@ -91,12 +120,26 @@ def ar_tiny() -> TrainAR:
         world=World(size=32),
         sets=(ClipSet(blocks=2, clips=3), ClipSet(blocks=3, clips=2)),
         phases=(Phase(length=2, batch=2, until=0.5), Phase(length=3, batch=1, until=1.0)),
+        validation_clips=1,
+        sample_prompts=("a red circle moves right on a navy background",),
+        sample_seconds=1.0,
+        sampling_steps=2,
         budget=Budget(steps=4, warmup_steps=1),
-        run=Run(output="runs/ar_tiny", accelerator="cpu", precision="32-true", validate_every=4),
+        run=Run(
+            output="runs/ar_tiny",
+            accelerator="cpu",
+            precision="32-true",
+            log_every=1,
+            validate_every=4,
+        ),
     )
 
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
+
+Model = Callable[..., Tensor]
+FRESH = 100
+"""What lies between the seeds of training clips and of validation clips; no clip is as long."""
 
 
 class TrainARModule(StepModule):
@@ -111,26 +154,41 @@ class TrainARModule(StepModule):
             start = Path(config.start_from)
             self.model.load_state_dict(load_part(start / "transformer")[1])
             self.text.load_state_dict(load_part(start / "text_encoder")[1])
-        self.velocity = maybe_compile(self.model, config.run)
+        self.velocity = maybe_compile(self.model.forward, config.run.compile)
         self.schedule = FlowSchedule(shift=config.shift)
 
     def on_fit_start(self) -> None:
-        self.sets = {
-            one.blocks: TokenClips.of(
-                prepare_clips(self.config, one, self.device), self.config, self.text, self.device
-            )
-            for one in self.config.sets
-        }
+        config = self.config
+        kept = replace(config, latent_cache=None)
+        self.sets, self.fresh = {}, {}
+        for one in config.sets:
+            few = replace(one, clips=config.validation_clips)
+            clips = prepare_clips(config, one, config.seed + one.blocks, self.device)
+            fresh = prepare_clips(kept, few, config.seed + FRESH + one.blocks, self.device)
+            self.sets[one.blocks] = self.tokenize(clips)
+            self.fresh[one.blocks] = self.tokenize(fresh)
 
-    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+    def tokenize(self, clips: LatentClips) -> TokenClips:
+        """Clips with the ids, positions and masks that this model trains them with."""
+        config = self.config
+        return TokenClips.of(
+            clips,
+            self.text,
+            window=config.window,
+            frames_per_block=config.model.frames_per_block,
+            tokens_per_frame=config.model.tokens_per_frame(*clips.latents.shape[3:]),
+            shot_offset=config.shot_offset,
+        )
+
+    def training_step(self, step: int) -> dict[str, Tensor]:
         phase = current_phase(self.config.phases, self.progress)
-        generator = torch.Generator().manual_seed(self.step_seed(self.global_step, stream=1))
-        loss = self.loss(self.sets[phase.length], phase.batch, generator)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        clips = self.sets[phase.length]
+        return {"loss": self.loss(self.velocity, clips, phase.batch, self.choices(step))}
 
-    def loss(self, clips: "TokenClips", count: int, generator: torch.Generator) -> Tensor:
-        """The teacher-forcing loss of ``count`` clips that share their cuts."""
+    def loss(
+        self, model: Model, clips: TokenClips, count: int, generator: torch.Generator
+    ) -> Tensor:
+        """The teacher-forcing loss of ``count`` random clips, each under the mask of its cuts."""
         config = self.config
         drawn = clips.draw(count, generator)
         latents = drawn.latents.float()
@@ -143,7 +201,7 @@ class TrainARModule(StepModule):
             frames_per_block=config.model.frames_per_block,
         )
         return teacher_forcing_loss(
-            self.velocity,
+            model,
             latents,
             text,
             noise=torch.randn_like(latents),
@@ -168,114 +226,90 @@ class TrainARModule(StepModule):
         ids = torch.where(words.to(ids.device) & known, self.text.tokenizer.UNKNOWN, ids)
         return torch.where(clips[..., None].to(ids.device), empty, ids)
 
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        with self.average.applied(self):
-            self.export(Path(self.config.run.output) / "model")
-            generator = torch.Generator().manual_seed(self.seed)
-            torch.manual_seed(self.seed)
-            losses = {
-                f"loss_{blocks}_blocks": self.loss(clips, min(8, len(clips)), generator)
-                for blocks, clips in self.sets.items()
-            }
-        self.log_dict(losses, prog_bar=True, batch_size=1)
+    def validate(self) -> dict[str, float]:
+        """The loss on fresh clips, by their number of blocks; writes the model on the way."""
+        self.export(Path(self.config.run.output) / "model")
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.manual_seed(self.seed)
+        count = self.config.validation_clips
+        return {
+            f"loss_{blocks}_blocks": float(self.loss(self.model, clips, count, generator))
+            for blocks, clips in self.fresh.items()
+        }
+
+    def samples(self) -> dict[str, Video]:
+        """A video of each sample prompt, from the pipeline that users have."""
+        config = self.config
+        placement = Placement.choose(str(self.device), weights="fp32", kv_cache="fp32")
+        vae = load_vae(config.vae).to(self.device).requires_grad_(False)
+        pipeline = LongLivePipeline(
+            self.model, vae, self.text, settings=config.generation, placement=placement
+        )
+        return {
+            f"prompt_{number}": pipeline(prompt, seconds=config.sample_seconds, seed=number)
+            for number, prompt in enumerate(config.sample_prompts)
+        }
 
     def export(self, folder: Path) -> None:
-        """Write the transformer and the text encoder in bfloat16, as parts of a model folder."""
+        """Write a model folder: transformer and text encoder in bfloat16, and the VAE."""
         parts = {
             "transformer": (self.config.model.to_dict(), self.model.state_dict()),
             "text_encoder": (self.config.text.to_dict(), self.text.state_dict()),
         }
         for name, (config, tensors) in parts.items():
             save_part(folder / name, config, tensors, dtype=torch.bfloat16)
-
-
-@dataclass(frozen=True, eq=False)
-class ClipBatch:
-    """Clips of one length, ready for the loss."""
-
-    latents: Tensor
-    ids: Tensor
-    positions: Tensor
-    mask: TableMask
-
-
-@dataclass(frozen=True, eq=False)
-class TokenClips:
-    """Encoded clips with what the loss needs to know of each.
-
-    Attributes:
-        latents: bfloat16 [clips, channels, frames, height, width].
-        ids: [clips, blocks, text_len], the scene-cut prefix included.
-        positions: float32 [clips, frames], shot offsets included.
-        tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
-        run: tokens of a block.
-    """
-
-    latents: Tensor
-    ids: Tensor
-    positions: Tensor
-    tables: Tensor
-    run: int
-
-    @classmethod
-    def of(
-        cls, clips: LatentClips, config: TrainAR, text: PocketTextEncoder, device: torch.device
-    ) -> "TokenClips":
-        per_block = config.model.frames_per_block
-        blocks = clips.cuts.shape[1]
-        anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
-        known = {a: teacher_forcing_table(config.window, a) for a in set(anchors)}
-        prompts = [
-            SCENE_CUT_PREFIX + caption if cut else caption
-            for captions, cuts in zip(clips.captions, clips.cuts.tolist(), strict=True)
-            for caption, cut in zip(captions, cuts, strict=True)
-        ]
-        shots = clips.cuts.cumsum(1).repeat_interleave(per_block, 1)
-        frames = torch.arange(blocks * per_block)
-        tokens = config.model.tokens_per_frame(*clips.latents.shape[3:])
-        return cls(
-            latents=clips.latents,
-            ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
-            positions=(frames + shots * config.shot_offset).float().to(device),
-            tables=torch.stack([known[a] for a in anchors]).to(device),
-            run=tokens * per_block,
+        pack_model(
+            folder,
+            transformer=folder / "transformer",
+            text_encoder=folder / "text_encoder",
+            vae=find_vae(self.config.vae),
+            settings=self.config.generation,
+            trained={"recipe": "TrainAR", "step": self.global_step, "code": code_version()},
         )
 
-    def __len__(self) -> int:
-        return len(self.ids)
 
-    def draw(self, count: int, generator: torch.Generator) -> ClipBatch:
-        """``count`` random clips."""
-        some = torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
-        mask = TableMask(self.tables[some], self.run)
-        if some.device.type == "cuda":
-            mask.flex(some.device)  # made here, for a compiled model cannot
-        return ClipBatch(self.latents[some], self.ids[some], self.positions[some], mask)
-
-
-def prepare_clips(config: TrainAR, one: ClipSet, device: torch.device) -> LatentClips:
-    """Draw and encode a clip set, or read it from the latent cache."""
+def prepare_clips(config: TrainAR, one: ClipSet, seed: int, device: torch.device) -> LatentClips:
+    """Draw and encode the first clips of ``seed``, or read them from the latent cache."""
+    source = {
+        "world": as_plain(config.world),
+        "seed": seed,
+        **as_plain(one),
+        "vae": fingerprint(find_vae(config.vae)),
+    }
     cache = config.latent_cache and Path(config.latent_cache) / f"blocks_{one.blocks}"
     if cache and cache.is_dir():
-        return LatentClips.load(cache, device)
-    settings, weights = load_part(Path(config.vae))
-    vae = WanVAE(VAEConfig.from_dict(settings))
-    vae.load_state_dict(weights)
-    vae = vae.to(device).eval()
-    vae.channels_last_()
-    made = [
-        clip(config.seed + one.blocks, index, world=config.world, blocks=one.blocks)
-        for index in range(one.clips)
-    ]
+        return LatentClips.load(cache, source, device)
+    vae = load_vae(config.vae).to(device)
+    made = [clip(seed, index, world=config.world, blocks=one.blocks) for index in range(one.clips)]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         clips = encode_clips(vae.encode, made, device=device)
     if cache:
-        clips.save(cache)
+        clips.save(cache, source)
     return clips
 
 
+def load_vae(name: str) -> WanVAE:
+    """A trained VAE, in evaluation mode, on the CPU."""
+    settings, weights = load_part(find_vae(name))
+    vae = WanVAE(VAEConfig.from_dict(settings))
+    vae.load_state_dict(weights)
+    vae.channels_last_()
+    return vae.eval()
+
+
+def check(config: TrainAR, *, resume: str | None = None) -> None:
+    """Raise ValueError for what can be seen to fail before anything is drawn or written."""
+    check_run(config.run, config, resume=resume)
+    vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
+    check_parts(config.model, config.text, vae)
+    if config.start_from:
+        for part in ("transformer", "text_encoder"):
+            read_config(Path(config.start_from) / part)
+
+
 def run(config: TrainAR, *, resume: str | None = None) -> Path:
-    """Train, and write ``<output>/model`` with its transformer and text encoder."""
+    """Train, and write the model folder ``<output>/model``."""
+    check(config, resume=resume)
     module = TrainARModule(config)
     fit(module, config.run, config, resume=resume)
     folder = Path(config.run.output) / "model"

@@ -1,168 +1,210 @@
-"""What the training recipes share: one module base, one way to build the trainer.
+"""What the training recipes share: where a run goes, how it is watched, how it begins and resumes.
 
-A batch is a pure function of (seed, step): the loader only counts steps. That is what lets a run
-that was killed continue with the batches and the noise it would have had.
+A run's folder holds ``run.json`` (what it is), ``train.csv`` and ``validation.csv`` (its numbers),
+``tensorboard/``, ``samples/`` (videos made on the way), ``checkpoints/last.ckpt``, and the model
+that the recipe writes.
 """
 
-from collections.abc import Callable
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch.utils.data import DataLoader
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from longlive_recipes.budget import Budget
-from longlive_recipes.callbacks import Clock, MovingAverage, Record
+from longlive_recipes.callbacks import LastCheckpoint, Record
+from longlive_recipes.monitoring import LossLog, ProgressBar, SampleVideos, Table, Validation
+from longlive_recipes.run_record import as_plain, differences, read_run_record
+from longlive_recipes.step_module import StepModule
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+MAY_CHANGE = (
+    "run.output",
+    "run.samples_every",
+    "run.checkpoint_minutes",
+    "run.progress_bar",
+)
+"""Fields of a config that a resumed run may have changed: neither weights nor logs know them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run goes and how it is watched; nothing here changes what is learnt."""
+    """Where a run goes and how it is watched; nothing here changes what is learnt.
+
+    Attributes:
+        output: the folder of the run.
+        precision: as Lightning's Trainer names it.
+        compile: compile the model: faster after a minute or two of waiting.
+        benchmark: let cuDNN try its convolutions: faster, not bit-reproducible.
+        float32_matmul: how a GPU multiplies the float32 matrices that autocast leaves.
+        log_every, validate_every: in steps.
+        samples_every: write sample videos at every so many validations; 0 writes none.
+        checkpoint_minutes: a run that is killed loses no more than this.
+    """
 
     output: str
     accelerator: str = "auto"
     precision: str = "bf16-mixed"
     compile: bool = False
-    benchmark: bool = False  # let cuDNN try its convolutions: faster, not bit-reproducible
+    benchmark: bool = False
+    float32_matmul: Literal["highest", "high", "medium"] = "high"
     log_every: int = 20
     validate_every: int = 1000
+    samples_every: int = 1
     checkpoint_minutes: float = 1.0
     progress_bar: bool = True
 
-
-@dataclass(frozen=True, kw_only=True)
-class Optimisation:
-    """AdamW and the average of its weights."""
-
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
+    def __post_init__(self) -> None:
+        if min(self.log_every, self.validate_every) < 1 or self.samples_every < 0:
+            raise ValueError(
+                f"a run logs and validates every 1 or more steps, and samples_every=0 writes no "
+                f"samples, got log_every={self.log_every}, validate_every={self.validate_every}, "
+                f"samples_every={self.samples_every}."
+            )
 
 
-class StepModule(LightningModule):
-    """A training module whose batch is made on the device from the number of the step."""
+def check_run(run: Run, config: Any, *, resume: str | None) -> None:
+    """Raise ValueError where a run would overwrite another one, or cannot be resumed.
 
-    def __init__(self, budget: Budget, optimisation: Optimisation, seed: int) -> None:
-        super().__init__()
-        self.budget = budget
-        self.optimisation = optimisation
-        self.seed = seed
-        self.clock = Clock(budget)
-        self.average = MovingAverage(optimisation.ema_decay)
-
-    @property
-    def progress(self) -> float:
-        """The share of the run that is over."""
-        return self.budget.progress(self.global_step, self.clock.watch.seconds)
-
-    def step_seed(self, step: int, stream: int = 0) -> int:
-        """A seed of its own for each (run, step, rank, stream)."""
-        return hash((self.seed, step, self.global_rank, stream)) % 2**63
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(self.step_seed(self.global_step))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        wanted = [p for p in self.parameters() if p.requires_grad]
-        settings = self.optimisation
-        optimizer = torch.optim.AdamW(
-            wanted,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            foreach=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.budget.rate(step, self.progress)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def train_dataloader(self) -> DataLoader[int]:
-        return _counter(self.budget.steps)
-
-    def val_dataloader(self) -> DataLoader[int]:
-        return _counter(1)
-
-
-def maybe_compile(function: Callable[..., Any], run: Run) -> Callable[..., Any]:
-    """``function``, compiled if the run says so.
-
-    Every shape is compiled by itself. Torch 2.11's analysis of tilings fails an assertion on
-    broadcasts that these models have.
+    A folder that holds a checkpoint is only ever continued, under the config that it was begun
+    with. ``resume`` may also begin a fresh folder, and then change the config.
     """
-    if not run.compile:
-        return function
-    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
-    return torch.compile(function, dynamic=False, options=options)
+    output = Path(run.output)
+    if resume is not None:
+        completed_steps(find_checkpoint(resume))
+    elif (output / CHECKPOINT).is_file():
+        raise ValueError(
+            f"{output} holds a run already: go on with it (--resume {output}), or name another "
+            f"folder (--set run.output=FOLDER)."
+        )
+    earlier = read_run_record(output)
+    if resume is None or earlier is None:
+        return
+    now = {"recipe": type(config).__name__, "config": as_plain(config)}
+    before = {name: earlier[name] for name in now}
+    ignore = [f"config.{name}" for name in MAY_CHANGE]
+    changed = [line.removeprefix("config.") for line in differences(before, now, ignore=ignore)]
+    if changed:
+        raise ValueError(
+            f"the run in {output} was begun with another config ({'; '.join(changed)}): its logs "
+            f"would be of both. Resume it as it was, or into a fresh folder "
+            f"(--set run.output=FOLDER)."
+        )
+
+
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint that ``resume`` names: a file, or the folder of a run."""
+    path = Path(resume)
+    file = path / CHECKPOINT if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(
+            f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
+            f"a file like {CHECKPOINT} in it."
+        )
+    return file
+
+
+def completed_steps(checkpoint: Path) -> int:
+    """How many steps a checkpoint has behind it."""
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[
+            "global_step"
+        ]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of a training run: name the folder of a run, or a "
+            f"file like {CHECKPOINT} in it."
+        ) from error
 
 
 def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None) -> Trainer:
     """Train ``module``; its averaged weights are in it afterwards.
 
     Args:
-        resume: a checkpoint file of an earlier run of the same config, or None.
+        resume: a checkpoint file, or the folder of an earlier run of the same config; a run that
+            goes on from it ends with the weights and logs of one that was never stopped.
+
+    Raises:
+        ValueError: whatever ``check_run`` refuses.
     """
-    output = Path(run.output)
-    trainer = build_trainer(module, run, config)
-    trainer.fit(module, ckpt_path=resume)
-    trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
+    check_run(run, config, resume=resume)
+    checkpoint = None if resume is None else find_checkpoint(resume)
+    with _lightning_is_brief(), _float32_matmul(run.float32_matmul):
+        trainer = build_trainer(module, run, config, checkpoint=checkpoint)
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.average.copy_to(module)
     return trainer
 
 
-def build_trainer(module: StepModule, run: Run, config: Any) -> Trainer:
+def build_trainer(
+    module: StepModule, run: Run, config: Any, *, checkpoint: Path | None = None
+) -> Trainer:
+    """Lightning's Trainer with everything that rides along with a run."""
     output = Path(run.output)
-    loggers: list[Logger] = [
-        CSVLogger(output, name="csv", version=""),
-        TensorBoardLogger(str(output), name="tensorboard", version=""),
-    ]
+    resumed, purge = None, None
+    if checkpoint is not None:
+        step = completed_steps(checkpoint)
+        resumed, purge = {"checkpoint": str(checkpoint), "step": step}, step + 1
+    losses = LossLog(Table(output / "train.csv"), every=run.log_every)
+    validation = Validation(Table(output / "validation.csv"), every=run.validate_every)
     callbacks: list[Callback] = [
-        Record(output, config),
+        Record(output, config, resumed=resumed),
         module.clock,
         module.average,
-        LearningRateMonitor(logging_interval="step"),
-        ModelCheckpoint(
-            dirpath=output / "checkpoints",
-            filename="last",
-            enable_version_counter=False,
-            train_time_interval=timedelta(minutes=run.checkpoint_minutes),
-        ),
+        losses,
+        validation,
     ]
+    if run.samples_every:
+        every = run.validate_every * run.samples_every
+        callbacks.append(SampleVideos(output / "samples", every=every))
     if run.progress_bar:
-        callbacks.append(RichProgressBar())
+        callbacks.append(ProgressBar(losses, validation))
+    callbacks.append(
+        LastCheckpoint(output / CHECKPOINT, module.clock, minutes=run.checkpoint_minutes)
+    )
     return Trainer(
         accelerator=run.accelerator,
         devices=1,
         precision=run.precision,  # type: ignore[arg-type]
         max_steps=module.budget.steps,
         gradient_clip_val=module.optimisation.max_grad_norm,
-        logger=loggers,
+        logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
         callbacks=callbacks,
-        log_every_n_steps=run.log_every,
-        val_check_interval=min(run.validate_every, module.budget.steps),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        enable_progress_bar=run.progress_bar,
+        log_every_n_steps=1,  # Lightning logs nothing by itself here
+        limit_val_batches=0,
+        enable_progress_bar=False,
         enable_model_summary=False,
         benchmark=run.benchmark,
         default_root_dir=output,
     )
 
 
-def _counter(count: int) -> DataLoader[int]:
-    return DataLoader(range(count), batch_size=None)  # type: ignore[arg-type]
+@contextmanager
+def _float32_matmul(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _lightning_is_brief() -> Iterator[None]:
+    """Within the block, Lightning keeps tips to itself, and a deprecated call of its own."""
+    log = logging.getLogger("pytorch_lightning")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch for the type of a tree's leaf in a way that 2.13 deprecates
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+            yield
+    finally:
+        log.setLevel(before)

@@ -15,7 +15,7 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Go on from this checkpoint of the same recipe.")
+        str | None, typer.Option(help="Go on with this run: its folder, or a checkpoint file.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print --dry-run's config as JSON.")
@@ -29,9 +29,9 @@ def train(
 
         preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
         wanted = configure(preset.build(), config, settings)
-        if resume is not None and not Path(resume).exists():
-            raise ValueError(f"there is no checkpoint {resume!r} to go on from.")
+        if not dry_run:
+            preset.module.check(wanted, resume=resume)
     if dry_run:
         show(wanted, as_json=as_json)
         return
-    preset.module.run(wanted, resume=resume)
+    typer.echo(preset.module.run(wanted, resume=resume))

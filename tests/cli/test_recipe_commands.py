@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -46,6 +47,10 @@ class Recipe(ModuleType):
         super().__init__(name)
         self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100)}
         self.calls: list[tuple] = []
+
+    def check(self, config, *, resume=None):
+        if resume is not None and not Path(resume).exists():
+            raise ValueError(f"there is no checkpoint {resume!r} to go on from.")
 
     def run(self, config, *, resume=None):
         self.calls.append((config, resume))
@@ -97,12 +102,14 @@ def test_a_recipe_is_trained_with_its_changes(recipe, tmp_path):
     done = longlive("train", "tiny", "--set", "steps=5", "--resume", str(checkpoint))
     assert done.exit_code == 0, done.output
     assert recipe.calls == [(Settings(steps=5), str(checkpoint))]
+    assert done.stdout == f"{SCORES}\n"  # what the recipe returns: where the result lies
 
 
 def test_a_dry_run_prints_the_config_and_trains_nothing(recipe):
     assert longlive("train", "tiny", "--dry-run").stdout == "steps: 3\nmodel: pocket\ndevice: cpu\n"
     done = longlive("train", "long", "--dry-run", "--json")
     assert json.loads(done.stdout) == {"steps": 100, "model": "pocket", "device": "cpu"}
+    assert longlive("train", "tiny", "--dry-run", "--resume", "none.ckpt").exit_code == 0
     assert recipe.calls == []
 
 

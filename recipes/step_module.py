@@ -1,0 +1,148 @@
+"""The base of training modules whose batches are made on the device, from the number of the step.
+
+A batch is a pure function of (seed, step): the loader only counts. With the optimizer, the moving
+average and the clock, that number is all a run needs to go on as if it had never stopped.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from longlive_models.stream import Video
+from longlive_recipes.budget import Budget
+from longlive_recipes.callbacks import Clock, MovingAverage
+
+NOISE, CHOICES = 0, 1
+"""Random numbers of a step: torch's global generator, and which clips are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """AdamW and the average of its weights."""
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+
+
+class StepModule(LightningModule):
+    """A training module whose batch is made on the device from the number of the step."""
+
+    def __init__(self, budget: Budget, optimisation: Optimisation, seed: int) -> None:
+        super().__init__()
+        self.budget = budget
+        self.optimisation = optimisation
+        self.seed = seed
+        self.clock = Clock(budget)
+        self.average = MovingAverage(optimisation.ema_decay)
+
+    @abstractmethod
+    def training_step(self, step: int) -> dict[str, Tensor]:
+        """The loss of step ``step``, counted from 0, under "loss"; beside it what is logged."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Numbers to log, measured on the weights as they are: the averaged ones."""
+
+    @abstractmethod
+    def samples(self) -> dict[str, Video]:
+        """A few videos to look at, by name, made with the weights as they are."""
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over."""
+        return self.budget.progress(self.global_step, self.clock.watch.seconds)
+
+    def choices(self, step: int) -> torch.Generator:
+        """The generator that a step draws its clips with, on the CPU."""
+        return torch.Generator().manual_seed(step_seed(self.seed, step, CHOICES))
+
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        assert batch == self.global_step, f"step {self.global_step} was given batch {batch}"
+        torch.manual_seed(step_seed(self.seed, batch, NOISE))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block: averaged weights, evaluation mode, no gradients."""
+        with self.average.applied(self), torch.no_grad():
+            self.eval()
+            try:
+                yield
+            finally:
+                self.train()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        wanted = [p for p in self.parameters() if p.requires_grad]
+        settings = self.optimisation
+        optimizer = torch.optim.AdamW(
+            wanted,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.budget.rate(step, self.progress)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def train_dataloader(self) -> "Steps":
+        return Steps(self.budget.steps)
+
+
+class Steps:
+    """Counts the steps of a run; what Lightning calls a loader, and one that can be resumed."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        while self._next < self.count:
+            self._next += 1
+            yield self._next - 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The step that comes next."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Go on with the step that came next."""
+        self._next = state_dict["next"]
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A seed for each (run, step, stream), by NumPy's SeedSequence: the same on every machine.
+
+    It hashes its words so that neighbouring steps, and streams of one step, have nothing in
+    common. No rank enters it: what ranks share must not depend on how many there are.
+    """
+    words = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)
+    return int(words[0])
+
+
+def maybe_compile(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
+    """``function``, compiled if ``wanted``.
+
+    Every shape is compiled by itself. Torch 2.11's analysis of tilings fails an assertion on
+    broadcasts that these models have.
+    """
+    if not wanted:
+        return function
+    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
+    return torch.compile(function, dynamic=False, options=options)
