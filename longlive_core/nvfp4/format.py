@@ -89,10 +89,15 @@ class QuantizeConfig:
             )
 
     @property
+    def largest_scale(self) -> int:
+        """``bound``, which is never None once the object is made."""
+        assert self.bound is not None
+        return self.bound
+
+    @property
     def full_scale(self) -> float:
-        """code times block scale of the tensor's largest magnitude: 2688, 1792 or 1536."""
-        assert self.bound is not None  # set when the object was made
-        return self.rule.target * self.bound
+        """Value times block scale of the tensor's largest magnitude: 2688, 1792 or 1536."""
+        return self.rule.target * self.largest_scale
 
     def to_dict(self) -> dict[str, str | int | list[int] | None]:
         """As plain values, for a JSON file; ``from_dict`` reads it back."""

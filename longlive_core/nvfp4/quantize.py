@@ -1,19 +1,20 @@
-"""Quantise and dequantise: the public operations and the backends behind them."""
+"""Quantise and dequantise: the functions to call. The meaning is in ``reference.py``."""
 
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from longlive_core.backends import Backend, Operation, Request
-from longlive_core.nvfp4 import reference
-from longlive_core.nvfp4.format import QuantizeConfig
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
+from longlive_core.nvfp4.quantize_ops import DEQUANTIZE as DEQUANTIZE
+from longlive_core.nvfp4.quantize_ops import QUANTIZE as QUANTIZE
+from longlive_core.nvfp4.quantize_ops import QUANTIZE_BOTH as QUANTIZE_BOTH
+from longlive_core.nvfp4.quantize_ops import config_fields, largest_magnitude
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
 
-QUANTIZE = Operation("nvfp4.quantize", (Backend(name="reference", run=reference.quantize),))
-DEQUANTIZE = Operation("nvfp4.dequantize", (Backend(name="reference", run=reference.dequantize),))
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 _DEFAULT = QuantizeConfig()
 
@@ -25,9 +26,9 @@ def tensor_amax(x: Float[Tensor, "..."], groups: int | None = None) -> Float32[T
     """
     if x.numel() == 0:
         raise ValueError(f"nvfp4 needs at least one value, got shape {tuple(x.shape)}.")
+    x = x.detach()
     parts = x.flatten() if groups is None else x.reshape(groups, -1)
-    largest = torch.linalg.vector_norm(parts, float("inf"), dim=-1, dtype=torch.float32)
-    return largest.nan_to_num(nan=float("nan"), posinf=float("nan"))
+    return largest_magnitude(parts)
 
 
 def quantize(
@@ -43,36 +44,141 @@ def quantize(
     ``amax`` is the magnitude that the scales are made for, if it is known or shared; a vector gives
     equal groups of rows one each. ``generator`` seeds stochastic rounding (torch's global one
     unless given). Ragged sizes are padded with zeros to whole blocks. NaN and infinity propagate:
-    see ``reference.py``. ``backend`` is a name of the table ``QUANTIZE`` or "auto".
+    see ``reference.py``. ``backend`` is a name of the table ``QUANTIZE`` or "auto"; a named one
+    that cannot run raises ``BackendUnavailable``. Gives no gradient: see ``fake_quantize``.
     """
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"nvfp4.quantize takes float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
-            f"float32. Convert the tensor first."
-        )
+    check_floats(x)
     amax = tensor_amax(x) if amax is None else amax
-    seed = None
-    if config.rounding == "stochastic":
-        where = x.device if generator is None else generator.device
-        seed = torch.randint(2**63 - 1, (), generator=generator, device=where).to(x.device)
-    rows, cols = padded_size(tuple(x.shape), config)
-    matrix = x.reshape(-1, x.shape[-1])
-    matrix = F.pad(matrix, (0, cols - matrix.shape[1], 0, rows - matrix.shape[0]))
-    run = QUANTIZE.select(Request(device=x.device, dtype=x.dtype), backend)
-    codes, scales = run(matrix, amax, config, seed)
+    seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
+    matrix = as_matrix(x.detach(), config)
+    codes, scales = torch.ops.longlive.nvfp4_quantize(
+        matrix, amax, seed, *config_fields(config), backend
+    )
     return NVFP4Tensor(
         codes=codes, block_scales=scales, amax=amax, config=config, shape=tuple(x.shape)
     )
 
 
+def quantize_both(
+    x: Float[Tensor, "rows cols"],
+    config: QuantizeConfig = _DEFAULT,
+    *,
+    rotate: bool = False,
+    amax: Float32[Tensor, ""] | None = None,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> tuple[NVFP4Tensor, NVFP4Tensor]:
+    """A matrix and its transpose, both quantised from ``x`` itself, in one pass where possible.
+
+    What training needs: one product runs along the columns, the other along the rows, and
+    quantising twice would round twice. ``rotate`` applies the Hadamard transform to the transpose.
+    Equal to ``quantize(x)`` and ``quantize(rotate(x.t()))``, seeds drawn in this order. Blocks are
+    (1, 16); with (16, 16) use ``NVFP4Tensor.transpose``.
+    """
+    check_floats(x)
+    if config.block != (1, BLOCK):
+        raise ValueError(
+            f"quantize_both takes blocks of (1, {BLOCK}), got {config.block}: with square blocks "
+            f"the transpose holds the same values. Use quantize(x).transpose()."
+        )
+    x = x.detach()
+    amax = tensor_amax(x) if amax is None else amax
+    seeds = None
+    if config.rounding == "stochastic":
+        seeds = torch.stack([draw_seed(x.device, generator) for _ in range(2)])
+    rows, cols = x.shape
+    matrix = F.pad(x, (0, -cols % BLOCK, 0, -rows % BLOCK))
+    codes, scales, codes_t, scales_t, amax_t = torch.ops.longlive.nvfp4_quantize_both(
+        matrix, amax, seeds, *config_fields(config), rotate, backend
+    )
+    rowwise = NVFP4Tensor(
+        codes=codes[:rows], block_scales=scales[:rows], amax=amax, config=config, shape=(rows, cols)
+    )
+    columnwise = NVFP4Tensor(
+        codes=codes_t[:cols],
+        block_scales=scales_t[:cols],
+        amax=amax_t,
+        config=config,
+        shape=(cols, rows),
+    )
+    return rowwise, columnwise
+
+
 def dequantize(
-    q: NVFP4Tensor, dtype: torch.dtype = torch.float32, *, backend: str = "auto"
+    q: NVFP4Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    out: Float[Tensor, "..."] | None = None,
+    backend: str = "auto",
 ) -> Float[Tensor, "..."]:
     """The values that ``q`` stands for, of shape ``q.shape``, computed in float32 and rounded once.
 
+    ``out``, if given, is contiguous, receives the values and is returned; its type counts.
     ``backend`` is a name of the table ``DEQUANTIZE`` or "auto".
     """
-    run = DEQUANTIZE.select(Request(device=q.device, dtype=dtype), backend)
-    matrix = run(q.codes, q.block_scales, q.amax, q.config).to(dtype)
-    rows = math.prod(q.shape[:-1])
-    return matrix[:rows, : q.shape[-1]].reshape(q.shape)
+    rows, cols = math.prod(q.shape[:-1]), q.shape[-1]
+    config = q.config
+    whole = padded_size(q.shape, config) == (rows, cols)
+    if out is not None and whole:
+        torch.ops.longlive.nvfp4_dequantize_into(
+            out.view(rows, cols),
+            q.codes,
+            q.block_scales,
+            q.amax,
+            *config_fields(config),
+            backend,
+        )
+        return out
+    dtype = dtype if out is None else out.dtype
+    matrix = torch.ops.longlive.nvfp4_dequantize(
+        q.codes, q.block_scales, q.amax, *config_fields(config), dtype, backend
+    )
+    values = matrix if whole else matrix[:rows, :cols]
+    values = values.reshape(q.shape)
+    return values if out is None else out.copy_(values)
+
+
+def fake_quantize(
+    x: Float[Tensor, "*batch cols"],
+    config: QuantizeConfig = _DEFAULT,
+    *,
+    amax: Float32[Tensor, "*groups"] | None = None,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "*batch cols"]:
+    """``x`` rounded to what NVFP4 can hold, in the type of ``x``; its gradient passes unchanged.
+
+    The straight-through estimator, for quantisation-aware training and for accuracy studies.
+    """
+    check_floats(x)
+    amax = tensor_amax(x) if amax is None else amax
+    seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
+    matrix = torch.ops.longlive.nvfp4_fake_quantize(
+        as_matrix(x, config), amax, seed, *config_fields(config), backend
+    )
+    return matrix[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
+
+
+def check_floats(x: Tensor) -> None:
+    """Refuse what the arithmetic, float32, would round before it quantises."""
+    if x.dtype not in FLOATS:
+        raise ValueError(
+            f"nvfp4 quantises float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
+            f"float32. Convert the tensor first."
+        )
+
+
+def draw_seed(device: torch.device, generator: torch.Generator | None) -> Int64[Tensor, ""]:
+    """The seed of one stochastic rounding, drawn on the generator's device."""
+    where = device if generator is None else generator.device
+    return torch.randint(2**63 - 1, (), generator=generator, device=where).to(device)
+
+
+def as_matrix(
+    x: Float[Tensor, "*batch cols"], config: QuantizeConfig
+) -> Float[Tensor, "rows padded"]:
+    """Leading dimensions as rows, contiguous, padded with zeros to whole blocks."""
+    rows, cols = padded_size(tuple(x.shape), config)
+    matrix = x.reshape(-1, x.shape[-1])
+    missing = rows - matrix.shape[0], cols - matrix.shape[1]
+    return F.pad(matrix, (0, missing[1], 0, missing[0])) if any(missing) else matrix.contiguous()

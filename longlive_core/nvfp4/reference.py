@@ -2,17 +2,18 @@
 
 A matrix ``x`` of shape (rows, cols) is stored as
 
-    codes         E2M1, two to a byte, the even column in the low nibble   (rows, cols // 2)   uint8
+    codes         E2M1, two to a byte, the even column in the low nibble   (rows, cols // 2)
     block_scales  E4M3, one for 16 neighbouring columns                    (rows, cols // 16)
-    amax          the largest magnitude, one for the matrix                ()                  float32
+    amax          float32, the largest magnitude, one for the matrix       ()
 
 and read back as
 
     x[r, c] = value(code[r, c]) * block_scale[r, c // 16] * (amax / (target * bound))
 
-value(code) is one of 0, 0.5, 1, 1.5, 2, 3, 4, 6 with a sign. A code times a block scale has at most
-six significant bits, so it is exact in bfloat16. ``target * bound`` is the largest such product: 6 *
-448 unless the scale rule says otherwise. Blocks of 16 x 16 repeat their scale on 16 rows.
+value(code) is one of 0, 0.5, 1, 1.5, 2, 3, 4, 6 with a sign. A value times a block scale has at
+most six significant bits, so it is exact in bfloat16. ``target * bound`` is the largest such
+product: 6 * 448 unless the scale rule says otherwise. Blocks of 16 x 16 repeat their scale on 16
+rows.
 
 Writing goes the same way back (``scale_rules.py`` has the order of operations, ``rounding.py`` the
 rounding):
@@ -89,8 +90,7 @@ def dequantize(
 
 def products(codes: Codes, scales: Scales) -> Float32[Tensor, "rows cols"]:
     """Value times block scale, without the tensor's scale: exact, also in bfloat16."""
-    values = decode_e2m1(torch.stack((codes & 0xF, codes >> 4), dim=-1).flatten(-2))
-    return values * scales.float().repeat_interleave(BLOCK, dim=-1)
+    return decode_e2m1(codes) * scales.float().repeat_interleave(BLOCK, dim=-1)
 
 
 def spread(amax: Amax, rows: int) -> Float32[Tensor, "rows 1"]:

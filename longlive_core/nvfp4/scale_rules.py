@@ -18,7 +18,7 @@ from jaxtyping import Float, Float8e4m3fn
 from torch import Tensor
 
 from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
-from longlive_core.nvfp4.rounding import decode_e2m1, round_nearest, to_e4m3
+from longlive_core.nvfp4.rounding import nearest_magnitude, to_e4m3
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -84,9 +84,9 @@ def block_error(
     config: QuantizeConfig,
 ) -> PerBlock:
     """The error that rounding to the nearest code leaves in each block, by the rule's measure."""
-    codes = round_nearest(blocks * encode_factor(scales, amax, config)[..., None])
-    products = decode_e2m1(codes) * scales.float()[..., None]
-    error = products * decode_scale(amax, config)[..., None] - blocks
+    rounded = nearest_magnitude(blocks * encode_factor(scales, amax, config)[..., None])
+    products = rounded * scales.float()[..., None]
+    error = products * decode_scale(amax, config)[..., None] - blocks.abs()
     match config.rule:
         case ScaleRule.FOUR_OVER_SIX_MSE:
             return tree_sum(error * error)

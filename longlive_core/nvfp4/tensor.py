@@ -74,11 +74,10 @@ class NVFP4Tensor:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "NVFP4Tensor":
         """The same bits on another device."""
-        moved = {
-            name: tensor.to(device, non_blocking=non_blocking)
-            for name, tensor in self.tensors().items()
-        }
-        return replace(self, **moved)
+        codes, scales, amax = (
+            tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors().values()
+        )
+        return replace(self, codes=codes, block_scales=scales, amax=amax)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
         """The values, of shape ``shape``, on the fastest backend that can run."""
