@@ -135,7 +135,7 @@ def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None)
     """
     check_run(run, config, resume=resume)
     checkpoint = None if resume is None else find_checkpoint(resume)
-    with _lightning_is_brief(), _float32_matmul(run.float32_matmul):
+    with lightning_is_brief(), _float32_matmul(run.float32_matmul):
         trainer = build_trainer(module, run, config, checkpoint=checkpoint)
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.average.copy_to(module)
@@ -196,7 +196,7 @@ def _float32_matmul(precision: str) -> Iterator[None]:
 
 
 @contextmanager
-def _lightning_is_brief() -> Iterator[None]:
+def lightning_is_brief() -> Iterator[None]:
     """Within the block, Lightning keeps tips to itself, and a deprecated call of its own."""
     log = logging.getLogger("pytorch_lightning")
     before = log.level

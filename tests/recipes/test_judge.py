@@ -95,6 +95,12 @@ def test_judge_is_right_on_mildly_degraded_drawings() -> None:
     assert (accuracy(24, seed=2, rough=True) >= 0.95).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rough", "least"), [(False, 0.98), (True, 0.95)])
+def test_judge_is_right_on_many_drawings(rough: bool, least: float) -> None:
+    assert (accuracy(400, seed=3, rough=rough) >= least).all()
+
+
 def test_tables_follow_the_shapes() -> None:
     assert tuple(SYMMETRY) == SHAPES
 

@@ -1,0 +1,124 @@
+"""Budgets, learning-rate curves and phases."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_recipes import budget
+from longlive_recipes.budget import Budget, Phase, Stopwatch, check_phases, current_phase
+
+budgets = st.builds(
+    Budget,
+    steps=st.integers(1, 10_000),
+    minutes=st.none() | st.floats(0.01, 1000),
+    warmup_steps=st.integers(0, 500),
+    final_rate=st.floats(0, 1),
+)
+shares = st.floats(0, 1)
+
+
+@given(budgets, st.integers(0, 20_000), st.floats(0, 1e5))
+def test_progress_is_a_share_that_grows_with_steps_and_time(budget, step, seconds):
+    now = budget.progress(step, seconds)
+    assert 0 <= now <= 1
+    assert now <= budget.progress(step + 1, seconds)
+    assert now <= budget.progress(step, seconds + 1)
+    over = step >= budget.steps or (
+        budget.minutes is not None and seconds >= 60 * budget.minutes * (1 + 1e-9)
+    )
+    if over:
+        assert now == 1
+
+
+@given(budgets)
+def test_progress_runs_from_nothing_to_all(budget):
+    assert budget.progress(0, 0.0) == 0
+    assert budget.progress(budget.steps, 0.0) == 1
+    if budget.minutes is not None:
+        assert budget.progress(0, 60 * budget.minutes) == pytest.approx(1)
+
+
+@given(budgets, st.integers(0, 20_000), shares, shares)
+def test_the_rate_rises_in_the_warmup_and_falls_with_progress(budget, step, early, late):
+    early, late = sorted((early, late))
+    assert 0 <= budget.rate(step, late) <= budget.rate(step, early) <= 1
+    assert budget.rate(step, early) <= budget.rate(step + 1, early)
+    if step >= budget.warmup_steps:
+        assert budget.rate(step, early) >= budget.final_rate - 1e-12
+
+
+@given(budgets)
+def test_the_rate_has_its_peak_after_the_warmup_and_ends_at_its_final_share(budget):
+    warm = max(0, budget.warmup_steps - 1)
+    assert budget.rate(warm, 0.0) == pytest.approx(1)
+    assert budget.rate(warm, 1.0) == pytest.approx(budget.final_rate)
+    assert budget.rate(warm, 0.5) == pytest.approx((1 + budget.final_rate) / 2)
+    if budget.warmup_steps:
+        assert budget.rate(0, 0.0) == pytest.approx(1 / budget.warmup_steps)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "at least one step, got steps=0"),
+        ({"minutes": 0.0}, "minutes=0.0 leaves no time to train"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+        ({"final_rate": 1.5}, "final_rate=1.5"),
+    ],
+)
+def test_what_is_no_budget_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**fields)
+
+
+@st.composite
+def phase_rows(draw):
+    ends = sorted(draw(st.sets(st.floats(0.01, 0.99), max_size=4))) + [1.0]
+    return tuple(Phase(length=n + 1, batch=1, until=end) for n, end in enumerate(ends))
+
+
+@given(phase_rows(), shares)
+def test_the_phase_is_the_first_that_is_not_over(phases, progress):
+    check_phases(phases)
+    phase = current_phase(phases, progress)
+    number = phases.index(phase)
+    assert progress < phase.until or (progress == 1 and phase is phases[-1])
+    assert number == 0 or progress >= phases[number - 1].until
+
+
+def test_phases_must_follow_each_other_to_the_end():
+    def row(*ends):
+        return tuple(Phase(length=1, batch=1, until=end) for end in ends)
+
+    for wrong in (row(), row(0.5), row(0.5, 0.5, 1.0), row(0.7, 0.2, 1.0)):
+        with pytest.raises(ValueError, match="must end one after the other, the last at 1"):
+            check_phases(wrong)
+    with pytest.raises(ValueError, match="until=1.5"):
+        Phase(length=1, batch=1, until=1.5)
+    with pytest.raises(ValueError, match="length=0"):
+        Phase(length=0, batch=1, until=1.0)
+
+
+def test_a_stopwatch_goes_on_with_the_seconds_before(monkeypatch):
+    class FakeTime:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = FakeTime()
+    monkeypatch.setattr(budget, "time", clock)
+    first = Stopwatch()
+    assert first.seconds == 0
+    clock.now += 5
+    assert first.seconds == 0  # not started
+    first.start()
+    clock.now += 7
+    assert first.seconds == 7
+    second = Stopwatch()
+    second.load_state_dict(first.state_dict())
+    clock.now += 50
+    assert second.seconds == 7
+    second.start()
+    clock.now += 2
+    assert second.seconds == 9
