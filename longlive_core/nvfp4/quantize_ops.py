@@ -179,7 +179,8 @@ def _triton_quantize(
 ) -> tuple[Tensor, Tensor]:
     from longlive_core.nvfp4.kernels import quantize
 
-    return quantize.quantize(x, amax, config, seed)
+    with torch.cuda.device(x.device):
+        return quantize.quantize(x, amax, config, seed)
 
 
 def _triton_quantize_both(
@@ -187,7 +188,8 @@ def _triton_quantize_both(
 ) -> tuple[Tensor, ...]:
     from longlive_core.nvfp4.kernels import quantize
 
-    return quantize.quantize_both(x, amax, config, seeds, rotated)
+    with torch.cuda.device(x.device):
+        return quantize.quantize_both(x, amax, config, seeds, rotated)
 
 
 def _triton_dequantize(
@@ -195,7 +197,8 @@ def _triton_dequantize(
 ) -> None:
     from longlive_core.nvfp4.kernels import dequantize
 
-    dequantize.dequantize(codes, scales, amax, config, out)
+    with torch.cuda.device(codes.device):
+        dequantize.dequantize(codes, scales, amax, config, out)
 
 
 def _reference_quantize_both(

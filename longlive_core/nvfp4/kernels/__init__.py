@@ -1,0 +1,1 @@
+"""Triton kernels for NVFP4. They need triton to import; ``reference.py`` says what they compute."""
