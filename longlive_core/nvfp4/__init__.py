@@ -1,9 +1,16 @@
 """NVFP4 numbers. README.md beside this file has the equations; reference.py is the meaning."""
 
+from longlive_core.nvfp4.convert import convert_linears as convert_linears
+from longlive_core.nvfp4.convert import decode_linears as decode_linears
 from longlive_core.nvfp4.format import QuantizeConfig as QuantizeConfig
 from longlive_core.nvfp4.format import ScaleRule as ScaleRule
 from longlive_core.nvfp4.hadamard import rotate as rotate
 from longlive_core.nvfp4.hadamard import unrotate as unrotate
+from longlive_core.nvfp4.interchange import CONVENTIONS as CONVENTIONS
+from longlive_core.nvfp4.interchange import Convention as Convention
+from longlive_core.nvfp4.interchange import identify as identify
+from longlive_core.nvfp4.linear import LinearConfig as LinearConfig
+from longlive_core.nvfp4.linear import NVFP4Linear as NVFP4Linear
 from longlive_core.nvfp4.matmul import MATMUL as MATMUL
 from longlive_core.nvfp4.matmul import WEIGHT_MATMUL as WEIGHT_MATMUL
 from longlive_core.nvfp4.matmul import WeightProduct as WeightProduct
@@ -21,3 +28,5 @@ from longlive_core.nvfp4.quantize import tensor_amax as tensor_amax
 from longlive_core.nvfp4.scale_layout import swizzle as swizzle
 from longlive_core.nvfp4.scale_layout import unswizzle as unswizzle
 from longlive_core.nvfp4.tensor import NVFP4Tensor as NVFP4Tensor
+from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear as NVFP4TrainingLinear
+from longlive_core.nvfp4.training_linear import TrainingConfig as TrainingConfig

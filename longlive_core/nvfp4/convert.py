@@ -1,0 +1,65 @@
+"""Give the linears of any model NVFP4 weights, or NVFP4 products, or their plain form back."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
+from longlive_core.nvfp4.format import BLOCK
+from longlive_core.nvfp4.linear import LinearConfig, NVFP4Linear, ReduceAmax
+from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear, TrainingConfig
+
+
+def convert_linears(
+    model: nn.Module,
+    config: LinearConfig | TrainingConfig | None = None,
+    *,
+    keep: Sequence[str] = KEEP,
+    reduce_amax: ReduceAmax | None = None,
+) -> ConversionReport:
+    """Replace the linears of ``model`` in place, one after another, and say which.
+
+    A ``LinearConfig`` (the default) packs weights into ``NVFP4Linear``, from training linears too;
+    a ``TrainingConfig`` makes ``NVFP4TrainingLinear`` of the same parameters. ``keep`` has patterns
+    of names to leave (``longlive_core.linear_swap`` says how they match); pass ``(*KEEP, ...)`` to
+    keep more. Convert before sharding and before compiling.
+    """
+    config = LinearConfig() if config is None else config
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
+    if isinstance(config, LinearConfig):
+        kinds = (nn.Linear, NVFP4TrainingLinear)
+
+    def make(linear: nn.Module) -> nn.Module:
+        assert isinstance(linear, nn.Linear)
+        if isinstance(config, TrainingConfig):
+            return NVFP4TrainingLinear.from_linear(linear, config, reduce_amax=reduce_amax)
+        return NVFP4Linear.from_linear(linear, config, reduce_amax=reduce_amax)
+
+    plan = plan_swap(model, kinds=kinds, why_keep=why_not_convert, keep=keep)
+    return swap_linears(model, make, plan)
+
+
+def decode_linears(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> ConversionReport:
+    """Replace every ``NVFP4Linear`` in place by a plain linear with the values that it held.
+
+    For devices where one decoded copy is faster than decoding at each call, such as a CPU.
+    """
+
+    def make(layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, NVFP4Linear)
+        return layer.to_linear(dtype)
+
+    plan = plan_swap(model, kinds=(NVFP4Linear,), why_keep=lambda layer: None, keep=())
+    return swap_linears(model, make, plan)
+
+
+def why_not_convert(linear: nn.Module) -> str | None:
+    """Why a linear's weight is better left as it is, or None."""
+    assert isinstance(linear, nn.Linear)
+    if linear.in_features % BLOCK or linear.out_features % BLOCK:
+        return (
+            f"its sizes {linear.in_features} and {linear.out_features} are not both divisible by "
+            f"{BLOCK}, the width of a block"
+        )
+    return None

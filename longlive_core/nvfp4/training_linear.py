@@ -1,0 +1,281 @@
+"""NVFP4TrainingLinear: a linear whose three products run on four-bit operands.
+
+The master weight stays as the optimiser has it. With Q rounding to NVFP4 in blocks along the last
+dimension, and H the Hadamard transform along it, a layer computes
+
+    forward           y  = Q_a(x)        Q_w(W)^T      summed over in-features
+    input gradient    dx = Q_g(g)        Q_w(W^T)^T    summed over out-features
+    weight gradient   dW = Q_g(g^T H)    Q_a(x^T H)^T  summed over tokens
+
+Every operand is rounded once, from the high-precision tensor: x^T is quantised in the forward pass
+(and kept in four bits until the backward), g in both directions in one pass. Weights in blocks of
+16 x 16 have Q(W^T) = Q(W)^T, so the input gradient is that of the weight that the forward used. H
+cancels in its product; it spreads outliers over the 16 tokens of a block. Rounding gradients at
+random keeps their mean, which rounding to nearest does not.
+
+After LongLive-2.0 (arXiv 2605.18739, NVFP4 training) and NVIDIA's NVFP4 recipe (arXiv 2509.25149).
+Unlike the original, activations are not rounded a second time for the weight gradient. Paths that
+compute in four bits need Blackwell and have not been run on it yet; elsewhere the same rounded
+operands are multiplied in a wider type, which is right and slow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from longlive_core.backends import Receipt, Request
+from longlive_core.nvfp4 import hadamard
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.linear import ReduceAmax, quantize_shared
+from longlive_core.nvfp4.matmul import MATMUL, MatmulRequest, matmul
+from longlive_core.nvfp4.quantize import QUANTIZE, quantize, quantize_both
+from longlive_core.nvfp4.tensor import NVFP4Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the three products of a training linear are quantised.
+
+    Attributes:
+        activation, gradient: quantised in blocks of 1 x 16, along what is summed.
+        weight: in blocks of 16 x 16, or of 1 x 16, which rounds W and W^T each on its own.
+        forward, input_gradient, weight_gradient: which products have quantised operands; the others
+            are computed in the type of the input.
+        hadamard: rotate the weight gradient's operands.
+        backend: a row of ``MATMUL``, or "auto".
+        strict: refuse to emulate.
+    """
+
+    activation: QuantizeConfig = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
+    weight: QuantizeConfig = QuantizeConfig(rule=ScaleRule.AMAX_6, block=(BLOCK, BLOCK))
+    gradient: QuantizeConfig = QuantizeConfig(
+        rule=ScaleRule.FOUR_OVER_SIX_MSE, rounding="stochastic"
+    )
+    forward: bool = True
+    input_gradient: bool = True
+    weight_gradient: bool = True
+    hadamard: bool = True
+    backend: str = "auto"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("activation", "weight"):
+            if vars(self)[name].rounding != "nearest":
+                raise ValueError(
+                    f"TrainingConfig({name}.rounding='stochastic'): a forward pass that is "
+                    f"computed twice, as activation checkpointing does, must be the same twice. "
+                    f"Round only gradients at random."
+                )
+        for name in ("activation", "gradient"):
+            if vars(self)[name].block != (1, BLOCK):
+                raise ValueError(
+                    f"TrainingConfig({name}.block={vars(self)[name].block}): tokens must not share "
+                    f"a scale. Use (1, {BLOCK})."
+                )
+
+    @property
+    def quantises(self) -> bool:
+        """Whether any product is quantised."""
+        return self.forward or self.input_gradient or self.weight_gradient
+
+
+OFF = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
+"""No product is quantised: the layer is ``nn.Linear``, for comparisons."""
+
+
+class NVFP4TrainingLinear(nn.Linear):
+    """A linear with a master weight whose products run on NVFP4 operands.
+
+    Its state dict is that of ``nn.Linear``. ``reduce_amax`` makes one amax of those of several
+    ranks that hold parts of the same activation or gradient, so that codes do not depend on how a
+    sequence is split. Random rounding draws its seeds from torch's global generator of the device.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        config: TrainingConfig | None = None,
+        reduce_amax: ReduceAmax | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.config = TrainingConfig() if config is None else config
+        self.reduce_amax = reduce_amax
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        config: TrainingConfig | None = None,
+        *,
+        reduce_amax: ReduceAmax | None = None,
+    ) -> "NVFP4TrainingLinear":
+        """The layer that trains this linear's own parameters."""
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            bias=False,
+            config=config,
+            reduce_amax=reduce_amax,
+            device="meta",
+        )
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        if not self.config.quantises:
+            return super().forward(x)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            y = _Products.apply(
+                x.to(dtype).reshape(-1, self.in_features),
+                self.weight,
+                bias,
+                self.config,
+                self.reduce_amax,
+            )
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def receipts(self) -> tuple[Receipt, ...]:
+        """What a quantised product runs on where the weight is, under its own type."""
+        device, dtype = self.weight.device, self.weight.dtype
+        request = MatmulRequest(
+            device=device, dtype=dtype, inner=self.in_features, outputs=self.out_features
+        )
+        config = self.config
+        return (
+            QUANTIZE.receipt(Request(device=device, dtype=dtype)),
+            MATMUL.receipt(request, config.backend, strict=config.strict),
+        )
+
+    def extra_repr(self) -> str:
+        config = self.config
+        products = {
+            "forward": config.forward,
+            "input_gradient": config.input_gradient,
+            "weight_gradient": config.weight_gradient,
+        }
+        named = ", ".join(name for name, quantised in products.items() if quantised)
+        return f"{super().extra_repr()}, in NVFP4: {named or 'nothing'}"
+
+
+class _Products(torch.autograd.Function):
+    """The three products of the module's docstring. x is [tokens, in], W is [out, in]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        config: TrainingConfig,
+        reduce_amax: ReduceAmax | None,
+    ) -> Tensor:
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        turned = needs_weight and config.weight_gradient
+        x_q, x_t = _two_ways(x, config.activation, config.forward, turned, config, reduce_amax)
+        keep_w = needs_x and config.input_gradient and _square(config)
+        w_q = quantize(weight, config.weight) if config.forward or keep_w else None
+        if config.forward:
+            y = _multiply(x_q, w_q, bias, x.dtype, config)
+        else:
+            y = nn.functional.linear(x, weight.to(x.dtype), bias)
+
+        ctx.config, ctx.reduce_amax, ctx.dtype = config, reduce_amax, x.dtype
+        plain_x = x if needs_weight and not config.weight_gradient else None
+        ctx.x_shape, x_parts = _apart(x_t)
+        ctx.w_shape, w_parts = _apart(w_q if keep_w else None)
+        ctx.save_for_backward(weight, plain_x, *x_parts, *w_parts)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        config: TrainingConfig = ctx.config
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        weight, x, *parts = ctx.saved_tensors
+        x_t = _together(parts[:3], config.activation, ctx.x_shape)
+        w_q = _together(parts[3:], config.weight, ctx.w_shape)
+        to_x = to_weight = to_bias = None
+        with torch.autocast(grad.device.type, enabled=False):
+            along, across = needs_x and config.input_gradient, needs_weight and x_t is not None
+            g_q, g_t = _two_ways(grad, config.gradient, along, across, config, ctx.reduce_amax)
+            if needs_x and config.input_gradient:
+                w_t = quantize(weight.t(), config.weight) if w_q is None else w_q.transpose()
+                to_x = _multiply(g_q, w_t, None, ctx.dtype, config)
+            elif needs_x:
+                to_x = grad @ weight.to(grad.dtype)
+            if needs_weight and x_t is not None:
+                to_weight = _multiply(g_t, x_t, None, weight.dtype, config)
+            elif needs_weight:
+                to_weight = (grad.t() @ x).to(weight.dtype)
+            if needs_bias:
+                to_bias = grad.sum(0)
+        return to_x, to_weight, to_bias, None, None
+
+
+def _two_ways(
+    x: Tensor,
+    how: QuantizeConfig,
+    along: bool,
+    across: bool,
+    config: TrainingConfig,
+    reduce_amax: ReduceAmax | None,
+) -> tuple[NVFP4Tensor | None, NVFP4Tensor | None]:
+    """x quantised along its rows and its transpose quantised along the tokens, as far as needed."""
+    if along and across and reduce_amax is None:
+        return quantize_both(x, how, rotate=config.hadamard)
+    first = quantize_shared(x, how, reduce_amax) if along else None
+    return first, _across(x, how, config.hadamard, reduce_amax) if across else None
+
+
+def _across(
+    x: Tensor, how: QuantizeConfig, rotate: bool, reduce_amax: ReduceAmax | None
+) -> NVFP4Tensor:
+    """The transpose, quantised along the tokens, which are padded with zeros to whole blocks."""
+    tokens, cols = x.shape
+    turned = nn.functional.pad(x.t(), (0, -tokens % BLOCK))
+    if rotate:
+        turned = hadamard.rotate(turned)
+    return replace(quantize_shared(turned, how, reduce_amax), shape=(cols, tokens))
+
+
+def _multiply(
+    a: NVFP4Tensor | None,
+    b: NVFP4Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    config: TrainingConfig,
+) -> Tensor:
+    assert a is not None and b is not None
+    return matmul(a, b, bias=bias, dtype=dtype, backend=config.backend, strict=config.strict)
+
+
+def _square(config: TrainingConfig) -> bool:
+    """Whether the quantised weight's transpose is the quantised transpose."""
+    return config.weight.block == (BLOCK, BLOCK)
+
+
+def _apart(q: NVFP4Tensor | None) -> tuple[tuple[int, ...], tuple[Tensor | None, ...]]:
+    """Shape and tensors, as the graph keeps them."""
+    return ((), (None, None, None)) if q is None else (q.shape, (q.codes, q.block_scales, q.amax))
+
+
+def _together(
+    parts: Sequence[Tensor | None], config: QuantizeConfig, shape: tuple[int, ...]
+) -> NVFP4Tensor | None:
+    codes, scales, amax = parts
+    if codes is None or scales is None or amax is None:
+        return None
+    return NVFP4Tensor(codes=codes, block_scales=scales, amax=amax, config=config, shape=shape)
