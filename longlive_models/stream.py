@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,10 +92,8 @@ class Stream:
         self, generator: BlockGenerator, vae: WanVAE, plan: ShotPlan, *, lane: str = "inline"
     ) -> None:
         self.plan = plan
-        self._generator = generator
-        self._vae = vae
-        self._scheduler = AsyncDecodeScheduler(self._decode, lane=lane, to_host=True)
-        self._blocks = self._run()
+        self._scheduler = AsyncDecodeScheduler(_decoder(vae), lane=lane, to_host=True)
+        self._blocks = _video_blocks(generator, self._scheduler, plan)
 
     def __iter__(self) -> "Stream":
         return self
@@ -119,41 +117,48 @@ class Stream:
     ) -> None:
         self.close()
 
-    def _decode(
-        self, latents: Float[Tensor, "1 C F Y X"], state: StreamState | None
-    ) -> tuple[Frames, StreamState]:
-        with torch.no_grad():
-            video, state = self._vae.decode_block(latents.to(self._vae.conv2.weight.dtype), state)
-            return to_frames(video[0]), state
 
-    def _run(self) -> Generator[VideoBlock, None, None]:
-        started = time.perf_counter()
-        waiting: deque[tuple[LatentBlock, _Stopwatch]] = deque()
-        left = self.plan.frames
+def _decoder(vae: WanVAE) -> Callable[[Tensor, StreamState | None], tuple[Frames, StreamState]]:
+    """One block's latents to its frames, on the VAE's device and in its type."""
 
-        def release(decoded: Iterable[Tensor]) -> Iterator[VideoBlock]:
-            nonlocal left
-            for frames in decoded:
-                block, watch = waiting.popleft()
-                span = self._scheduler.trace[-1]
-                timing = Timing(
-                    denoise=watch.seconds(),
-                    decode=span.end - span.start,
-                    elapsed=time.perf_counter() - started,
-                )
-                yield VideoBlock(block.index, frames[:left], block.prompt, timing)
-                left -= min(left, len(frames))
+    @torch.no_grad()
+    def decode(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState]:
+        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
+        return to_frames(video[0]), state
 
-        with self._scheduler:
-            blocks = self._generator.blocks([self.plan], self.plan.blocks)
-            watch = _Stopwatch(self._generator.cache.device)
-            for block in blocks:
-                watch.stop()
-                waiting.append((block, watch))
-                self._scheduler.submit(block.latents)
-                yield from release(self._scheduler.ready())
-                watch = _Stopwatch(self._generator.cache.device)
-            yield from release(self._scheduler.finish())
+    return decode
+
+
+def _video_blocks(
+    generator: BlockGenerator, scheduler: AsyncDecodeScheduler, plan: ShotPlan
+) -> Generator[VideoBlock, None, None]:
+    """The blocks of the plan. Outside the class: so a stream that is dropped ends at once."""
+    started = time.perf_counter()
+    waiting: deque[tuple[LatentBlock, _Stopwatch]] = deque()
+    left = plan.frames
+
+    def release(decoded: Iterable[Tensor]) -> Iterator[VideoBlock]:
+        nonlocal left
+        for frames in decoded:
+            block, watch = waiting.popleft()
+            span = scheduler.trace[-1]
+            timing = Timing(
+                denoise=watch.seconds(),
+                decode=span.end - span.start,
+                elapsed=time.perf_counter() - started,
+            )
+            yield VideoBlock(block.index, frames[:left], block.prompt, timing)
+            left -= min(left, len(frames))
+
+    with scheduler:
+        watch = _Stopwatch(generator.cache.device)
+        for block in generator.blocks([plan], plan.blocks):
+            watch.stop()
+            waiting.append((block, watch))
+            scheduler.submit(block.latents)
+            yield from release(scheduler.ready())
+            watch = _Stopwatch(generator.cache.device)
+        yield from release(scheduler.finish())
 
 
 class _Stopwatch:

@@ -1,0 +1,98 @@
+"""How a model is run: to a file and back, and what a file may not say."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_models.hub import INDEX
+from longlive_models.settings import GenerationSettings, read_settings, write_index
+
+PLAIN = GenerationSettings(height=128, width=64, fps=12.0, steps=8)
+
+
+FIELDS = {
+    "height": st.integers(1, 4096),
+    "width": st.integers(1, 4096),
+    "fps": st.floats(0.1, 120),
+    "steps": st.integers(1, 100),
+    "guidance": st.floats(0, 20),
+    "negative_prompt": st.text(),
+    "shift": st.floats(0.1, 20),
+    "window": st.integers(4, 20),
+    "sink": st.integers(0, 2),
+    "shot_sink": st.integers(0, 1),
+    "shot_offset": st.floats(-100, 100),
+    "t_scale": st.floats(0.1, 10),
+}
+
+
+@given(st.fixed_dictionaries(FIELDS))
+def test_settings_survive_json(values):
+    settings = GenerationSettings(**values)
+    assert settings.to_dict() == values
+    assert GenerationSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_an_index_holds_settings_and_notes(tmp_path):
+    write_index(tmp_path, PLAIN, trained_with="ar_pocket")
+    assert read_settings(tmp_path) == PLAIN
+    assert json.loads((tmp_path / INDEX).read_text())["trained_with"] == "ar_pocket"
+
+
+def test_what_is_not_given_is_not_changed():
+    assert PLAIN.override() == PLAIN
+    assert PLAIN.override(steps=4, guidance=3.0) == replace(PLAIN, steps=4, guidance=3.0)
+
+
+def test_only_guidance_of_one_needs_one_branch():
+    assert [replace(PLAIN, guidance=g).branches for g in (0.0, 1.0, 1.5)] == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 0}, "height=0: it must be above 0"),
+        ({"fps": float("inf")}, "fps=inf: it must be above 0"),
+        ({"shift": -1.0}, "shift=-1.0"),
+        ({"t_scale": float("nan")}, "t_scale=nan"),
+        ({"guidance": float("inf")}, "guidance=inf"),
+        ({"sink": -1}, r"Window\(sink=-1\)"),
+        ({"window": 2}, "leaves no page for the block itself"),
+    ],
+)
+def test_settings_that_make_no_video_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PLAIN, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fsp": 12}, "no key 'fsp'; did you mean 'fps'"),
+        ({"steps": "4"}, "steps is a whole number, got '4'"),
+        ({"steps": 2.5}, "steps is a whole number, got 2.5"),
+        ({"steps": True}, "steps is a whole number, got True"),
+        ({"fps": None}, "fps is a number, got None"),
+        ({"negative_prompt": 3}, "negative_prompt is a text, got 3"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationSettings.from_dict({**PLAIN.to_dict(), **change})
+
+
+@pytest.mark.parametrize("name", ["height", "width", "fps", "steps"])
+def test_what_nothing_implies_must_be_there(name):
+    values = {key: value for key, value in PLAIN.to_dict().items() if key != name}
+    with pytest.raises(ValueError, match=f"need {name} as well"):
+        GenerationSettings.from_dict(values)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"generation": 3}'])
+def test_an_index_of_something_else_is_refused(content, tmp_path):
+    (tmp_path / INDEX).write_text(content)
+    with pytest.raises(ValueError, match="holds no 'generation' settings"):
+        read_settings(tmp_path)

@@ -1,0 +1,135 @@
+"""The evaluation: right videos score full marks, wrong ones do not, and every suite is filled."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from longlive_models.shots import SCENE_CUT_PREFIX, ShotPlan
+from longlive_models.stream import to_frames
+from longlive_recipes import evaluate
+from longlive_recipes.evaluate import Evaluate, draw_looks, generate_clips, run
+from longlive_recipes.moving_shapes import World, base_caption, draw, single_shot
+from longlive_recipes.shape_attributes import MOTIONS, is_held_out, looks
+from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
+
+LOOKS = {base_caption(look): look for motion in MOTIONS for look in looks("any", motion)}
+WANTED = tuple(look for look in LOOKS.values() if look.background == "black")[::40]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Evaluate:
+    """A tiny model, plain captions, a suite of each kind."""
+    folder = write_tiny_folder(tmp_path_factory.mktemp("tiny"))
+    return Evaluate(
+        model=str(folder),
+        device="cpu",
+        seconds=2.0,
+        seen=3,
+        heldout=2,
+        storyboards=2,
+        long=1,
+        long_seconds=4.0,
+        tail_seconds=2.0,
+        paraphrases=False,
+        batch=2,
+    )
+
+
+def drawings(pipeline, settings, plans: list[ShotPlan], seeds) -> np.ndarray:
+    """Stands for a model that draws exactly what the prompts say, 64 pixels wide."""
+    timing, clips = plans[0].timing, []
+    world = World(
+        size=64,
+        fps=timing.fps,
+        first_block_frames=timing.frames(1),
+        block_frames=timing.frames(2) - timing.frames(1),
+    )
+    for plan, seed in zip(plans, seeds, strict=True):
+        parts = []
+        for prompt, length in zip(plan.prompts, plan.lengths, strict=True):
+            look = LOOKS[prompt.removeprefix(SCENE_CUT_PREFIX)]
+            made = single_shot(look, seed=seed + 50, world=world, blocks=plan.blocks)
+            first = sum(len(part) for part in parts)
+            end = timing.frames(length) if not parts else timing.frames(plan.blocks)
+            parts.append(to_frames(draw([made])[0])[first:end])
+        clips.append(torch.cat(parts)[: plan.frames])
+    return torch.stack(clips).numpy()
+
+
+def test_a_model_that_draws_what_it_is_told_scores_full_marks(config, monkeypatch):
+    monkeypatch.setattr(evaluate, "generate_clips", drawings)
+    suites = run(replace(config, seconds=4.0, seen=6, seed=1))["suites"]
+    assert set(suites) == {"seen", "heldout", "storyboards", "long"}
+    assert [suites[name]["videos"] for name in suites] == [6, 2, 4, 1]
+    for name in ("seen", "heldout", "long"):
+        scores = suites[name]
+        assert scores["colour"] == scores["background"] == 1, (name, scores)
+        assert scores["shape"] == scores["motion"] == scores["all_four"] == 1, (name, scores)
+        assert scores["steadiness"] == 1
+        assert set(scores["motion_by_kind"].values()) == {1}
+    assert suites["long"]["drift_per_second"] < 0.05
+    assert suites["storyboards"]["background"] == 1
+    assert suites["storyboards"]["cut_at_the_block"] == 1
+
+
+def test_a_model_that_draws_something_else_does_not(config, monkeypatch):
+    def others(pipeline, settings, plans, seeds):
+        wrong = {look: base_caption(look._replace(background="teal")) for look in LOOKS.values()}
+        turned = [replace(p, prompts=tuple(wrong[LOOKS[t]] for t in p.prompts)) for p in plans]
+        return drawings(pipeline, settings, turned, seeds)
+
+    monkeypatch.setattr(evaluate, "generate_clips", others)
+    monkeypatch.setattr(evaluate, "draw_looks", lambda rng, split, count: list(WANTED[:count]))
+    suites = run(replace(config, seconds=4.0, heldout=0, storyboards=0, long=0))["suites"]
+    assert suites["seen"]["background"] == suites["seen"]["all_four"] == 0
+    assert suites["seen"]["colour"] == 1
+
+
+def test_a_result_is_plain_data_that_says_how_it_was_made(config):
+    result = run(replace(config, seen=2, heldout=0, storyboards=1, steps=1, guidance=1.0))
+    stored = json.loads(json.dumps(result))
+    assert stored == result
+    assert (stored["steps"], stored["guidance"]) == (1, 1.0)
+    assert len(stored["model_sha256"]) == 64
+    assert set(stored["suites"]) == {"seen", "storyboards", "long"}
+    assert stored["config"]["seen"] == 2
+    assert stored["hardware"]["device"] == "cpu"
+
+
+def test_clips_are_the_pipelines_videos():
+    """Within a step of brightness: the clips of a batch are made side by side."""
+    pipe = tiny_pipeline()
+    plans = [pipe.plan(text, seconds=1.5) for text in ("a red circle", "a blue square")]
+    clips = generate_clips(pipe, pipe.settings, plans, [4, 5])
+    assert (clips.shape, clips.dtype) == ((2, 12, 32, 32, 3), np.uint8)
+    alone = pipe("a blue square", seconds=1.5, seed=5).frames.numpy()
+    assert np.abs(clips[1].astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_looks_are_of_their_split_and_of_every_motion():
+    rng = np.random.default_rng(0)
+    drawn = {split: draw_looks(rng, split, 60) for split in ("train", "heldout")}
+    assert {split: len(some) for split, some in drawn.items()} == {"train": 60, "heldout": 60}
+    assert not any(is_held_out(look) for look in drawn["train"])
+    assert all(is_held_out(look) for look in drawn["heldout"])
+    assert {look.motion for look in drawn["train"]} == set(MOTIONS)
+    assert draw_looks(np.random.default_rng(0), "train", 60) == drawn["train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seen": 0, "heldout": 0, "storyboards": 0, "long": 0}, "an evaluation needs prompts"),
+        ({"seen": -1}, "an evaluation needs prompts"),
+        ({"batch": 0}, "batch must be above 0, got 0"),
+        ({"workers": 0}, "workers must be above 0"),
+        ({"seconds": -1.0}, "seconds must be above 0, got -1.0"),
+        ({"tail_seconds": 99.0}, "tail_seconds=99.0 is more than long_seconds=60.0"),
+    ],
+)
+def test_an_evaluation_of_nothing_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Evaluate(**change)

@@ -1,0 +1,210 @@
+"""The generation recipe: what is planned, what a record holds, and what is left after a failure."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from longlive_core import __version__
+from longlive_core.backends import BackendUnavailable
+from longlive_core.testing import assert_bitwise_equal
+from longlive_models import Storyboard
+from longlive_models.folder import fingerprint
+from longlive_models.video import read_video
+from longlive_recipes.generate import (
+    Generate,
+    Job,
+    check_output,
+    output_paths,
+    plan,
+    run,
+)
+from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Generate:
+    folder = write_tiny_folder(tmp_path_factory.mktemp("tiny"))
+    return Generate(model=str(folder), device="cpu", seconds=1.0)
+
+
+def job(name: str = "a", prompt: object = "a red circle", seed: int = 3) -> Job:
+    return Job(name=name, story=Storyboard.of(prompt), seed=seed)
+
+
+def test_a_plan_says_what_will_be_done(config, tmp_path):
+    story = [{"prompt": "a red circle", "seconds": 1.1}, {"prompt": "a blue square", "blocks": 3}]
+    wanted = replace(config, seconds=None, weights="bf16", lane="thread", guidance=2.0)
+    planned = plan(wanted, [job(prompt=story)], tmp_path / "new" / "a.mp4")
+    assert planned.config == wanted
+    decided = asdict(planned)
+    assert {key: decided[key] for key in ("size", "fps", "steps", "guidance", "device")} == {
+        "size": "32x32",
+        "fps": FPS,
+        "steps": 2,
+        "guidance": 2.0,
+        "device": "cpu",
+    }
+    assert (planned.weights, planned.compute, planned.kv_cache) == ("bf16", "fp32", "fp32")
+    assert (planned.lane, planned.attention) == ("thread", "sdpa")
+    [video] = planned.videos
+    assert (video.frames, video.seconds, video.seed) == (29, 29 / FPS, 3)
+    assert [shot["blocks"] for shot in video.shots] == [1, 3]
+    assert [shot["start"] for shot in video.shots] == [0, 5 / FPS]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_holds_what_it_takes_to_make_the_video_again(config, tmp_path):
+    wanted = replace(config, steps=3, weights="bf16")
+    [result] = run(wanted, [job()], tmp_path / "deep" / "a.mp4")
+    record = json.loads((tmp_path / "deep" / "a.json").read_text())
+    assert set(record) == {
+        "video",
+        "plan",
+        "settings",
+        "result",
+        "model_sha256",
+        "versions",
+        "hardware",
+        "blocks",
+    }
+    assert record["video"]["seed"] == 3
+    assert record["video"]["shots"][0]["prompt"] == "a red circle"
+    assert record["plan"]["config"]["model"] == config.model
+    assert (record["plan"]["weights"], record["plan"]["compute"]) == ("bf16", "fp32")
+    assert record["settings"] == {**tiny_pipeline().settings.to_dict(), "steps": 3}
+    assert record["model_sha256"] == fingerprint(Path(config.model))
+    assert record["versions"]["longlive"] == __version__
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["hardware"]["device"] == "cpu"
+    assert record["result"]["backends"] == list(result.backends)
+    assert result.backends[0].startswith("attention: sdpa on cpu (asked for auto); not fa4: ")
+    assert result.backends[1] == "decode lane: inline"
+    assert [block["block"] for block in record["blocks"]] == [0, 1]
+    for block in record["blocks"]:
+        assert 0 < block["denoise"] < block["elapsed"]
+        assert 0 < block["decode"] < block["elapsed"]
+
+
+def test_a_result_is_what_is_in_the_file(config, tmp_path):
+    began = []
+    [result] = run(config, [job()], tmp_path / "a.png", progress=began.append)
+    assert (result.path, result.frames, result.interrupted) == (tmp_path / "a", FPS, False)
+    assert len(list(result.path.iterdir())) == FPS
+    assert 0 < result.seconds_to_first_frame <= result.wall_seconds
+    assert result.peak_memory_bytes > 50e6
+    assert [(report.index, report.frames_done, report.frames_total) for report in began] == [
+        (0, 5, 8),
+        (1, 8, 8),
+    ]
+    assert {report.blocks for report in began} == {2}
+    stored, _ = read_video(tmp_path / "a" / "%05d.png")
+    frames = tiny_pipeline()("a red circle", seconds=1, seed=3).frames
+    assert_bitwise_equal(stored, frames)
+
+
+def test_several_videos_and_their_records_fill_a_folder(config, tmp_path):
+    first, second = run(config, [job("a"), job("b", seed=4)], tmp_path / "all")
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "a.json",
+        "a.mp4",
+        "b.json",
+        "b.mp4",
+    ]
+    assert not torch.equal(read_video(first.path)[0], read_video(second.path)[0])
+
+
+def test_an_interrupt_keeps_the_blocks_so_far_and_ends_the_run(config, tmp_path):
+    def interrupt(report):
+        if report.job.name == "b" and report.index == 1:
+            raise KeyboardInterrupt
+
+    jobs = [job(name) for name in "abc"]
+    results = run(replace(config, seconds=3.0), jobs, tmp_path, progress=interrupt)
+    assert [(result.path.stem, result.interrupted) for result in results] == [
+        ("a", False),
+        ("b", True),
+    ]
+    assert len(read_video(tmp_path / "b.mp4")[0]) == results[1].frames == 13
+    assert json.loads((tmp_path / "b.json").read_text())["result"]["interrupted"] is True
+    assert not (tmp_path / "c.mp4").exists()
+
+
+def test_an_interrupt_before_the_first_block_leaves_nothing(config, tmp_path, monkeypatch):
+    def interrupt(*arguments: object, **how: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longlive_models.generator.unipc", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, [job()], tmp_path / "new" / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_before_the_first_block_keeps_what_was_there(config, tmp_path, monkeypatch):
+    def fail(*arguments: object, **how: object) -> None:
+        raise RuntimeError("out of memory")
+
+    (tmp_path / "a.mp4").write_text("an older video")
+    (tmp_path / "a.json").write_text("its record")
+    monkeypatch.setattr("longlive_models.generator.unipc", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(config, [job()], tmp_path / "a.mp4", overwrite=True)
+    assert (tmp_path / "a.mp4").read_text() == "an older video"
+    assert (tmp_path / "a.json").read_text() == "its record"
+
+
+@pytest.mark.parametrize(
+    ("change", "jobs", "output", "message"),
+    [
+        ({}, [], "a.mp4", "no prompt was given"),
+        ({}, [job(), job("b")], "a.mp4", "2 videos cannot all go to a.mp4"),
+        ({}, [job(), job()], "out", "two videos have one name among a, a"),
+        ({}, [job(seed=-1)], "a.mp4", "a seed from 0"),
+        ({"seconds": 0.0}, [job()], "a.mp4", "seconds must be a number above 0"),
+        ({"model": "none"}, [job()], "a.mp4", "there is no model 'none'"),
+        ({"weights": "nvfp4"}, [job()], "a.mp4", "no precision of this version"),
+        ({"lane": "stream"}, [job()], "a.mp4", "needs a CUDA device"),
+        ({}, [job()], "a.mov", "suffix is one of .mp4, .gif, .png"),
+        ({}, [job()], "there.gif", "there.gif exists: pass --overwrite"),
+        ({}, [job()], "recorded.gif", "recorded.json exists: pass --overwrite"),
+        ({}, [job()], "there.gif/a.mp4", "there.gif is no folder that you may write to"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(
+    change, jobs, output, message, config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("there.gif").write_text("a video")
+    Path("recorded.json").write_text("{}")
+    before = {path: path.read_text() for path in Path().iterdir()}
+    with pytest.raises(ValueError, match=message):
+        run(replace(config, **change), jobs, Path(output))
+    assert {path: path.read_text() for path in Path().iterdir()} == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="is no folder that you may write to"):
+        plan(config, [job()], tmp_path / "a.mp4")
+
+
+def test_an_attention_that_cannot_run_is_refused_by_the_plan(config, tmp_path):
+    with pytest.raises(BackendUnavailable, match="cannot use backend 'fa3' on cpu"):
+        plan(replace(config, attention="fa3"), [job()], tmp_path / "a.mp4")
+
+
+def test_a_model_that_is_not_whole_is_refused_by_the_plan(tmp_path):
+    folder = write_tiny_folder(tmp_path / "model")
+    (folder / "vae" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="vae is no whole part of a model"):
+        plan(Generate(model=str(folder), device="cpu"), [job()], tmp_path / "a.mp4")
+
+
+def test_outputs_are_files_or_are_in_a_folder(tmp_path):
+    assert output_paths([job()], Path("x.gif")) == [Path("x.gif")]
+    assert output_paths([job("n")], Path("x")) == [Path("x/n.mp4")]
+    (tmp_path / "v1.5").mkdir()
+    assert output_paths([job("n")], tmp_path / "v1.5") == [tmp_path / "v1.5" / "n.mp4"]
+    check_output(tmp_path / "new" / "deep" / "a.mp4", overwrite=False)
