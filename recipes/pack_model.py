@@ -6,6 +6,7 @@ from typing import Any
 
 from longlive_models.folder import fingerprint, read_config
 from longlive_models.hub import resolve
+from longlive_models.model_spec import ModelSpec
 from longlive_models.settings import GenerationSettings, write_index
 from longlive_models.text import PocketTextConfig
 from longlive_models.vae import VAEConfig
@@ -36,11 +37,12 @@ def pack_model(
         ValueError: a part is not there, or the parts do not fit each other.
     """
     sources = dict(zip(PARTS, (transformer, text_encoder, vae), strict=True))
-    check_parts(
-        WanConfig.from_dict(read_config(transformer)),
-        PocketTextConfig.from_dict(read_config(text_encoder)),
-        VAEConfig.from_dict(read_config(vae)),
+    spec = ModelSpec(
+        transformer=WanConfig.from_dict(read_config(transformer)),
+        vae=VAEConfig.from_dict(read_config(vae)),
+        settings=settings,
     )
+    check_text(spec.transformer, PocketTextConfig.from_dict(read_config(text_encoder)))
     for name, source in sources.items():
         if source.resolve() != (folder / name).resolve():
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -49,20 +51,13 @@ def pack_model(
     return folder
 
 
-def check_parts(transformer: WanConfig, text_encoder: PocketTextConfig, vae: VAEConfig) -> None:
-    """Raise ValueError where a transformer cannot work with a text encoder or a VAE."""
-    if {transformer.in_channels, transformer.out_channels} != {vae.latent_channels}:
+def check_text(transformer: WanConfig, text: PocketTextConfig) -> None:
+    """Raise ValueError where a transformer cannot read what a text encoder gives."""
+    if text.dim != transformer.text_dim or text.text_len > transformer.text_len:
         raise ValueError(
-            f"the transformer takes {transformer.in_channels} channels and answers "
-            f"{transformer.out_channels}, but the VAE's latents have {vae.latent_channels}: they "
-            f"cannot be one model. Train the transformer on the latents of this VAE."
-        )
-    text = (text_encoder.dim, text_encoder.text_len)
-    if (transformer.text_dim, transformer.text_len) != text:
-        raise ValueError(
-            f"the transformer reads {transformer.text_len} text tokens of {transformer.text_dim}, "
-            f"but the text encoder gives {text_encoder.text_len} of {text_encoder.dim}: they "
-            f"cannot be one model. Use the text encoder that was trained with it."
+            f"the text encoder gives {text.text_len} rows of {text.dim}, the transformer takes up "
+            f"to {transformer.text_len} of {transformer.text_dim}: they cannot be one model. Use "
+            f"the text encoder that was trained with it."
         )
 
 

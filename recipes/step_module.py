@@ -8,13 +8,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
+from longlive_models.folder import fill, load_part
 from longlive_models.stream import Video
 from longlive_recipes.budget import Budget
 from longlive_recipes.callbacks import Clock, MovingAverage
@@ -39,6 +41,7 @@ class StepModule(LightningModule):
 
     def __init__(self, budget: Budget, optimisation: Optimisation, seed: int) -> None:
         super().__init__()
+        torch.manual_seed(seed)  # the first weights are the seed's, too
         self.budget = budget
         self.optimisation = optimisation
         self.seed = seed
@@ -134,6 +137,17 @@ def step_seed(seed: int, step: int, stream: int) -> int:
     """
     words = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)
     return int(words[0])
+
+
+def start_from(module: nn.Module, folder: Path) -> None:
+    """Let a module begin with the weights of a part of a model, in its own precision.
+
+    Raises:
+        ValueError: the folder does not hold the weights of such a module.
+    """
+    _, tensors = load_part(folder)
+    dtype = next(module.parameters()).dtype
+    fill(module, {name: tensor.to(dtype) for name, tensor in tensors.items()}, folder)
 
 
 def maybe_compile(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:

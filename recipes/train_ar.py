@@ -7,6 +7,7 @@ The text encoder trains along. Reproduces the AR stage of LongLive-2.0 (arXiv 26
 Command:  longlive train ar_pocket          Measured: see recipes/README.md
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,19 +18,21 @@ from torch import Tensor
 from longlive_core.kv_cache import Window
 from longlive_models.diffusion import FlowSchedule
 from longlive_models.folder import fingerprint, load_part, read_config, save_part
+from longlive_models.model_spec import ModelSpec
 from longlive_models.objectives import teacher_forcing_loss
-from longlive_models.pipeline import LongLivePipeline, Placement
+from longlive_models.pipeline import LongLivePipeline
+from longlive_models.placement import Placement
 from longlive_models.settings import GenerationSettings
 from longlive_models.stream import Video
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
-from longlive_models.vae import VAEConfig, WanVAE
+from longlive_models.vae import VAEConfig, WanVAE, load_vae
 from longlive_models.wan import POCKET, WanConfig, WanTransformer
 from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
 from longlive_recipes.data import LatentClips, TokenClips, encode_clips
 from longlive_recipes.moving_shapes import World, clip, vocabulary
-from longlive_recipes.pack_model import check_parts, find_vae, pack_model
+from longlive_recipes.pack_model import check_text, find_vae, pack_model
 from longlive_recipes.run_record import as_plain, code_version
-from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile
+from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
 from longlive_recipes.training import Run, check_run, fit
 
 
@@ -152,8 +155,8 @@ class TrainARModule(StepModule):
         self.text = PocketTextEncoder(config.text)
         if config.start_from:
             start = Path(config.start_from)
-            self.model.load_state_dict(load_part(start / "transformer")[1])
-            self.text.load_state_dict(load_part(start / "text_encoder")[1])
+            start_from(self.model, start / "transformer")
+            start_from(self.text, start / "text_encoder")
         self.velocity = maybe_compile(self.model.forward, config.run.compile)
         self.schedule = FlowSchedule(shift=config.shift)
 
@@ -240,10 +243,12 @@ class TrainARModule(StepModule):
     def samples(self) -> dict[str, Video]:
         """A video of each sample prompt, from the pipeline that users have."""
         config = self.config
-        placement = Placement.choose(str(self.device), weights="fp32", kv_cache="fp32")
-        vae = load_vae(config.vae).to(self.device).requires_grad_(False)
         pipeline = LongLivePipeline(
-            self.model, vae, self.text, settings=config.generation, placement=placement
+            copy.deepcopy(self.model),  # a pipeline freezes its parts
+            trained_vae(config.vae),
+            copy.deepcopy(self.text),
+            settings=config.generation,
+            placement=Placement.choose(str(self.device), weights="fp32", kv_cache="fp32"),
         )
         return {
             f"prompt_{number}": pipeline(prompt, seconds=config.sample_seconds, seed=number)
@@ -279,7 +284,8 @@ def prepare_clips(config: TrainAR, one: ClipSet, seed: int, device: torch.device
     cache = config.latent_cache and Path(config.latent_cache) / f"blocks_{one.blocks}"
     if cache and cache.is_dir():
         return LatentClips.load(cache, source, device)
-    vae = load_vae(config.vae).to(device)
+    vae = trained_vae(config.vae).to(device)
+    vae.channels_last_()
     made = [clip(seed, index, world=config.world, blocks=one.blocks) for index in range(one.clips)]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         clips = encode_clips(vae.encode, made, device=device)
@@ -288,20 +294,18 @@ def prepare_clips(config: TrainAR, one: ClipSet, seed: int, device: torch.device
     return clips
 
 
-def load_vae(name: str) -> WanVAE:
-    """A trained VAE, in evaluation mode, on the CPU."""
+def trained_vae(name: str) -> WanVAE:
+    """A VAE by folder or model name, in evaluation mode, on the CPU."""
     settings, weights = load_part(find_vae(name))
-    vae = WanVAE(VAEConfig.from_dict(settings))
-    vae.load_state_dict(weights)
-    vae.channels_last_()
-    return vae.eval()
+    return load_vae(weights, config=VAEConfig.from_dict(settings))
 
 
 def check(config: TrainAR, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written."""
     check_run(config.run, config, resume=resume)
     vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
-    check_parts(config.model, config.text, vae)
+    ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
+    check_text(config.model, config.text)
     if config.start_from:
         for part in ("transformer", "text_encoder"):
             read_config(Path(config.start_from) / part)

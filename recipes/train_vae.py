@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longlive_models.folder import load_part, read_config, save_part
+from longlive_models.folder import read_config, save_part
 from longlive_models.stream import Video, to_frames
 from longlive_models.vae import POCKET_VAE, VAEConfig, WanVAE
 from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
 from longlive_recipes.data import FramePool
 from longlive_recipes.moving_shapes import World
-from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile
+from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
 from longlive_recipes.training import Run, check_run, fit
 
 
@@ -109,7 +109,7 @@ class TrainVAEModule(StepModule):
         self.config = config
         self.vae = WanVAE(config.vae)
         if config.start_from:
-            self.vae.load_state_dict(load_part(Path(config.start_from))[1])
+            start_from(self.vae, Path(config.start_from))
         self.compiled = maybe_compile(self.reconstruct, config.run.compile)
 
     def on_fit_start(self) -> None:
