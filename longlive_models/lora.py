@@ -1,0 +1,386 @@
+"""LoRA: small trained matrices beside frozen linears, plain or quantised.
+
+    y = base(x) + (alpha / rank) * B A x          A [rank, in], B [out, rank], B zero at first
+
+Files are in PEFT's layout: tensors named ``base_model.model.<module>.lora_A.weight``, and a
+config beside them. The adapters of the original LongLive-2.0 (rank and alpha 128, on the ten
+linears of every block) are read from its ``.pt`` files as well.
+"""
+
+import json
+import math
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from longlive_core.float8 import Float8Linear
+from longlive_core.nvfp4 import NVFP4Linear
+
+PREFIX = "base_model.model."
+HOLDERS = ("generator_lora", "critic_lora")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+QUANTISED = (NVFP4Linear, Float8Linear)
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Which linears get an adapter, and of what size. The defaults are the original's.
+
+    Attributes:
+        rank: width of the adapter.
+        alpha: its product is scaled by ``alpha / rank``.
+        dropout: of its input, while training.
+        targets: ends of module names, whole parts, as PEFT has it: "ffn.0" is "blocks.3.ffn.0".
+    """
+
+    rank: int = 128
+    alpha: float = 128.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("ffn.0", "ffn.2", "k", "o", "q", "v")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(sorted(self.targets)))
+        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.targets:
+            raise ValueError(
+                f"LoRAConfig needs rank >= 1, 0 <= dropout < 1 and a target, got rank={self.rank}, "
+                f"dropout={self.dropout}, targets={self.targets}."
+            )
+
+    def matches(self, name: str) -> bool:
+        """Whether a module's name is one of the targets, or ends in one."""
+        return any(name == target or name.endswith(f".{target}") for target in self.targets)
+
+    def to_peft(self, base_model: str = "") -> dict[str, Any]:
+        """The content of PEFT's ``adapter_config.json``."""
+        return {
+            "peft_type": "LORA",
+            "task_type": None,
+            "base_model_name_or_path": base_model,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": list(self.targets),
+            "bias": "none",
+            "use_rslora": False,
+            "use_dora": False,
+            "fan_in_fan_out": False,
+            "init_lora_weights": True,
+        }
+
+    @classmethod
+    def from_peft(cls, values: Mapping[str, Any]) -> "LoRAConfig":
+        """Read ``adapter_config.json``. Raises ValueError for other kinds of LoRA."""
+        unlike = {
+            "peft_type": "LORA",
+            "bias": "none",
+            "use_rslora": False,
+            "use_dora": False,
+            "fan_in_fan_out": False,
+        }
+        wrong = [f"{k}={values[k]!r}" for k, v in unlike.items() if values.get(k, v) != v]
+        wrong += [f"{k}={values[k]!r}" for k in ("rank_pattern", "alpha_pattern") if values.get(k)]
+        if wrong or isinstance(values["target_modules"], str):
+            raise ValueError(
+                f"this adapter has {', '.join(wrong) or 'a pattern as target_modules'}: only plain "
+                f"LoRA with one rank and listed targets is read. Merge it with PEFT first."
+            )
+        return cls(
+            rank=values["r"],
+            alpha=values["lora_alpha"],
+            dropout=values.get("lora_dropout", 0.0),
+            targets=tuple(values["target_modules"]),
+        )
+
+
+class LoRALinear(nn.Module):
+    """A linear, plain or quantised, with an adapter beside it. Its parts have PEFT's names.
+
+    The adapter computes in the type of its own weights; its product is rounded once to that of the
+    base's. ``merge`` puts the product of its matrices into the base's weight, and ``unmerge`` puts
+    the former weight back, bit for bit.
+    """
+
+    base_layer: nn.Module
+
+    def __init__(
+        self, base: nn.Module, config: LoRAConfig, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        if not isinstance(base, (nn.Linear, *QUANTISED)):
+            raise ValueError(f"LoRA goes beside a linear, got {type(base).__name__}.")
+        device = next(iter((*base.parameters(), *base.buffers()))).device
+        made: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
+        self.base_layer = base
+        self.lora_A = nn.Linear(base.in_features, config.rank, **made)
+        self.lora_B = nn.Linear(config.rank, base.out_features, **made)
+        self.lora_dropout = nn.Dropout(config.dropout)
+        self.config = config
+        self._former: tuple[nn.Module | Tensor, ...] = ()  # in a tuple: no part of the model
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's product is multiplied by."""
+        return self.config.alpha / self.config.rank
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight holds the adapter's product."""
+        return bool(self._former)
+
+    @property
+    def delta(self) -> Float[Tensor, "out in"]:
+        """The product of the adapter's matrices, scaled, in float32."""
+        with torch.autocast(self.lora_A.weight.device.type, enabled=False):
+            return self.scale * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        y = self.base_layer(x)
+        if self.merged:
+            return y
+        narrow = self.lora_A(self.lora_dropout(x.to(self.lora_A.weight.dtype)))
+        return y + (self.lora_B(narrow) * self.scale).to(y.dtype)
+
+    @torch.no_grad()
+    def merge(self, *, requantize: bool = False) -> None:
+        """Put the adapter into the base's weight: the sum in float32, rounded once to its type.
+
+        A packed weight is rounded to its format again, which changes every value a little, so it
+        has to be asked for. Raises ValueError otherwise.
+        """
+        if self.merged:
+            return
+        base = self.base_layer
+        if isinstance(base, QUANTISED) and not requantize:
+            raise ValueError(
+                f"merging into a {type(base).__name__} rounds its packed weight once more: merge "
+                f"into the plain weight and quantise that, or pass requantize=True."
+            )
+        if isinstance(base, nn.Linear):
+            self._former = (base.weight.data,)
+            base.weight.data = (base.weight.float() + self.delta).to(base.weight.dtype)
+            return
+        assert isinstance(base, QUANTISED)
+        plain = base.to_linear(torch.float32)
+        plain.weight.data += self.delta
+        again = type(base).from_linear(plain, base.config)  # type: ignore[arg-type]
+        again.bias = base.bias
+        self._former, self.base_layer = (base,), again.train(base.training)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the former weight back, bit for bit."""
+        for former in self._former:
+            if isinstance(former, Tensor):
+                assert isinstance(self.base_layer, nn.Linear)
+                self.base_layer.weight.data = former
+            else:
+                self.base_layer = former
+        self._former = ()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "LoRALinear":
+        self._former = tuple(
+            fn(former) if isinstance(former, Tensor) else former._apply(fn)
+            for former in self._former
+        )
+        return super()._apply(fn, recurse)
+
+
+def add_lora(
+    model: nn.Module, config: LoRAConfig | None = None, *, dtype: torch.dtype = torch.float32
+) -> tuple[str, ...]:
+    """Put adapters beside the targets of ``model``, in place, and freeze all the rest.
+
+    Targets may be plain or quantised linears; convert before or after. Returns their names. Raises
+    ValueError if there is none, or if the model has adapters already.
+    """
+    config = LoRAConfig() if config is None else config
+    if present := [name for name, _ in adapters(model)]:
+        raise ValueError(
+            f"the model has adapters already ({_few(present)}): fuse them (fuse_lora) or load into "
+            f"them (load_lora)."
+        )
+    names = tuple(_targets(model, config))
+    model.requires_grad_(False)
+    for name in names:
+        _replace(model, name, LoRALinear(model.get_submodule(name), config, dtype=dtype))
+    return names
+
+
+def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """The adapters of a model, by the name of the linear that they stand beside."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            yield name, module
+
+
+def merge_lora(model: nn.Module, *, requantize: bool = False) -> None:
+    """Merge every adapter (see ``LoRALinear.merge``): one product a layer, and a way back."""
+    for _, layer in adapters(model):
+        layer.merge(requantize=requantize)
+
+
+def unmerge_lora(model: nn.Module) -> None:
+    """Put every former weight back, bit for bit."""
+    for _, layer in adapters(model):
+        layer.unmerge()
+
+
+def fuse_lora(model: nn.Module, *, requantize: bool = False) -> tuple[str, ...]:
+    """Merge every adapter for good: the model has plain linears under its old names again."""
+    found = list(adapters(model))
+    for name, layer in found:
+        layer.merge(requantize=requantize)
+        _replace(model, name, layer.base_layer)
+    return tuple(name for name, _ in found)
+
+
+def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' tensors under PEFT's names."""
+    return {
+        f"{PREFIX}{name}.{part}.weight": layer.get_submodule(part).get_parameter("weight")
+        for name, layer in adapters(model)
+        for part in ("lora_A", "lora_B")
+    }
+
+
+def save_lora(model: nn.Module, folder: Path, *, base_model: str = "") -> None:
+    """Write the adapters as PEFT does: tensors and a config. Raises ValueError if there is none."""
+    configs = {layer.config for _, layer in adapters(model)}
+    if len(configs) != 1:
+        raise ValueError(
+            f"an adapter's folder holds adapters of one config, this model has {len(configs)}: add "
+            f"them with add_lora."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in lora_state_dict(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    content = configs.pop().to_peft(base_model)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
+@torch.no_grad()
+def load_lora(
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    config: LoRAConfig | None = None,
+) -> LoRAConfig:
+    """Load adapters into ``model``, adding them if it has none.
+
+    ``source`` is a folder that PEFT or ``save_lora`` wrote, a ``.safetensors`` file, a ``.pt`` file
+    of the original (the tensors may be under ``generator_lora``), or a state dict. ``config`` is
+    for those without a config of their own: the tensors do not say alpha; the original's unless
+    given. Raises ValueError if names or shapes are not those of the model's adapters.
+    """
+    tensors, stored = _read(source)
+    config = stored or config or LoRAConfig()
+    present = dict(adapters(model))
+    for name, layer in present.items():
+        if layer.merged or layer.config != config:
+            raise ValueError(
+                f"{name} has an adapter of its own, {layer.config}"
+                f"{', merged' if layer.merged else ''}; the one to load is {config}. Fuse the "
+                f"former (fuse_lora), or load into a model without adapters."
+            )
+    found = {_peft_name(key): tensor for key, tensor in tensors.items()}
+    _check(found, {name: model.get_submodule(name) for name in _targets(model, config)}, config)
+    if not present:
+        add_lora(model, config)
+    for name, tensor in lora_state_dict(model).items():
+        tensor.copy_(found[name])
+    return config
+
+
+def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
+    """The linears that adapters stand beside, or would."""
+    kinds = (nn.Linear, LoRALinear, *QUANTISED)
+    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    names = [name for name in linears if config.matches(name)]
+    if not names:
+        raise ValueError(
+            f"no linear of this {type(model).__name__} is called {', '.join(config.targets)}: its "
+            f"linears are {_few(linears)}. Name others as LoRAConfig(targets=...)."
+        )
+    return names
+
+
+def _check(
+    found: Mapping[str, Tensor], linears: Mapping[str, nn.Module], config: LoRAConfig
+) -> None:
+    """Refuse tensors that are not these linears' adapters."""
+    own: dict[str, list[int]] = {}
+    for name, linear in linears.items():
+        base = linear.base_layer if isinstance(linear, LoRALinear) else linear
+        assert isinstance(base, (nn.Linear, *QUANTISED))
+        own[f"{PREFIX}{name}.lora_A.weight"] = [config.rank, base.in_features]
+        own[f"{PREFIX}{name}.lora_B.weight"] = [base.out_features, config.rank]
+    problems = {
+        "missing": [name for name in own if name not in found],
+        "unexpected": [name for name in found if name not in own],
+        "wrong shapes": [
+            f"{name} {list(found[name].shape)} for {shape}"
+            for name, shape in own.items()
+            if name in found and list(found[name].shape) != shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        raise ValueError(
+            f"the adapter does not fit ({listed}): it is of another model, or of another rank than "
+            f"{config.rank}. Pass its config=LoRAConfig(rank=..., alpha=..., targets=...)."
+        )
+
+
+def _read(
+    source: str | Path | Mapping[str, Tensor],
+) -> tuple[Mapping[str, Tensor], LoRAConfig | None]:
+    if isinstance(source, Mapping):
+        return source, None
+    path = Path(source)
+    if path.is_dir():
+        for name in (WEIGHTS, CONFIG):
+            if not (path / name).is_file():
+                raise ValueError(f"{path} is no adapter's folder: it holds no {name}.")
+        values = json.loads((path / CONFIG).read_text())
+        return load_file(path / WEIGHTS), LoRAConfig.from_peft(values)
+    if path.suffix == ".safetensors":
+        return load_file(path), None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot read {path} without running code that it may hold: "
+            f"{str(error).splitlines()[0]} Save its tensors alone."
+        ) from error
+    for holder in HOLDERS:
+        if isinstance(content, Mapping) and holder in content:
+            content = content[holder]
+            break
+    return content, None
+
+
+def _peft_name(key: str) -> str:
+    """As PEFT's files have it: without the adapter's own name, with the prefix."""
+    key = key.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+    return key if key.startswith(PREFIX) else PREFIX + key
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    holder, _, last = name.rpartition(".")
+    setattr(model.get_submodule(holder), last, module)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

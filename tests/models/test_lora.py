@@ -1,0 +1,250 @@
+"""LoRA: the product, merging and the way back, PEFT's files, and quantised bases."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from longlive_core.float8 import Float8Linear
+from longlive_core.float8 import convert_linears as convert_to_float8
+from longlive_core.nvfp4 import NVFP4Linear, NVFP4TrainingLinear, TrainingConfig, convert_linears
+from longlive_models.lora import (
+    LoRAConfig,
+    LoRALinear,
+    adapters,
+    add_lora,
+    fuse_lora,
+    load_lora,
+    lora_state_dict,
+    merge_lora,
+    save_lora,
+    unmerge_lora,
+)
+
+CONFIG = LoRAConfig(rank=4, alpha=8.0, targets=("q", "ffn.0"))
+
+
+def model(dtype=torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.blocks = nn.ModuleList(
+        nn.ModuleDict({"q": nn.Linear(32, 32), "ffn": nn.Sequential(nn.Linear(32, 48))})
+        for _ in range(2)
+    )
+    net.head = nn.Linear(32, 32)
+    return net.to(dtype)
+
+
+def trained(net: nn.Module, seed: int = 1) -> nn.Module:
+    """With adapters that do something."""
+    add_lora(net, CONFIG)
+    torch.manual_seed(seed)
+    for _, layer in adapters(net):
+        nn.init.normal_(layer.lora_B.weight)
+    return net
+
+
+NAMES = ("blocks.0.q", "blocks.0.ffn.0", "blocks.1.q", "blocks.1.ffn.0")
+
+
+def test_adapters_stand_beside_the_targets_and_change_nothing_at_first():
+    net, x = model(), torch.randn(3, 32)
+    want = net.blocks[0]["q"](x)
+    assert add_lora(net, CONFIG) == NAMES
+    assert torch.equal(net.blocks[0]["q"](x), want)
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {
+        f"{name}.lora_{part}.weight" for name in NAMES for part in "AB"
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_product_is_added_and_scaled(dtype):
+    net = trained(model(dtype))
+    layer, x = net.blocks[0]["q"], torch.randn(2, 3, 32, dtype=dtype)
+    weight = layer.base_layer.weight.double() + 2.0 * (
+        layer.lora_B.weight.double() @ layer.lora_A.weight.double()
+    )
+    want = x.double() @ weight.t() + layer.base_layer.bias.double()
+    got = layer(x)
+    assert got.dtype == dtype
+    torch.testing.assert_close(
+        got.double(), want, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merging_rounds_once_and_unmerging_is_exact(dtype):
+    net = trained(model(dtype))
+    layer = net.blocks[1]["ffn"][0]
+    before, parameter = layer.base_layer.weight.detach().clone(), layer.base_layer.weight
+    delta = 2.0 * (layer.lora_B.weight.double() @ layer.lora_A.weight.double())
+    merge_lora(net)
+    merge_lora(net)  # once is enough
+    torch.testing.assert_close(
+        layer.base_layer.weight.double(),
+        before.double() + delta,
+        rtol=torch.finfo(dtype).eps,
+        atol=1e-6,
+    )
+    x = torch.randn(3, 32, dtype=dtype)
+    assert torch.equal(layer(x), layer.base_layer(x))
+    unmerge_lora(net)
+    assert torch.equal(layer.base_layer.weight, before)
+    assert layer.base_layer.weight is parameter  # an optimiser still knows it
+
+
+def test_a_merged_layer_can_be_moved_and_cast():
+    net = trained(model())
+    before = net.blocks[0]["q"].base_layer.weight.detach().clone()
+    merge_lora(net)
+    net = copy.deepcopy(net).bfloat16()
+    unmerge_lora(net)
+    assert torch.equal(net.blocks[0]["q"].base_layer.weight, before.bfloat16())
+
+
+def test_fusing_leaves_plain_linears_under_their_names():
+    net, plain = trained(model()), model()
+    x = torch.randn(3, 32)
+    want = net.blocks[0]["q"](x)
+    assert fuse_lora(net) == NAMES
+    assert list(net.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(net.blocks[0]["q"](x), want)
+
+
+@pytest.mark.parametrize("convert", [convert_linears, convert_to_float8])
+@pytest.mark.parametrize("first", ["convert", "adapt"])
+def test_quantised_bases(convert, first):
+    net = model()
+    if first == "convert":
+        convert(net)
+        add_lora(net, CONFIG)
+    else:
+        add_lora(net, CONFIG)
+        report = convert(net)
+        assert all(name.endswith("base_layer") for name in report.swapped)
+    layer = net.blocks[0]["q"]
+    assert isinstance(layer.base_layer, NVFP4Linear | Float8Linear)
+    assert isinstance(layer.lora_A, nn.Linear)
+    nn.init.normal_(layer.lora_B.weight)
+    x = torch.randn(3, 32, requires_grad=True)
+    want = layer(x)
+    want.sum().backward()
+    assert x.grad is not None
+    assert layer.lora_A.weight.grad is not None
+    codes = layer.base_layer.weight_codes.clone()
+    with pytest.raises(ValueError, match="rounds its packed weight once more.*requantize=True"):
+        layer.merge()
+    layer.merge(requantize=True)
+    assert not torch.equal(layer.base_layer.weight_codes, codes)
+    assert (layer(x) - want).norm() < 0.2 * want.norm()
+    assert set(layer.state_dict()) == set(LoRALinear(layer.base_layer, CONFIG).state_dict())
+    layer.unmerge()
+    assert torch.equal(layer.base_layer.weight_codes, codes)
+    assert torch.equal(layer(x), want)
+
+
+def test_training_linears_take_adapters_and_merge():
+    net = model()
+    convert_linears(net, TrainingConfig())
+    trained(net)
+    layer, x = net.blocks[0]["q"], torch.randn(4, 32, requires_grad=True)
+    assert isinstance(layer.base_layer, NVFP4TrainingLinear)
+    layer(x).sum().backward()
+    assert layer.base_layer.weight.grad is None
+    layer.merge()
+    assert layer.merged
+
+
+def test_files_go_round(tmp_path):
+    net = trained(model())
+    save_lora(net, tmp_path / "adapter", base_model="pocket")
+    other = model()
+    assert load_lora(other, tmp_path / "adapter") == CONFIG
+    x = torch.randn(3, 32)
+    assert torch.equal(other.blocks[0]["q"](x), net.blocks[0]["q"](x))
+    content = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert content["peft_type"] == "LORA"
+    assert (content["r"], content["lora_alpha"]) == (4, 8.0)
+    assert content["target_modules"] == ["ffn.0", "q"]
+    assert content["base_model_name_or_path"] == "pocket"
+
+
+def test_names_are_those_of_peft():
+    assert list(lora_state_dict(trained(model())))[:3] == [
+        "base_model.model.blocks.0.q.lora_A.weight",
+        "base_model.model.blocks.0.q.lora_B.weight",
+        "base_model.model.blocks.0.ffn.0.lora_A.weight",
+    ]
+
+
+@pytest.mark.parametrize("form", ["pt", "holder", "safetensors", "named adapter", "bare"])
+def test_every_form_is_read(form, tmp_path):
+    net = trained(model())
+    tensors = {k: v.detach() for k, v in lora_state_dict(net).items()}
+    source = tensors
+    if form in ("pt", "holder"):
+        source = tmp_path / "lora.pt"
+        torch.save({"generator_lora": tensors, "step": 3} if form == "holder" else tensors, source)
+    elif form == "safetensors":
+        source = tmp_path / "lora.safetensors"
+        save_file(tensors, source)
+    elif form == "named adapter":
+        source = {
+            k.replace("_A.", "_A.default.").replace("_B.", "_B.default."): v
+            for k, v in tensors.items()
+        }
+    elif form == "bare":
+        source = {k.removeprefix("base_model.model."): v for k, v in tensors.items()}
+    other = model()
+    load_lora(other, source, config=CONFIG)
+    for name, tensor in lora_state_dict(other).items():
+        assert torch.equal(tensor, tensors[name])
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
+    tensors = lora_state_dict(trained(model()))
+    net = model()
+    before = list(net.state_dict())
+    with pytest.raises(ValueError, match=r"wrong shapes: .*\[4, 32\] for \[128, 32\]"):
+        load_lora(net, tensors, config=LoRAConfig(targets=CONFIG.targets))
+    with pytest.raises(ValueError, match="missing: base_model.model.blocks.0.q.lora_A.weight"):
+        load_lora(net, {}, config=CONFIG)
+    with pytest.raises(ValueError, match="it holds no adapter_model.safetensors"):
+        load_lora(net, tmp_path)
+    assert list(net.state_dict()) == before
+    with pytest.raises(ValueError, match="no linear of this Module is called x: its linears are"):
+        add_lora(net, LoRAConfig(targets=("x",)))
+    add_lora(net, CONFIG)
+    with pytest.raises(ValueError, match="has adapters already .blocks.0.q"):
+        add_lora(net, CONFIG)
+    with pytest.raises(ValueError, match="blocks.0.q has an adapter of its own.*rank=4"):
+        load_lora(net, tensors, config=LoRAConfig(rank=4, alpha=4.0, targets=CONFIG.targets))
+    with pytest.raises(ValueError, match="this model has 0"):
+        save_lora(model(), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "use_dora=True"),
+        ({"rank_pattern": {"q": 8}}, "rank_pattern"),
+        ({"target_modules": ".*q"}, "a pattern as target_modules"),
+    ],
+)
+def test_other_kinds_of_lora_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        LoRAConfig.from_peft(CONFIG.to_peft() | change)
+
+
+@pytest.mark.parametrize("options", [{"rank": 0}, {"dropout": 1.0}, {"targets": ()}])
+def test_configs_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match="LoRAConfig needs rank >= 1"):
+        LoRAConfig(**options)
+
+
+def test_only_linears_take_an_adapter():
+    with pytest.raises(ValueError, match="LoRA goes beside a linear, got Conv1d"):
+        LoRALinear(nn.Conv1d(1, 1, 1), CONFIG)
