@@ -1,6 +1,6 @@
 """Draw the pictures of the README: an animation of six prompts and a sheet of their frames.
 
-python examples/showcase.py FOLDER
+Run: `python examples/showcase.py FOLDER`
 """
 
 import sys
