@@ -1,0 +1,35 @@
+"""What a benchmark may be told, and the form of what it gives."""
+
+from dataclasses import dataclass
+
+Rows = dict[str, dict[str, float]]
+"""Numbers by case and by name; a name says its unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, where.
+
+    Attributes:
+        model: a shipped model's name, a folder or a hub id.
+        device, weights, kv_cache, attention, lane: those of ``LongLivePipeline.from_pretrained``.
+        seconds: length of the video that ``generation`` makes.
+        steps, guidance: the model's own unless given.
+        repeats: how often ``vae_decode`` decodes a block.
+    """
+
+    model: str = "pocket"
+    device: str = "auto"
+    weights: str = "auto"
+    kv_cache: str = "auto"
+    attention: str = "auto"
+    lane: str = "auto"
+    seconds: float = 20.0
+    steps: int | None = None
+    guidance: float | None = None
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "repeats"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")

@@ -1,0 +1,101 @@
+"""The benchmarks run at a tiny size, refuse wrong results, and say how their numbers were made."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.registry import BENCHMARKS
+from benchmarks.run import main
+from longlive_models.vae import WanVAE
+from tests.models.tiny_pipeline import write_tiny_folder
+
+NUMBERS = {
+    "generation": {
+        "frames",
+        "seconds_to_first_frame",
+        "frames_per_second_steady",
+        "frames_per_second_overall",
+        "steady_from_block",
+        "denoise_seconds_per_block",
+        "decode_seconds_per_block",
+        "peak_memory_mib",
+    },
+    "vae_decode": {
+        "frames",
+        "seconds_per_block",
+        "fastest_seconds",
+        "frames_per_second",
+        "peak_memory_mib",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+def options(model: str, results, *more: str) -> list[str]:
+    return ["--model", model, "--device", "cpu", "--results", str(results), *more]
+
+
+def test_every_benchmark_writes_a_record_and_a_table(model, tmp_path, capsys):
+    arguments = [*BENCHMARKS, *options(model, tmp_path, "--seconds", "4.5", "--repeats", "2")]
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert set(NUMBERS) == set(BENCHMARKS)
+    for name, numbers in NUMBERS.items():
+        record = json.loads((tmp_path / f"{name}_cpu.json").read_text())
+        assert {number for row in record["rows"].values() for number in row} == numbers
+        assert all(value > 0 for row in record["rows"].values() for value in row.values())
+        assert record["command"] == f"python -m benchmarks.run {' '.join(arguments)}"
+        assert record["commit"]
+        assert record["checked"]
+        assert record["hardware"]["cpu"]
+        assert record["hardware"]["threads"] == torch.get_num_threads()
+        assert record["versions"]["torch"] == torch.__version__
+        assert len(record["model_sha256"]) == 64
+        table = (tmp_path / f"{name}_cpu.md").read_text()
+        assert table in printed
+        assert record["command"] in table
+
+
+def test_steady_speed_is_measured_over_whole_blocks_with_a_full_window(model, tmp_path):
+    main(["generation", *options(model, tmp_path, "--seconds", "4.5", "--steps", "1")])
+    record = json.loads((tmp_path / "generation_cpu.json").read_text())
+    [(case, row)] = record["rows"].items()
+    assert case == "4.6 s of video"  # 36 frames are asked for, 5 blocks have 37
+    assert (row["frames"], row["steady_from_block"]) == (37, 3)
+    assert row["seconds_to_first_frame"] < row["frames"] / row["frames_per_second_overall"]
+    assert record["settings"]["steps"] == 1
+
+
+@pytest.mark.parametrize("name", ["generation", "vae_decode"])
+def test_wrong_results_are_not_timed(name, model, tmp_path, monkeypatch):
+    decode, calls = WanVAE.decode_block, []
+
+    def wrong(self, latents, state=None):
+        calls.append(latents)
+        video, state = decode(self, latents, state)
+        return video + 0.1 * len(calls), state
+
+    monkeypatch.setattr(WanVAE, "decode_block", wrong)
+    with pytest.raises(AssertionError, match="gave other frames|differs from decoding whole"):
+        main([name, *options(model, tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["genration"], "there is no benchmark 'genration': there are generation, vae_decode"),
+        (["generation", "--seconds", "0"], "seconds must be above 0"),
+        (["vae_decode", "--repeats", "-1"], "repeats must be above 0"),
+    ],
+)
+def test_bad_options_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
