@@ -98,18 +98,17 @@ def test_what_it_writes_is_the_average_in_bfloat16(trained):
     assert all(name.startswith(("model.", "text.")) for name in checkpoint["state_dict"])
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_ar.run(ar_config(whole))
+def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path):
+    killed = tmp_path / "killed"
     run_until_killed(
         "train_ar.TrainARModule = kill_at(train_ar.TrainARModule, 3)\n"
         f"train_ar.run(ar_config({str(killed)!r}))\n"
     )
     assert column(killed / "train.csv", "step") == [1, 2, 3]
     train_ar.run(ar_config(killed), resume=str(killed))
-    assert_same_run(killed, whole)
+    assert_same_run(killed, trained)
     for part in ("transformer", "text_encoder"):
-        one, other = (load_part(folder / "model" / part) for folder in (killed, whole))
+        one, other = (load_part(folder / "model" / part) for folder in (killed, trained))
         assert_equal(one, other, part)
 
 

@@ -91,17 +91,16 @@ def test_latents_of_a_written_vae_are_normalised(trained):
     assert (values.std(1) - 1).abs().max() < 1e-2
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train_vae.run(vae_config(whole))
+def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path):
+    killed = tmp_path / "killed"
     run_until_killed(
         "train_vae.TrainVAEModule = kill_at(train_vae.TrainVAEModule, 3)\n"
         f"train_vae.run(vae_config({str(killed)!r}))\n"
     )
     assert column(killed / "train.csv", "step") == [1, 2, 3]
     train_vae.run(vae_config(killed), resume=str(killed))
-    assert_same_run(killed, whole)
-    assert_equal(load_part(killed / "vae"), load_part(whole / "vae"), "vae")
+    assert_same_run(killed, trained)
+    assert_equal(load_part(killed / "vae"), load_part(trained / "vae"), "vae")
 
 
 def test_it_learns_a_few_clips(tmp_path):
