@@ -4,7 +4,7 @@ A batch is a pure function of (seed, step): the loader only counts. With the opt
 average and the clock, that number is all a run needs to go on as if it had never stopped.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Optimisation:
     ema_decay: float = 0.999
 
 
-class StepModule(LightningModule):
+class StepModule(LightningModule, ABC):
     """A training module whose batch is made on the device from the number of the step."""
 
     def __init__(self, budget: Budget, optimisation: Optimisation, seed: int) -> None:

@@ -7,6 +7,7 @@ that the recipe writes.
 
 import logging
 import pickle
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from longlive_recipes.callbacks import LastCheckpoint, Record
 from longlive_recipes.monitoring import LossLog, ProgressBar, SampleVideos, Table, Validation
@@ -132,10 +134,12 @@ def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None)
 
     Raises:
         ValueError: whatever ``check_run`` refuses.
+        KeyboardInterrupt: the run was interrupted; its last checkpoint is a few minutes old.
+        SystemExit: the process was asked to end (SIGTERM); a checkpoint was written before.
     """
     check_run(run, config, resume=resume)
     checkpoint = None if resume is None else find_checkpoint(resume)
-    with lightning_is_brief(), _float32_matmul(run.float32_matmul):
+    with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
         trainer = build_trainer(module, run, config, checkpoint=checkpoint)
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.average.copy_to(module)
@@ -183,6 +187,19 @@ def build_trainer(
         benchmark=run.benchmark,
         default_root_dir=output,
     )
+
+
+@contextmanager
+def _stops_are_told_apart() -> Iterator[None]:
+    """Lightning ends the process after an interrupt, and with status 0 after a SIGTERM."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it from then on
+        raise KeyboardInterrupt from stop
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longlive_cli.messages import bad_input_is_one_sentence, show
+from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
 
 
 def train(
@@ -34,4 +34,9 @@ def train(
     if dry_run:
         show(wanted, as_json=as_json)
         return
-    typer.echo(preset.module.run(wanted, resume=resume))
+    try:
+        result = preset.module.run(wanted, resume=resume)
+    except KeyboardInterrupt:
+        note(f"longlive: interrupted; go on with --resume {wanted.run.output}.")
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo(result)

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_recipes.step_module import CHOICES, NOISE, maybe_compile, step_seed
+from longlive_recipes.budget import Budget
+from longlive_recipes.step_module import (
+    CHOICES,
+    NOISE,
+    Optimisation,
+    StepModule,
+    maybe_compile,
+    step_seed,
+)
 from tests.recipes.tiny_runs import Toy, ToyModule, quiet_run
 
 numbers = st.integers(0, 2**31)
@@ -51,6 +59,11 @@ def test_a_step_refuses_the_batch_of_another_one():
     toy = ToyModule(Toy(run=quiet_run("unused")))
     with pytest.raises(AssertionError, match="step 0 was given batch 4"):
         toy.on_train_batch_start(4, 0)
+
+
+def test_what_a_recipe_must_write_is_named():
+    with pytest.raises(TypeError, match="samples.*training_step.*validate"):
+        StepModule(Budget(), Optimisation(), 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own

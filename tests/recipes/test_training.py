@@ -1,5 +1,6 @@
 """Runs that stop, resume, end by the clock, and refuse to overwrite each other."""
 
+import functools
 import json
 import os
 import signal
@@ -7,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from longlive_recipes import budget
 from longlive_recipes.budget import Budget
 from longlive_recipes.step_module import Steps
-from longlive_recipes.training import Run, check_run, completed_steps, find_checkpoint
+from longlive_recipes.training import Run, check_run, completed_steps, find_checkpoint, fit
 from tests.recipes.tiny_runs import (
     Stopped,
     Toy,
+    ToyModule,
     assert_equal,
     assert_same_run,
     column,
@@ -69,8 +70,6 @@ def test_what_came_after_the_checkpoint_is_forgotten(whole, tmp_path):
 
 
 def test_a_run_that_dies_while_it_validates_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
-    from tests.recipes.tiny_runs import ToyModule
-
     config, validate = Toy(run=quiet_run(tmp_path)), ToyModule.validate
 
     def dies(module):
@@ -112,6 +111,27 @@ def test_validation_and_samples_leave_no_trace_in_what_is_learnt(whole, tmp_path
         "step_0000006",
         "step_0000008",
     ]
+
+
+def test_training_and_validation_run_in_the_precision_that_was_asked_for(tmp_path, monkeypatch):
+    seen = []
+
+    def watch(name):
+        original = getattr(ToyModule, name)
+
+        @functools.wraps(original)  # Lightning reads the names of arguments
+        def watched(module, *arguments):
+            seen.append((name, torch.is_autocast_enabled("cpu")))
+            return original(module, *arguments)
+
+        monkeypatch.setattr(ToyModule, name, watched)
+
+    for name in ("training_step", "validate", "samples"):
+        watch(name)
+    run = quiet_run(tmp_path, precision="bf16-mixed", samples_every=1, validate_every=8)
+    train_toy(Toy(run=run))
+    expected = {("training_step", True), ("validate", True), ("samples", False)}
+    assert set(seen) == expected  # samples are in float32, as the pipeline's placement says
 
 
 def test_the_averaged_weights_are_in_the_module_afterwards(tmp_path):
@@ -169,9 +189,23 @@ def test_a_sigterm_ends_a_run_with_a_checkpoint(whole, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = Toy(run=quiet_run(tmp_path, checkpoint_minutes=60.0))
-    with pytest.raises(SIGTERMException):
+    with pytest.raises(SystemExit) as stopped:
         train_toy(config, before=terminate)
+    assert stopped.value.code == 143  # not 0: whoever waits must not think that it is done
     assert load_last(tmp_path)["global_step"] == 3
+    train_toy(config, resume=tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+def test_an_interrupt_is_one_and_leaves_the_last_checkpoint(whole, tmp_path):
+    def interrupt(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config, before = Toy(run=quiet_run(tmp_path)), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train_toy(config, before=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
     train_toy(config, resume=tmp_path)
     assert_same_run(tmp_path, whole)
 
@@ -180,9 +214,6 @@ def test_a_lost_loss_ends_the_run_before_a_checkpoint_has_it(tmp_path):
     def poison(step):
         if step == 3:
             module.line.weight.data.fill_(torch.nan)
-
-    from longlive_recipes.training import fit
-    from tests.recipes.tiny_runs import ToyModule
 
     config = Toy(run=quiet_run(tmp_path))
     module = ToyModule(config, poison)

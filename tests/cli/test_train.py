@@ -1,0 +1,76 @@
+"""`longlive train` end to end: train, stop, resume, be refused, generate with the result."""
+
+import pytest
+from typer.testing import CliRunner
+
+from longlive_cli.main import app
+from longlive_models.video import read_video
+from longlive_recipes.train_ar import TrainARModule
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def longlive(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    done = longlive(*arguments)
+    assert done.exit_code == 2, done.output
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def test_a_model_is_trained_and_generates(tmp_path):
+    done = longlive("train", "ar_tiny", "--set", "run.samples_every=0")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "runs/ar_tiny/model\n"
+    assert "100% step 4, loss " in done.stderr  # what was measured, where no bar can be seen
+    prompt = "a red circle moves right on a navy background"
+    done = longlive("generate", prompt, "--model", "runs/ar_tiny/model", "-o", "a.mp4")
+    assert done.exit_code == 0, done.output
+    assert read_video("a.mp4")[0].shape == (60, 32, 32, 3)
+
+    message = refused("train", "ar_tiny")
+    assert "runs/ar_tiny holds a run already: go on with it (--resume runs/ar_tiny)" in message
+    message = refused("train", "ar_tiny", "--resume", "runs/ar_tiny", "--set", "seed=4")
+    assert "(seed: 0 -> 4)" in message
+    more = ("--set", "run.output=runs/more", "--set", "budget.steps=6")
+    done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *more)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "more" / "train.csv").read_text().count("\n") == 3
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+    step = TrainARModule.training_step
+
+    def interrupted(module, now):
+        if now == 2:
+            raise KeyboardInterrupt
+        return step(module, now)
+
+    settings = ("--set", "run.checkpoint_minutes=0", "--set", "run.samples_every=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainARModule, "training_step", interrupted)
+        done = longlive("train", "ar_tiny", *settings)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == (
+        "longlive: interrupted; go on with --resume runs/ar_tiny."
+    )
+    done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *settings)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
+
+
+def test_bad_input_is_refused_before_anything_is_written(tmp_path):
+    assert "there is no checkpoint 'none.ckpt'" in refused(
+        "train", "vae_tiny", "--resume", "none.ckpt"
+    )
+    assert "there is no model 'nowhere'" in refused("train", "ar_tiny", "--set", "vae=nowhere")
+    assert "did you mean 'validate_every'" in refused(
+        "train", "ar_tiny", "--set", "run.validate_evry=3"
+    )
+    assert list(tmp_path.iterdir()) == []
