@@ -2,6 +2,7 @@
 
 from longlive_core.nvfp4.convert import convert_linears as convert_linears
 from longlive_core.nvfp4.convert import decode_linears as decode_linears
+from longlive_core.nvfp4.convert import plan_conversion as plan_conversion
 from longlive_core.nvfp4.format import QuantizeConfig as QuantizeConfig
 from longlive_core.nvfp4.format import ScaleRule as ScaleRule
 from longlive_core.nvfp4.hadamard import rotate as rotate
@@ -11,6 +12,8 @@ from longlive_core.nvfp4.interchange import Convention as Convention
 from longlive_core.nvfp4.interchange import identify as identify
 from longlive_core.nvfp4.linear import LinearConfig as LinearConfig
 from longlive_core.nvfp4.linear import NVFP4Linear as NVFP4Linear
+from longlive_core.nvfp4.linear import quantize_weight as quantize_weight
+from longlive_core.nvfp4.linear import read_format as read_format
 from longlive_core.nvfp4.matmul import MATMUL as MATMUL
 from longlive_core.nvfp4.matmul import WEIGHT_MATMUL as WEIGHT_MATMUL
 from longlive_core.nvfp4.matmul import WeightProduct as WeightProduct

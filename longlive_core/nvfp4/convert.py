@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
+from longlive_core.linear_swap import KEEP, ConversionReport, SwapPlan, plan_swap, swap_linears
 from longlive_core.nvfp4.format import BLOCK
 from longlive_core.nvfp4.linear import LinearConfig, NVFP4Linear, ReduceAmax
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear, TrainingConfig
@@ -38,6 +38,14 @@ def convert_linears(
 
     plan = plan_swap(model, kinds=kinds, why_keep=why_not_convert, keep=keep)
     return swap_linears(model, make, plan)
+
+
+def plan_conversion(model: nn.Module, *, keep: Sequence[str] = KEEP) -> SwapPlan:
+    """Which plain linears of ``model`` would be packed and why the others would not.
+
+    Changes nothing and reads no weight: a model on "meta" will do, for packing it from its files.
+    """
+    return plan_swap(model, kinds=(nn.Linear,), why_keep=why_not_convert, keep=keep)
 
 
 def decode_linears(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> ConversionReport:

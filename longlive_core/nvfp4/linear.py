@@ -80,7 +80,8 @@ class LinearConfig:
 class NVFP4Linear(nn.Module):
     """``y = x W^T + b`` with W packed in NVFP4, and x as it is (W4A16) or quantised too (W4A4).
 
-    The product is summed in float32. ``x`` gets the gradient of the product with the decoded
+    The product is summed in float32. Under W4A4 it is rounded to the type of ``x`` before the bias
+    is added, as the original has it. ``x`` gets the gradient of the product with the decoded
     weight, in both cases (straight through the rounding of ``x``); the weight is frozen, the bias
     is a parameter. ``reduce_amax`` makes one amax of those of several ranks that hold parts of the
     same activation. A new layer holds no weight: use ``from_linear`` or ``from_packed``, or load
@@ -197,7 +198,8 @@ class NVFP4Linear(nn.Module):
         config, weight = self.config, self.weight
         if config.activation is not None:
             parts = weight.codes, weight.block_scales, weight.amax
-            return _QuantisedProduct.apply(x, *parts, bias, weight, config, self.reduce_amax)
+            y = _QuantisedProduct.apply(x, *parts, weight, config, self.reduce_amax)
+            return y if bias is None else y + bias
         if self._prepared is not None and not (torch.is_grad_enabled() and x.requires_grad):
             out = self._prepared.multiply(x.reshape(-1, self.in_features), bias)
             return out.reshape(*x.shape[:-1], self.out_features)
@@ -248,7 +250,7 @@ class NVFP4Linear(nn.Module):
 
 
 class _QuantisedProduct(torch.autograd.Function):
-    """x W^T + b with x quantised on the way; dx = g W."""
+    """x W^T with x quantised on the way; dx = g W."""
 
     @staticmethod
     def forward(
@@ -257,7 +259,6 @@ class _QuantisedProduct(torch.autograd.Function):
         codes: Tensor,
         scales: Tensor,
         amax: Tensor,
-        bias: Tensor | None,
         weight: NVFP4Tensor,
         config: LinearConfig,
         reduce_amax: ReduceAmax | None,
@@ -266,29 +267,22 @@ class _QuantisedProduct(torch.autograd.Function):
         ctx.meaning = weight.config, weight.shape
         assert config.activation is not None
         q = quantize_shared(x, config.activation, reduce_amax)
-        return matmul(
-            q, weight, bias=bias, dtype=x.dtype, backend=config.backend, strict=config.strict
-        )
+        return matmul(q, weight, dtype=x.dtype, backend=config.backend, strict=config.strict)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         codes, scales, amax = ctx.saved_tensors
         config, shape = ctx.meaning
-        to_x = to_bias = None
+        weight = NVFP4Tensor(
+            codes=codes, block_scales=scales, amax=amax, config=config, shape=shape
+        )
         with torch.autocast(grad.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                weight = NVFP4Tensor(
-                    codes=codes, block_scales=scales, amax=amax, config=config, shape=shape
-                )
-                to_x = grad @ dequantize(weight, grad.dtype)
-            if ctx.needs_input_grad[4]:
-                to_bias = grad.flatten(0, -2).sum(0)
-        return to_x, None, None, None, to_bias, None, None, None
+            return grad @ dequantize(weight, grad.dtype), *[None] * 6
 
 
 def quantize_weight(
-    weight: Float[Tensor, "out in"], config: QuantizeConfig, *, rows: int = 1024
+    weight: Float[Tensor, "out in"], config: QuantizeConfig, *, rows: int = 256
 ) -> NVFP4Tensor:
     """``quantize``, some rows at a time: the same bits, and no wide copy of a large matrix."""
     amax = tensor_amax(weight)

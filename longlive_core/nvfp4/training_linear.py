@@ -136,15 +136,11 @@ class NVFP4TrainingLinear(nn.Linear):
             return super().forward(x)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
-            y = _Products.apply(
-                x.to(dtype).reshape(-1, self.in_features),
-                self.weight,
-                bias,
-                self.config,
-                self.reduce_amax,
-            )
+            rows = x.to(dtype).reshape(-1, self.in_features)
+            y = _Products.apply(rows, self.weight, self.config, self.reduce_amax)
+            if self.bias is not None:
+                y = y + self.bias.to(dtype)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
@@ -178,7 +174,6 @@ class _Products(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
         config: TrainingConfig,
         reduce_amax: ReduceAmax | None,
     ) -> Tensor:
@@ -187,10 +182,8 @@ class _Products(torch.autograd.Function):
         x_q, x_t = _two_ways(x, config.activation, config.forward, turned, config, reduce_amax)
         keep_w = needs_x and config.input_gradient and _square(config)
         w_q = quantize(weight, config.weight) if config.forward or keep_w else None
-        if config.forward:
-            y = _multiply(x_q, w_q, bias, x.dtype, config)
-        else:
-            y = nn.functional.linear(x, weight.to(x.dtype), bias)
+        plain = not config.forward
+        y = x @ weight.to(x.dtype).t() if plain else _multiply(x_q, w_q, x.dtype, config)
 
         ctx.config, ctx.reduce_amax, ctx.dtype = config, reduce_amax, x.dtype
         plain_x = x if needs_weight and not config.weight_gradient else None
@@ -203,26 +196,24 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         config: TrainingConfig = ctx.config
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
         weight, x, *parts = ctx.saved_tensors
         x_t = _together(parts[:3], config.activation, ctx.x_shape)
         w_q = _together(parts[3:], config.weight, ctx.w_shape)
-        to_x = to_weight = to_bias = None
+        to_x = to_weight = None
         with torch.autocast(grad.device.type, enabled=False):
             along, across = needs_x and config.input_gradient, needs_weight and x_t is not None
             g_q, g_t = _two_ways(grad, config.gradient, along, across, config, ctx.reduce_amax)
             if needs_x and config.input_gradient:
                 w_t = quantize(weight.t(), config.weight) if w_q is None else w_q.transpose()
-                to_x = _multiply(g_q, w_t, None, ctx.dtype, config)
+                to_x = _multiply(g_q, w_t, ctx.dtype, config)
             elif needs_x:
                 to_x = grad @ weight.to(grad.dtype)
             if needs_weight and x_t is not None:
-                to_weight = _multiply(g_t, x_t, None, weight.dtype, config)
+                to_weight = _multiply(g_t, x_t, weight.dtype, config)
             elif needs_weight:
                 to_weight = (grad.t() @ x).to(weight.dtype)
-            if needs_bias:
-                to_bias = grad.sum(0)
-        return to_x, to_weight, to_bias, None, None
+        return to_x, to_weight, None, None
 
 
 def _two_ways(
@@ -254,12 +245,11 @@ def _across(
 def _multiply(
     a: NVFP4Tensor | None,
     b: NVFP4Tensor | None,
-    bias: Tensor | None,
     dtype: torch.dtype,
     config: TrainingConfig,
 ) -> Tensor:
     assert a is not None and b is not None
-    return matmul(a, b, bias=bias, dtype=dtype, backend=config.backend, strict=config.strict)
+    return matmul(a, b, dtype=dtype, backend=config.backend, strict=config.strict)
 
 
 def _square(config: TrainingConfig) -> bool:

@@ -1,0 +1,109 @@
+"""`longlive quantize`: a model folder in, the same model in four bits out."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
+
+
+def quantize(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A model in bf16 or fp32: a shipped one's name, a folder, a hub id."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write; it must not exist.")
+    ],
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="How blocks are scaled: amax_6, amax_4, or four_over_six_ and mse, mae or abs_max."
+        ),
+    ] = "four_over_six_mse",
+    bound: Annotated[
+        int | None, typer.Option(help="The largest block scale.  [default: the rule's]")
+    ] = None,
+    block: Annotated[
+        str, typer.Option(help="What shares a scale: 1x16, or 16x16 as in training.")
+    ] = "1x16",
+    activation: Annotated[
+        str, typer.Option(help="The rule for inputs where the model runs in four bits, or none.")
+    ] = "four_over_six_mse",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Leave these modules as well: blocks.0, *.ffn.2, ..."),
+    ] = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pack what is left by default: time_projection, ..."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where weights are rounded: auto, cpu, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be packed, and write nothing.")] = (
+        False
+    ),
+) -> None:
+    """Pack a model's weights in NVFP4, four and a half bits each."""
+    with bad_input_is_one_sentence():
+        from longlive_cli.overrides import apply_mapping
+        from longlive_recipes import quantize_weights as recipe
+
+        given = {
+            "model": checkpoint,
+            "rule": rule,
+            "bound": bound,
+            "block": block,
+            "activation": activation,
+            "keep": tuple(keep or ()),
+            "pack": tuple(pack or ()),
+            "device": device,
+        }
+        wanted = apply_mapping(recipe.QuantizeWeights(), given)
+        plan = recipe.plan(wanted, output)
+    if dry_run:
+        show(plan, as_json=as_json)
+        return
+    result = _run(wanted, output)
+    typer.echo(json.dumps(as_record(result)) if as_json else summary(result))
+
+
+def summary(result: Any) -> str:
+    """What was done, for people."""
+    return f"{result.folder}: {result.report} (transformer), in {result.seconds:.1f} s"
+
+
+def as_record(result: Any) -> dict[str, Any]:
+    """What was done, for programs; bytes are the transformer's."""
+    return {
+        "output": str(result.folder),
+        "source_sha256": result.source_sha256,
+        "sha256": result.sha256,
+        "packed": list(result.report.swapped),
+        "kept": dict(result.report.kept),
+        "bytes_before": result.report.bytes_before,
+        "bytes_after": result.report.bytes_after,
+        "seconds": result.seconds,
+    }
+
+
+def _run(config: Any, output: Path) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from longlive_recipes import quantize_weights as recipe
+
+    console = Console(stderr=True)
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("packing", total=None)
+
+            def progress(done: int, total: int, name: str) -> None:
+                bar.update(task, completed=done, total=total, description=name)
+
+            return recipe.run(config, output, progress=progress)
+    except KeyboardInterrupt:
+        note("longlive: interrupted; nothing was written.")
+        raise typer.Exit(INTERRUPTED) from None
