@@ -8,6 +8,7 @@ import torch
 from benchmarks.options import Options, Rows
 from longlive_models import LongLivePipeline
 from longlive_models.stream import to_frames
+from longlive_models.vae import StreamState
 from longlive_recipes.generate import peak_memory
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -53,11 +54,13 @@ def measure_vae_decode(pipe: LongLivePipeline, options: Options) -> Rows:
     }
 
 
-def _decode(pipe: LongLivePipeline, latents: torch.Tensor, state: object) -> tuple:
+def _decode(
+    pipe: LongLivePipeline, latents: torch.Tensor, state: StreamState | None
+) -> tuple[int, StreamState, float]:
     began = time.perf_counter()
-    video, state = pipe.vae.decode_block(latents, state)
+    video, after = pipe.vae.decode_block(latents, state)
     frames = to_frames(video[0]).cpu()
-    return len(frames), state, time.perf_counter() - began
+    return len(frames), after, time.perf_counter() - began
 
 
 def _latents(pipe: LongLivePipeline, seed: int) -> torch.Tensor:

@@ -237,14 +237,16 @@ def plan_video(
     return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
 
 
-def read_spec(folder: Path) -> ModelSpec:
+def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
     """The sizes and settings of a model folder; reads no weights.
+
+    ``download`` allows to fetch what a folder of published files lacks.
 
     Raises:
         ValueError: files that a model needs are not there, by name, or do not fit each other.
     """
     if is_published(folder):
-        find_files(folder)
+        find_files(folder, download=download)
         return LONGLIVE_5B
     for part in ("transformer", "vae", "text_encoder"):
         weight_files(folder / part)

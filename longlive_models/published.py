@@ -61,27 +61,24 @@ def find_files(folder: Path, *, download: bool = False) -> PublishedFiles:
     needed = (VAE, TEXT, TOKENIZER)
     if not all(_locate(roots, name) for name in needed):
         roots += _base(download=download)
-    found = {name: _locate(roots, name) for name in needed}
+    found = {name: path for name in needed if (path := _locate(roots, name))}
     *readable, packed = PUBLISHED_WEIGHTS
-    weights = next((path for name in readable if (path := _locate(roots[:1], name))), None)
-    if weights is None and _locate(roots[:1], packed):
+    weights = next((path for name in readable if (path := _locate([folder], name))), None)
+    if weights is None and _locate([folder], packed):
         raise ValueError(
             f"{folder} holds {packed}, whose weights are in four bits, which this version cannot "
             f"read: put {readable[0]} beside it."
         )
-    missing = [name for name, path in {readable[0]: weights, **found}.items() if path is None]
-    if missing:
+    missing = [name for name in needed if name not in found]
+    if weights is None or missing:
+        names = missing if weights else [readable[0], *missing]
         raise ValueError(
-            f"{folder} lacks {', '.join(missing)} of the published model: {VAE}, {TEXT} and the "
+            f"{folder} lacks {', '.join(names)} of the published model: {VAE}, {TEXT} and the "
             f"tokenizer's folder {TOKENIZER} are files of {BASE}. Put or link them there, or fetch "
             f"them with `hf download {BASE} {VAE} {TEXT} --include '{TOKENIZER}/*'`."
         )
-    assert weights is not None
     return PublishedFiles(
-        transformer=weights,
-        vae=Path(str(found[VAE])),
-        text=Path(str(found[TEXT])),
-        tokenizer=Path(str(found[TOKENIZER])),
+        transformer=weights, vae=found[VAE], text=found[TEXT], tokenizer=found[TOKENIZER]
     )
 
 

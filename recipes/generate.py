@@ -30,7 +30,11 @@ from longlive_recipes.run_record import as_plain, code_version, hardware
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """How videos are generated. None and "auto" leave a choice to the model or the machine."""
+    """How videos are generated. None and "auto" leave a choice to the model or the machine.
+
+    ``longlive_models.placement.Placement`` says what device, precisions and lane mean; bf16 weights
+    on a CPU, say, are computed with in fp32.
+    """
 
     model: str = "pocket"
     device: str = "auto"
@@ -126,7 +130,8 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
     placement = Placement.choose(
         config.device, config.weights, config.kv_cache, config.attention, config.lane
     )
-    spec = read_spec(resolve(config.model, download=config.download))
+    folder = resolve(config.model, download=config.download)
+    spec = read_spec(folder, download=config.download)
     settings = spec.settings.override(steps=config.steps, guidance=config.guidance)
     attention = placement.receipt(spec.transformer.head_dim).backend
     videos = []

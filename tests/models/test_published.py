@@ -149,8 +149,9 @@ def test_the_base_models_files_may_be_in_the_hub_cache(copied, tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert find_files(copied).vae == base / VAE
     assert find_files(copied, download=True).text == base / TEXT
-    assert [call["model"] for call in asked] == [BASE, BASE]
-    assert [call["local_files_only"] for call in asked] == [True, False]
+    assert read_spec(copied, download=True) == LONGLIVE_5B
+    assert [call["model"] for call in asked] == [BASE] * 3
+    assert [call["local_files_only"] for call in asked] == [True, False, False]
     assert asked[0]["allow_patterns"] == [VAE, TEXT, f"{TOKENIZER}/*"]
 
 
