@@ -197,15 +197,23 @@ def test_a_sigterm_ends_a_run_with_a_checkpoint(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
-def test_an_interrupt_is_one_and_leaves_the_last_checkpoint(whole, tmp_path):
+@pytest.fixture
+def interrupts():
+    """Python's own handler, which a process in the background does not begin with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_is_one_and_leaves_the_last_checkpoint(interrupts, whole, tmp_path):
     def interrupt(step):
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    config, before = Toy(run=quiet_run(tmp_path)), signal.getsignal(signal.SIGINT)
+    config = Toy(run=quiet_run(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         train_toy(config, before=interrupt)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train_toy(config, resume=tmp_path)
     assert_same_run(tmp_path, whole)
 
