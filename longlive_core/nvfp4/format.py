@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 BLOCK = 16  # neighbouring columns that share one block scale
 
@@ -67,8 +67,6 @@ class QuantizeConfig:
     rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", ScaleRule(self.rule))
-        object.__setattr__(self, "block", tuple(self.block))
         if self.bound is None:
             object.__setattr__(self, "bound", self.rule.bounds[0])
         if self.bound not in self.rule.bounds:
@@ -104,6 +102,12 @@ class QuantizeConfig:
         return {**asdict(self), "rule": self.rule.value, "block": list(self.block)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "QuantizeConfig":
-        """The inverse of ``to_dict``. Raises ``TypeError`` for unknown names."""
-        return cls(**values)  # type: ignore[arg-type]
+    def from_dict(cls, values: Mapping[str, Any]) -> "QuantizeConfig":
+        """The inverse of ``to_dict``. Raises for values that it does not know."""
+        height, width = values["block"]
+        return cls(
+            rule=ScaleRule(values["rule"]),
+            bound=values["bound"],
+            block=(height, width),
+            rounding=values["rounding"],
+        )

@@ -4,6 +4,7 @@ A backend of ``MATMUL`` is ``run(a, b, bias, dtype)``. One of ``WEIGHT_MATMUL`` 
 which gives ``multiply(x, bias)``: there is one that repacks the weight once for many products.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,13 @@ def _sizes(inner: int, outputs: int) -> Callable[[Request], str | None]:
         return None
 
     return why_not
+
+
+def _has_transformer_engine(request: Request) -> str | None:
+    """Without its torch binding, the bare package raises at import."""
+    if importlib.util.find_spec("transformer_engine_torch") is None:
+        return "it needs the package transformer-engine with its torch binding"
+    return None
 
 
 def _cublas(a: NVFP4Tensor, b: NVFP4Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -214,9 +222,7 @@ MATMUL = Operation(
                 needs_dtype(torch.bfloat16, torch.float32),
                 _one_amax,
                 _sizes(32, 16),
-                needs_function(
-                    "transformer-engine", ("transformer_engine.pytorch", "NVFP4Quantizer")
-                ),
+                _has_transformer_engine,
             ),
         ),
         Backend(name="emulated", run=_emulated, emulates=True),

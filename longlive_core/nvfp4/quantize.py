@@ -12,7 +12,7 @@ from longlive_core.nvfp4.quantize_ops import DEQUANTIZE as DEQUANTIZE
 from longlive_core.nvfp4.quantize_ops import QUANTIZE as QUANTIZE
 from longlive_core.nvfp4.quantize_ops import QUANTIZE_BOTH as QUANTIZE_BOTH
 from longlive_core.nvfp4.quantize_ops import config_fields, largest_magnitude
-from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
+from longlive_core.nvfp4.tensor import NVFP4Tensor, check_amax, padded_size
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -51,6 +51,7 @@ def quantize(
     amax = tensor_amax(x) if amax is None else amax
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
     matrix = as_matrix(x.detach(), config)
+    check_amax(amax, matrix.shape[0], config)
     codes, scales = torch.ops.longlive.nvfp4_quantize(
         matrix, amax, seed, *config_fields(config), backend
     )
@@ -153,10 +154,12 @@ def fake_quantize(
     check_floats(x)
     amax = tensor_amax(x) if amax is None else amax
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
-    matrix = torch.ops.longlive.nvfp4_fake_quantize(
-        as_matrix(x, config), amax, seed, *config_fields(config), backend
+    matrix = as_matrix(x, config)
+    check_amax(amax, matrix.shape[0], config)
+    values = torch.ops.longlive.nvfp4_fake_quantize(
+        matrix, amax, seed, *config_fields(config), backend
     )
-    return matrix[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
+    return values[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
 
 
 def check_floats(x: Tensor) -> None:

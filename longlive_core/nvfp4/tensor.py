@@ -37,12 +37,7 @@ class NVFP4Tensor:
                 f"{found[1]}. Scales are stored linear, one for {BLOCK} columns of each row: "
                 f"undo a swizzle first (scale_layout.unswizzle)."
             )
-        if self.amax.ndim > 1 or rows // self.config.block[0] % max(self.amax.numel(), 1):
-            raise ValueError(
-                f"NVFP4Tensor has amax of shape {tuple(self.amax.shape)} for {rows} rows in blocks "
-                f"of {self.config.block[0]}: give one for the matrix, or one for each of several "
-                f"equal groups of rows."
-            )
+        check_amax(self.amax, rows, self.config)
 
     @property
     def device(self) -> torch.device:
@@ -112,3 +107,14 @@ def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, in
     height, width = config.block
     rows, cols = math.prod(shape[:-1]), shape[-1]
     return -(-rows // height) * height, -(-cols // width) * width
+
+
+def check_amax(amax: Tensor, rows: int, config: QuantizeConfig) -> None:
+    """Raise ``ValueError`` unless the groups that have an amax each share the blocks evenly."""
+    groups = amax.numel()
+    if amax.ndim > 1 or groups == 0 or rows // config.block[0] % groups:
+        raise ValueError(
+            f"nvfp4 got amax of shape {tuple(amax.shape)} for {rows} rows in blocks of "
+            f"{config.block[0]}: give one for the matrix, or one for each of several equal groups "
+            f"of rows, cut between blocks."
+        )

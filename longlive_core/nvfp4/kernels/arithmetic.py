@@ -51,7 +51,7 @@ def stochastic_magnitude(x, uniform):
     step = tl.where(y < 2.0, 0.5, tl.where(y < 4.0, 1.0, 2.0))
     inverse = tl.where(y < 2.0, 2.0, tl.where(y < 4.0, 1.0, 0.5))
     steps = y * inverse
-    lower = tl.floor(steps)
+    lower = steps.to(tl.int32).to(tl.float32)  # tl.floor flushes subnormals
     return tl.where(uniform < steps - lower, lower + 1.0, lower) * step
 
 

@@ -1,0 +1,106 @@
+"""What belongs to the format: rules, their bounds, blocks; and what a quantised tensor carries."""
+
+import json
+
+import pytest
+import torch
+
+from longlive_core.nvfp4 import NVFP4Tensor, QuantizeConfig, ScaleRule, quantize
+from longlive_core.testing import assert_bitwise_equal
+
+FULL_SCALES = {
+    (ScaleRule.AMAX_6, 448): 2688,
+    (ScaleRule.AMAX_4, 448): 1792,
+    (ScaleRule.FOUR_OVER_SIX_MSE, 256): 1536,
+    (ScaleRule.FOUR_OVER_SIX_MSE, 448): 2688,
+    (ScaleRule.FOUR_OVER_SIX_MAE, 256): 1536,
+    (ScaleRule.FOUR_OVER_SIX_MAE, 448): 2688,
+    (ScaleRule.FOUR_OVER_SIX_ABS_MAX, 256): 1536,
+}
+
+
+@pytest.mark.parametrize("rule", ScaleRule)
+@pytest.mark.parametrize("bound", [256, 448])
+def test_each_rule_has_its_bounds(rule, bound):
+    if (rule, bound) in FULL_SCALES:
+        assert QuantizeConfig(rule=rule, bound=bound).full_scale == FULL_SCALES[rule, bound]
+    else:
+        with pytest.raises(ValueError, match=f"bound={bound}.*Leave bound out"):
+            QuantizeConfig(rule=rule, bound=bound)
+
+
+def test_a_bound_left_out_is_the_rules_default_and_compares_equal():
+    assert QuantizeConfig() == QuantizeConfig(rule=ScaleRule.AMAX_6, bound=448)
+    mse = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
+    assert mse.bound == mse.largest_scale == 256
+    assert hash(mse) == hash(QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, bound=256))
+
+
+@pytest.mark.parametrize("rule", ScaleRule)
+def test_a_config_survives_json(rule):
+    config = QuantizeConfig(rule=rule, block=(16, 16), rounding="stochastic")
+    assert QuantizeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_other_blocks_are_refused():
+    with pytest.raises(ValueError, match=r"block=\(1, 32\).*\(1, 16\) or \(16, 16\)"):
+        QuantizeConfig(block=(1, 32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "stored"),
+    [
+        ((4, 32), (1, 16), (4, 32)),
+        ((4, 33), (1, 16), (4, 48)),
+        ((2, 3, 7), (1, 16), (6, 16)),
+        ((2, 3, 7), (16, 16), (16, 16)),
+        ((50,), (1, 16), (1, 64)),
+        ((17, 16), (16, 16), (32, 16)),
+    ],
+)
+def test_leading_dimensions_are_rows_and_ragged_sizes_are_padded(shape, block, stored):
+    rows, cols = stored
+    q = quantize(torch.randn(shape), QuantizeConfig(block=block))
+    assert q.shape == shape
+    assert q.codes.shape == (rows, cols // 2)
+    assert q.block_scales.shape == (rows, cols // 16)
+    assert q.bytes == rows * cols // 2 + rows * cols // 16 + 4
+    assert q.dequantize().shape == shape
+
+
+def test_tensors_and_back():
+    q = quantize(torch.randn(20, 40), QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MAE))
+    saved = {name: tensor.clone() for name, tensor in q.tensors().items()}
+    saved["block_scales"] = saved["block_scales"].view(torch.uint8)  # as some files keep them
+    back = NVFP4Tensor.from_tensors(saved, config=q.config, shape=q.shape)
+    assert_bitwise_equal(back.dequantize(), q.dequantize())
+    assert_bitwise_equal(q.to("cpu").codes, q.codes)
+
+
+def test_swizzled_or_missing_scales_are_refused():
+    q = quantize(torch.randn(128, 64))
+    with pytest.raises(ValueError, match=r"got \(128, 32\) and \(128, 8\).*undo a swizzle"):
+        NVFP4Tensor(
+            codes=q.codes,
+            block_scales=q.block_scales.repeat_interleave(2, 1),
+            amax=q.amax,
+            config=q.config,
+            shape=q.shape,
+        )
+
+
+def test_groups_must_divide_the_rows():
+    with pytest.raises(ValueError, match=r"amax of shape \(3,\) for 4 rows"):
+        quantize(torch.randn(4, 16), amax=torch.ones(3))
+    with pytest.raises(ValueError, match="for 32 rows in blocks of 16"):
+        quantize(torch.randn(32, 16), QuantizeConfig(block=(16, 16)), amax=torch.ones(4))
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (20, 35)])
+def test_a_transpose_holds_the_same_values(shape):
+    x = torch.randn(shape)
+    q = quantize(x, QuantizeConfig(block=(16, 16)))
+    assert_bitwise_equal(q.transpose().dequantize(), q.dequantize().t())
+    assert_bitwise_equal(q.transpose().codes, quantize(x.t(), q.config).codes)
+    with pytest.raises(ValueError, match=r"needs a matrix in blocks of \(16, 16\)"):
+        quantize(x).transpose()

@@ -1,0 +1,122 @@
+"""Scales: the formulas by hand, in float64, and what must hold of every rule."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.scale_rules import (
+    block_error,
+    block_scales,
+    decode_scale,
+    divide,
+    encode_scale,
+    tree_sum,
+)
+from longlive_core.testing import assert_bitwise_equal
+from tests.core.nvfp4.matrices import configs, make
+
+ADAPTIVE = [rule for rule in ScaleRule if rule.adaptive]
+
+
+def as_blocks(x):
+    return x.view(x.shape[0], -1, 16), x.abs().max().expand(x.shape[0], 1).contiguous()
+
+
+def test_division_is_rounded_once():
+    """PyTorch's ``number / tensor`` is a multiplication by the reciprocal, which rounds twice."""
+    x = torch.rand(100_000) + 0.5
+    exact = (2688.0 / x.double()).float()
+    assert_bitwise_equal(divide(2688.0, x), exact)
+    assert_bitwise_equal(divide(x, 6.0), (x.double() / 6.0).float())
+    assert not torch.equal(x.reciprocal() * 2688.0, exact)
+
+
+@pytest.mark.parametrize("rule", [ScaleRule.AMAX_6, ScaleRule.AMAX_4])
+def test_a_block_as_large_as_the_matrix_gets_the_bound(rule):
+    blocks, amax = as_blocks(make("normal", 8, 64))
+    config = QuantizeConfig(rule=rule)
+    scales = block_scales(blocks, amax, config).float()
+    assert scales.max() == 448
+    ideal = blocks.abs().amax(-1).double() / amax.double() * 448
+    assert ((scales.double() - ideal).abs() <= ideal / 16).all()
+
+
+@pytest.mark.parametrize("rule", ADAPTIVE)
+def test_the_chosen_scale_leaves_no_larger_error_than_either(rule):
+    blocks, amax = as_blocks(make("row scales", 32, 128))
+    config = QuantizeConfig(rule=rule)
+    chosen = block_scales(blocks, amax, config)
+    base = divide(blocks.abs().amax(-1), 6.0) * encode_scale(amax, config)
+    six, four = (v.clamp(max=448).to(torch.float8_e4m3fn) for v in (base, base * 1.5))
+    errors = [block_error(blocks, s, amax, config) for s in (chosen, six, four)]
+    assert_bitwise_equal(errors[0], torch.minimum(errors[1], errors[2]))
+    picked_four = chosen.float() != six.float()
+    assert 0.1 < picked_four.float().mean() < 0.9
+    assert (errors[2] < errors[1])[picked_four].all(), "ties keep 6"
+
+
+@pytest.mark.parametrize(
+    ("rule", "measure"),
+    [
+        (ScaleRule.FOUR_OVER_SIX_MSE, lambda e: (e * e).sum(-1)),
+        (ScaleRule.FOUR_OVER_SIX_MAE, lambda e: e.abs().sum(-1)),
+        (ScaleRule.FOUR_OVER_SIX_ABS_MAX, lambda e: e.abs().amax(-1)),
+    ],
+)
+def test_the_error_is_that_of_the_decoded_values(rule, measure):
+    from longlive_core.nvfp4 import reference
+
+    x = make("normal", 16, 64)
+    blocks, amax = as_blocks(x)
+    config = QuantizeConfig(rule=rule)
+    codes, scales = reference.quantize(x, amax[0, 0], config)
+    decoded = reference.dequantize(codes, scales, amax[0, 0], config).double()
+    want = measure((decoded - x.double()).view(blocks.shape))
+    torch.testing.assert_close(block_error(blocks, scales, amax, config).double(), want)
+
+
+def test_no_error_at_all_keeps_six():
+    """A block of one value is exact either way where 1.5 times its scale is a scale too."""
+    blocks = torch.zeros(1, 1, 16)
+    blocks[..., 0] = 6.0
+    config = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
+    amax = torch.full((1, 1), 6.0)
+    assert block_scales(blocks, amax, config).float().item() == 256
+
+
+@given(configs(), st.integers(-20, 20), st.integers(0, 1000))
+def test_a_power_of_two_changes_only_amax(config, exponent, seed):
+    x = make("row scales", 8, 48, seed)
+    for a, b in zip(as_blocks(x), as_blocks(x * 2.0**exponent), strict=True):
+        assert a.shape == b.shape
+    got = block_scales(*as_blocks(x * 2.0**exponent), config)
+    assert_bitwise_equal(got, block_scales(*as_blocks(x), config))
+
+
+@pytest.mark.parametrize("amax", [0.0, 1e-45, 1e-38, 1e-30, 1.0, 1e30, 3e38])
+def test_encode_and_decode_scales_stay_finite(amax):
+    config, amax = QuantizeConfig(), torch.tensor(amax)
+    encode, decode = encode_scale(amax, config), decode_scale(amax, config)
+    assert encode.isfinite() and encode > 0
+    assert decode.isfinite()
+
+
+def test_scales_below_e4m3_are_subnormal_then_zero():
+    blocks = torch.zeros(1, 6, 16)
+    blocks[0, :, 0] = torch.tensor([1.0, 2**-13, 2**-15, 2**-17, 2**-18, 2**-20])
+    scales = block_scales(blocks, torch.ones(1, 1), QuantizeConfig()).float()
+    assert scales.tolist() == [[448, 0.0546875, 0.013671875, 0.00390625, 0.001953125, 0]]
+
+
+@given(st.integers(0, 8), st.integers(0, 10**6))
+def test_a_tree_sum_adds_neighbours_first(levels, seed):
+    x = torch.randn(3, 2**levels, generator=torch.Generator().manual_seed(seed))
+
+    def added(row):
+        if len(row) == 1:
+            return row[0]
+        return added([a + b for a, b in zip(row[::2], row[1::2], strict=True)])
+
+    assert_bitwise_equal(tree_sum(x), torch.stack([added(list(row)) for row in x]))
