@@ -32,17 +32,12 @@ RULES: Mapping[str, str] = {
         "lets the anchor slide out of a window that is too small for it"
     ),
     "saturation at 6": (
-        "codes saturate at 6; the original's reference has no clamp, so that a block whose scale is "
-        "subnormal and rounded down overflows into the sign bit: such blocks are left out whole"
+        "codes saturate at 6; the original's reference has no clamp, so that a block whose scale "
+        "is subnormal and rounded down overflows into the sign bit: such blocks are left out whole"
     ),
     "anchor inside the sink": (
         "a cut inside the global sink needs no anchor: the original still moves an index through "
         "the sink, which changes nothing that is attended to, so that index is not compared"
-    ),
-    "saturation at 6": (
-        "where a block's scale is subnormal and rounds down, the original's reference rounds values "
-        "to 8, whose code is that of -0; its own GPU kernels and this library saturate at 6, and "
-        "such blocks are left out whole"
     ),
 }
 """Rules by which a case may be refused or may differ, and the reason for each."""
