@@ -8,6 +8,7 @@ sign bit are left out whole, and the verdict names the rule.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longlive_core.attention import attention, masked_attention
 from longlive_core.nvfp4 import (
     LinearConfig,
     NVFP4Tensor,
@@ -24,15 +26,17 @@ from longlive_core.nvfp4 import (
     dequantize,
     matmul,
     quantize,
+    reference,
     rotate,
     swizzle,
     unswizzle,
 )
-from longlive_core.nvfp4.reference import join_blocks, repeat_rows, split_blocks, spread
-from longlive_core.nvfp4.rounding import round_nearest, to_e4m3
-from longlive_core.nvfp4.scale_rules import decode_scale, divide, encode_factor, encode_scale
+from longlive_core.nvfp4.rounding import to_e4m3
+from longlive_core.nvfp4.scale_rules import block_scales, decode_scale, divide, encode_scale
 from longlive_models.objectives import block_causal_mask
 from longlive_models.wan import WanTransformer
+from longlive_models.wan import attention as wan_attention
+from longlive_models.wan.attention import RMSNorm
 from tests.checks.framework import Case, Report, Verdict
 from tests.checks.transformers import batch, build, texts
 
@@ -80,22 +84,18 @@ def check(case: Case) -> Verdict:
     return tally.verdict()
 
 
-def original_order(x: Tensor, config: QuantizeConfig) -> NVFP4Tensor:
-    """``x`` quantised with a static rule's scales multiplied in the original's order."""
-    q = quantize(x, config)
+def original_scales(blocks: Tensor, amax: Tensor, config: QuantizeConfig) -> Tensor:
+    """``block_scales`` with a static rule's factors multiplied in the original's order."""
     if config.rule.adaptive:
-        return q
-    blocks = split_blocks(x.float(), config.block)
-    amax = spread(q.amax, blocks.shape[0])
+        return block_scales(blocks, amax, config)
     largest = divide(blocks.abs().amax(-1), config.rule.target)
-    scales = to_e4m3(largest * encode_scale(amax, config))
-    codes = round_nearest(blocks * encode_factor(scales, amax, config)[..., None])
-    codes = join_blocks(codes, config.block)
-    return replace(
-        q,
-        codes=codes[:, ::2] | codes[:, 1::2] << 4,
-        block_scales=repeat_rows(scales, config.block[0]),
-    )
+    return to_e4m3(largest * encode_scale(amax, config))
+
+
+def original_order(x: Tensor, config: QuantizeConfig) -> NVFP4Tensor:
+    """``x`` quantised with those scales."""
+    with patch.object(reference, "block_scales", original_scales):
+        return quantize(x, config, backend="reference")
 
 
 def compare(
@@ -271,7 +271,8 @@ def _check_checkpoint(case: Case, tally: Tally) -> None:
         scales = unswizzle(factors.view(torch.float8_e4m3fn), rows, cols // 16)
         q = compare(tally, name, padded(master), weight, values, scales)
         report.equal(f"{name} amax", q.amax, amax.reshape(()))
-    conversion = convert_linears(model, LinearConfig(weight=weight, activation=activation))
+    with patch.object(reference, "block_scales", original_scales):
+        conversion = convert_linears(model, LinearConfig(weight=weight, activation=activation))
     report.equal("swapped", sorted(conversion.swapped), sorted(names))
     if (want := case.tensors.get("output.linear_ffn0")) is not None:
         name = "blocks.0.ffn.0"
@@ -289,12 +290,31 @@ def _check_checkpoint(case: Case, tally: Tally) -> None:
 def _flow(case: Case, model: WanTransformer) -> Tensor:
     """The block-causal forward of the bfloat16 model, rounded as often as the original rounds.
 
-    It rounds a product before it adds; the model does both at once. Codes flip on the difference.
+    It rounds a product before it adds, and a normalised vector before it scales it, where the model
+    does both at once; its attention is in float32. Codes flip on such differences.
     """
     x, timesteps = case.tensors["input.x"], case.tensors["input.t"]
     samples, _, frames, height, width = x.shape
     tokens = model.config.tokens_per_frame(height, width)
     text = batch(texts(case, "input.context"), model.config.text_len, samples)
     mask = block_causal_mask(frames, tokens, model.config.frames_per_block)
-    with patch.object(torch, "addcmul", lambda a, b, c: a + b * c):
+    with (
+        patch.object(reference, "block_scales", original_scales),
+        patch.object(torch, "addcmul", lambda a, b, c: a + b * c),
+        patch.object(RMSNorm, "forward", _norm_rounded_twice),
+        patch.object(wan_attention, "attention", _in_float32(attention)),
+        patch.object(wan_attention, "masked_attention", _in_float32(masked_attention)),
+    ):
         return model(x, timesteps, text, mask=mask)
+
+
+def _norm_rounded_twice(norm: RMSNorm, x: Tensor) -> Tensor:
+    inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm.eps)
+    return (x.float() * inverse).to(x.dtype) * norm.weight
+
+
+def _in_float32(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def attended(*operands: object, backend: str) -> Tensor:
+        return attend(*operands, backend="reference")
+
+    return attended
