@@ -92,8 +92,8 @@ class Stream:
         self, generator: BlockGenerator, vae: WanVAE, plan: ShotPlan, *, lane: str = "inline"
     ) -> None:
         self.plan = plan
-        self._scheduler = AsyncDecodeScheduler(_decoder(vae), lane=lane, to_host=True)
-        self._blocks = _video_blocks(generator, self._scheduler, plan)
+        scheduler = AsyncDecodeScheduler(_decoder(vae), lane=lane, to_host=True)
+        self._blocks = _video_blocks(generator, scheduler, plan)
 
     def __iter__(self) -> "Stream":
         return self
@@ -104,7 +104,6 @@ class Stream:
     def close(self) -> None:
         """Stop here: the lane ends, and the iterator with it. Frames not taken are lost."""
         self._blocks.close()
-        self._scheduler.close()
 
     def __enter__(self) -> "Stream":
         return self

@@ -88,6 +88,30 @@ def test_a_model_that_draws_something_else_does_not(config, monkeypatch):
     assert suites["seen"]["colour"] == 1
 
 
+def test_a_long_video_is_judged_by_its_end(config, monkeypatch):
+    def late(pipeline, settings, plans, seeds):
+        clips = drawings(pipeline, settings, plans, seeds)
+        clips[:, : -round(config.tail_seconds * plans[0].timing.fps)] = 128  # nothing to see
+        return clips
+
+    monkeypatch.setattr(evaluate, "generate_clips", late)
+    suites = run(replace(config, seen=0, heldout=0, storyboards=0))["suites"]
+    assert suites["long"]["all_four"] == 1
+    assert suites["long"]["steadiness"] < 1  # that is of the whole video
+
+
+def test_every_video_of_a_suite_has_a_seed_of_its_own(config, monkeypatch):
+    asked = []
+
+    def noted(pipeline, settings, plans, seeds):
+        asked.append(list(seeds))
+        return drawings(pipeline, settings, plans, seeds)
+
+    monkeypatch.setattr(evaluate, "generate_clips", noted)
+    run(replace(config, seen=5, heldout=0, storyboards=0, long=0, seed=10))
+    assert asked == [[10, 11], [12, 13], [14]]
+
+
 def test_a_result_is_plain_data_that_says_how_it_was_made(config):
     result = run(replace(config, seen=2, heldout=0, storyboards=1, steps=1, guidance=1.0))
     stored = json.loads(json.dumps(result))
