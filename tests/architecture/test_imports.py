@@ -22,6 +22,7 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "fa3_fwd_interface",
     "xformers",
     "transformer_engine",
+    "transformer_engine_torch",  # its binding
     "humming",
 }
 HOMES = {
