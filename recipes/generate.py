@@ -7,10 +7,10 @@ Command:  longlive generate "a red circle moves right on a navy background" -o c
 """
 
 import json
-import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -269,8 +269,13 @@ def check_output(path: Path, overwrite: bool) -> None:
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: {parent} is no folder that you may write to.")
+    try:  # permissions do not tell of read-only and virtual file systems
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {parent} is no folder that takes new files "
+            f"({error.strerror}). Name another --output."
+        ) from error
 
 
 def sidecar_path(path: Path) -> Path:
