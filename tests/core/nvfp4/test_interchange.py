@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(name, case, swizzled):
     if name in EXACT:
         assert torch.equal(dequantize(back), dequantize(q))
     else:  # R / A rounds, and A may be next to what it was
-        torch.testing.assert_close(dequantize(back), dequantize(q), rtol=2e-7, atol=0)
+        torch.testing.assert_close(dequantize(back), dequantize(q), rtol=4e-7, atol=0)
 
 
 @pytest.mark.parametrize("name", ["torchao", "modelopt", "compressed_tensors"])
@@ -56,7 +56,7 @@ def test_a_stored_decode_scale_needs_no_rule(name, case):
     order = False if name in OPEN else None
     back = CONVENTIONS[name].read(CONVENTIONS[name].write(q, swizzled=order), swizzled=order)
     assert back.config == QuantizeConfig()
-    torch.testing.assert_close(dequantize(back), dequantize(q), rtol=2e-7, atol=0)
+    torch.testing.assert_close(dequantize(back), dequantize(q), rtol=4e-7, atol=0)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
