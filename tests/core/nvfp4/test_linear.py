@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -56,6 +56,7 @@ def test_the_product_of_what_the_operands_stand_for(config, dtype, shape):
     )
 
 
+@settings(max_examples=12)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -221,6 +222,7 @@ def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage
         named(torch.randn(2, 64))
 
 
+@settings(max_examples=12)
 @given(st.integers(1, 50), st.sampled_from([(1, 16), (16, 16)]))
 def test_a_weight_is_quantised_in_parts_as_it_is_whole(rows, block):
     config = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, block=block)
