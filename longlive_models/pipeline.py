@@ -20,6 +20,7 @@ from longlive_models.folder import (
 from longlive_models.generator import BlockGenerator
 from longlive_models.hub import is_published, resolve
 from longlive_models.model_spec import ModelSpec
+from longlive_models.nvfp4_checkpoint import load_packed, split_quantization
 from longlive_models.placement import PRECISIONS
 from longlive_models.placement import Placement as Placement
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
@@ -101,7 +102,8 @@ class LongLivePipeline:
 
         Precision and backends are arguments, not other pipelines; "auto" decides by the device,
         and ``pipeline.placement`` says what was decided (see ``Placement``). A folder may also hold
-        LongLive-2.0-5B as it was published (see ``longlive_models.published``).
+        LongLive-2.0-5B as it was published (see ``longlive_models.published``), or weights in four
+        bits, as ``longlive quantize`` writes them: these are decoded.
 
         Raises:
             ValueError: no such model, device or precision, or a model that is not whole.
@@ -116,7 +118,11 @@ class LongLivePipeline:
         _, tensors = load_part(folder / "transformer")
         with unfilled():
             transformer = WanTransformer(spec.transformer, attention=attention)
-        fill(transformer, tensors, folder / "transformer")
+        _, packed = split_quantization(read_config(folder / "transformer"))
+        if packed is None:
+            fill(transformer, tensors, folder / "transformer")
+        else:  # what `longlive quantize` wrote is decoded once, and computed with as any other
+            load_packed(transformer, tensors, packed, decode=torch.float32, source=folder)
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
         values, tensors = load_part(folder / "text_encoder")
         text = PocketTextEncoder(PocketTextConfig.from_dict(values))
@@ -252,7 +258,7 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
         weight_files(folder / part)
     read_config(folder / "text_encoder")
     return ModelSpec(
-        transformer=WanConfig.from_dict(read_config(folder / "transformer")),
+        transformer=WanConfig.from_dict(split_quantization(read_config(folder / "transformer"))[0]),
         vae=VAEConfig.from_dict(read_config(folder / "vae")),
         settings=read_settings(folder),
     )
