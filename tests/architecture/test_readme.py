@@ -13,7 +13,7 @@ from tests.architecture.source import ROOT
 PAGES = [path for name in ("README.md", "CONTRIBUTING.md") if (path := ROOT / name).is_file()]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "train", "evaluate")
-COMMANDS = (*CAN_BE_DRY, "recipes", "doctor", "--version")
+COMMANDS = (*CAN_BE_DRY, "quantize", "recipes", "doctor", "--version")
 
 
 def blocks(*languages: str) -> list[pytest.param]:
