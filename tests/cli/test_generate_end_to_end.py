@@ -121,11 +121,18 @@ def test_an_existing_video_is_replaced_when_asked(model):
     assert len(read_video(Path("x.mp4"))[0]) == FPS // 2
 
 
+def hear_interrupts() -> None:
+    """A job in the background inherits that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupt_leaves_a_playable_file_and_says_so(model):
     code = "from longlive_cli.main import app; app()"
     options = ["-o", "x.mp4", "--model", model, "--seconds", "3600", "--json"]
     command = [sys.executable, "-c", code, "generate", "a red circle", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as process:
         deadline = time.monotonic() + 120
         while not (Path("x.mp4").exists() and Path("x.mp4").stat().st_size):
             assert process.poll() is None
