@@ -162,12 +162,12 @@ class TrainARModule(StepModule):
 
     def on_fit_start(self) -> None:
         config = self.config
-        kept = replace(config, latent_cache=None)
+        uncached = replace(config, latent_cache=None)
         self.sets, self.fresh = {}, {}
         for one in config.sets:
             few = replace(one, clips=config.validation_clips)
             clips = prepare_clips(config, one, config.seed + one.blocks, self.device)
-            fresh = prepare_clips(kept, few, config.seed + FRESH + one.blocks, self.device)
+            fresh = prepare_clips(uncached, few, config.seed + FRESH + one.blocks, self.device)
             self.sets[one.blocks] = self.tokenize(clips)
             self.fresh[one.blocks] = self.tokenize(fresh)
 

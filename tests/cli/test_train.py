@@ -1,11 +1,17 @@
 """`longlive train` end to end: train, stop, resume, be refused, generate with the result."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
 from longlive_models.video import read_video
 from longlive_recipes.train_ar import TrainARModule
+
+PAGE = Path(__file__).parents[2] / "recipes" / "README.md"
 
 
 @pytest.fixture(autouse=True)
@@ -73,4 +79,14 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     assert "did you mean 'validate_every'" in refused(
         "train", "ar_tiny", "--set", "run.validate_evry=3"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_of_the_recipes_shows_commands_that_are_understood(tmp_path):
+    lines = re.findall(r"^longlive ((?:train|recipes) .*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(lines) > 7
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        done = longlive(*words, *(["--dry-run"] if words[0] == "train" else []))
+        assert done.exit_code == 0, (line, done.output)
     assert list(tmp_path.iterdir()) == []

@@ -65,6 +65,11 @@ def test_gradient_accumulation_does_not_count_as_a_step():
     for step in (0, 0, 1, 1):
         average.on_train_batch_end(SimpleNamespace(global_step=step), module, None, 0, 0)
     assert averaged(average, module) == pytest.approx(2 / 11 + 2 * 9 / 11)
+    resumed = MovingAverage(0.5)
+    resumed.load_state_dict(average.state_dict())
+    resumed.start(module)
+    resumed.on_train_batch_end(SimpleNamespace(global_step=1), module, None, 0, 0)
+    assert averaged(resumed, module) == averaged(average, module)
 
 
 def test_the_average_is_float32_and_leaves_frozen_weights_alone():
