@@ -117,5 +117,5 @@ def join_blocks(
 
 
 def repeat_rows(scales: Float8e4m3fn[Tensor, "block_rows blocks"], height: int) -> Scales:
-    """Each row ``height`` times: float8 has no such operation of its own."""
+    """Each row ``height`` times, as bytes: not every device repeats float8."""
     return scales.view(torch.uint8).repeat_interleave(height, 0).view(torch.float8_e4m3fn)
