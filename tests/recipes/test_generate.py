@@ -179,8 +179,9 @@ def test_bad_input_is_refused_and_nothing_is_written(
     Path("there.gif").write_text("a video")
     Path("recorded.json").write_text("{}")
     before = {path: path.read_text() for path in Path().iterdir()}
-    with pytest.raises(ValueError, match=message):
-        run(replace(config, **change), jobs, Path(output))
+    for refuses in (plan, run):
+        with pytest.raises(ValueError, match=message):
+            refuses(replace(config, **change), jobs, Path(output))
     assert {path: path.read_text() for path in Path().iterdir()} == before
 
 
