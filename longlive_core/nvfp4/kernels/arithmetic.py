@@ -35,31 +35,38 @@ def e4m3_value(byte):
 
 
 @triton.jit
-def nearest_magnitude(x):
-    """The E2M1 magnitude nearest to each number's, ties to the even code, saturating at 6."""
-    y = tl.minimum(tl.abs(x), 6.0)
-    bits = y.to(tl.int32, bitcast=True)
-    above_one = (((bits + 0x1FFFFF + ((bits >> 22) & 1)) >> 22) << 22).to(tl.float32, bitcast=True)
-    below_one = (y + 4194304.0) - 4194304.0  # float32 has steps of 0.5 at 2**22
-    return tl.where(y < 1.0, below_one, above_one)
+def magnitude(x):
+    """What is to be rounded: |x|, at most 6."""
+    return tl.minimum(tl.abs(x), 6.0)
 
 
 @triton.jit
-def stochastic_magnitude(x, uniform):
-    """The E2M1 magnitude below, or above where ``uniform`` is less than the distance in steps."""
-    y = tl.minimum(tl.abs(x), 6.0)
-    step = tl.where(y < 2.0, 0.5, tl.where(y < 4.0, 1.0, 2.0))
-    inverse = tl.where(y < 2.0, 2.0, tl.where(y < 4.0, 1.0, 0.5))
-    steps = y * inverse
-    lower = steps.to(tl.int32).to(tl.float32)  # tl.floor flushes subnormals
-    return tl.where(uniform < steps - lower, lower + 1.0, lower) * step
+def rounding_offset(y):
+    """What makes float32 round a magnitude to the E2M1 grid, ties to the even code, when added.
+
+    The sum has the grid's step, 0.5 below 2, 1 below 4, 2 below 6, as its last place, and the code
+    in its last bits. Taking the offset away again leaves the rounded magnitude.
+    """
+    return tl.where(y < 2.0, 4194304.0, tl.where(y < 4.0, 8388610.0, 16777224.0))
 
 
 @triton.jit
-def magnitude_code(magnitude):
-    """The code 0 to 7 of a magnitude on the E2M1 grid, int32."""
-    above_one = (magnitude.to(tl.int32, bitcast=True) >> 22) - 252
-    return tl.where(magnitude < 1.0, (magnitude * 2.0).to(tl.int32), above_one)
+def nearest_code(x):
+    """The magnitude code 0 to 7 nearest to |x|, int32."""
+    y = magnitude(x)
+    return (y + rounding_offset(y)).to(tl.int32, bitcast=True) & 7
+
+
+@triton.jit
+def stochastic_code(x, uniform):
+    """The magnitude code below |x|, or above where ``uniform`` is less than the distance."""
+    y = magnitude(x)
+    per_unit = tl.where(y < 2.0, 2.0, tl.where(y < 4.0, 1.0, 0.5))
+    first = tl.where(y < 2.0, 0, tl.where(y < 4.0, 2, 4))
+    steps = y * per_unit
+    lower = steps.to(tl.int32)
+    up = uniform < steps - lower.to(tl.float32)
+    return first + lower + up.to(tl.int32)
 
 
 @triton.jit
@@ -79,24 +86,23 @@ def tree_sum(x, N: tl.constexpr, T: tl.constexpr):
 
 
 @triton.jit
-def encode_factor(byte, scale):
+def encode_factor(byte, inverse):
     """What a block is multiplied by to lie on the E2M1 grid: min(1 / (s * (1 / S)), FLT_MAX)."""
-    one = tl.full(scale.shape, 1.0, tl.float32)
-    step = e4m3_value(byte) * tl.div_rn(one, scale)
-    return tl.minimum(tl.div_rn(one, step), FLOAT32_MAX)
+    step = e4m3_value(byte) * inverse
+    return tl.minimum(tl.div_rn(tl.full(step.shape, 1.0, tl.float32), step), FLOAT32_MAX)
 
 
 @triton.jit
-def block_error(x, byte, scale, amax, RULE: tl.constexpr, FULL: tl.constexpr, N: tl.constexpr):
-    """The error of a block of N values by the rule's measure, if its scale were ``byte``."""
-    T: tl.constexpr = x.shape[0]
-    rounded = nearest_magnitude(x * encode_factor(byte, scale)[:, None])
-    decode = amax * (1.0 / FULL)
-    error = (rounded * e4m3_value(byte)[:, None]) * decode[:, None] - tl.abs(x)
+def block_error(x, byte, inverse, decode, RULE: tl.constexpr, N: tl.constexpr):
+    """The error of blocks of N values by the rule's measure, if their scale were ``byte``."""
+    y = magnitude(x * encode_factor(byte, inverse)[:, None])
+    offset = rounding_offset(y)
+    rounded = (y + offset) - offset
+    error = (rounded * e4m3_value(byte)[:, None]) * decode - tl.abs(x)
     if RULE == "four_over_six_mse":
-        return tree_sum(error * error, N, T)
+        return tree_sum(error * error, N, x.shape[0])
     elif RULE == "four_over_six_mae":
-        return tree_sum(tl.abs(error), N, T)
+        return tree_sum(tl.abs(error), N, x.shape[0])
     else:
         return tl.max(tl.abs(error), axis=1)
 
@@ -112,24 +118,29 @@ def quantize_blocks(
     STOCHASTIC: tl.constexpr,
     N: tl.constexpr,
 ):
-    """Codes [T, N] and scale bytes [T], int32, of T blocks of N float32 values with amax [T]."""
+    """Codes [T, N] and scale bytes [T], int32, of T blocks of N float32 values.
+
+    ``amax`` is [T], or [1] where all blocks have the same.
+    """
     # as integers, magnitudes keep their order, and NaN is the largest
     largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)
     block_amax = largest.to(tl.float32, bitcast=True)
     invalid = (amax != amax) | (block_amax != block_amax)
     full = tl.full(amax.shape, FULL, tl.float32)
     scale = tl.where(amax == 0, 1.0, tl.minimum(tl.div_rn(full, amax), FLOAT32_MAX))
+    inverse = tl.div_rn(tl.full(amax.shape, 1.0, tl.float32), scale)
     if RULE == "amax":
         byte = e4m3_byte(block_amax * (scale * (1.0 / TARGET)))
     else:
-        base = tl.div_rn(block_amax, tl.full(amax.shape, 6.0, tl.float32)) * scale
+        base = tl.div_rn(block_amax, tl.full(block_amax.shape, 6.0, tl.float32)) * scale
         six, four = e4m3_byte(base), e4m3_byte(base * 1.5)
-        error_six = block_error(x, six, scale, amax, RULE, FULL, N)
-        error_four = block_error(x, four, scale, amax, RULE, FULL, N)
+        decode = (amax * (1.0 / FULL))[:, None]
+        error_six = block_error(x, six, inverse, decode, RULE, N)
+        error_four = block_error(x, four, inverse, decode, RULE, N)
         byte = tl.where(error_four < error_six, four, six)
-    scaled = x * encode_factor(byte, scale)[:, None]
-    magnitude = stochastic_magnitude(scaled, uniform) if STOCHASTIC else nearest_magnitude(scaled)
-    code = magnitude_code(magnitude) | tl.where(scaled < 0, 8, 0)
+    scaled = x * encode_factor(byte, inverse)[:, None]
+    code = stochastic_code(scaled, uniform) if STOCHASTIC else nearest_code(scaled)
+    code |= tl.where(scaled < 0, 8, 0)
     return tl.where(invalid[:, None], 0, code), tl.where(invalid, NAN_BYTE, byte)
 
 

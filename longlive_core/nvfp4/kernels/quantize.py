@@ -39,6 +39,7 @@ def _quantize(
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    ONE_AMAX: tl.constexpr,
     HEIGHT: tl.constexpr,
     T: tl.constexpr,
 ):
@@ -51,7 +52,10 @@ def _quantize(
         start += (block // blocks_per_row).to(tl.int64) * blocks_per_row * (HEIGHT - 1)
     mask = inside[:, None]
     x = tl.load(x_ptr + _at(start, blocks_per_row, 16, N), mask=mask, other=0.0).to(tl.float32)
-    amax = tl.load(amax_ptr + block // blocks_per_amax, mask=inside, other=1.0)
+    if ONE_AMAX:
+        amax = tl.load(amax_ptr + tl.arange(0, 1))
+    else:
+        amax = tl.load(amax_ptr + block // blocks_per_amax, mask=inside, other=1.0)
     uniform = x
     if STOCHASTIC:
         uniform = uniforms(_at(start, blocks_per_row, 4, N // 4), tl.load(seed_ptr), T, N // 4)
@@ -104,7 +108,7 @@ def _quantize_tile(
     x = tl.reshape(x, (T, 16))
     if ROTATED:
         x = rotate_blocks(x, T).to(ROUNDED_TO).to(tl.float32)
-    amax = tl.zeros((T,), tl.float32) + tl.load(amax_ptr)
+    amax = tl.load(amax_ptr + tl.arange(0, 1))
     uniform = x
     if STOCHASTIC:
         row = (first_row + tl.arange(0, TILE)).to(tl.int64)
@@ -179,6 +183,7 @@ def quantize(
         blocks_per_row,
         blocks // amax.numel(),
         **_rule(config),
+        ONE_AMAX=amax.numel() == 1,
         HEIGHT=height,
         T=per_program,
         enable_fp_fusion=False,
