@@ -159,7 +159,9 @@ def _transformed(tensors: dict[str, Tensor], source: str, transform: str, report
     x = x.t() if transform.startswith("transpose") else x
     if transform.endswith("rht"):
         turned = "t_rht_applied" if transform.startswith("transpose") else "rht_applied"
-        given = tensors[f"output.{source}.{turned}"]
+        given = tensors.get(f"output.{source}.{turned}")
+        if given is None:
+            return rotate(x.contiguous())
         report.close(f"{source} {turned}", rotate(x.contiguous()), given, rtol=2**-8, atol=1e-30)
         return given
     return x.contiguous()
@@ -168,12 +170,17 @@ def _transformed(tensors: dict[str, Tensor], source: str, transform: str, report
 def _check_tensor(case: Case, tally: Tally, prefix: str, x: Tensor, config: QuantizeConfig) -> None:
     report, parts = tally.report, case.tensors
     whole, codes = padded(x), parts[f"{prefix}.codes_packed"]
-    rows, cols = whole.shape
-    blocked = parts[f"{prefix}.scales_blocked_e4m3_bytes"].view(torch.float8_e4m3fn)
-    scales = unswizzle(blocked, rows, cols // 16)
-    report.equal(f"{prefix} swizzle", swizzle(scales).view(torch.uint8), blocked.view(torch.uint8))
-    if (linear := parts.get(f"{prefix}.scales_rowmajor_f32")) is not None:
-        report.equal(f"{prefix} linear scales", scales.float(), linear)
+    blocked = parts.get(f"{prefix}.scales_blocked_e4m3_bytes")
+    linear = parts.get(f"{prefix}.scales_rowmajor_f32")
+    if blocked is not None:
+        scales = unswizzle(blocked.view(torch.float8_e4m3fn), whole.shape[0], whole.shape[1] // 16)
+        report.equal(f"{prefix} swizzle", swizzle(scales).view(torch.uint8), blocked)
+        if linear is not None:
+            report.equal(f"{prefix} linear scales", scales.float(), linear)
+    elif linear is not None:
+        scales = linear.to(torch.float8_e4m3fn)
+    else:
+        return
     if (amax := parts.get(f"{prefix}.amax")) is not None:
         report.equal(f"{prefix} amax", quantize(x, config).amax.reshape(amax.shape), amax)
     equal = compare(tally, prefix, whole, config, codes, scales)
@@ -211,8 +218,10 @@ def _check_stochastic(case: Case, report: Report) -> None:
     q = quantize(x.repeat(draws, 1), config, generator=generator)
     mean = q.dequantize().double().view(draws, *x.shape).mean(0)
     scales = q.block_scales[: x.shape[0]].float()
-    report.equal("scales", scales, case.tensors["output.scales_rowmajor_f32"])
-    report.equal("amax", q.amax, case.tensors["output.amax"].reshape(()))
+    if (want := case.tensors.get("output.scales_rowmajor_f32")) is not None:
+        report.equal("scales", scales, want)
+    if (amax := case.tensors.get("output.amax")) is not None:
+        report.equal("amax", q.amax, amax.reshape(()))
     unit = scales.double().repeat_interleave(16, 1) * decode_scale(q.amax, config).double()
     ratio = (x.double().abs() / unit).clamp(max=6.0)  # beyond 6 both saturate
     steps = ratio / torch.where(ratio < 2, 0.5, torch.where(ratio < 4, 1.0, 2.0))
@@ -236,10 +245,13 @@ def _check_pages(case: Case, tally: Tally) -> None:
         k = case.tensors[f"input.{kind}.k_block{block}"]
         rows = k.flatten(0, 2)
         config, prefix = QuantizeConfig(rule=RULES[rule]), name.removesuffix(".codes_packed")
-        blocked = case.tensors[f"{prefix}.scales_blocked_e4m3_bytes"].view(torch.float8_e4m3fn)
-        scales = unswizzle(blocked, rows.shape[0], rows.shape[1] // 16)
+        blocked = case.tensors.get(f"{prefix}.scales_blocked_e4m3_bytes")
+        if blocked is None:
+            continue
+        scales = unswizzle(blocked.view(torch.float8_e4m3fn), rows.shape[0], rows.shape[1] // 16)
         q = compare(tally, prefix, rows, config, codes, scales)
-        tally.report.equal(f"{prefix} amax", q.amax, case.tensors[f"{prefix}.amax"].reshape(()))
+        if (amax := case.tensors.get(f"{prefix}.amax")) is not None:
+            tally.report.equal(f"{prefix} amax", q.amax, amax.reshape(()))
         want = case.tensors.get(f"output.{rule}.{kind}.dequantized")
         if want is not None:
             got = dequantize(q, want.dtype).view(k.shape)
