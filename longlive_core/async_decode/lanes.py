@@ -76,8 +76,11 @@ class InlineLane:
     name = "inline"
 
     def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Run the job; it has ended when this returns."""
-        return _Ended(_run(job, latents))
+        """Run the job; it has ended when this returns, its copies to the host included."""
+        outcome = _run(job, latents)
+        if latents.device.type == "cuda":
+            torch.cuda.current_stream(latents.device).synchronize()
+        return _Ended(outcome)
 
     def close(self) -> None:
         """Nothing is held."""

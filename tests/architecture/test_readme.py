@@ -62,6 +62,5 @@ def test_commands_are_understood(words, tmp_path):
 @pytest.mark.parametrize(
     "script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.name
 )
-def test_examples_are_short_and_run(script, tmp_path):
+def test_examples_are_short(script):  # tests/examples runs each of them, at a small size
     assert len(script.read_text().splitlines()) < 60
-    run([str(script)], tmp_path)
