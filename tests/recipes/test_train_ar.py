@@ -23,23 +23,29 @@ from tests.recipes.tiny_runs import (
     assert_same_run,
     column,
     run_until_killed,
+    write_tiny_vae,
 )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def vae(tmp_path_factory):
+    return write_tiny_vae(tmp_path_factory.mktemp("vae"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, vae):
     """The tiny preset, with samples."""
     folder = tmp_path_factory.mktemp("ar")
-    config = ar_config(folder)
+    config = ar_config(folder, vae)
     config = replace(config, run=replace(config.run, samples_every=2))
     assert train_ar.run(config) == folder / "model"
     return folder
 
 
 @pytest.fixture(scope="module")
-def module(tmp_path_factory):
+def module(tmp_path_factory, vae):
     """Ready to step, with many clips' worth of ids and few latents."""
-    config = ar_config(tmp_path_factory.mktemp("unused"))
+    config = ar_config(tmp_path_factory.mktemp("unused"), vae)
     made = TrainARModule(config)
     made.on_fit_start()
     return made
@@ -61,9 +67,9 @@ def test_its_samples_are_videos_of_the_length_that_was_asked_for(trained):
     assert fps == 12
 
 
-def test_samples_leave_the_training_alone(trained, tmp_path):
+def test_samples_leave_the_training_alone(trained, tmp_path, vae):
     """With samples at the second and fourth step, and with none, the same is learnt."""
-    config = ar_config(tmp_path)
+    config = ar_config(tmp_path, vae)
     config = replace(config, run=replace(config.run, samples_every=1))
     module = TrainARModule(config)
     fit(module, config.run, config)
@@ -98,14 +104,14 @@ def test_what_it_writes_is_the_average_in_bfloat16(trained):
     assert all(name.startswith(("model.", "text.")) for name in checkpoint["state_dict"])
 
 
-def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path, vae):
     killed = tmp_path / "killed"
     run_until_killed(
         "train_ar.TrainARModule = kill_at(train_ar.TrainARModule, 3)\n"
-        f"train_ar.run(ar_config({str(killed)!r}))\n"
+        f"train_ar.run(ar_config({str(killed)!r}, {str(vae)!r}))\n"
     )
     assert column(killed / "train.csv", "step") == [1, 2, 3]
-    train_ar.run(ar_config(killed), resume=str(killed))
+    train_ar.run(ar_config(killed, vae), resume=str(killed))
     assert_same_run(killed, trained)
     for part in ("transformer", "text_encoder"):
         one, other = (load_part(folder / "model" / part) for folder in (killed, trained))
@@ -120,9 +126,10 @@ def same_loss(module) -> float:
     return sum(float(module.loss(module.model, module.sets[2], 2, generator)) for _ in range(8))
 
 
-def test_it_learns_a_few_clips(tmp_path):
+def test_it_learns_a_few_clips(tmp_path, vae):
     config = ar_config(
         tmp_path,
+        vae,
         sets=(ClipSet(blocks=2, clips=2),),
         phases=(Phase(length=2, batch=2, until=1.0),),
         budget=Budget(steps=30, warmup_steps=3),
@@ -148,9 +155,10 @@ def test_every_part_is_trained_and_the_text_encoder_with_it(module):
         assert parameter.grad.any(), name
 
 
-def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
+def test_phases_switch_at_their_progress(tmp_path, monkeypatch, vae):
     config = ar_config(
         tmp_path,
+        vae,
         phases=(Phase(length=2, batch=2, until=0.25), Phase(length=3, batch=1, until=1.0)),
     )
     config = replace(config, run=replace(config.run, validate_every=100))
@@ -199,8 +207,8 @@ def test_fresh_clips_are_not_those_of_training(module):
             assert not any(torch.equal(latents, other) for other in clips.latents)
 
 
-def test_latents_are_encoded_once_and_kept(tmp_path, monkeypatch):
-    config = ar_config(tmp_path / "out", latent_cache=str(tmp_path / "cache"))
+def test_latents_are_encoded_once_and_kept(tmp_path, monkeypatch, vae):
+    config = ar_config(tmp_path / "out", vae, latent_cache=str(tmp_path / "cache"))
     first = TrainARModule(config)
     first.on_fit_start()
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"blocks_2", "blocks_3"}
@@ -219,15 +227,15 @@ def test_latents_are_encoded_once_and_kept(tmp_path, monkeypatch):
     other = TrainARModule(replace(config, seed=1))
     with pytest.raises(ValueError, match=r"other clips \(seed: 2 -> 3\)"):
         other.on_fit_start()
-    values, tensors = load_part(EMBEDDED["pocket"] / "vae")
+    values, tensors = load_part(vae)
     tensors["conv2.bias"] += 1
     save_part(tmp_path / "vae", values, tensors)
     with pytest.raises(ValueError, match=r"other clips \(vae: "):
         TrainARModule(replace(config, vae=str(tmp_path / "vae"))).on_fit_start()
 
 
-def test_a_run_can_start_from_a_model(trained, tmp_path):
-    module = TrainARModule(ar_config(tmp_path, start_from=str(trained / "model")))
+def test_a_run_can_start_from_a_model(trained, tmp_path, vae):
+    module = TrainARModule(ar_config(tmp_path, vae, start_from=str(trained / "model")))
     _, tensors = load_part(trained / "model" / "transformer")
     weight = module.model.patch_embedding.weight
     assert torch.equal(weight, tensors["patch_embedding.weight"].float())
@@ -235,7 +243,7 @@ def test_a_run_can_start_from_a_model(trained, tmp_path):
     assert weight.requires_grad
     wide = replace(train_ar.ar_tiny().model, num_layers=3)
     with pytest.raises(ValueError, match="does not hold the weights of this WanTransformer"):
-        TrainARModule(ar_config(tmp_path, model=wide, start_from=str(trained / "model")))
+        TrainARModule(ar_config(tmp_path, vae, model=wide, start_from=str(trained / "model")))
 
 
 @pytest.mark.parametrize(
@@ -247,9 +255,10 @@ def test_a_run_can_start_from_a_model(trained, tmp_path):
         ({"text": replace(train_ar.ar_tiny().text, dim=8)}, "the text encoder gives 32 rows of 8"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_written(changes, message, tmp_path):
+def test_what_cannot_work_is_refused_before_anything_is_written(changes, message, tmp_path, vae):
     with pytest.raises(ValueError, match=message):
-        train_ar.run(ar_config(tmp_path / "out", **changes))
+        config = replace(ar_config(tmp_path / "out", vae), **changes)
+        train_ar.run(config)
     assert not (tmp_path / "out").exists()
 
 

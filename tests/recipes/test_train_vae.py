@@ -133,7 +133,9 @@ def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
             Phase(length=9, batch=3, until=1.0),
         ),
         budget=Budget(steps=8, warmup_steps=1),
+        world=World(size=16),
     )
+    config = replace(config, run=replace(config.run, validate_every=100))
     seen = []
     windows = FramePool.windows
 

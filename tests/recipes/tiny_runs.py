@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from longlive_models.stream import Video
+from longlive_models.vae import WanVAE
 from longlive_recipes import train_ar, train_vae
 from longlive_recipes.budget import Budget
 from longlive_recipes.callbacks import MovingAverage
+from longlive_recipes.data import FramePool
+from longlive_recipes.moving_shapes import World
 from longlive_recipes.step_module import Optimisation, StepModule
 from longlive_recipes.training import Run, fit
 
@@ -39,9 +42,18 @@ def vae_config(output: Path, **changes) -> train_vae.TrainVAE:
     return replace(train_vae.vae_tiny(), run=quiet_run(output), **changes)
 
 
-def ar_config(output: Path, **changes) -> train_ar.TrainAR:
-    """Trains on the latents of the pocket model's VAE unless told otherwise."""
-    return replace(train_ar.ar_tiny(), run=quiet_run(output), **changes)
+def write_tiny_vae(folder: Path) -> Path:
+    """A VAE that was never trained, but whose latents are normalised."""
+    torch.manual_seed(0)
+    config = replace(train_vae.vae_tiny().vae, encoder_dim=4, decoder_dim=4)
+    pool = FramePool.draw(World(size=32), 2, 0, torch.device("cpu"), blocks=1)
+    train_vae.export(WanVAE(config).eval(), pool, folder)
+    return folder
+
+
+def ar_config(output: Path, vae: Path, **changes) -> train_ar.TrainAR:
+    """A tenth of a second to encode its clips."""
+    return replace(train_ar.ar_tiny(), vae=str(vae), run=quiet_run(output), **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
