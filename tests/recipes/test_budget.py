@@ -84,6 +84,8 @@ def test_the_phase_is_the_first_that_is_not_over(phases, progress):
     number = phases.index(phase)
     assert progress < phase.until or (progress == 1 and phase is phases[-1])
     assert number == 0 or progress >= phases[number - 1].until
+    for before, after in zip(phases, phases[1:], strict=False):
+        assert current_phase(phases, before.until) is after  # an edge belongs to what it begins
 
 
 def test_phases_must_follow_each_other_to_the_end():
