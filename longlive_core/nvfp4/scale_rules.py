@@ -9,8 +9,9 @@ With A the tensor's largest magnitude, a the block's, R = target * bound the rul
                   s4 if its error is strictly smaller, else s6
 
 Scales saturate at 448. Errors of a block are added in a tree, neighbours first, so that every
-implementation adds them in the same order. The first formula is Transformer Engine's
-(``NVFP4BlockScaling``), the second also that of the original LongLive-2.0 (arXiv 2605.18739).
+implementation adds them in the same order; squares that leave float32 compare as equal, which keeps
+s6. The first formula is Transformer Engine's (``NVFP4BlockScaling``), the second also that of the
+original LongLive-2.0 (arXiv 2605.18739).
 """
 
 import torch

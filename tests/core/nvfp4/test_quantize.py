@@ -57,7 +57,7 @@ def test_relative_error_on_gaussian_data(rule, low, high):
 
 @given(matrices(), configs(), st.integers(-98, 98))
 def test_any_shape_type_and_magnitude_is_within_the_formats_error(x, config, exponent):
-    """Each value is within a sixth of its block's largest, or lost below the scales."""
+    """Each value is within a fifth of its block's largest, or lost below the smallest scale."""
     x = (x.float() * 2.0**exponent).clamp(-1e30, 1e30)
     y = dequantize(quantize(x, config))
     assert y.shape == x.shape
@@ -67,8 +67,8 @@ def test_any_shape_type_and_magnitude_is_within_the_formats_error(x, config, exp
     padded = torch.nn.functional.pad(x, (0, -cols % 16, 0, -rows % height))
     tiles = reference.split_blocks(padded, config.block)
     block_amax = tiles.abs().amax(-1).repeat_interleave(height, 0)[:rows].repeat_interleave(16, 1)
-    lost = x.abs().max() / config.full_scale * 2.0**-10 * 6
-    assert ((y - x).abs() <= block_amax[:, :cols] / 5.5 + lost * 1.01).all()
+    lost = x.abs().max() / config.full_scale * 2.0**-10 * 6  # half the smallest scale
+    assert ((y - x).abs() <= block_amax[:, :cols] / 4.999 + lost * 1.01).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

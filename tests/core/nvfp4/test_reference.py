@@ -61,6 +61,8 @@ def test_every_code_under_every_scale_reads_back_as_itself(amax, config):
 
 @given(matrices(step=16, dtypes=(torch.float32,)), configs(), st.integers(-90, 90))
 def test_quantising_what_was_dequantised_changes_nothing(x, config, exponent):
+    if config.rule is ScaleRule.FOUR_OVER_SIX_MSE:
+        exponent //= 2  # squares of errors must stay within float32
     q = quantize(x * 2.0**exponent, config)
     values = q.dequantize()
     normal = (q.block_scales.float() >= 2**-6)[: x.shape[0]]
@@ -88,6 +90,19 @@ def test_no_value_is_further_off_than_half_a_step(kind, config):
     allowed = gap / 2 * step + torch.where(ratio > 6, x.double().abs() - 6 * step, 0)
     allowed = torch.where(step == 0, x.double().abs(), allowed)
     assert ((y - x.double()).abs() <= allowed * (1 + 1e-6)).all()
+
+
+def test_squared_errors_beyond_float32_keep_six():
+    """As in the original: below about 1e-20 and above 1e18 MSE cannot tell its choices apart."""
+    x = make("normal", 8, 64)
+    mse, mae = (
+        QuantizeConfig(rule=rule)
+        for rule in (ScaleRule.FOUR_OVER_SIX_MSE, ScaleRule.FOUR_OVER_SIX_MAE)
+    )
+    for exponent, same in ((-40, True), (40, True), (-90, False), (90, False)):
+        scaled = x * 2.0**exponent
+        assert torch.equal(quantize(scaled, mse).codes, quantize(x, mse).codes) == same
+        assert_bitwise_equal(quantize(scaled, mae).codes, quantize(x, mae).codes)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
