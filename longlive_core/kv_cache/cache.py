@@ -1,5 +1,6 @@
 """PagedKVCache: write a block, read a window, start a shot."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -147,11 +148,9 @@ class PagedKVCache:
                 f"own keys and values, and layers share the room they are read from. "
                 f"Write a layer, then read it, then go to the next."
             )
-        fresh_k, fresh_v = self._fresh.get(layer, (None, None))
-        return (
-            self._window(self._keys[layer], self._key_workspace, fresh_k),
-            self._window(self._values[layer], self._value_workspace, fresh_v),
-        )
+        stores = (self._keys[layer], self._values[layer])
+        keys, values = self._window(stores, self._fresh.get(layer))
+        return keys, values
 
     def commit(self) -> None:
         """Keep the block in progress: every layer has had its clean write."""
@@ -241,25 +240,31 @@ class PagedKVCache:
         self._shot_start = shot_start
         self._set_block(None)
 
-    def _window(self, store: Any, workspace: Tensor, fresh: Tensor | None) -> Tensor:
-        """The visible pages of one store; ``fresh`` stands in for the own page, with gradients."""
+    def _window(
+        self, stores: Sequence[Any], fresh: tuple[Tensor, Tensor] | None
+    ) -> Sequence[Tensor]:
+        """The visible keys and values; ``fresh`` stand in for the own page's, with gradients."""
         if self._encodes:
             past = [slot for slot in self._visible_slots if slot != self._own_slot]
             tokens = len(past) * self.layout.tokens_per_page
+            workspaces = (self._key_workspace, self._value_workspace)
+            rooms = [workspace[:, :tokens] for workspace in workspaces]
             if past:
-                self.codec.read(store, past, workspace[:, :tokens])
-            if fresh is not None:
-                return torch.cat([workspace[:, :tokens], fresh.to(workspace.dtype)], dim=1)
-            return workspace[:, : tokens + self.layout.tokens_per_page]
-        if fresh is None:
-            return self.codec.read(store, self._visible_slots, None)
-        pages = [
-            fresh.to(self.codec.dtype)
-            if slot == self._own_slot
-            else self.codec.read(store, [slot], None)
-            for slot in self._visible_slots
-        ]
-        return torch.cat(pages, dim=1)
+                self.codec.read(stores, past, rooms)
+            if fresh is None:
+                end = tokens + self.layout.tokens_per_page
+                return [workspace[:, :end] for workspace in workspaces]
+            pages = [rooms, [own.to(self.codec.dtype) for own in fresh]]
+        elif fresh is None:
+            return self.codec.read(stores, self._visible_slots, None)
+        else:
+            pages = [
+                [own.to(self.codec.dtype) for own in fresh]
+                if slot == self._own_slot
+                else self.codec.read(stores, [slot], None)
+                for slot in self._visible_slots
+            ]
+        return [torch.cat(parts, dim=1) for parts in zip(*pages, strict=True)]
 
     def _own_part(self, workspace: Tensor) -> Tensor:
         """Where the block's own tokens lie in the workspace: after the visible past."""

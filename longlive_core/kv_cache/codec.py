@@ -42,14 +42,20 @@ class PageCodec(Protocol):
     def write(self, store: Any, slot: int, page: Page) -> None:
         """Put ``page`` into ``slot``, in place. Each sample is encoded on its own."""
 
-    def read(self, store: Any, slots: Sequence[int], out: Page | None) -> Page:
-        """The pages in these slots, the tokens of one after those of another.
+    def read(
+        self, stores: Sequence[Any], slots: Sequence[int], outs: Sequence[Page] | None
+    ) -> list[Page]:
+        """Of each store the pages in these slots, the tokens of one after those of another.
 
-        ``out`` is the part of the workspace to decode into and to return; None without a workspace.
+        A layer's keys and values are read together: a GPU decodes both in one launch. ``outs`` are
+        the parts of the workspace to decode into and to return; None without a workspace.
         """
 
     def tensors(self, store: Any) -> dict[str, Tensor]:
         """Everything that a store consists of, by name: for copies and snapshots."""
+
+    def to_dict(self) -> dict[str, str | int]:
+        """A name, and all that decides what the bytes of a store mean: a snapshot keeps it."""
 
 
 class PlainCodec:
@@ -83,13 +89,19 @@ class PlainCodec:
         """Copy ``page`` into ``slot``, rounding to the codec's type."""
         store[:, slot].copy_(page)
 
-    def read(self, store: Tensor, slots: Sequence[int], out: Page | None = None) -> Page:
-        """A view of the store where the slots are consecutive, else a gathered copy."""
+    def read(
+        self, stores: Sequence[Tensor], slots: Sequence[int], outs: Sequence[Page] | None = None
+    ) -> list[Page]:
+        """Views of the stores where the slots are consecutive, else gathered copies."""
         first, count = slots[0], len(slots)
         if tuple(slots) == tuple(range(first, first + count)):
-            return store[:, first : first + count].flatten(1, 2)
-        return torch.cat([store[:, slot] for slot in slots], dim=1)
+            return [store[:, first : first + count].flatten(1, 2) for store in stores]
+        return [torch.cat([store[:, slot] for slot in slots], dim=1) for store in stores]
 
     def tensors(self, store: Tensor) -> dict[str, Tensor]:
         """The one tensor that a store is."""
         return {"pages": store}
+
+    def to_dict(self) -> dict[str, str | int]:
+        """The codec's name, and the type that pages are kept in."""
+        return {"name": "plain", "dtype": str(self.dtype).removeprefix("torch.")}

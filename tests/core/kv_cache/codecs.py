@@ -32,12 +32,21 @@ class ByteCodec:
         store["codes"][slot] = codes
         store["scales"][slot] = scales
 
-    def read(self, store: dict[str, Tensor], slots: Sequence[int], out: Tensor) -> Tensor:
-        pages = [store["codes"][slot] * store["scales"][slot] for slot in slots]
-        return out.copy_(torch.cat(pages, dim=1))
+    def read(
+        self, stores: Sequence[dict[str, Tensor]], slots: Sequence[int], outs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        return [
+            out.copy_(
+                torch.cat([store["codes"][slot] * store["scales"][slot] for slot in slots], 1)
+            )
+            for store, out in zip(stores, outs, strict=True)
+        ]
 
     def tensors(self, store: dict[str, Tensor]) -> dict[str, Tensor]:
         return dict(store)
+
+    def to_dict(self) -> dict[str, str | int]:
+        return {"name": "bytes of tests"}
 
 
 def encode(page: Tensor) -> tuple[Tensor, Tensor]:
