@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,8 +79,10 @@ class Video:
 class Stream:
     """An iterator of the blocks of a planned video; also a context manager.
 
-    The last block is cut where the plan's frames end. The decoding lane is freed when the last
-    block is out, or an error, and when a stream that is left early is closed or no longer held::
+    The last block is cut where the plan's frames end. Inline, a block comes out before the next is
+    generated; on any other lane, when the next one has been: its decoding ran beside that. An error
+    comes after the frames of the blocks before it. The decoding lane is freed when the last block
+    is out, or an error, and when a stream that is left early is closed or no longer held::
 
         with pipe.stream("a red circle spins", seconds=60) as stream:
             for block in stream:
@@ -134,11 +136,15 @@ def _video_blocks(
     """The blocks of the plan. Outside the class: so a stream that is dropped ends at once."""
     started = time.perf_counter()
     waiting: deque[tuple[LatentBlock, _Stopwatch]] = deque()
+    ahead = 0 if scheduler.lane == "inline" else 1
     left = plan.frames
 
-    def release(decoded: Iterable[Tensor]) -> Iterator[VideoBlock]:
+    def release(most: int) -> Iterator[VideoBlock]:
+        """Wait for decoded blocks until at most so many are left."""
         nonlocal left
-        for frames in decoded:
+        decoded = scheduler.finish()
+        while len(waiting) > most:
+            frames = next(decoded)
             block, watch = waiting.popleft()
             span = scheduler.trace[-1]
             timing = Timing(
@@ -153,11 +159,11 @@ def _video_blocks(
         watch = _Stopwatch(generator.cache.device)
         for block in generator.blocks([plan], plan.blocks):
             watch.stop()
-            waiting.append((block, watch))
             scheduler.submit(block.latents)
-            yield from release(scheduler.ready())
+            waiting.append((block, watch))
+            yield from release(ahead)
             watch = _Stopwatch(generator.cache.device)
-        yield from release(scheduler.finish())
+        yield from release(0)
 
 
 class _Stopwatch:

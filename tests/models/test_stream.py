@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -109,12 +110,15 @@ def test_the_last_block_frees_the_lane():
 
 
 @pytest.mark.parametrize("lane", ["inline", "thread"])
-def test_an_error_while_decoding_reaches_the_caller_and_frees_the_lane(lane):
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_an_error_while_decoding_comes_after_the_frames_before_it_and_frees_the_lane(lane, slow):
     pipe = on_lane(lane)
     decode, calls = pipe.vae.decode_block, []
 
     def breaks(self, latents, state=None):
         calls.append(latents)
+        if len(calls) == slow + 1:
+            time.sleep(0.1)  # the next block is denoised meanwhile
         if len(calls) == 3:
             raise RuntimeError("the decoder broke")
         return decode(latents, state)
@@ -126,6 +130,27 @@ def test_an_error_while_decoding_reaches_the_caller_and_frees_the_lane(lane):
             frames.append(block.index)
     assert frames == [0, 1]
     assert decoding_threads() == []
+
+
+@pytest.mark.parametrize(("lane", "ahead"), [("inline", 0), ("thread", 1), ("device:cpu", 1)])
+def test_how_far_denoising_is_ahead_depends_on_nothing_but_the_lane(lane, ahead):
+    pipe = on_lane(lane)
+    denoise, made = pipe.generator, []
+
+    def watched(seeds, settings):
+        generator = denoise(seeds, settings)
+        generate = generator.generate
+
+        def noted(index, prompts):
+            made.append(index)
+            return generate(index, prompts)
+
+        generator.generate = noted
+        return generator
+
+    pipe.generator = watched
+    seen = [(block.index, len(made)) for block in pipe.stream(PROMPT, seconds=4)]
+    assert seen == [(n, min(n + 1 + ahead, 5)) for n in range(5)]
 
 
 def test_a_video_is_saved_once(tmp_path):
