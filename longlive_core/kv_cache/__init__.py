@@ -8,5 +8,6 @@ from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
 from longlive_core.kv_cache.layout import CacheLayout as CacheLayout
 from longlive_core.kv_cache.page_table import PageTable as PageTable
 from longlive_core.kv_cache.snapshot import CacheSnapshot as CacheSnapshot
+from longlive_core.kv_cache.window import LastingPages as LastingPages
 from longlive_core.kv_cache.window import Window as Window
 from longlive_core.kv_cache.window import WindowPolicy as WindowPolicy

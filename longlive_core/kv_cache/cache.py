@@ -1,6 +1,6 @@
 """PagedKVCache: write a block, read a window, start a shot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.layout import CacheLayout
 from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.snapshot import CacheSnapshot
-from longlive_core.kv_cache.window import WindowPolicy
+from longlive_core.kv_cache.window import LastingPages, WindowPolicy
 
 Block = Float[Tensor, "samples tokens heads head_dim"]
 Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
@@ -31,6 +31,8 @@ class PagedKVCache:
             k, v = cache.read(layer)
         cache.commit()
         cache.start_shot()                        # if the block was a cut
+
+    A page may be made again later, from other keys and values (``begin_rewrite``).
 
     Pages never move: a window is a list of slots, and a cut is a number. Softmax does not mind the
     order of its keys, so ``read`` gives pages in the order of their slots; ``order`` names it.
@@ -70,6 +72,7 @@ class PagedKVCache:
         self._encodes = codec.workspace_pages(slots) > 0
         self._blocks = 0
         self._shot_start = 0
+        self._forgotten = 0
         self._own_slot = 0
         self._visible_slots: tuple[int, ...] = ()
         self._block: int | None = None
@@ -85,6 +88,17 @@ class PagedKVCache:
     def shot_start(self) -> int:
         """The page that anchors the current shot."""
         return self._shot_start
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """The pages held, ascending; that of the block in progress among them."""
+        return tuple(sorted(page for page in self._table.pages if page is not None))
+
+    @property
+    def visible_next(self) -> tuple[int, ...]:
+        """The pages of the past that the next block will see, ascending."""
+        self._between_blocks("visible_next")
+        return tuple(page for page in self._visible(self._blocks) if page != self._blocks)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -106,10 +120,33 @@ class PagedKVCache:
                 f"begin_block({block}) after {self._blocks} committed blocks: blocks come in "
                 f"order, the next is {self._blocks}. Commit the block before it, or reset()."
             )
-        retained = self.policy.retained(block, self._shot_start)
+        if self._block is not None and self._block != block:
+            raise ValueError(
+                f"begin_block({block}) while page {self._block} is rewritten: its old keys and "
+                f"values are gone, it has to be finished. Write every layer and commit()."
+            )
+        retained = self._remembered(self.policy.retained(block, self._shot_start))
         self._own_slot = self._table.make_room(block, retained)
-        self._visible_slots = self._table.slots(self.policy.visible(block, self._shot_start))
+        self._visible_slots = self._table.slots(self._visible(block))
         self._set_block(block)
+
+    def begin_rewrite(self, page: int) -> None:
+        """Make a page again that is still held; ``commit`` ends it, and no block is added.
+
+        It sees what the next block will see of the pages before it, and itself. Its old keys and
+        values are gone from here on. To bring a window under a new prompt, rewrite its pages oldest
+        first, each with one clean pass over its latents.
+        """
+        self._between_blocks("begin_rewrite")
+        if page not in self.pages:
+            raise ValueError(
+                f"begin_rewrite({page}): that page is not held (held: {list(self.pages)}), so no "
+                f"block would see it. Rewrite pages of visible_next."
+            )
+        older = [other for other in self.visible_next if other < page]
+        self._own_slot = self._table.slot(page)
+        self._visible_slots = self._table.slots((*older, page))
+        self._set_block(page)
 
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
         """Take the block's own keys and values; ``clean`` on the pass whose values are kept."""
@@ -162,11 +199,27 @@ class PagedKVCache:
                 f"must come from the clean pass. Run the model once more on the finished latents "
                 f"with write(..., clean=True)."
             )
-        self._blocks = block + 1
+        self._blocks = max(self._blocks, block + 1)
         self._set_block(None)
 
-    def start_shot(self) -> None:
-        """Let the block just committed anchor a new shot. A number changes; nothing moves."""
+    def start_shot(self, *, forget: bool = False) -> None:
+        """Let the block just committed anchor a new shot. A number changes; nothing moves.
+
+        ``forget`` drops the history: of the pages before the anchor, only those stay that the
+        policy calls ``lasting``. It may be called within the cut's own block as well, between
+        denoising and the clean pass, so that what is kept of the block has not seen the history
+        either (LongLive-2.0's ``shot_clean_recache``).
+        """
+        if forget and self._block is not None and self._block == self._blocks:
+            if self._clean:
+                raise ValueError(
+                    f"start_shot(forget=True) after clean writes of block {self._block}: its "
+                    f"layers must all have seen the same pages. Call it before the clean pass."
+                )
+            self._forget(self._block)
+            self._visible_slots = self._table.slots(self._visible(self._block))
+            self._set_block(self._block)
+            return
         self._between_blocks("start_shot")
         if self._blocks == 0:
             raise ValueError(
@@ -174,12 +227,15 @@ class PagedKVCache:
                 "Call it after the commit of a cut's own block."
             )
         self._shot_start = self._blocks - 1
+        if forget:
+            self._forget(self._shot_start)
 
     def fork(self) -> "PagedKVCache":
         """An independent copy that goes on from here, on the same device."""
         self._between_blocks("fork")
         other = PagedKVCache(self.layout, self.policy, self.codec, self.device)
-        other._take(self._stored(), self._table.pages, self._blocks, self._shot_start)
+        numbers = (self._blocks, self._shot_start, self._forgotten)
+        other._take(self._stored(), self._table.pages, *numbers)
         return other
 
     def snapshot(self) -> CacheSnapshot:
@@ -191,6 +247,7 @@ class PagedKVCache:
             pages=self._table.pages,
             blocks=self._blocks,
             shot_start=self._shot_start,
+            forgotten=self._forgotten,
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
@@ -204,13 +261,13 @@ class PagedKVCache:
                 f"{self.policy.capacity} slots of {self.codec}. Restore into a cache with the same "
                 f"layout, window and codec."
             )
-        self._take(snapshot.tensors, snapshot.pages, snapshot.blocks, snapshot.shot_start)
+        numbers = (snapshot.blocks, snapshot.shot_start, snapshot.forgotten)
+        self._take(snapshot.tensors, snapshot.pages, *numbers)
 
     def reset(self) -> None:
         """Forget everything; the memory stays for the next video."""
         self._table.clear()
-        self._blocks = 0
-        self._shot_start = 0
+        self._blocks = self._shot_start = self._forgotten = 0
         self._set_block(None)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -232,13 +289,27 @@ class PagedKVCache:
         pages: tuple[int | None, ...],
         blocks: int,
         shot_start: int,
+        forgotten: int,
     ) -> None:
         for name, tensor in self._stored().items():
             tensor.copy_(tensors[name])
         self._table.load(pages)
         self._blocks = blocks
         self._shot_start = shot_start
+        self._forgotten = forgotten
         self._set_block(None)
+
+    def _visible(self, block: int) -> tuple[int, ...]:
+        return self._remembered(self.policy.visible(block, self._shot_start))
+
+    def _remembered(self, pages: Iterable[int]) -> tuple[int, ...]:
+        """Those pages that were not dropped by a shot that forgets."""
+        lasting = self.policy.lasting if isinstance(self.policy, LastingPages) else ()
+        return tuple(page for page in pages if page >= self._forgotten or page in lasting)
+
+    def _forget(self, anchor: int) -> None:
+        self._shot_start = self._forgotten = anchor
+        self._table.keep(self._remembered(self.pages))
 
     def _window(
         self, stores: Sequence[Any], fresh: tuple[Tensor, Tensor] | None

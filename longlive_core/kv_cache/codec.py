@@ -52,7 +52,10 @@ class PageCodec(Protocol):
         """
 
     def tensors(self, store: Any) -> dict[str, Tensor]:
-        """Everything that a store consists of, by name: for copies and snapshots."""
+        """Everything that a store consists of, by name: what its memory is counted by."""
+
+    def page(self, store: Any, slot: int) -> dict[str, Tensor]:
+        """Everything that is stored of one page, by name, as views: for copies and snapshots."""
 
     def to_dict(self) -> dict[str, str | int]:
         """A name, and all that decides what the bytes of a store mean: a snapshot keeps it."""
@@ -105,3 +108,7 @@ class PlainCodec:
     def to_dict(self) -> dict[str, str | int]:
         """The codec's name, and the type that pages are kept in."""
         return {"name": "plain", "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def page(self, store: Tensor, slot: int) -> dict[str, Tensor]:
+        """A view of the page in ``slot``."""
+        return {"page": store[:, slot]}

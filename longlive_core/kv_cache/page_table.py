@@ -31,9 +31,13 @@ class PageTable:
             )
         return tuple(sorted(self.slot(page) for page in pages))
 
+    def keep(self, retained: Collection[int]) -> None:
+        """Drop every page outside ``retained``."""
+        self._pages = [held if held in retained else None for held in self._pages]
+
     def make_room(self, page: int, retained: Collection[int]) -> int:
         """Drop every page outside ``retained``; give ``page`` the lowest free slot."""
-        self._pages = [held if held in retained else None for held in self._pages]
+        self.keep(retained)
         if page not in self._pages:
             if None not in self._pages:
                 raise ValueError(

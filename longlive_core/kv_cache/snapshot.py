@@ -17,6 +17,7 @@ class CacheSnapshot:
         pages: the page in each slot; None where a slot is free.
         blocks: blocks committed so far.
         shot_start: the page that anchors the current shot.
+        forgotten: pages before this one were dropped by a shot that forgets, all but lasting ones.
     """
 
     layout: CacheLayout
@@ -24,3 +25,4 @@ class CacheSnapshot:
     pages: tuple[int | None, ...]
     blocks: int
     shot_start: int
+    forgotten: int

@@ -29,6 +29,18 @@ class WindowPolicy(Protocol):
         """The pages to hold while ``block`` is made, ascending: what it or a later block sees."""
 
 
+@runtime_checkable
+class LastingPages(Protocol):
+    """What a policy may say besides: which pages outlast a shot that forgets the history.
+
+    Of a policy that does not say, none does.
+    """
+
+    @property
+    def lasting(self) -> tuple[int, ...]:
+        """The pages that stay when a shot forgets what was before it: the film's sinks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """A number of pages, spent on sinks first and on recent history with the rest.
@@ -64,6 +76,11 @@ class Window:
         A cut makes recent pages visible that a long anchor had crowded out, so those are held too.
         """
         return self.pages + max(0, self.shot_sink - 1)
+
+    @property
+    def lasting(self) -> tuple[int, ...]:
+        """The film's sinks outlast a shot that forgets."""
+        return tuple(range(self.sink))
 
     def visible(self, block: int, shot_start: int = 0) -> tuple[int, ...]:
         """The pages that ``block`` attends to, ascending, its own included."""

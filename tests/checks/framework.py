@@ -31,6 +31,10 @@ RULES: Mapping[str, str] = {
         "a window has room for its sinks, the shot's anchor and the block itself: the original "
         "lets the anchor slide out of a window that is too small for it"
     ),
+    "forgetting inside the sink": (
+        "a cut that forgets keeps the pages of the sink that there are: the original writes the "
+        "cut's block behind the whole sink's room, the unwritten part of which it then attends to"
+    ),
     "saturation at 6": (
         "codes saturate at 6; the original's reference has no clamp, so that a block whose scale "
         "is subnormal and rounded down overflows into the sign bit: such blocks are left out whole"

@@ -25,10 +25,12 @@ def check(case: Case) -> Verdict:
     if pipeline is None:  # a cache that is longer than its window
         return Verdict.not_yet(LATER)
     how = pipeline["inference"]
-    if pipeline.get("use_relative_rope") or how.get("shot_clean_recache"):
+    if pipeline.get("use_relative_rope"):
         return Verdict.not_yet(LATER)
     if rule := _refusal(pipeline):
         return Verdict.refused(rule)
+    if how.get("shot_clean_recache") and _first_cut(case) < _sink_pages(pipeline):
+        return Verdict.differs("forgetting inside the sink")
     report = Report(case)
     if all(f"output.call{c['call']:03d}.noisy_input" in case.tensors for c in case.meta["calls"]):
         _replay(case, report)
@@ -51,6 +53,17 @@ def _refusal(pipeline: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _sink_pages(pipeline: Mapping[str, Any]) -> int:
+    return pipeline["inference"]["sink_size"] // pipeline["num_frame_per_block"]
+
+
+def _first_cut(case: Case) -> float:
+    """The first block that is a cut; infinity where none is."""
+    is_cut = case.meta["prompt_is_scene_cut"]
+    cuts = [i for i, p in enumerate(case.meta["prompts_per_block"][0]) if i and is_cut[str(p)]]
+    return cuts[0] if cuts else float("inf")
+
+
 class Generation:
     """A model and its caches, ``pos`` for the prompts and ``neg`` for the negative prompt."""
 
@@ -67,6 +80,7 @@ class Generation:
         self.given = None if self.image is not None else given  # blocks to continue
         self.given_blocks = 0 if self.given is None else self.given.shape[1] // self.block_frames
         self.pins_shots = bool(self.how.get("multi_shot_sink")) and self.how["sink_size"] > 0
+        self.forgets = bool(self.how.get("shot_clean_recache"))
         self.caches = self._caches(pipeline["model_kwargs"]["local_attn_size"], samples)
         self.begun: dict[str, int] = {}
         self.texts, self.cuts = self._prompts(case, plan, samples)
@@ -110,6 +124,8 @@ class Generation:
         if self.begun.get(name) != block:
             self.caches[name].begin_block(block)
             self.begun[name] = block
+        if clean and self.forgets and self.cuts[block]:
+            self.caches[name].start_shot(forget=True)
         frames = torch.arange(self.block_frames)
         return self.model(
             x,
@@ -123,7 +139,7 @@ class Generation:
     def finish(self, name: str, block: int) -> None:
         """Keep the block; a cut's block anchors the shot that it begins."""
         self.caches[name].commit()
-        if self.pins_shots and self.cuts[block]:
+        if self.pins_shots and self.cuts[block] and not self.forgets:
             self.caches[name].start_shot()
 
 

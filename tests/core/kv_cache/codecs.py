@@ -48,6 +48,9 @@ class ByteCodec:
     def to_dict(self) -> dict[str, str | int]:
         return {"name": "bytes of tests"}
 
+    def page(self, store: dict[str, Tensor], slot: int) -> dict[str, Tensor]:
+        return {name: x[slot] for name, x in store.items()}
+
 
 def encode(page: Tensor) -> tuple[Tensor, Tensor]:
     scales = page.abs().amax((1, 2, 3), keepdim=True) / 127

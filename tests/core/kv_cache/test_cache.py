@@ -39,6 +39,13 @@ class Oracle:
 
     pages: list[list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=list)
     shot_start: int = 0
+    forgotten: int = 0
+
+    def visible(self, cache: PagedKVCache, block: int) -> tuple[int, ...]:
+        """What the policy shows a block, without the pages that a shot has forgotten."""
+        lasting = getattr(cache.policy, "lasting", ())
+        pages = cache.policy.visible(block, self.shot_start)
+        return tuple(page for page in pages if page >= self.forgotten or page in lasting)
 
     def copy(self) -> "Oracle":
         return replace(self, pages=list(self.pages))
@@ -48,14 +55,47 @@ def keys_and_values(layout: CacheLayout, generator: torch.Generator, dtype: torc
     return tuple(torch.randn(layout.page_shape, generator=generator).to(dtype) for _ in range(2))
 
 
-def run_block(cache: PagedKVCache, oracle: Oracle, generator, steps: int, cut: bool) -> None:
-    """Denoise, clean pass, commit; every read is compared with the oracle's plain tensors."""
-    block, encodes = len(oracle.pages), isinstance(cache.codec, ByteCodec)
+def run_block(cache: PagedKVCache, oracle: Oracle, generator, steps: int, cut: bool | str) -> None:
+    """Denoise, clean pass, commit; every read is compared with the oracle's plain tensors.
+
+    A cut may be "forget": then the history is dropped before the clean pass.
+    """
+    block = len(oracle.pages)
     cache.begin_block(block)
-    order = cache.order
-    assert tuple(sorted(order)) == cache.policy.visible(block, oracle.shot_start)
+    assert tuple(sorted(cache.order)) == oracle.visible(cache, block)
+    own = run_steps(cache, oracle, generator, block, steps, forget=cut == "forget")
+    cache.commit()
+    oracle.pages.append(own)
+    if cut == "forget":
+        oracle.shot_start = oracle.forgotten = block
+    elif cut:
+        cache.start_shot()
+        oracle.shot_start = block
+
+
+def rewrite(cache: PagedKVCache, oracle: Oracle, generator, page: int, steps: int) -> None:
+    """Make a held page again; what it sees are the older of the pages that the next block sees."""
+    seen = [p for p in oracle.visible(cache, len(oracle.pages)) if p < page]
+    assert tuple(seen) == tuple(p for p in cache.visible_next if p < page)
+    cache.begin_rewrite(page)
+    assert sorted(cache.order) == [*seen, page]
+    own = run_steps(cache, oracle, generator, page, steps)
+    cache.commit()
+    assert cache.blocks == len(oracle.pages)
+    oracle.pages[page] = own
+
+
+def run_steps(
+    cache: PagedKVCache, oracle: Oracle, generator, block: int, steps: int, forget: bool = False
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Steps and a clean pass of the page begun; what is kept of it, rounded as its codec does."""
     for step in range(steps + 1):
         clean = step == steps
+        if clean and forget:
+            cache.start_shot(forget=True)
+            assert cache.pages == tuple(sorted({*cache.order}))
+            assert set(cache.order) <= {*getattr(cache.policy, "lasting", ()), block}
+        order = cache.order
         own = [
             keys_and_values(cache.layout, generator, cache.codec.dtype)
             for _ in range(cache.layout.layers)
@@ -69,12 +109,8 @@ def run_block(cache: PagedKVCache, oracle: Oracle, generator, steps: int, cut: b
                     for page in order
                 ]
                 assert_bitwise_equal(got[kind], torch.cat(want, dim=1), f"block {block}")
-    cache.commit()
-    kept = [tuple(rounded(x) if encodes else x for x in pair) for pair in own]
-    oracle.pages.append(kept)
-    if cut:
-        cache.start_shot()
-        oracle.shot_start = block
+    encodes = isinstance(cache.codec, ByteCodec)
+    return [tuple(rounded(x) if encodes else x for x in pair) for pair in own]
 
 
 POLICIES = st.one_of(
@@ -91,7 +127,8 @@ POLICIES = st.one_of(
 CODECS = st.sampled_from([PlainCodec(torch.float32), PlainCodec(torch.bfloat16), ByteCodec()])
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("block"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("block"), st.integers(0, 2), st.sampled_from([False, True, "forget"])),
+        st.tuples(st.just("rewrite"), st.integers(0, 5), st.integers(0, 1)),
         st.tuples(st.sampled_from(["fork", "snapshot", "restore", "reset", "abandon"])),
     ),
     max_size=14,
@@ -109,6 +146,10 @@ def test_any_schedule_reads_what_plain_tensors_give(policy, codec, actions):
             match name:
                 case "block":
                     run_block(cache, oracle, generator, *arguments)
+                case "rewrite":
+                    if held := cache.pages:
+                        choice, steps = arguments
+                        rewrite(cache, oracle, generator, held[choice % len(held)], steps)
                 case "fork":
                     others.append((cache, oracle))
                     cache, oracle = cache.fork(), oracle.copy()
@@ -229,6 +270,53 @@ def test_steps_out_of_order_are_refused():
     for act in (cache.fork, cache.snapshot, cache.start_shot):
         with pytest.raises(ValueError, match="in the middle of block 0.*after commit"):
             act()
+
+
+def test_a_rewrite_is_of_a_held_page_and_is_finished():
+    cache = filled(blocks=6)
+    assert (cache.pages, cache.visible_next) == ((0, 3, 4, 5), (0, 4, 5))
+    with pytest.raises(ValueError, match=r"begin_rewrite\(1\): that page is not held.*0, 3, 4, 5"):
+        cache.begin_rewrite(1)
+    cache.begin_rewrite(4)
+    assert sorted(cache.order) == [0, 4]
+    with pytest.raises(ValueError, match=r"begin_block\(6\) while page 4 is rewritten"):
+        cache.begin_block(6)
+    for act in (cache.fork, cache.snapshot, cache.start_shot, lambda: cache.begin_rewrite(4)):
+        with pytest.raises(ValueError, match="in the middle of block 4"):
+            act()
+    for layer in range(SMALL.layers):
+        cache.write(layer, PAGE, PAGE, clean=True)
+    cache.commit()
+    assert (cache.blocks, cache.pages) == (6, (0, 3, 4, 5))
+
+
+def test_a_cut_that_forgets_keeps_the_film_s_sink_alone():
+    """Within the block its clean pass sees the sink and itself; after it, its past is gone."""
+    cache, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
+    generator, seen = torch.Generator().manual_seed(0), []
+    for block in range(8):
+        run_block(cache, oracle, generator, 1, "forget" if block == 3 else False)
+        seen.append(cache.visible_next)
+    assert seen[2:] == [(0, 1, 2), (0, 3), (0, 3, 4), (0, 3, 5), (0, 3, 6), (0, 3, 7)]
+    assert cache.shot_start == 3
+    cache.start_shot(forget=True)
+    assert (cache.pages, cache.shot_start) == ((0, 7), 7)
+
+
+def test_forgetting_comes_before_the_clean_pass():
+    cache = filled(blocks=4)
+    cache.begin_block(4)
+    cache.write(0, PAGE, PAGE, clean=True)
+    with pytest.raises(ValueError, match="after clean writes of block 4.*before the clean pass"):
+        cache.start_shot(forget=True)
+    with pytest.raises(ValueError, match="in the middle of block 4"):
+        cache.start_shot()
+
+
+def test_a_policy_that_names_no_lasting_pages_forgets_all():
+    cache = filled(EveryOther(), blocks=4)
+    cache.start_shot(forget=True)
+    assert cache.pages == (3,)
 
 
 def test_a_page_is_encoded_once_on_its_clean_write(monkeypatch):
