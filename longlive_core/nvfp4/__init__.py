@@ -20,6 +20,8 @@ from longlive_core.nvfp4.matmul import WeightProduct as WeightProduct
 from longlive_core.nvfp4.matmul import matmul as matmul
 from longlive_core.nvfp4.matmul import matmul_request as matmul_request
 from longlive_core.nvfp4.matmul import prepare_weight as prepare_weight
+from longlive_core.nvfp4.page_codec import DECODE_PAGES as DECODE_PAGES
+from longlive_core.nvfp4.page_codec import NVFP4PageCodec as NVFP4PageCodec
 from longlive_core.nvfp4.quantize import DEQUANTIZE as DEQUANTIZE
 from longlive_core.nvfp4.quantize import QUANTIZE as QUANTIZE
 from longlive_core.nvfp4.quantize import QUANTIZE_BOTH as QUANTIZE_BOTH

@@ -217,26 +217,26 @@ def _reference_dequantize(
     out.copy_(reference.dequantize(codes, scales, amax, config))
 
 
-_TRITON = all_of(needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit")))
+TRITON = all_of(needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit")))
 
 QUANTIZE = Operation(
     "nvfp4.quantize",
     (
-        Backend(name="triton", run=_triton_quantize, why_not=_TRITON),
+        Backend(name="triton", run=_triton_quantize, why_not=TRITON),
         Backend(name="reference", run=reference.quantize),
     ),
 )
 QUANTIZE_BOTH = Operation(
     "nvfp4.quantize_both",
     (
-        Backend(name="triton", run=_triton_quantize_both, why_not=_TRITON),
+        Backend(name="triton", run=_triton_quantize_both, why_not=TRITON),
         Backend(name="reference", run=_reference_quantize_both),
     ),
 )
 DEQUANTIZE = Operation(
     "nvfp4.dequantize",
     (
-        Backend(name="triton", run=_triton_dequantize, why_not=_TRITON),
+        Backend(name="triton", run=_triton_dequantize, why_not=TRITON),
         Backend(name="reference", run=_reference_dequantize),
     ),
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from longlive_core.kv_cache import PageShape
+from longlive_core.kv_cache import PageCodec, PageShape
 
 
 class ByteCodec:
@@ -57,7 +57,8 @@ def encode(page: Tensor) -> tuple[Tensor, Tensor]:
     return (page / scales).round().to(torch.int8), scales
 
 
-def rounded(page: Tensor) -> Tensor:
-    """What ByteCodec makes of a page."""
-    codes, scales = encode(page)
-    return codes * scales
+def decoded(codec: PageCodec, page: Tensor) -> Tensor:
+    """What an encoding codec makes of a page."""
+    store = codec.allocate(1, page.shape, page.device)
+    codec.write(store, 0, page)
+    return codec.read([store], [0], [torch.empty_like(page, dtype=codec.dtype)])[0]
