@@ -111,6 +111,10 @@ class EightBitPageCodec(ABC):
         """Codes and scales."""
         return dict(store)
 
+    def page(self, store: Store, slot: int) -> dict[str, Tensor]:
+        """Codes and scales of the page in ``slot``, as views."""
+        return {name: tensor[slot] for name, tensor in store.items()}
+
     def to_dict(self) -> dict[str, str | int]:
         """The codec's name and the type that is read."""
         return {"name": self.name, "dtype": str(self.dtype).removeprefix("torch.")}

@@ -116,6 +116,10 @@ class NVFP4PageCodec:
         """Codes, block scales and amax, as ``NVFP4Tensor`` names them."""
         return dict(store)
 
+    def page(self, store: Store, slot: int) -> dict[str, Tensor]:
+        """Codes, block scales and amax of the page in ``slot``, as views."""
+        return {name: tensor[slot] for name, tensor in store.items()}
+
     def to_dict(self) -> dict[str, str | int]:
         """The codec's name, its rule and the bound of its scales, and the type that is read."""
         return {
