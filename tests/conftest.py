@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from tests.processes import Ranks
 
 # Annotations are checked in what is imported from here on; an int is a float, as type checkers
 # have it.
@@ -33,3 +37,12 @@ def fresh_memory(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with nan_filled_empty() if CORE in request.path.parents else nullcontext():
         yield
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator["Ranks"]:
+    """Four processes joined by gloo, started when first called: `tests/processes.py`."""
+    from tests.processes import Ranks
+
+    with Ranks(4) as four:
+        yield four

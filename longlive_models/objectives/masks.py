@@ -26,21 +26,35 @@ def teacher_forcing_mask(
     *,
     policy: WindowPolicy | None = None,
     shot_starts: Sequence[int] | None = None,
+    order: Sequence[tuple[int, bool]] | None = None,
 ) -> AttentionMask:
     """The mask over [clean frames | noisy frames], each half ``frames * tokens_per_frame`` long.
 
     A clean token sees the clean blocks that its block may see, its own among them. A noisy token
     sees the same clean blocks except its own, and the noisy tokens of its own block.
     ``shot_starts`` names for each block the block that anchors its shot: ``shot_anchors``.
+    ``order`` is for frames that lie otherwise, as they do where ranks share a video: for each run
+    of ``tokens_per_frame`` tokens its frame, and whether it is the noisy copy.
     """
     half = _tokens(frames, tokens_per_frame, frames_per_block)
     block = frames_per_block * tokens_per_frame
     seen, tables = _seen(-(-frames // frames_per_block), policy, shot_starts)
+    if order is not None:
+        index = _places(order, frames)
+        blocks = torch.tensor([place % frames // frames_per_block for place in index])
+        noisy = torch.tensor([place >= frames for place in index])
+        tables = (*tables, blocks, noisy)
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor, *tables: Tensor) -> Tensor:
-        q_noisy, kv_noisy = q >= half, kv >= half
-        q_block = torch.where(q_noisy, q - half, q) // block
-        kv_block = torch.where(kv_noisy, kv - half, kv) // block
+        if order is None:
+            q_noisy, kv_noisy = q >= half, kv >= half
+            q_block = torch.where(q_noisy, q - half, q) // block
+            kv_block = torch.where(kv_noisy, kv - half, kv) // block
+        else:
+            blocks, noisy = tables[-2:]
+            tables = tables[:-2]
+            q, kv = q // tokens_per_frame, kv // tokens_per_frame
+            q_block, kv_block, q_noisy, kv_noisy = blocks[q], blocks[kv], noisy[q], noisy[kv]
         own = q_block == kv_block
         clean = seen(q_block, kv_block, *tables) & ~(q_noisy & own)
         return (kv_noisy & q_noisy & own) | (~kv_noisy & clean)
@@ -49,17 +63,25 @@ def teacher_forcing_mask(
 
 
 def teacher_forcing_table(
-    policy: WindowPolicy, shot_starts: Sequence[int]
+    policy: WindowPolicy,
+    shot_starts: Sequence[int],
+    *,
+    order: Sequence[tuple[int, bool]] | None = None,
 ) -> Bool[Tensor, "queries keys"]:
     """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], as ``TableMask`` takes it.
 
-    Stack the tables of a batch whose clips are cut at different blocks.
+    Stack the tables of a batch whose clips are cut at different blocks. ``order`` is for blocks
+    that lie otherwise: for each its number, and whether it is the noisy copy.
     """
     clean = _visible(policy, shot_starts)
     own = torch.eye(len(shot_starts), dtype=torch.bool)
     above = torch.cat((clean, torch.zeros_like(own)), 1)
     below = torch.cat((clean & ~own, own), 1)
-    return torch.cat((above, below))
+    table = torch.cat((above, below))
+    if order is None:
+        return table
+    index = _places(order, len(shot_starts))
+    return table[index][:, index]
 
 
 def block_causal_mask(
@@ -128,6 +150,18 @@ def _visible(policy: WindowPolicy, shot_starts: Sequence[int]) -> Tensor:
     for block, start in enumerate(shot_starts):
         table[block, list(policy.visible(block, start))] = True
     return table
+
+
+def _places(order: Sequence[tuple[int, bool]], count: int) -> list[int]:
+    """Where each entry of ``order`` lies in [clean | noisy]; ValueError unless all are there."""
+    index = [number + count * noisy for number, noisy in order]
+    if sorted(index) != list(range(2 * count)):
+        raise ValueError(
+            f"order must name the clean and the noisy copy of each of {count} once, got "
+            f"{len(index)} entries: every token is of one copy of one frame. Take it from the "
+            f"partition that the tokens are exchanged by, for a video of this length."
+        )
+    return index
 
 
 def _past(q_block: Tensor, kv_block: Tensor) -> Tensor:

@@ -31,11 +31,19 @@ class Memory(Protocol):
 
 
 @runtime_checkable
+class Arriving(Protocol):
+    """A tensor on its way between ranks."""
+
+    def wait(self) -> Heads:
+        """The tensor, once it is here."""
+
+
+@runtime_checkable
 class HeadExchange(Protocol):
     """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads."""
 
-    def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
-        """From this rank's tokens and all heads to all tokens and this rank's heads."""
+    def start(self, x: Heads) -> Arriving:
+        """Begin: from this rank's tokens and all heads to all tokens and this rank's heads."""
 
     def to_sequence(self, x: Heads) -> Heads:
         """The way back, for attention's output."""
@@ -44,11 +52,19 @@ class HeadExchange(Protocol):
 class NoExchange:
     """The exchange of one rank alone: everything is here already."""
 
-    def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
-        return q, k, v
+    def start(self, x: Heads) -> Arriving:
+        return _Here(x)
 
     def to_sequence(self, x: Heads) -> Heads:
         return x
+
+
+class _Here:
+    def __init__(self, x: Heads) -> None:
+        self._x = x
+
+    def wait(self) -> Heads:
+        return self._x
 
 
 class RMSNorm(nn.Module):
@@ -113,11 +129,14 @@ class SelfAttention(_Projections):
         memory: Memory | None = None,
         remember: bool = False,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """``turn`` rotates this rank's tokens; mask and memory speak of the whole sequence."""
-        q = rotate(self.split(self.norm_q(self.q(x))), turn)
-        k = rotate(self.split(self.norm_k(self.k(x))), turn)
-        v = self.split(self.v(x))
-        q, k, v = self.exchange.to_heads(q, k, v)
+        """``turn`` rotates this rank's tokens; mask and memory speak of the whole sequence.
+
+        Values travel while keys are computed, and keys while queries are.
+        """
+        v_arriving = self.exchange.start(self.split(self.v(x)))
+        k_arriving = self.exchange.start(rotate(self.split(self.norm_k(self.k(x))), turn))
+        q_arriving = self.exchange.start(rotate(self.split(self.norm_q(self.q(x))), turn))
+        q, k, v = q_arriving.wait(), k_arriving.wait(), v_arriving.wait()
         if memory is not None:
             memory.write(self.layer, k, v, clean=remember)
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from longlive_core.attention import TableMask
 from longlive_core.kv_cache import Window
+from longlive_core.sequence_parallel import BalancedPartition
 from longlive_models.objectives import (
     block_causal_mask,
     shot_anchors,
@@ -88,6 +89,42 @@ def test_the_table_is_the_mask_in_blocks(film, tokens):
     mask = teacher_forcing_mask(2 * blocks, tokens, 2, policy=window, shot_starts=anchors)
     table = TableMask(teacher_forcing_table(window, anchors)[None], 2 * tokens)
     assert torch.equal(table.dense(CPU)[0, 0], mask.dense(CPU))
+
+
+@given(films(), st.integers(1, 4), st.integers(1, 2), st.integers(1, 3), st.booleans())
+def test_the_natural_mask_of_ranks_is_the_usual_one_in_their_order(
+    film, ranks, tokens, per_block, with_policy
+):
+    window, blocks, cuts = film
+    if blocks < ranks:
+        ranks = blocks
+    frames = blocks * per_block
+    partition = BalancedPartition(
+        frames=frames, ranks=ranks, tokens_per_frame=tokens, frames_per_block=per_block
+    )
+    anchors = shot_anchors(blocks, cuts)
+    policy = {"policy": window, "shot_starts": anchors} if with_policy else {}
+    usual = teacher_forcing_mask(frames, tokens, per_block, **policy).dense(CPU)
+    natural = teacher_forcing_mask(
+        frames, tokens, per_block, **policy, order=partition.frame_order
+    ).dense(CPU)
+    half = frames * tokens
+    home = [
+        partition.locate(i).frame * tokens + i % tokens + half * partition.locate(i).noisy
+        for i in range(2 * half)
+    ]
+    assert torch.equal(natural, usual[home][:, home])
+    if with_policy:
+        table = teacher_forcing_table(window, anchors, order=partition.block_order)
+        as_table = TableMask(table[None], per_block * tokens).dense(CPU)[0, 0]
+        assert torch.equal(as_table, natural)
+
+
+def test_an_order_that_lacks_something_is_refused():
+    with pytest.raises(ValueError, match=r"clean and the noisy copy of each of 2 once, got 3"):
+        teacher_forcing_mask(2, 1, 1, order=[(0, False), (1, False), (0, True)])
+    with pytest.raises(ValueError, match=r"each of 2 once, got 4"):
+        teacher_forcing_table(Window(), (0, 0), order=[(0, False), (1, False)] * 2)
 
 
 @given(st.integers(1, 8))

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from longlive_models.wan.attention import CrossAttention, NoExchange, RMSNorm, SelfAttention
+from longlive_models.wan.attention import (
+    Arriving,
+    CrossAttention,
+    NoExchange,
+    RMSNorm,
+    SelfAttention,
+)
 from longlive_models.wan.rope import rotation
 
 DIM, HEADS = 24, 2
@@ -46,8 +52,8 @@ class Recorder:
 class Halves:
     """An exchange that reverses tokens on the way in and on the way out."""
 
-    def to_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return q.flip(1), k.flip(1), v.flip(1)
+    def start(self, x: Tensor) -> Arriving:
+        return NoExchange().start(x.flip(1))
 
     def to_sequence(self, x: Tensor) -> Tensor:
         return x.flip(1)

@@ -1,0 +1,180 @@
+"""BalancedSP: one video over many ranks, for training and for generation."""
+
+import torch
+from jaxtyping import Float, Num, Shaped
+from torch import Tensor
+
+from longlive_core.sequence_parallel.collectives import (
+    Arrived,
+    Flight,
+    PlainWire,
+    Route,
+    Transfer,
+    WireCodec,
+    masked_mean,
+)
+from longlive_core.sequence_parallel.group import SequenceGroup
+from longlive_core.sequence_parallel.partition import BalancedPartition, split_evenly
+
+Heads = Float[Tensor, "batch tokens heads head_dim"]
+
+
+class BalancedSP:
+    """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads.
+
+    Outside attention a rank works on its own frames alone (``shard``); around attention
+    ``to_heads`` and ``to_sequence`` exchange tokens for heads. With one rank nothing is
+    communicated. All ranks of the group must call the same methods in the same order.
+
+    Heads are dealt out in order, one more to each of the first ``heads % size`` ranks if they do
+    not divide: the ranks with more set the pace.
+
+    Args:
+        group: the ranks that share the video.
+        partition: who holds what. Assign ``partition`` anew for a sequence of other sizes.
+        heads: attention heads of the model.
+        wire: what q, k, v and the output of attention look like on the wire; as they are if not
+            given. Only a wire that rounds nothing carries gradients.
+
+    Attributes:
+        bytes_sent: what this rank has sent to others so far, gradients included.
+    """
+
+    def __init__(
+        self,
+        group: SequenceGroup,
+        partition: BalancedPartition,
+        *,
+        heads: int,
+        wire: WireCodec | None = None,
+    ) -> None:
+        if heads < group.size:
+            raise ValueError(
+                f"{heads} heads cannot be dealt out to {group.size} ranks: each needs one at "
+                f"least. Use groups of at most {heads} ranks."
+            )
+        self.group = group
+        self.wire = PlainWire() if wire is None else wire
+        self.bytes_sent = 0
+        self._heads_by_rank = tuple(len(r) for r in split_evenly(heads, group.size))
+        self.heads = split_evenly(heads, group.size)[group.rank]
+        self.partition = partition
+
+    @property
+    def partition(self) -> BalancedPartition:
+        """Who holds which part of the sequence that is exchanged."""
+        return self._partition
+
+    @partition.setter
+    def partition(self, partition: BalancedPartition) -> None:
+        if partition.ranks != self.group.size:
+            raise ValueError(
+                f"the partition is for {partition.ranks} ranks, the group has {self.group.size}. "
+                f"Build it with ranks=group.size."
+            )
+        self._partition = partition
+
+    @property
+    def frames(self) -> range:
+        """The frames that this rank holds."""
+        return self.partition.frames_of(self.group.rank)
+
+    @property
+    def blocks(self) -> range:
+        """The blocks that this rank holds."""
+        return self.partition.blocks_of(self.group.rank)
+
+    def shard(self, x: Shaped[Tensor, "..."], dim: int) -> Shaped[Tensor, "..."]:
+        """This rank's frames of ``x``, whose dimension ``dim`` counts all frames; a view."""
+        return _narrow(x, dim, self.frames, self.partition.frames, "frames")
+
+    def shard_blocks(self, x: Shaped[Tensor, "..."], dim: int) -> Shaped[Tensor, "..."]:
+        """This rank's blocks of ``x``, such as one text for each block; a view."""
+        return _narrow(x, dim, self.blocks, self.partition.blocks, "blocks")
+
+    def start(self, x: Heads) -> Transfer | Arrived:
+        """Begin to exchange this rank's tokens, all heads, for all tokens, this rank's heads.
+
+        ``start(x).wait()`` is the exchange; what is computed between the two runs beside it.
+        """
+        self._check(x, self.partition.tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
+        return self._transfer(x, self._route())
+
+    def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
+        """From this rank's tokens and all heads to all tokens and this rank's heads."""
+        started = [self.start(x) for x in (q, k, v)]
+        q, k, v = (transfer.wait() for transfer in started)
+        return q, k, v
+
+    def to_sequence(self, x: Heads) -> Heads:
+        """The way back, for attention's output."""
+        self._check(x, self.partition.tokens, len(self.heads))
+        return self._transfer(x, self._route().back()).wait()
+
+    def gather(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+        """The frames of all ranks, on every rank; ``dim`` counts this rank's frames in ``x``.
+
+        The gradient of a rank's frames is the sum of what all ranks make of them.
+        """
+        _narrow(x, dim, range(len(self.frames)), len(self.frames), "frames of this rank")
+        if self.group.size == 1:
+            return x
+        frames = tuple(len(self.partition.frames_of(rank)) for rank in range(self.group.size))
+        ones = (1,) * self.group.size
+        route = Route(cut=0, cuts=ones, join=1 + dim % x.ndim, joins=frames)
+        copies = x[None].expand(self.group.size, *x.shape)
+        return Transfer(copies, route, self._depart_plain).wait()[0]
+
+    def masked_mean(
+        self, values: Float[Tensor, "*shape"], mask: Shaped[Tensor, "*shape"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The mean of what counts, over all ranks; ``collectives.masked_mean`` over the group."""
+        return masked_mean(values, mask, self.group)
+
+    def max_over_group(self, x: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
+        """The largest of every rank's ``x``, element by element; no gradient.
+
+        A tensor scale from this maximum gives codes that do not depend on the number of ranks.
+        """
+        return self.group.max(x)
+
+    def _transfer(self, x: Tensor, route: Route) -> Transfer | Arrived:
+        if self.group.size == 1:
+            return Arrived(x)
+        if not self.wire.carries_gradients and torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                f"{self.wire} rounds what it sends, so it carries no gradient. Train with the "
+                f"plain wire, or generate under torch.no_grad()."
+            )
+        return Transfer(x, route, self._depart)
+
+    def _route(self) -> Route:
+        return Route(cut=2, cuts=self._heads_by_rank, join=1, joins=self.partition.tokens_by_rank)
+
+    def _depart(self, x: Tensor, route: Route) -> Flight:
+        flight = Flight(x, route, self.group, self.wire)
+        self.bytes_sent += flight.sent
+        return flight
+
+    def _depart_plain(self, x: Tensor, route: Route) -> Flight:
+        flight = Flight(x, route, self.group, PlainWire())
+        self.bytes_sent += flight.sent
+        return flight
+
+    def _check(self, x: Heads, tokens: int, heads: int) -> None:
+        if x.shape[1:3] != (tokens, heads):
+            raise ValueError(
+                f"rank {self.group.rank} of {self.group.size} exchanges {tokens} tokens of "
+                f"{heads} heads here, got {x.shape[1]} tokens of {x.shape[2]} heads: the partition "
+                f"and heads given to BalancedSP say who holds what. Shard the video by this "
+                f"partition, or assign the partition of this sequence."
+            )
+
+
+def _narrow(x: Tensor, dim: int, own: range, whole: int, what: str) -> Tensor:
+    if x.shape[dim] != whole:
+        raise ValueError(
+            f"dimension {dim} of a tensor of shape {tuple(x.shape)} should count {whole} {what}, "
+            f"and has {x.shape[dim]} entries. Pass the dimension that counts them."
+        )
+    return x.narrow(dim, own.start, len(own))
