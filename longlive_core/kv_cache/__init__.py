@@ -4,6 +4,8 @@ from longlive_core.kv_cache.cache import PagedKVCache as PagedKVCache
 from longlive_core.kv_cache.codec import PageCodec as PageCodec
 from longlive_core.kv_cache.codec import PageShape as PageShape
 from longlive_core.kv_cache.codec import PlainCodec as PlainCodec
+from longlive_core.kv_cache.content import ContentPolicy as ContentPolicy
+from longlive_core.kv_cache.content import PageChoice as PageChoice
 from longlive_core.kv_cache.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
 from longlive_core.kv_cache.layout import CacheLayout as CacheLayout

@@ -1,20 +1,19 @@
 """PagedKVCache: write a block, read a window, start a shot."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from copy import copy
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.kv_cache.codec import PageCodec
-from longlive_core.kv_cache.layout import CacheLayout
+from longlive_core.kv_cache.content import ContentPolicy, PageChoice
+from longlive_core.kv_cache.layout import CacheBytes, CacheLayout
+from longlive_core.kv_cache.open_block import Block, OpenBlock, Visible
 from longlive_core.kv_cache.page_table import PageTable
-from longlive_core.kv_cache.snapshot import CacheSnapshot
+from longlive_core.kv_cache.pool import PagePool
+from longlive_core.kv_cache.snapshot import CacheSnapshot, describe
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
-
-Block = Float[Tensor, "samples tokens heads head_dim"]
-Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
 
 
 class PagedKVCache:
@@ -42,7 +41,7 @@ class PagedKVCache:
 
     Args:
         layout: sizes.
-        policy: which pages a block sees: ``Window``, or one of your own.
+        policy: which pages a block sees: ``Window``, one of your own, or a ``ContentPolicy``.
         codec: how pages are stored.
         device: where.
     """
@@ -50,7 +49,7 @@ class PagedKVCache:
     def __init__(
         self,
         layout: CacheLayout,
-        policy: WindowPolicy,
+        policy: WindowPolicy | ContentPolicy,
         codec: PageCodec,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -58,26 +57,24 @@ class PagedKVCache:
         self.policy = policy
         self.codec = codec
         self.device = torch.device(device)
-        slots, shape = policy.capacity, layout.page_shape
-        self._table = PageTable(slots)
-        self._keys, self._values = (
-            [codec.allocate(slots, shape, self.device) for _ in range(layout.layers)]
-            for _ in range(2)
-        )
-        samples, tokens, heads, head_dim = shape
-        room = (samples, codec.workspace_pages(slots) * tokens, heads, head_dim)
-        self._key_workspace, self._value_workspace = (
+        self._table = PageTable(policy.capacity)
+        self._hold = PagePool(layout, codec, policy.capacity, self.device).hold()
+        samples, tokens, heads, head_dim = layout.page_shape
+        room = (samples, codec.workspace_pages(policy.capacity) * tokens, heads, head_dim)
+        self._workspaces = [
             torch.empty(room, dtype=codec.dtype, device=self.device) for _ in range(2)
+        ]
+        summaries = (policy.capacity, layout.layers, samples, heads, head_dim)
+        self._summaries = (
+            torch.zeros(summaries, device=self.device)
+            if isinstance(policy, ContentPolicy)
+            else None
         )
-        self._encodes = codec.workspace_pages(slots) > 0
         self._blocks = 0
         self._shot_start = 0
         self._forgotten = 0
-        self._own_slot = 0
-        self._visible_slots: tuple[int, ...] = ()
-        self._block: int | None = None
-        self._last_written: int | None = None
-        self._set_block(None)
+        self._short: dict[int, int] = {}  # tokens of the held pages that are not whole
+        self._open: OpenBlock | None = None
 
     @property
     def blocks(self) -> int:
@@ -98,37 +95,41 @@ class PagedKVCache:
     def visible_next(self) -> tuple[int, ...]:
         """The pages of the past that the next block will see, ascending."""
         self._between_blocks("visible_next")
-        return tuple(page for page in self._visible(self._blocks) if page != self._blocks)
+        visible = self._choice(self._blocks).visible
+        return tuple(page for page in visible if page != self._blocks)
 
     @property
     def order(self) -> tuple[int, ...]:
         """The pages that ``read`` gives for the block in progress, in the order it gives them."""
-        block = self._in_progress("read order")
-        pages = [self._table.pages[slot] for slot in self._visible_slots]
-        held = tuple(page for page in pages if page is not None)
-        if self._encodes:
-            return (*(page for page in held if page != block), block)
-        return held
+        return tuple(self._table.page(slot) for slot in self._in_progress("read order").slots)
 
-    def begin_block(self, block: int) -> None:
+    def begin_block(self, block: int, *, tokens: int | None = None) -> None:
         """Make room for the next block, dropping pages that it and later ones cannot see.
 
-        Beginning the block in progress again discards what was written for it.
+        Beginning the block in progress again discards what was written for it. A block of fewer
+        ``tokens`` than the others (the first or the last of a video) takes a whole page's room.
         """
         if block != self._blocks:
             raise ValueError(
                 f"begin_block({block}) after {self._blocks} committed blocks: blocks come in "
                 f"order, the next is {self._blocks}. Commit the block before it, or reset()."
             )
-        if self._block is not None and self._block != block:
+        if self._open is not None and self._open.page != block:
             raise ValueError(
-                f"begin_block({block}) while page {self._block} is rewritten: its old keys and "
+                f"begin_block({block}) while page {self._open.page} is rewritten: its old keys and "
                 f"values are gone, it has to be finished. Write every layer and commit()."
             )
-        retained = self._remembered(self.policy.retained(block, self._shot_start))
-        self._own_slot = self._table.make_room(block, retained)
-        self._visible_slots = self._table.slots(self._visible(block))
-        self._set_block(block)
+        whole = self.layout.tokens_per_page
+        if tokens is not None and not 1 <= tokens <= whole:
+            raise ValueError(
+                f"begin_block({block}, tokens={tokens}): a page has room for {whole} tokens, and "
+                f"a block has one or more. Build the CacheLayout for the longest block."
+            )
+        choice = self._choice(block)
+        self._table.make_room(block, choice.retained)
+        self._short[block] = whole if tokens is None else tokens
+        self._drop_the_rest()
+        self._begin(block, choice.visible)
 
     def begin_rewrite(self, page: int) -> None:
         """Make a page again that is still held; ``commit`` ends it, and no block is added.
@@ -144,33 +145,14 @@ class PagedKVCache:
                 f"block would see it. Rewrite pages of visible_next."
             )
         older = [other for other in self.visible_next if other < page]
-        self._own_slot = self._table.slot(page)
-        self._visible_slots = self._table.slots((*older, page))
-        self._set_block(page)
+        self._begin(page, (*older, page))
 
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
         """Take the block's own keys and values; ``clean`` on the pass whose values are kept."""
-        self._in_progress("write")
-        if k.shape != self.layout.page_shape or v.shape != self.layout.page_shape:
-            raise ValueError(
-                f"a cache page is {self.layout.page_shape} (samples, tokens, heads, head_dim), got "
-                f"keys {tuple(k.shape)} and values {tuple(v.shape)}: sinks and windows count whole "
-                f"pages. Write one whole block, or build the CacheLayout for this block size."
-            )
-        self._fresh.pop(layer, None)
-        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
-            self._fresh[layer] = (k, v)
-        stores = (self._keys[layer], self._values[layer])
-        workspaces = (self._key_workspace, self._value_workspace)
-        for store, workspace, own in zip(stores, workspaces, (k, v), strict=True):
-            if self._encodes:
-                self._own_part(workspace).copy_(own.detach())
-            if clean or not self._encodes:
-                self.codec.write(store, self._own_slot, own.detach())
-        self._last_written = layer
-        self._written.add(layer)
-        if clean:
-            self._clean.add(layer)
+        own = self._in_progress("write")
+        own.write(layer, k, v, clean)
+        if clean and self._summaries is not None:
+            self._summaries[own.slot, layer] = k.detach().float().mean(1)
 
     def read(self, layer: int) -> tuple[Visible, Visible]:
         """Keys and values of every page the block sees, its own included.
@@ -178,29 +160,20 @@ class PagedKVCache:
         A plain cache gives a view of its pages where they lie side by side: use it before the next
         ``write``, and do not change it. Any other gives the shared workspace or a copy.
         """
-        self._in_progress("read")
-        if layer not in self._written or (self._encodes and layer != self._last_written):
-            raise ValueError(
-                f"read({layer}) before write({layer}) in this step: a window includes the block's "
-                f"own keys and values, and layers share the room they are read from. "
-                f"Write a layer, then read it, then go to the next."
-            )
-        stores = (self._keys[layer], self._values[layer])
-        keys, values = self._window(stores, self._fresh.get(layer))
-        return keys, values
+        return self._in_progress("read").read(layer)
 
     def commit(self) -> None:
         """Keep the block in progress: every layer has had its clean write."""
-        block = self._in_progress("commit")
-        missing = sorted(set(range(self.layout.layers)) - self._clean)
+        own = self._in_progress("commit")
+        missing = sorted(set(range(self.layout.layers)) - own.clean)
         if missing:
             raise ValueError(
-                f"commit of block {block} without a clean write of layers {missing}: what is kept "
-                f"must come from the clean pass. Run the model once more on the finished latents "
-                f"with write(..., clean=True)."
+                f"commit of block {own.page} without a clean write of layers {missing}: what is "
+                f"kept must come from the clean pass. Run the model once more on the finished "
+                f"latents with write(..., clean=True)."
             )
-        self._blocks = max(self._blocks, block + 1)
-        self._set_block(None)
+        self._blocks = max(self._blocks, own.page + 1)
+        self._open = None
 
     def start_shot(self, *, forget: bool = False) -> None:
         """Let the block just committed anchor a new shot. A number changes; nothing moves.
@@ -210,15 +183,15 @@ class PagedKVCache:
         denoising and the clean pass, so that what is kept of the block has not seen the history
         either (LongLive-2.0's ``shot_clean_recache``).
         """
-        if forget and self._block is not None and self._block == self._blocks:
-            if self._clean:
+        own = self._open
+        if forget and own is not None and own.page == self._blocks:
+            if own.clean:
                 raise ValueError(
-                    f"start_shot(forget=True) after clean writes of block {self._block}: its "
+                    f"start_shot(forget=True) after clean writes of block {own.page}: its "
                     f"layers must all have seen the same pages. Call it before the clean pass."
                 )
-            self._forget(self._block)
-            self._visible_slots = self._table.slots(self._visible(self._block))
-            self._set_block(self._block)
+            self._forget(own.page)
+            self._begin(own.page, self._choice(own.page).visible)
             return
         self._between_blocks("start_shot")
         if self._blocks == 0:
@@ -231,76 +204,111 @@ class PagedKVCache:
             self._forget(self._shot_start)
 
     def fork(self) -> "PagedKVCache":
-        """An independent copy that goes on from here, on the same device."""
+        """Another cache that goes on from here, on the same device.
+
+        The two share the pages that both hold; what either writes from now on is its own. Scratch
+        is not shared, so that forks may run side by side.
+        """
         self._between_blocks("fork")
-        other = PagedKVCache(self.layout, self.policy, self.codec, self.device)
-        numbers = (self._blocks, self._shot_start, self._forgotten)
-        other._take(self._stored(), self._table.pages, *numbers)
+        other = copy(self)
+        other._table = PageTable(self.policy.capacity)
+        other._table.load(self._table.pages)
+        other._hold = self._hold.fork()
+        other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
+        if self._summaries is not None:
+            other._summaries = self._summaries.clone()
+        other._short = dict(self._short)
         return other
+
+    @property
+    def own_bytes(self) -> CacheBytes:
+        """What this cache takes by itself: pages that none of its forks holds, and its scratch."""
+        own = self.layout.bytes(self.codec, self._hold.pool.exclusive(self._hold)).pages
+        return CacheBytes(pages=own, scratch=sum(x.nbytes for x in self._workspaces))
 
     def snapshot(self) -> CacheSnapshot:
         """What it takes to go on later, bit for bit, copied to the CPU."""
         self._between_blocks("snapshot")
+        stored = {
+            name: x.to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, x in self._stored().items()
+        }
         return CacheSnapshot(
             layout=self.layout,
-            tensors={name: x.to("cpu", copy=True) for name, x in self._stored().items()},
+            policy=describe(self.policy),
+            codec=self.codec.to_dict(),
+            tensors=stored,
             pages=self._table.pages,
             blocks=self._blocks,
             shot_start=self._shot_start,
             forgotten=self._forgotten,
+            short=dict(self._short),
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
-        """Become what the snapshot holds; a block in progress is forgotten."""
-        here = {name: (x.shape, x.dtype) for name, x in self._stored().items()}
-        there = {name: (x.shape, x.dtype) for name, x in snapshot.tensors.items()}
-        if snapshot.layout != self.layout or here != there:
-            raise ValueError(
-                f"the snapshot is of another cache: it has {snapshot.layout} and "
-                f"{len(snapshot.pages)} slots, this one {self.layout} and "
-                f"{self.policy.capacity} slots of {self.codec}. Restore into a cache with the same "
-                f"layout, window and codec."
-            )
-        numbers = (snapshot.blocks, snapshot.shot_start, snapshot.forgotten)
-        self._take(snapshot.tensors, snapshot.pages, *numbers)
+        """Become what the snapshot holds, on whatever device; a block in progress is forgotten.
+
+        Raises:
+            ValueError: the snapshot is of another layout, window policy or codec.
+        """
+        snapshot.check(self.layout, self.policy, self.codec)
+        self.reset()
+        self._table.load(snapshot.pages)
+        for slot in self._table.used:
+            self._hold.claim(slot)
+        self._short = dict(snapshot.short)
+        for name, tensor in self._stored().items():
+            tensor.copy_(snapshot.tensors[name])
+        self._blocks = snapshot.blocks
+        self._shot_start = snapshot.shot_start
+        self._forgotten = snapshot.forgotten
 
     def reset(self) -> None:
         """Forget everything; the memory stays for the next video."""
         self._table.clear()
+        self._hold.keep(())
         self._blocks = self._shot_start = self._forgotten = 0
-        self._set_block(None)
+        self._short = {}
+        self._open = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything the cache has allocated: ``layout.bytes`` is the sum of their sizes."""
-        shared = {"workspace.keys": self._key_workspace, "workspace.values": self._value_workspace}
-        return {**self._stored(), **shared}
+        """Everything allocated for this cache and, of its forks, for their pages.
 
-    def _stored(self) -> dict[str, Tensor]:
+        Of a cache without forks, ``layout.bytes`` is the sum of their sizes.
+        """
+        keys, values = self._workspaces
+        summaries = {} if self._summaries is None else {"summaries": self._summaries}
         return {
-            f"{layer}.{kind}.{name}": tensor
-            for kind, stores in (("keys", self._keys), ("values", self._values))
-            for layer, store in enumerate(stores)
-            for name, tensor in self.codec.tensors(store).items()
+            **self._hold.pool.tensors(),
+            "workspace.keys": keys,
+            "workspace.values": values,
+            **summaries,
         }
 
-    def _take(
-        self,
-        tensors: dict[str, Tensor],
-        pages: tuple[int | None, ...],
-        blocks: int,
-        shot_start: int,
-        forgotten: int,
-    ) -> None:
-        for name, tensor in self._stored().items():
-            tensor.copy_(tensors[name])
-        self._table.load(pages)
-        self._blocks = blocks
-        self._shot_start = shot_start
-        self._forgotten = forgotten
-        self._set_block(None)
+    def _stored(self) -> dict[str, Tensor]:
+        """Everything stored of the pages held, by layer, page and name."""
+        stored = {
+            f"{layer}.{page}.{name}": tensor
+            for layer in range(self.layout.layers)
+            for page in self.pages
+            for name, tensor in self._hold.page(layer, self._table.slot(page)).items()
+        }
+        return {**stored, **{f"{page}.summary": x for page, x in self._page_summaries().items()}}
 
-    def _visible(self, block: int) -> tuple[int, ...]:
-        return self._remembered(self.policy.visible(block, self._shot_start))
+    def _page_summaries(self) -> dict[int, Tensor]:
+        if self._summaries is None:
+            return {}
+        return {page: self._summaries[self._table.slot(page)] for page in self.pages}
+
+    def _choice(self, block: int) -> PageChoice:
+        """What the policy shows a block and retains, of what no shot has forgotten."""
+        if isinstance(self.policy, ContentPolicy):
+            past = {page: x for page, x in self._page_summaries().items() if page != block}
+            visible, retained = self.policy.choose(block, self._shot_start, past)
+        else:
+            visible = self.policy.visible(block, self._shot_start)
+            retained = self.policy.retained(block, self._shot_start)
+        return PageChoice(self._remembered(visible), self._remembered(retained))
 
     def _remembered(self, pages: Iterable[int]) -> tuple[int, ...]:
         """Those pages that were not dropped by a shot that forgets."""
@@ -310,57 +318,34 @@ class PagedKVCache:
     def _forget(self, anchor: int) -> None:
         self._shot_start = self._forgotten = anchor
         self._table.keep(self._remembered(self.pages))
+        self._drop_the_rest()
 
-    def _window(
-        self, stores: Sequence[Any], fresh: tuple[Tensor, Tensor] | None
-    ) -> Sequence[Tensor]:
-        """The visible keys and values; ``fresh`` stand in for the own page's, with gradients."""
-        if self._encodes:
-            past = [slot for slot in self._visible_slots if slot != self._own_slot]
-            tokens = len(past) * self.layout.tokens_per_page
-            workspaces = (self._key_workspace, self._value_workspace)
-            rooms = [workspace[:, :tokens] for workspace in workspaces]
-            if past:
-                self.codec.read(stores, past, rooms)
-            if fresh is None:
-                end = tokens + self.layout.tokens_per_page
-                return [workspace[:, :end] for workspace in workspaces]
-            pages = [rooms, [own.to(self.codec.dtype) for own in fresh]]
-        elif fresh is None:
-            return self.codec.read(stores, self._visible_slots, None)
-        else:
-            pages = [
-                [own.to(self.codec.dtype) for own in fresh]
-                if slot == self._own_slot
-                else self.codec.read(stores, [slot], None)
-                for slot in self._visible_slots
-            ]
-        return [torch.cat(parts, dim=1) for parts in zip(*pages, strict=True)]
+    def _drop_the_rest(self) -> None:
+        """Let go of everything about pages that the table has dropped."""
+        self._hold.keep(self._table.used)
+        whole, held = self.layout.tokens_per_page, self.pages
+        self._short = {
+            page: tokens for page, tokens in self._short.items() if page in held and tokens < whole
+        }
 
-    def _own_part(self, workspace: Tensor) -> Tensor:
-        """Where the block's own tokens lie in the workspace: after the visible past."""
-        tokens = self.layout.tokens_per_page
-        start = (len(self._visible_slots) - 1) * tokens
-        return workspace[:, start : start + tokens]
+    def _begin(self, page: int, visible: tuple[int, ...]) -> None:
+        slot, seen = self._table.slot(page), self._table.slots(visible)
+        self._hold.claim(slot)
+        whole = self.layout.tokens_per_page
+        lengths = [self._short.get(self._table.page(other), whole) for other in seen]
+        self._open = OpenBlock(page, slot, seen, lengths, self._hold, self._workspaces)
 
-    def _set_block(self, block: int | None) -> None:
-        self._block = block
-        self._written: set[int] = set()
-        self._clean: set[int] = set()
-        self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
-        self._last_written = None
-
-    def _in_progress(self, what: str) -> int:
-        if self._block is None:
+    def _in_progress(self, what: str) -> OpenBlock:
+        if self._open is None:
             raise ValueError(
                 f"{what} outside a block: no block is in progress, so no page is its own. "
                 f"Call begin_block({self._blocks}) first."
             )
-        return self._block
+        return self._open
 
     def _between_blocks(self, what: str) -> None:
-        if self._block is not None:
+        if self._open is not None:
             raise ValueError(
-                f"{what} in the middle of block {self._block}: half a block is not a state to go "
-                f"on from. Call it after commit()."
+                f"{what} in the middle of block {self._open.page}: half a block is not a state to "
+                f"go on from. Call it after commit()."
             )

@@ -7,15 +7,16 @@ from longlive_core.kv_cache.codec import PageCodec, PageShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheBytes:
-    """The memory of a cache, in bytes: pages of all layers, and what the layers share."""
+    """The memory of a cache, in bytes: pages of all layers, what the layers share, summaries."""
 
     pages: int
     scratch: int
+    summaries: int = 0
 
     @property
     def total(self) -> int:
-        """Pages and scratch together."""
-        return self.pages + self.scratch
+        """Everything together."""
+        return self.pages + self.scratch + self.summaries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +59,16 @@ class CacheLayout:
         """The shape of a page of keys, and of a page of values."""
         return self.samples, self.tokens_per_page, self.heads, self.head_dim
 
-    def bytes(self, codec: PageCodec, pages: int) -> CacheBytes:
+    def bytes(self, codec: PageCodec, pages: int, *, summaries: bool = False) -> CacheBytes:
         """What a cache of ``pages`` pages takes under ``codec``, exactly.
 
-        A cache holds as many pages as its policy's ``capacity`` says.
+        A cache holds as many pages as its policy's ``capacity`` says, and a summary of each under a
+        ``ContentPolicy``. Forks add what they write of their own, and their own scratch.
         """
         samples, tokens, heads, head_dim = self.page_shape
         decoded = samples * tokens * heads * head_dim * codec.dtype.itemsize
         return CacheBytes(
             pages=2 * self.layers * pages * codec.page_bytes(self.page_shape),
             scratch=2 * codec.workspace_pages(pages) * decoded,
+            summaries=pages * self.layers * samples * heads * head_dim * 4 if summaries else 0,
         )

@@ -14,9 +14,20 @@ class PageTable:
         """The page in each slot; None where a slot is free."""
         return tuple(self._pages)
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The slots that hold a page, ascending."""
+        return tuple(slot for slot, page in enumerate(self._pages) if page is not None)
+
     def slot(self, page: int) -> int:
         """The slot of a page that is held."""
         return self._pages.index(page)
+
+    def page(self, slot: int) -> int:
+        """The page in a slot that is not free."""
+        page = self._pages[slot]
+        assert page is not None, f"slot {slot} is free"
+        return page
 
     def slots(self, pages: Iterable[int]) -> tuple[int, ...]:
         """The slots of these pages, ascending. Raises ``ValueError`` if one is not held."""

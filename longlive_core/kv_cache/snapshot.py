@@ -1,9 +1,12 @@
 """CacheSnapshot: all that a cache remembers between two blocks, in plain parts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
 
 from torch import Tensor
 
+from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.layout import CacheLayout
 
 
@@ -13,16 +16,64 @@ class CacheSnapshot:
 
     Attributes:
         layout: the cache's sizes.
-        tensors: the stores' tensors on the CPU, by name, ready for a safetensors file.
+        policy: its window policy, in words: ``describe``.
+        codec: its codec, as ``PageCodec.to_dict`` names it.
+        tensors: what is stored of the pages held, on the CPU, contiguous, by name.
         pages: the page in each slot; None where a slot is free.
         blocks: blocks committed so far.
         shot_start: the page that anchors the current shot.
         forgotten: pages before this one were dropped by a shot that forgets, all but lasting ones.
+        short: tokens of the pages held that are not whole.
     """
 
     layout: CacheLayout
+    policy: str
+    codec: Mapping[str, str | int]
     tensors: dict[str, Tensor]
     pages: tuple[int | None, ...]
     blocks: int
     shot_start: int
     forgotten: int
+    short: dict[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but ``tensors``, as values that JSON can hold: those go into a safetensors file."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["tensors"]
+        return {
+            **values,
+            "layout": asdict(self.layout),
+            "codec": dict(self.codec),
+            "pages": list(self.pages),
+            "short": {str(page): tokens for page, tokens in self.short.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], tensors: dict[str, Tensor]) -> "CacheSnapshot":
+        """The snapshot whose ``to_dict`` and ``tensors`` these are."""
+        plain = {
+            "layout": CacheLayout(**values["layout"]),
+            "pages": tuple(values["pages"]),
+            "short": {int(page): tokens for page, tokens in values["short"].items()},
+        }
+        return cls(**{**values, **plain, "tensors": tensors})
+
+    def check(self, layout: CacheLayout, policy: object, codec: PageCodec) -> None:
+        """Raise ``ValueError`` if a cache of these parts could not go on from here."""
+        here = {"layout": layout, "policy": describe(policy), "codec": dict(codec.to_dict())}
+        there = {"layout": self.layout, "policy": self.policy, "codec": dict(self.codec)}
+        differing = [name for name in here if here[name] != there[name]]
+        if differing:
+            both = "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in differing)
+            raise ValueError(
+                f"the snapshot is of another cache: {both}. A page's bytes mean something to its "
+                f"own codec alone, and pages that its policy dropped are gone. "
+                f"Restore into a cache with the same layout, window policy and codec."
+            )
+
+
+def describe(part: object) -> str:
+    """The name of an object's type and its fields: the same in another process."""
+    if is_dataclass(part):
+        return repr(part)
+    return f"{type(part).__qualname__}({part.__getstate__()!r})"

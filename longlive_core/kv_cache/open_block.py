@@ -1,0 +1,139 @@
+"""The block in progress: what was written for it so far, and the window it reads."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from longlive_core.kv_cache.codec import PageCodec
+from longlive_core.kv_cache.layout import CacheLayout
+from longlive_core.kv_cache.pool import PageHold
+
+Block = Float[Tensor, "samples tokens heads head_dim"]
+Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
+
+
+class OpenBlock:
+    """A page that is being made, among those that it sees.
+
+    Where the codec keeps pages as they are, it lies in the slot it will own; where the codec
+    encodes, in the workspace, behind the pages of the past.
+
+    Args:
+        page: its number.
+        slot: the slot it will own.
+        seen: the slots it sees, ascending, its own among them.
+        lengths: tokens of the page in each of those slots; fewer than a whole page's are padded.
+        hold: where pages lie.
+        workspaces: for keys and for values, of a codec that encodes.
+    """
+
+    def __init__(
+        self,
+        page: int,
+        slot: int,
+        seen: Sequence[int],
+        lengths: Sequence[int],
+        hold: PageHold,
+        workspaces: Sequence[Tensor],
+    ) -> None:
+        self.page = page
+        self.slot = slot
+        self.clean: set[int] = set()  # layers that have had their clean write
+        self._hold = hold
+        self._workspaces = workspaces
+        self._encodes = self._codec.workspace_pages(hold.pool.slots) > 0
+        self._written: set[int] = set()
+        self._last_written: int | None = None
+        self._fresh: dict[int, tuple[Tensor, Tensor]] = {}  # what carries gradients, by layer
+        if self._encodes:
+            self.slots = (*(other for other in seen if other != slot), slot)
+        else:
+            self.slots = tuple(seen)
+        length = dict(zip(seen, lengths, strict=True))
+        self._lengths = [length[other] for other in self.slots]
+        self.tokens = length[slot]
+
+    def write(self, layer: int, k: Block, v: Block, clean: bool) -> None:
+        """Take a layer's keys and values, in place of those of an earlier step."""
+        samples, whole, heads, head_dim = self._layout.page_shape
+        expected = (samples, self.tokens, heads, head_dim)
+        if k.shape != expected or v.shape != expected:
+            raise ValueError(
+                f"this cache page is {expected} (samples, tokens, heads, head_dim), got "
+                f"keys {tuple(k.shape)} and values {tuple(v.shape)}: sinks and windows count whole "
+                f"pages. Write one whole block, build the CacheLayout for this block size, or "
+                f"begin_block(..., tokens=) for a block that is shorter than the others."
+            )
+        if self.tokens < whole:
+            rest = (0, 0, 0, 0, 0, whole - self.tokens)
+            k, v = (torch.nn.functional.pad(x, rest) for x in (k, v))
+        self._fresh.pop(layer, None)
+        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad):
+            self._fresh[layer] = (k, v)
+        pages = (k.detach(), v.detach())
+        if self._encodes:
+            start = (len(self.slots) - 1) * whole
+            for workspace, own in zip(self._workspaces, pages, strict=True):
+                workspace[:, start : start + whole].copy_(own)
+        if clean or not self._encodes:
+            self._hold.write(layer, self.slot, pages)
+        self._last_written = layer
+        self._written.add(layer)
+        if clean:
+            self.clean.add(layer)
+
+    def read(self, layer: int) -> tuple[Visible, Visible]:
+        """Keys and values of every page seen, in the order of ``slots``."""
+        if layer not in self._written or (self._encodes and layer != self._last_written):
+            raise ValueError(
+                f"read({layer}) before write({layer}) in this step: a window includes the block's "
+                f"own keys and values, and layers share the room they are read from. "
+                f"Write a layer, then read it, then go to the next."
+            )
+        keys, values = self._window(layer)
+        return self._without_padding(keys), self._without_padding(values)
+
+    @property
+    def _layout(self) -> CacheLayout:
+        return self._hold.pool.layout
+
+    @property
+    def _codec(self) -> PageCodec:
+        return self._hold.pool.codec
+
+    def _window(self, layer: int) -> Sequence[Tensor]:
+        """Whole pages of keys and of values; those with gradients stand in for the own page."""
+        fresh = self._fresh.get(layer)
+        if self._encodes:
+            past = self.slots[:-1]
+            tokens = len(past) * self._layout.tokens_per_page
+            rooms = [workspace[:, :tokens] for workspace in self._workspaces]
+            if past:
+                self._hold.read(layer, past, rooms)
+            if fresh is None:
+                end = tokens + self._layout.tokens_per_page
+                return [workspace[:, :end] for workspace in self._workspaces]
+            pages = [rooms, [own.to(self._codec.dtype) for own in fresh]]
+        elif fresh is None:
+            return self._hold.read(layer, self.slots, None)
+        else:
+            pages = [
+                [own.to(self._codec.dtype) for own in fresh]
+                if slot == self.slot
+                else list(self._hold.read(layer, [slot], None))
+                for slot in self.slots
+            ]
+        return [torch.cat(parts, dim=1) for parts in zip(*pages, strict=True)]
+
+    def _without_padding(self, x: Tensor) -> Tensor:
+        whole = self._layout.tokens_per_page
+        if all(length == whole for length in self._lengths):
+            return x
+        starts = range(0, whole * len(self.slots), whole)
+        parts = [
+            x[:, start : start + length]
+            for start, length in zip(starts, self._lengths, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
