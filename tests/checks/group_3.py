@@ -4,7 +4,7 @@ Calls are replayed from their recorded inputs first, so that errors do not add u
 whole video is generated from its noise with the project's sampler.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,8 +19,29 @@ LATER = "issue 4"  # the cache's own issue
 LATENTS_RTOL, LATENTS_ATOL = 1e-3, 1e-4
 
 
+Near = Callable[[Tensor], tuple[float, float]]
+"""How near a result must be to this tensor: rtol and atol."""
+
+MakeCache = Callable[[CacheLayout, Window], PagedKVCache]
+CheckFinal = Callable[[Case, Report, PagedKVCache], None]
+
+
+def plain_cache(layout: CacheLayout, policy: Window) -> PagedKVCache:
+    return PagedKVCache(layout, policy, PlainCodec(torch.float32))
+
+
 @torch.no_grad()
 def check(case: Case) -> Verdict:
+    if verdict := standing(case):
+        return verdict
+    report = Report(case)
+    near = tolerance(case)
+    compare(case, report, lambda _: near, lambda _: (LATENTS_RTOL, LATENTS_ATOL))
+    return report.verdict()
+
+
+def standing(case: Case) -> Verdict | None:
+    """The verdict of a case that is not compared."""
     pipeline = case.config.get("pipeline")
     if pipeline is None:  # a cache that is longer than its window
         return Verdict.not_yet(LATER)
@@ -31,12 +52,22 @@ def check(case: Case) -> Verdict:
         return Verdict.refused(rule)
     if how.get("shot_clean_recache") and _first_cut(case) < _sink_pages(pipeline):
         return Verdict.differs("forgetting inside the sink")
-    report = Report(case)
+    return None
+
+
+def compare(
+    case: Case,
+    report: Report,
+    near: Near,
+    latents_near: Near,
+    make_cache: MakeCache = plain_cache,
+    check_final: CheckFinal | None = None,
+) -> None:
+    """Replay the recorded calls, then generate the whole video."""
     if all(f"output.call{c['call']:03d}.noisy_input" in case.tensors for c in case.meta["calls"]):
-        _replay(case, report)
+        _replay(case, report, near, Generation(case, make_cache), check_final or _check_final_cache)
     if "output.latents" in case.tensors:
-        _generate(case, report)
-    return report.verdict()
+        _generate(case, report, latents_near, Generation(case, make_cache))
 
 
 def _refusal(pipeline: Mapping[str, Any]) -> str | None:
@@ -67,7 +98,7 @@ def _first_cut(case: Case) -> float:
 class Generation:
     """A model and its caches, ``pos`` for the prompts and ``neg`` for the negative prompt."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, make_cache: MakeCache) -> None:
         pipeline, plan = case.config["pipeline"], case.meta["prompts_per_block"]
         self.how = pipeline["inference"]
         self.block_frames = pipeline["num_frame_per_block"]
@@ -81,11 +112,12 @@ class Generation:
         self.given_blocks = 0 if self.given is None else self.given.shape[1] // self.block_frames
         self.pins_shots = bool(self.how.get("multi_shot_sink")) and self.how["sink_size"] > 0
         self.forgets = bool(self.how.get("shot_clean_recache"))
-        self.caches = self._caches(pipeline["model_kwargs"]["local_attn_size"], samples)
+        frames = pipeline["model_kwargs"]["local_attn_size"]
+        self.caches = {name: make_cache(*self._sizes(frames, samples)) for name in ("pos", "neg")}
         self.begun: dict[str, int] = {}
         self.texts, self.cuts = self._prompts(case, plan, samples)
 
-    def _caches(self, frames: int, samples: int) -> dict[str, PagedKVCache]:
+    def _sizes(self, frames: int, samples: int) -> tuple[CacheLayout, Window]:
         policy = Window(
             pages=3 if frames == -1 else frames // self.block_frames,  # -1 keeps three blocks
             sink=self.how["sink_size"] // self.block_frames,
@@ -98,8 +130,7 @@ class Generation:
             tokens_per_page=self.block_tokens,
             samples=samples,
         )
-        codec = PlainCodec(torch.float32)
-        return {name: PagedKVCache(layout, policy, codec) for name in ("pos", "neg")}
+        return layout, policy
 
     def _prompts(
         self, case: Case, plan: list[list[int]], samples: int
@@ -143,9 +174,10 @@ class Generation:
             self.caches[name].start_shot()
 
 
-def _replay(case: Case, report: Report) -> None:
-    generation, schedule = Generation(case), FlowSchedule(parity=True)
-    rtol, atol = tolerance(case)
+def _replay(
+    case: Case, report: Report, near: Near, generation: Generation, check_final: CheckFinal
+) -> None:
+    schedule = FlowSchedule(parity=True)
     for call in case.meta["calls"]:
         label = f"call{call['call']:03d}"
         x = _frames_second(case.tensors[f"output.{label}.noisy_input"])
@@ -159,11 +191,11 @@ def _replay(case: Case, report: Report) -> None:
         x0 = x0_from_velocity(x, flow, schedule.sigma(timesteps))
         for kind, got in (("flow", flow), ("x0", x0)):
             if (want := case.tensors.get(f"output.{label}.{kind}")) is not None:
-                report.close(f"{label}.{kind}", _frames_second(got), want, rtol, atol)
+                report.close(f"{label}.{kind}", _frames_second(got), want, *near(want))
         cache = generation.caches[name]
         _check_indices(report, label, _indices(cache, block, generation), call["after"], generation)
         if clean and name == "pos" and block == len(generation.cuts) - 1:
-            _check_final_cache(case, report, cache, rtol, atol)
+            check_final(case, report, cache)
         if clean:
             generation.finish(name, block)
 
@@ -198,9 +230,8 @@ def _check_indices(
     report.equal(f"{label} indices", got, compared)
 
 
-def _check_final_cache(
-    case: Case, report: Report, cache: PagedKVCache, rtol: float, atol: float
-) -> None:
+def _check_final_cache(case: Case, report: Report, cache: PagedKVCache) -> None:
+    rtol, atol = tolerance(case)
     order = torch.tensor(cache.order).argsort()  # the original keeps pages in order of time
     for layer in range(cache.layout.layers):
         for kind, held in zip("kv", cache.read(layer), strict=True):
@@ -211,8 +242,8 @@ def _check_final_cache(
             report.close(f"final {kind}{layer}", got, want[:, : got.shape[1]], rtol, atol)
 
 
-def _generate(case: Case, report: Report) -> None:
-    generation, how = Generation(case), case.config["pipeline"]["inference"]
+def _generate(case: Case, report: Report, near: Near, generation: Generation) -> None:
+    how = case.config["pipeline"]["inference"]
     schedule = unipc_schedule(
         how["sampling_steps"], case.config["pipeline"]["model_kwargs"]["timestep_shift"]
     )
@@ -237,7 +268,8 @@ def _generate(case: Case, report: Report) -> None:
             generation.finish(name, block)
         done.append(latents)
     got = _frames_second(torch.cat(done, dim=2))
-    report.close("latents", got, case.tensors["output.latents"], LATENTS_RTOL, LATENTS_ATOL)
+    want = case.tensors["output.latents"]
+    report.close("latents", got, want, *near(want))
 
 
 def _denoise(
