@@ -24,6 +24,7 @@ import torch
 from benchmarks.options import Options
 from benchmarks.registry import BENCHMARKS, Benchmark, find
 from longlive_models import LongLivePipeline
+from longlive_models.precision import in_short
 from longlive_recipes.run_record import as_plain, code_version, hardware
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +60,7 @@ def run(benchmark: Benchmark, options: Options, command: str) -> dict[str, Any]:
             steps=options.steps, guidance=options.guidance
         ).to_dict(),
         "placement": pipe.placement.to_dict(),
-        "backends": [str(pipe.receipt())],
+        "backends": list(in_short(pipe.receipts())),
         "model_sha256": pipe.fingerprint,
         "hardware": {**hardware(pipe.placement.device), "cpu": cpu(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -130,20 +130,24 @@ def swap_linears(
             "the quantised layer of it directly, or pass the module that holds it."
         )
     before = module_bytes(model)
-    made: dict[nn.Module, nn.Module] = {}
+    places: dict[int, list[str]] = defaultdict(list)
     for name in plan.swapped:
-        holder_name, _, last = name.rpartition(".")
-        holder = model.get_submodule(holder_name)
-        old = holder.get_submodule(last)
-        if old not in made:
-            made[old] = make(old).train(old.training)
-        setattr(holder, last, made[old])
+        places[id(model.get_submodule(name))].append(name)
+    for names in places.values():  # nothing holds a layer once it is replaced
+        made = _made(model.get_submodule(names[0]), make)
+        for name in names:
+            holder, _, last = name.rpartition(".")
+            setattr(model.get_submodule(holder), last, made)
     return ConversionReport(
         swapped=plan.swapped,
         kept=plan.kept,
         bytes_before=before,
         bytes_after=module_bytes(model),
     )
+
+
+def _made(old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return make(old).train(old.training)
 
 
 def module_bytes(model: nn.Module) -> int:

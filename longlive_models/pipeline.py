@@ -7,22 +7,21 @@ from pathlib import Path
 import torch
 
 from longlive_core.backends import Receipt
-from longlive_core.kv_cache import PagedKVCache, PlainCodec
+from longlive_core.kv_cache import PagedKVCache
 from longlive_models.diffusion import unipc_schedule
 from longlive_models.folder import (
     fill,
     fingerprint,
     load_part,
     read_config,
-    unfilled,
     weight_files,
 )
 from longlive_models.generator import BlockGenerator
 from longlive_models.hub import is_published, resolve
 from longlive_models.model_spec import ModelSpec
-from longlive_models.nvfp4_checkpoint import load_packed, split_quantization
-from longlive_models.placement import PRECISIONS
+from longlive_models.nvfp4_checkpoint import split_quantization
 from longlive_models.placement import Placement as Placement
+from longlive_models.precision import load_transformer, model_receipts, set_precision
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.settings import GenerationSettings, read_settings
 from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
@@ -51,14 +50,15 @@ class LongLivePipeline:
         video.save("circle.mp4")
 
     Args:
-        transformer, vae, text: the parts; they are put where ``placement`` says, in place.
+        transformer, vae, text: the parts; they are put where ``placement`` says, in place, and the
+            transformer's linears get the precision that it names.
         settings: sizes, rates and defaults of the model.
         placement: devices and types.
         weights: the folder or file that ``fingerprint`` names.
 
     Raises:
         ValueError: parts that do not fit each other, or the picture's size.
-        BackendUnavailable: an attention that was named and cannot run.
+        BackendUnavailable: a backend that was named and cannot run, or emulation under ``strict``.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class LongLivePipeline:
     ) -> None:
         self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
         _check_text(transformer.config, text)
-        placement.receipt(transformer.config.head_dim)
+        placement.check(transformer.config)
+        self._notes = set_precision(transformer, placement)
         placement.put(transformer)
         placement.put(vae, placement.decode_device)
         vae.reset_statistics()
@@ -96,33 +97,32 @@ class LongLivePipeline:
         kv_cache: str = "auto",
         attention: str = "auto",
         lane: str = "auto",
+        linear: str = "auto",
+        strict: bool = False,
         download: bool = False,
     ) -> "LongLivePipeline":
         """Load a model by name, folder or hub id (see ``longlive_models.hub.resolve``).
 
         Precision and backends are arguments, not other pipelines; "auto" decides by the device,
-        and ``pipeline.placement`` says what was decided (see ``Placement``). A folder may also hold
-        LongLive-2.0-5B as it was published (see ``longlive_models.published``), or weights in four
-        bits, as ``longlive quantize`` writes them: these are decoded.
+        and ``pipeline.placement`` says what was decided (see ``Placement``), ``receipts`` what
+        every layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
+        ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
+        them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
 
         Raises:
             ValueError: no such model, device or precision, or a model that is not whole.
-            BackendUnavailable: an attention that was named and cannot run.
+            BackendUnavailable: a backend that was named and cannot run, or emulation under
+                ``strict``.
         """
-        placement = Placement.choose(device, weights, kv_cache, attention, lane)
+        placement = Placement.choose(
+            device, weights, kv_cache, attention, lane, linear=linear, strict=strict
+        )
         folder = resolve(model, download=download)
         if is_published(folder):
             return cls.from_published(folder, placement=placement, download=download)
         spec = read_spec(folder)
-        placement.receipt(spec.transformer.head_dim)
-        _, tensors = load_part(folder / "transformer")
-        with unfilled():
-            transformer = WanTransformer(spec.transformer, attention=attention)
-        _, packed = split_quantization(read_config(folder / "transformer"))
-        if packed is None:
-            fill(transformer, tensors, folder / "transformer")
-        else:  # what `longlive quantize` wrote is decoded once, and computed with as any other
-            load_packed(transformer, tensors, packed, decode=torch.float32, source=folder)
+        placement.check(spec.transformer)
+        transformer = load_transformer(folder / "transformer", spec.transformer, placement)
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
         values, tensors = load_part(folder / "text_encoder")
         text = PocketTextEncoder(PocketTextConfig.from_dict(values))
@@ -146,7 +146,7 @@ class LongLivePipeline:
         ``fingerprint`` is that of the transformer's file alone: the others are the base model's.
         """
         files = find_files(folder, download=download)
-        placement.receipt(spec.transformer.head_dim)
+        placement.check(spec.transformer)
         parts = load_published(
             files, spec=spec, text_config=text_config, attention=placement.attention
         )
@@ -213,11 +213,10 @@ class LongLivePipeline:
     def generator(self, seeds: Sequence[int], settings: GenerationSettings) -> BlockGenerator:
         """A block generator with an empty cache, for one video a seed, side by side."""
         layout = self.spec.cache_layout(settings.branches * len(seeds))
-        codec = PlainCodec(PRECISIONS[self.placement.kv_cache])
         return BlockGenerator(
             self.transformer,
             self.text,
-            PagedKVCache(layout, settings.policy, codec, self.placement.device),
+            PagedKVCache(layout, settings.policy, self.placement.codec(), self.placement.device),
             sampler=unipc_schedule(settings.steps, settings.shift),
             latent_size=self.spec.latent_size,
             seeds=seeds,
@@ -226,9 +225,14 @@ class LongLivePipeline:
             t_scale=settings.t_scale,
         )
 
-    def receipt(self) -> Receipt:
-        """Which attention runs here, and why not the faster ones."""
-        return self.placement.receipt(self.transformer.config.head_dim)
+    def receipts(self) -> dict[str, tuple[Receipt, ...]]:
+        """What attention and every linear of the transformer run on here, and why not the others.
+
+        ``longlive_models.precision.in_short`` makes a few lines of it.
+        """
+        attention = self.placement.receipt(self.transformer.config.head_dim)
+        layers = model_receipts(self.transformer, self.placement, self._notes)
+        return {"attention": (attention,), **layers}
 
 
 def plan_video(

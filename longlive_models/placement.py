@@ -1,32 +1,50 @@
 """Where a pipeline computes and in which types: all of it decided before a weight is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from longlive_core import float8, nvfp4
 from longlive_core.async_decode import make_lane
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
+from longlive_core.kv_cache import PageCodec, PlainCodec
+from longlive_models.nvfp4_checkpoint import PackedConfig
+from longlive_models.wan import WanConfig
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WEIGHTS = (*PRECISIONS, "fp8", "nvfp4", "nvfp4-w4a4")
+KV_CACHES = (*PRECISIONS,)
+
+LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Devices, types and backends of a pipeline, none of them left open.
 
-    ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic. On a GPU the
-    two are one. A CPU computes in fp32 whatever the weights: bf16 is slower there. Weights that are
-    bf16 are rounded to bf16, then widened to fp32, once; with bf16 files the values, and the video,
-    are those of ``weights="fp32"``.
+    ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic around them:
+    bf16 on a GPU (fp32 for "fp32"), fp32 on a CPU, whatever the weights. Precisions below bf16 are
+    those of the transformer's block linears, which are then computed with as they are stored; all
+    other weights are bf16. On a CPU they are rounded to bf16, then widened to fp32, once.
+
+    ========== =====================================================================================
+    fp32, bf16 Plain weights. What a folder holds in four bits is decoded, once.
+    fp8        Weights and inputs in FP8, scaled by rows.
+    nvfp4      Weights in four bits, inputs as they are (W4A16).
+    nvfp4-w4a4 Weights and inputs in four bits: hardware on Blackwell, emulated elsewhere.
+    ========== =====================================================================================
 
     Attributes:
         device: of the transformer and the text encoder.
-        weights, kv_cache: "fp32" or "bf16".
+        weights: one of ``WEIGHTS``.
+        kv_cache: one of ``KV_CACHES``: how past keys and values are kept.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
         lane: where frames are decoded (``longlive_core.async_decode``).
+        linear: a backend of the quantised linears' products, or "auto".
+        strict: refuse to emulate a number format.
     """
 
     device: torch.device
@@ -34,6 +52,8 @@ class Placement:
     kv_cache: str
     attention: str
     lane: str
+    linear: str = "auto"
+    strict: bool = False
 
     @classmethod
     def choose(
@@ -43,6 +63,9 @@ class Placement:
         kv_cache: str = "auto",
         attention: str = "auto",
         lane: str = "auto",
+        *,
+        linear: str = "auto",
+        strict: bool = False,
     ) -> "Placement":
         """Decide what was left to "auto": a GPU if there is one; bf16 on it, fp32 on a CPU.
 
@@ -54,22 +77,55 @@ class Placement:
         place = _device(device, f"device={device!r}")
         default = "fp32" if place.type == "cpu" else "bf16"
         chosen = {"weights": weights, "kv_cache": kv_cache}
-        for name, value in chosen.items():
+        for (name, value), known in zip(chosen.items(), (WEIGHTS, KV_CACHES), strict=True):
             chosen[name] = default if value == "auto" else value
-            if chosen[name] not in PRECISIONS:
+            if chosen[name] not in known:
                 raise ValueError(
                     f"{name}={value!r} is no precision of this version: it has "
-                    f"{', '.join(PRECISIONS)}. Use one of them, or 'auto'."
+                    f"{', '.join(known)}. Use one of them, or 'auto'."
                 )
+        if linear != "auto" and chosen["weights"] in PRECISIONS:
+            raise ValueError(
+                f"linear={linear!r} names a product of quantised weights, and "
+                f"weights={chosen['weights']!r} are plain. Leave it out, or use weights='nvfp4'."
+            )
         if lane == "auto":
             lane = "stream" if place.type == "cuda" else "inline"
         _check_lane(lane, place)
-        return cls(device=place, attention=attention, lane=lane, **chosen)
+        return cls(
+            device=place, attention=attention, lane=lane, linear=linear, strict=strict, **chosen
+        )
 
     @property
     def compute(self) -> str:
         """The type that the transformer computes in: "fp32" or "bf16"."""
         return self._compute_on(self.device)
+
+    @property
+    def linears(self) -> LinearsConfig | None:
+        """How block linears are quantised and run; None for plain ones."""
+        if self.weights in PRECISIONS:
+            return None
+        if self.weights == "fp8":
+            return float8.Float8Config(backend=self.linear, strict=self.strict)
+        best = nvfp4.LinearConfig().weight
+        activation = best if self.weights == "nvfp4-w4a4" else None
+        return nvfp4.LinearConfig(
+            weight=best, activation=activation, backend=self.linear, strict=self.strict
+        )
+
+    def packed_linears(self, packed: PackedConfig) -> nvfp4.LinearConfig | None:
+        """How linears that files hold packed run; None where they are decoded afterwards."""
+        config = self.linears
+        if not isinstance(config, nvfp4.LinearConfig):
+            return None
+        if config.activation is not None and packed.activation is not None:
+            return replace(config, activation=packed.activation)
+        return config
+
+    def codec(self) -> PageCodec:
+        """How pages of the cache are kept, for attention in the type that is computed in."""
+        return PlainCodec(PRECISIONS[self.kv_cache])
 
     @property
     def decode_device(self) -> torch.device:
@@ -83,7 +139,7 @@ class Placement:
         In place, for inference: no gradients. ``device`` is ``self.device`` unless given.
         """
         device = self.device if device is None else device
-        module.to(PRECISIONS[self.weights]).to(device, PRECISIONS[self._compute_on(device)])
+        module.to(self._rounded).to(device, PRECISIONS[self._compute_on(device)])
         module.eval().requires_grad_(False)
 
     def receipt(self, head_dim: int) -> Receipt:
@@ -95,6 +151,24 @@ class Placement:
         request = Request(device=self.device, dtype=PRECISIONS[self.compute], head_dim=head_dim)
         return ATTENTION.receipt(request, self.attention)
 
+    def check(self, config: WanConfig) -> None:
+        """Raise ``BackendUnavailable`` for what this model would not find here; reads no weight."""
+        self.receipt(config.head_dim)
+        self.linear_receipts(config.dim)
+
+    def linear_receipts(self, width: int) -> tuple[Receipt, ...]:
+        """What quantised linears of this width would run on here; nothing for plain ones.
+
+        Raises:
+            BackendUnavailable: the one that was named cannot run here, or ``strict`` leaves none.
+        """
+        config, dtype = self.linears, PRECISIONS[self.compute]
+        if isinstance(config, nvfp4.LinearConfig):
+            return nvfp4.linear_receipts((width, width), config, device=self.device, dtype=dtype)
+        if isinstance(config, float8.Float8Config):
+            return float8.linear_receipts(config, device=self.device, dtype=dtype)
+        return ()
+
     def to_dict(self) -> dict[str, Any]:
         """What was decided, as plain values that JSON can hold."""
         return {
@@ -104,10 +178,17 @@ class Placement:
             "kv_cache": self.kv_cache,
             "attention": self.attention,
             "lane": self.lane,
+            "linear": self.linear,
+            "strict": self.strict,
         }
 
+    @property
+    def _rounded(self) -> torch.dtype:
+        """What weights that are not quantised are rounded to."""
+        return PRECISIONS["fp32" if self.weights == "fp32" else "bf16"]
+
     def _compute_on(self, device: torch.device) -> str:
-        return "fp32" if device.type == "cpu" else self.weights
+        return "fp32" if device.type == "cpu" or self.weights == "fp32" else "bf16"
 
 
 def _check_lane(lane: str, device: torch.device) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from longlive_models.pipeline import LongLivePipeline
+from longlive_models.precision import in_short
 from longlive_models.settings import GenerationSettings
 from longlive_models.shots import Shot, ShotPlan, Storyboard
 from longlive_models.stream import to_frames
@@ -32,6 +33,8 @@ class Evaluate:
 
     model: str = "pocket"
     device: str = "auto"
+    weights: str = "auto"
+    kv_cache: str = "auto"
     steps: int | None = None
     guidance: float | None = None
     seconds: float = 4.0
@@ -79,7 +82,9 @@ PRESETS = {"pocket": pocket, "pocket_quick": pocket_quick}
 
 def run(config: Evaluate) -> dict[str, Any]:
     """Generate and judge every suite; the result is plain data, as it is stored."""
-    pipeline = LongLivePipeline.from_pretrained(config.model, device=config.device)
+    pipeline = LongLivePipeline.from_pretrained(
+        config.model, device=config.device, weights=config.weights, kv_cache=config.kv_cache
+    )
     settings = pipeline.settings.override(steps=config.steps, guidance=config.guidance)
     rng = np.random.default_rng(config.seed)
     suites: dict[str, Any] = {}
@@ -98,6 +103,7 @@ def run(config: Evaluate) -> dict[str, Any]:
         "steps": settings.steps,
         "guidance": settings.guidance,
         "model_sha256": pipeline.fingerprint,
+        "backends": list(in_short(pipeline.receipts())),
         **run_record(config, pipeline.placement.device),
     }
 

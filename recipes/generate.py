@@ -23,6 +23,7 @@ from longlive_core import __version__
 from longlive_models.generator import check_seed
 from longlive_models.hub import resolve
 from longlive_models.pipeline import LongLivePipeline, Placement, plan_video, read_spec
+from longlive_models.precision import in_short, stored_precision
 from longlive_models.shots import ShotPlan, Storyboard
 from longlive_models.video import VideoWriter, check_size, destination
 from longlive_recipes.run_record import as_plain, code_version, hardware
@@ -32,8 +33,8 @@ from longlive_recipes.run_record import as_plain, code_version, hardware
 class Generate:
     """How videos are generated. None and "auto" leave a choice to the model or the machine.
 
-    ``longlive_models.placement.Placement`` says what device, precisions and lane mean; bf16 weights
-    on a CPU, say, are computed with in fp32.
+    ``longlive_models.placement.Placement`` says what device, precisions, backends and lane mean;
+    bf16 weights on a CPU, say, are computed with in fp32.
     """
 
     model: str = "pocket"
@@ -45,6 +46,8 @@ class Generate:
     kv_cache: str = "auto"
     attention: str = "auto"
     lane: str = "auto"
+    linear: str = "auto"
+    strict: bool = False
     download: bool = False
 
 
@@ -79,11 +82,13 @@ class Plan:
     steps: int
     guidance: float
     device: str
+    stored: str
     weights: str
     compute: str
     kv_cache: str
     lane: str
     attention: str
+    linears: tuple[str, ...]
     videos: tuple[PlannedVideo, ...]
 
 
@@ -123,12 +128,19 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
     Raises:
         ValueError: an unknown model, one that is not whole, a device, precision or seed that does
             not exist, a length that makes no video, an output that exists or cannot be written.
-        BackendUnavailable: an attention that was named and cannot run here.
+        BackendUnavailable: a backend that was named and cannot run here, or emulation under
+            ``strict``.
     """
     if not jobs:
         raise ValueError("there is nothing to generate: no prompt was given.")
     placement = Placement.choose(
-        config.device, config.weights, config.kv_cache, config.attention, config.lane
+        config.device,
+        config.weights,
+        config.kv_cache,
+        config.attention,
+        config.lane,
+        linear=config.linear,
+        strict=config.strict,
     )
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
@@ -148,11 +160,13 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
         steps=settings.steps,
         guidance=settings.guidance,
         device=str(placement.device),
+        stored=stored_precision(folder),
         weights=placement.weights,
         compute=placement.compute,
         kv_cache=placement.kv_cache,
         lane=placement.lane,
         attention=attention,
+        linears=tuple(map(str, placement.linear_receipts(spec.transformer.dim))),
         videos=tuple(videos),
     )
 
@@ -180,6 +194,8 @@ def run(
         kv_cache=config.kv_cache,
         attention=config.attention,
         lane=config.lane,
+        linear=config.linear,
+        strict=config.strict,
         download=config.download,
     )
     results: list[Result] = []
@@ -237,7 +253,7 @@ def _generate(
         seconds_to_first_frame=first,
         wall_seconds=time.perf_counter() - began,
         peak_memory_bytes=peak_memory(pipeline.placement.device),
-        backends=(str(pipeline.receipt()), f"decode lane: {pipeline.placement.lane}"),
+        backends=(*in_short(pipeline.receipts()), f"decode lane: {pipeline.placement.lane}"),
         interrupted=interrupted,
     )
     record = _record(result, planned, video, pipeline, timings)

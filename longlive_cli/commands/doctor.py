@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+WIDTH = 3072  # of LongLive-2.0-5B: some products want sizes that divide
 OPTIONAL = ("xformers", "flash-attn", "flash-attn-4", "humming-kernels", "transformer-engine")
 
 
@@ -54,12 +55,15 @@ def _device(name: str, head_dim: int, training: bool) -> dict[str, Any]:
 
     from longlive_core.attention import ATTENTION, MASKED_ATTENTION
     from longlive_core.backends import Request
+    from longlive_models.placement import Placement
 
     device = torch.device(name)
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=training)
     receipts = [operation.receipt(request) for operation in (ATTENTION, MASKED_ATTENTION)]
+    for weights in ("fp8", "nvfp4", "nvfp4-w4a4"):
+        receipts += Placement.choose(name, weights).linear_receipts(WIDTH)
     return {
         "device": name,
         "name": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),

@@ -44,7 +44,7 @@ def evaluate(
         preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
         wanted = configure(preset.build(), config, settings)
         resolve(wanted.model)
-        Placement.choose(wanted.device)
+        Placement.choose(wanted.device, wanted.weights, wanted.kv_cache)
         if output is not None and output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
     if dry_run:

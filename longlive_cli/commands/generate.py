@@ -40,6 +40,12 @@ def generate(
         str | None, typer.Option(help="A shipped model's name, a folder or a hub id.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.")
+    ] = None,
+    kv_cache: Annotated[
+        str | None, typer.Option(help="How the past is kept; the same names.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change another field.")
     ] = None,
@@ -63,6 +69,8 @@ def generate(
             "guidance": guidance,
             "model": model,
             "device": device,
+            "weights": weights,
+            "kv_cache": kv_cache,
         }
         named = {name: value for name, value in given.items() if value is not None}
         wanted = apply_mapping(configure(recipe.Generate(), file=config), named)
@@ -74,6 +82,8 @@ def generate(
     if dry_run:
         show(plan, as_json=as_json)
         return
+    if wanted.weights != "auto" and plan.stored.partition(",")[0] not in plan.weights:
+        note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
     interrupted = False
     for result in _run(wanted, jobs, output, overwrite):
         typer.echo(json.dumps(as_record(result)) if as_json else summary(result))

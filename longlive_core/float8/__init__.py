@@ -3,6 +3,7 @@
 from longlive_core.float8.linear import Float8Config as Float8Config
 from longlive_core.float8.linear import Float8Linear as Float8Linear
 from longlive_core.float8.linear import convert_linears as convert_linears
+from longlive_core.float8.linear import linear_receipts as linear_receipts
 from longlive_core.float8.matmul import matmul as matmul
 from longlive_core.float8.page_codec import Float8PageCodec as Float8PageCodec
 from longlive_core.float8.tensor import Float8Tensor as Float8Tensor

@@ -127,9 +127,7 @@ class Float8Linear(nn.Module):
     def receipts(self) -> tuple[Receipt, ...]:
         """Which product runs where the weight is, in the bias's type (bfloat16 without one)."""
         dtype = torch.bfloat16 if self.bias is None else self.bias.dtype
-        operation = operation_for(self.config.activation, self.config.weight)
-        device = self.weight_codes.device
-        return (receipt(operation, device, dtype, self.config.backend, self.config.strict),)
+        return linear_receipts(self.config, device=self.weight_codes.device, dtype=dtype)
 
     def extra_repr(self) -> str:
         return (
@@ -187,6 +185,14 @@ def _weight(codes: Tensor, scales: Tensor, config: Float8Config) -> Float8Tensor
     )
 
 
+def linear_receipts(
+    config: Float8Config, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Receipt, ...]:
+    """Which product would run there, for inputs of ``dtype``; raises ``BackendUnavailable``."""
+    operation = operation_for(config.activation, config.weight)
+    return (receipt(operation, device, dtype, config.backend, config.strict),)
+
+
 def why_not_convert(in_features: int, out_features: int, config: Float8Config) -> str | None:
     """Why a linear of this size cannot run in FP8, or None."""
     step = multiple(config.weight)
@@ -199,11 +205,16 @@ def why_not_convert(in_features: int, out_features: int, config: Float8Config) -
 
 
 def convert_linears(
-    model: nn.Module, config: Float8Config | None = None, *, keep: Sequence[str] = KEEP
+    model: nn.Module,
+    config: Float8Config | None = None,
+    *,
+    keep: Sequence[str] = KEEP,
+    device: torch.device | str | None = None,
 ) -> ConversionReport:
     """Replace the linears of ``model`` by ``Float8Linear``, in place, and say which.
 
-    ``keep`` has patterns of names to leave (``longlive_core.linear_swap`` says how they match).
+    ``keep`` has patterns of names to leave (``longlive_core.linear_swap`` says how they match);
+    ``device`` is where each is moved before it is rounded.
     """
     config = Float8Config() if config is None else config
 
@@ -213,6 +224,7 @@ def convert_linears(
 
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
+        linear = linear if device is None else linear.to(device)
         return Float8Linear.from_linear(linear, config)
 
     plan = plan_swap(model, kinds=(nn.Linear,), why_keep=why_keep, keep=keep)

@@ -12,6 +12,7 @@ from longlive_core.nvfp4.interchange import Convention as Convention
 from longlive_core.nvfp4.interchange import identify as identify
 from longlive_core.nvfp4.linear import LinearConfig as LinearConfig
 from longlive_core.nvfp4.linear import NVFP4Linear as NVFP4Linear
+from longlive_core.nvfp4.linear import linear_receipts as linear_receipts
 from longlive_core.nvfp4.linear import quantize_weight as quantize_weight
 from longlive_core.nvfp4.linear import read_format as read_format
 from longlive_core.nvfp4.matmul import MATMUL as MATMUL

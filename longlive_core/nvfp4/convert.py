@@ -17,13 +17,16 @@ def convert_linears(
     *,
     keep: Sequence[str] = KEEP,
     reduce_amax: ReduceAmax | None = None,
+    device: torch.device | str | None = None,
 ) -> ConversionReport:
     """Replace the linears of ``model`` in place, one after another, and say which.
 
     A ``LinearConfig`` (the default) packs weights into ``NVFP4Linear``, from training linears too;
     a ``TrainingConfig`` makes ``NVFP4TrainingLinear`` of the same parameters. ``keep`` has patterns
     of names to leave (``longlive_core.linear_swap`` says how they match); pass ``(*KEEP, ...)`` to
-    keep more. Convert before sharding and before compiling.
+    keep more. ``device`` is where each is moved before it is quantised; with it, a model on a CPU
+    is packed on a GPU that could not hold it unpacked. Convert before sharding and before
+    compiling.
     """
     config = LinearConfig() if config is None else config
     kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
@@ -32,6 +35,7 @@ def convert_linears(
 
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
+        linear = linear if device is None else linear.to(device)
         if isinstance(config, TrainingConfig):
             return NVFP4TrainingLinear.from_linear(linear, config, reduce_amax=reduce_amax)
         return NVFP4Linear.from_linear(linear, config, reduce_amax=reduce_amax)

@@ -208,7 +208,8 @@ class NVFP4Linear(nn.Module):
     def receipts(self) -> tuple[Receipt, ...]:
         """What runs where the weight is, in the bias's type (bfloat16 without one)."""
         dtype = torch.bfloat16 if self.bias is None else self.bias.dtype
-        return linear_receipts(self.weight, dtype, self.config)
+        shape = self.out_features, self.in_features
+        return linear_receipts(shape, self.config, device=self.weight_codes.device, dtype=dtype)
 
     def extra_repr(self) -> str:
         kind = "W4A16" if self.config.activation is None else "W4A4"
@@ -307,16 +308,16 @@ def quantize_shared(
 
 
 def linear_receipts(
-    weight: NVFP4Tensor, dtype: torch.dtype, config: LinearConfig
+    shape: tuple[int, int], config: LinearConfig, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[Receipt, ...]:
-    """The choices that a product with ``weight`` leads to, for inputs of ``dtype``."""
-    request = MatmulRequest(
-        device=weight.device,
-        dtype=dtype,
-        inner=2 * weight.codes.shape[1],
-        outputs=weight.codes.shape[0],
-    )
-    plain = Request(device=weight.device, dtype=dtype)
+    """The choices that a product with a weight [out, in] leads to, for inputs of ``dtype``.
+
+    Needs no weight: it says before one is read what would run. Raises ``BackendUnavailable`` where
+    nothing would.
+    """
+    rows, cols = padded_size(shape, config.weight)
+    request = MatmulRequest(device=device, dtype=dtype, inner=cols, outputs=rows)
+    plain = Request(device=device, dtype=dtype)
     if config.activation is None:
         product = WEIGHT_MATMUL.receipt(request, config.backend, strict=config.strict)
         return product, DEQUANTIZE.receipt(plain)

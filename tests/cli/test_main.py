@@ -38,6 +38,9 @@ def test_the_doctor_names_a_backend_for_every_operation_and_why_not_the_others()
     for operation in cpu["operations"]:
         assert operation["reasons"][operation["backend"]] == "usable"
         assert operation["reasons"]["reference"] == "usable"
+    found = {operation["operation"]: operation["backend"] for operation in cpu["operations"]}
+    assert found["float8.matmul"] == "reference"
+    assert (found["nvfp4.weight_matmul"], found["nvfp4.matmul"]) == ("decode", "emulated")
     assert any("CUDA device" in why for why in cpu["operations"][0]["reasons"].values())
     text = longlive("doctor").stdout
     assert "attention: sdpa" in text
@@ -49,7 +52,7 @@ def test_options_are_few_and_known():
     changing = {"settings", "config", "as_json", "dry_run"}
     ours = {"prompt", "prompts", "output", "seconds", "seed", "steps", "guidance", "model"}
     known = {
-        "generate": ours | changing | {"device", "overwrite"},
+        "generate": ours | changing | {"device", "weights", "kv_cache", "overwrite"},
         "train": {"recipe", "resume"} | changing,
         "evaluate": {"videos", "recipe", "output", "overwrite"} | changing,
         "doctor": {"head_dim", "training", "as_json"},

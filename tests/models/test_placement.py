@@ -8,6 +8,7 @@ from torch import nn
 
 from longlive_core.backends import BackendUnavailable
 from longlive_models.placement import Placement
+from longlive_models.wan import POCKET
 
 ON_CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without a GPU")
 
@@ -20,6 +21,8 @@ def test_auto_on_a_cpu_is_fp32_and_inline():
         "kv_cache": "fp32",
         "attention": "auto",
         "lane": "inline",
+        "linear": "auto",
+        "strict": False,
     }
 
 
@@ -29,7 +32,12 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu():
 
 
 def test_a_gpu_computes_in_the_precision_of_its_weights():
-    for weights in ("fp32", "bf16"):
+    for weights, compute in {
+        "fp32": "fp32",
+        "bf16": "bf16",
+        "fp8": "bf16",
+        "nvfp4": "bf16",
+    }.items():
         on_gpu = Placement(
             device=torch.device("cuda"),
             weights=weights,
@@ -37,7 +45,7 @@ def test_a_gpu_computes_in_the_precision_of_its_weights():
             attention="auto",
             lane="stream",
         )
-        assert on_gpu.compute == weights
+        assert on_gpu.compute == compute
         assert on_gpu.decode_device == torch.device("cuda")
 
 
@@ -50,6 +58,8 @@ def test_what_is_named_is_what_is_taken():
         "kv_cache": "bf16",
         "attention": "reference",
         "lane": "thread",
+        "linear": "auto",
+        "strict": False,
     }
     assert chosen.receipt(16).backend == "reference"
 
@@ -83,10 +93,11 @@ def test_weights_are_rounded_as_said_and_widened_on_a_cpu(weights):
     ("how", "message"),
     [
         (
-            {"weights": "nvfp4"},
-            "weights='nvfp4' is no precision of this version: it has fp32, bf16",
+            {"weights": "int2"},
+            "weights='int2' is no precision of this version: it has fp32, bf16, fp8, nvfp4",
         ),
         ({"kv_cache": "int3"}, "kv_cache='int3' is no precision"),
+        ({"linear": "cublas"}, "linear='cublas' names a product of quantised weights, and "),
         ({"device": "abacus"}, "device='abacus' is no device"),
         ({"device": ""}, "device='' is no device"),
         ({"device": "meta"}, "device='meta' is a device that this library is not tested on"),
@@ -106,6 +117,26 @@ def test_what_does_not_exist_is_refused(how, message):
 def test_a_gpu_that_is_not_there_is_refused(how):
     with pytest.raises(ValueError, match="asks for a GPU, but this torch .* sees none"):
         Placement.choose(**how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"weights": "nvfp4", "linear": "humming"}, "'humming' on cpu: it needs a CUDA device"),
+        ({"weights": "nvfp4-w4a4", "linear": "cublas"}, "'cublas' on cpu: it needs a CUDA device"),
+        ({"weights": "nvfp4-w4a4", "strict": True}, "emulates the number format, and strict=True"),
+        ({"weights": "fp8", "strict": True}, "emulates the number format, and strict=True"),
+        ({"weights": "fp8", "linear": "scaled_mm"}, "'scaled_mm' on cpu: it needs"),
+    ],
+)
+def test_linears_that_cannot_run_are_refused_before_a_weight_is_read(how, message):
+    with pytest.raises(BackendUnavailable, match=message):
+        Placement.choose("cpu", **how).check(POCKET)
+
+
+def test_storing_four_bits_is_no_emulation():
+    placement = Placement.choose("cpu", "nvfp4", strict=True)
+    assert [receipt.backend for receipt in placement.linear_receipts(64)] == ["decode", "reference"]
 
 
 def test_an_attention_that_cannot_run_is_refused():

@@ -1,0 +1,111 @@
+"""What the name of a precision makes of a transformer, and what every layer of it then runs on."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from longlive_core import float8, nvfp4
+from longlive_core.backends import Receipt
+from longlive_core.linear_swap import receipts
+from longlive_models.folder import fill, load_part, read_config, unfilled
+from longlive_models.hub import is_published
+from longlive_models.nvfp4_checkpoint import load_packed, split_quantization
+from longlive_models.placement import PRECISIONS, Placement
+from longlive_models.wan import WanConfig, WanTransformer
+
+_SHOWN = 3
+
+
+def load_transformer(folder: Path, config: WanConfig, placement: Placement) -> WanTransformer:
+    """A model folder's transformer, on the CPU; packed linears are packed in it too.
+
+    Raises ValueError for weights that are not the config's.
+    """
+    _, tensors = load_part(folder)
+    with unfilled():
+        transformer = WanTransformer(config, attention=placement.attention)
+    _, packed = split_quantization(read_config(folder))
+    if packed is None:
+        fill(transformer, tensors, folder)
+        return transformer
+    run = placement.packed_linears(packed)
+    load_packed(transformer, tensors, packed, run=run, source=folder)
+    return transformer
+
+
+def stored_precision(folder: Path) -> str:
+    """How a model's block linears are stored: "plain", or "nvfp4" and the rule; reads no weight."""
+    if is_published(folder):
+        return "plain"
+    _, packed = split_quantization(read_config(folder / "transformer"))
+    return "plain" if packed is None else f"nvfp4, {packed.weight.rule.value}"
+
+
+def set_precision(model: nn.Module, placement: Placement) -> dict[str, str]:
+    """Give the block linears of ``model`` the form that ``placement`` names, in place.
+
+    Packed ones stay as they were packed or are decoded once; plain ones are quantised one after
+    another, on the device where they will run, unless some are packed. Returns of linears that are
+    plain afterwards, and of those that were decoded, by name, why.
+    """
+    packed = any(isinstance(module, nvfp4.NVFP4Linear) for module in model.modules())
+    config = placement.linears
+    if packed and isinstance(config, nvfp4.LinearConfig):
+        return dict.fromkeys(_plain(model), "the files hold it unpacked")
+    notes: dict[str, str] = {}
+    if packed:
+        decoded = nvfp4.decode_linears(model, torch.float32).swapped
+        notes = dict.fromkeys(decoded, "it was, and is decoded once")
+    if isinstance(config, float8.Float8Config):
+        return dict(float8.convert_linears(model, config, device=placement.device).kept)
+    if isinstance(config, nvfp4.LinearConfig):
+        return dict(nvfp4.convert_linears(model, config, device=placement.device).kept)
+    return notes
+
+
+def model_receipts(
+    model: nn.Module, placement: Placement, notes: Mapping[str, str]
+) -> dict[str, tuple[Receipt, ...]]:
+    """What each linear of ``model`` runs on, by name; ``notes`` as ``set_precision`` has them.
+
+    Raises:
+        BackendUnavailable: a layer has nothing to run on.
+    """
+    asked = "nvfp4" if placement.weights in PRECISIONS else placement.weights
+    found = receipts(model)
+    for name in _plain(model):
+        reasons = {"torch": "usable"} | ({asked: notes[name]} if name in notes else {})
+        found[name] = (
+            Receipt(
+                operation="linear",
+                requested=placement.weights,
+                backend="torch",
+                device=str(placement.device),
+                reasons=reasons,
+            ),
+        )
+    return {name: found[name] for name, _ in model.named_modules() if name in found}
+
+
+def in_short(found: Mapping[str, tuple[Receipt, ...]]) -> tuple[str, ...]:
+    """Receipts as lines for people: layers that run alike share one."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name, several in found.items():
+        for receipt in several:
+            alike[str(receipt)].append(name)
+    return tuple(
+        line if names == [line.partition(":")[0]] else f"{line} [{_few(names)}]"
+        for line, names in alike.items()
+    )
+
+
+def _plain(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if type(module) is nn.Linear]
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
