@@ -95,9 +95,10 @@ class EightBitPageCodec(ABC):
         store["scales"][slot] = scales.view(page.shape[:3])
 
     def read(
-        self, stores: Sequence[Store], slots: Sequence[int], outs: Sequence[Page]
+        self, stores: Sequence[Store], slots: Sequence[int], outs: Sequence[Page] | None
     ) -> list[Page]:
         """Decode these slots of every store into ``outs``, which come back: one launch on a GPU."""
+        assert outs is not None, "a codec with workspace_pages is read into the workspace"
         torch.ops.longlive.decode_byte_pages(
             list(outs),
             [store["codes"] for store in stores],

@@ -226,13 +226,13 @@ class LongLivePipeline:
         )
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
-        """What attention and every linear of the transformer run on here, and why not the others.
+        """What attention, an encoded cache and every linear run on here, and why not the others.
 
         ``longlive_models.precision.in_short`` makes a few lines of it.
         """
         attention = self.placement.receipt(self.transformer.config.head_dim)
         layers = model_receipts(self.transformer, self.placement, self._notes)
-        return {"attention": (attention,), **layers}
+        return {"attention": (attention,), "kv_cache": self.placement.cache_receipts(), **layers}
 
 
 def plan_video(

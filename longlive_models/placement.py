@@ -10,13 +10,13 @@ from longlive_core import float8, nvfp4
 from longlive_core.async_decode import make_lane
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
-from longlive_core.kv_cache import PageCodec, PlainCodec
+from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
 from longlive_models.nvfp4_checkpoint import PackedConfig
 from longlive_models.wan import WanConfig
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WEIGHTS = (*PRECISIONS, "fp8", "nvfp4", "nvfp4-w4a4")
-KV_CACHES = (*PRECISIONS,)
+KV_CACHES = (*PRECISIONS, "fp8", "int8", "nvfp4")
 
 LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
@@ -124,7 +124,15 @@ class Placement:
         return config
 
     def codec(self) -> PageCodec:
-        """How pages of the cache are kept, for attention in the type that is computed in."""
+        """How pages of the cache are kept; encoded ones are read in the type of ``compute``."""
+        dtype = PRECISIONS[self.compute]
+        match self.kv_cache:
+            case "fp8":
+                return float8.Float8PageCodec(dtype=dtype)
+            case "int8":
+                return Int8PageCodec(dtype=dtype)
+            case "nvfp4":
+                return nvfp4.NVFP4PageCodec(dtype=dtype)
         return PlainCodec(PRECISIONS[self.kv_cache])
 
     @property
@@ -150,6 +158,13 @@ class Placement:
         """
         request = Request(device=self.device, dtype=PRECISIONS[self.compute], head_dim=head_dim)
         return ATTENTION.receipt(request, self.attention)
+
+    def cache_receipts(self) -> tuple[Receipt, ...]:
+        """What decodes the pages of the cache here; nothing for plain ones."""
+        codec = self.codec()
+        if isinstance(codec, Int8PageCodec | float8.Float8PageCodec | nvfp4.NVFP4PageCodec):
+            return (codec.receipt(self.device),)
+        return ()
 
     def check(self, config: WanConfig) -> None:
         """Raise ``BackendUnavailable`` for what this model would not find here; reads no weight."""

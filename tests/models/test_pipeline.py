@@ -120,11 +120,13 @@ def test_bf16_weights_on_a_cpu_are_rounded_once_and_compute_in_fp32(folder):
     assert len(pipe(PROMPT, seconds=1).frames) == FPS
 
 
-def test_a_cache_in_bf16_changes_the_video_little():
+@pytest.mark.parametrize("kv_cache", ["bf16", "fp8", "int8", "nvfp4"])
+def test_a_cache_in_fewer_bits_changes_the_video_little(kv_cache):
     exact = tiny_pipeline()(PROMPT, seconds=3).frames.int()
-    rounded = tiny_pipeline(Placement.choose("cpu", kv_cache="bf16"))(PROMPT, seconds=3).frames
-    difference = (rounded.int() - exact).abs().float()
+    pipe = tiny_pipeline(Placement.choose("cpu", kv_cache=kv_cache))
+    difference = (pipe(PROMPT, seconds=3).frames.int() - exact).abs().float()
     assert 0 < difference.mean() < 2
+    assert len(pipe.receipts()["kv_cache"]) == (kv_cache != "bf16")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_every_linear_has_its_receipt(plain):
         for name, module in pipe.transformer.named_modules()
         if isinstance(module, nn.Linear | nvfp4.NVFP4Linear)
     }
-    assert set(found) == linears | {"attention"}
+    assert set(found) == linears | {"attention", "kv_cache"}
     quantising, product = found[NAME]
     assert (quantising.backend, product.backend) == ("reference", "emulated")
     assert "CUDA device" in product.reasons["cublas"]
