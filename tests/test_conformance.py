@@ -13,7 +13,7 @@ from tests.conformance import main
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "manifest.json").read_text())["cases"]
-NOT_YET = {7, 10, 11}  # groups that later issues bring
+NOT_YET = {11}  # groups that later issues bring
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -47,8 +47,6 @@ RULES: Mapping[str, str] = {
 """Rules by which a case may be refused or may differ, and the reason for each."""
 
 NOT_YET: Mapping[int, str] = {
-    7: "issue 5",
-    10: "issue 5",
     11: "the issue on distillation",
 }
 """Groups that have no check yet, and what brings it."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longlive_models.wan import WanConfig, WanTransformer
+from longlive_models.wan import HeadExchange, WanConfig, WanTransformer
 from tests.checks.framework import Case
 
 RENAMED = {
@@ -19,11 +19,17 @@ RENAMED = {
 SHARED = set(WanConfig.__dataclass_fields__)
 
 
-def build(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> WanTransformer:
-    """A float32 model of the original's ``sizes``, with ``weights`` under their published keys."""
-    values = {RENAMED.get(name, name): value for name, value in sizes.items()}
-    config = WanConfig.from_dict({name: values[name] for name in values if name in SHARED})
-    model = WanTransformer(config)
+def sizes(values: Mapping[str, Any]) -> WanConfig:
+    """The config of the original's sizes."""
+    renamed = {RENAMED.get(name, name): value for name, value in values.items()}
+    return WanConfig.from_dict({name: renamed[name] for name in renamed if name in SHARED})
+
+
+def build(
+    values: Mapping[str, Any], weights: Mapping[str, Tensor], exchange: HeadExchange | None = None
+) -> WanTransformer:
+    """A float32 model of the original's sizes, with ``weights`` under their published keys."""
+    model = WanTransformer(sizes(values), exchange=exchange)
     model.load_state_dict(dict(weights))
     return model
 
