@@ -13,14 +13,8 @@ from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Storyboard
 from longlive_models.folder import fingerprint
 from longlive_models.video import read_video
-from longlive_recipes.generate import (
-    Generate,
-    Job,
-    check_output,
-    output_paths,
-    plan,
-    run,
-)
+from longlive_recipes.generate import Generate, Job, plan, run
+from longlive_recipes.generate_plan import check_output, output_paths
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
 
 

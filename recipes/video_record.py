@@ -1,0 +1,65 @@
+"""What a video that is in its file was: the result, and the record that lies beside it."""
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longlive_core import __version__
+from longlive_models.pipeline import LongLivePipeline
+from longlive_recipes.generate_plan import Plan, PlannedVideo
+from longlive_recipes.run_record import as_plain, code_version, hardware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A video is in its file; ``interrupted`` if it ends early."""
+
+    path: Path
+    sidecar: Path
+    frames: int
+    fps: float
+    seconds_to_first_frame: float
+    wall_seconds: float
+    peak_memory_bytes: int
+    backends: tuple[str, ...]
+    interrupted: bool
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def video_record(
+    result: Result,
+    planned: Plan,
+    video: PlannedVideo,
+    pipeline: LongLivePipeline,
+    timings: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The sidecar: enough to make the video again, and to know what it took."""
+    settings = pipeline.settings.override(steps=planned.steps, guidance=planned.guidance)
+    return {
+        "video": as_plain(video),
+        "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
+        "settings": settings.to_dict(),
+        "result": as_plain(result),
+        "model_sha256": pipeline.fingerprint,
+        "versions": {
+            "longlive": __version__,
+            "code": code_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "hardware": hardware(pipeline.placement.device),
+        "blocks": timings,
+    }
