@@ -10,3 +10,4 @@ from longlive_core.float8.tensor import Float8Tensor as Float8Tensor
 from longlive_core.float8.tensor import Scaling as Scaling
 from longlive_core.float8.tensor import dequantize as dequantize
 from longlive_core.float8.tensor import quantize as quantize
+from longlive_core.float8.wire_codec import Float8WireCodec as Float8WireCodec

@@ -36,3 +36,4 @@ from longlive_core.nvfp4.scale_layout import unswizzle as unswizzle
 from longlive_core.nvfp4.tensor import NVFP4Tensor as NVFP4Tensor
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear as NVFP4TrainingLinear
 from longlive_core.nvfp4.training_linear import TrainingConfig as TrainingConfig
+from longlive_core.nvfp4.wire_codec import NVFP4WireCodec as NVFP4WireCodec

@@ -1,6 +1,6 @@
 """Balanced sequence parallelism: one video over many ranks, with the numbers of one rank."""
 
-from longlive_core.sequence_parallel.collectives import PlainWire as PlainWire
+from longlive_core.sequence_parallel.collectives import PlainWireCodec as PlainWireCodec
 from longlive_core.sequence_parallel.collectives import Transfer as Transfer
 from longlive_core.sequence_parallel.collectives import WireCodec as WireCodec
 from longlive_core.sequence_parallel.collectives import masked_mean as masked_mean

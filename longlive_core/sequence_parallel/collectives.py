@@ -39,7 +39,7 @@ class WireCodec(Protocol):
         """Write the message that the bytes hold into ``message``, in place."""
 
 
-class PlainWire:
+class PlainWireCodec:
     """Tensors as they are."""
 
     carries_gradients = True

@@ -7,7 +7,7 @@ from torch import Tensor
 from longlive_core.sequence_parallel.collectives import (
     Arrived,
     Flight,
-    PlainWire,
+    PlainWireCodec,
     Route,
     Transfer,
     WireCodec,
@@ -54,7 +54,7 @@ class BalancedSP:
                 f"least. Use groups of at most {heads} ranks."
             )
         self.group = group
-        self.wire = PlainWire() if wire is None else wire
+        self.wire = PlainWireCodec() if wire is None else wire
         self.bytes_sent = 0
         self._heads_by_rank = tuple(len(r) for r in split_evenly(heads, group.size))
         self.heads = split_evenly(heads, group.size)[group.rank]
@@ -157,7 +157,7 @@ class BalancedSP:
         return flight
 
     def _depart_plain(self, x: Tensor, route: Route) -> Flight:
-        flight = Flight(x, route, self.group, PlainWire())
+        flight = Flight(x, route, self.group, PlainWireCodec())
         self.bytes_sent += flight.sent
         return flight
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from longlive_core.sequence_parallel import (
     BalancedPartition,
     BalancedSP,
-    PlainWire,
+    PlainWireCodec,
     SequenceGroup,
     masked_mean,
 )
@@ -136,7 +136,7 @@ def in_flight_order(process_group: dist.ProcessGroup) -> list[str]:
     """What a wire is asked to do, in order: sends of all three come before any arrival."""
     calls: list[str] = []
 
-    class Watched(PlainWire):
+    class Watched(PlainWireCodec):
         def encode(self, message: Tensor, wire: Tensor) -> None:
             calls.append("send")
             super().encode(message, wire)
@@ -184,7 +184,7 @@ def graph_is_freed(process_group: dist.ProcessGroup) -> bool:
 
 
 def rounded_with_gradient(process_group: dist.ProcessGroup) -> str:
-    class Rounding(PlainWire):
+    class Rounding(PlainWireCodec):
         carries_gradients = False
 
         def __repr__(self) -> str:
@@ -215,3 +215,21 @@ def one_fails(process_group: dist.ProcessGroup, how: str) -> None:
 
         time.sleep(60)
     sp.start(torch.zeros(1, 2, 2, 4)).wait()
+
+
+def wide() -> Tensor:
+    """Twelve tokens of five heads."""
+    return torch.randn(2, 12, 5, 32, generator=torch.Generator().manual_seed(5))
+
+
+def over_a_wire(process_group: dist.ProcessGroup, wire: object) -> tuple[Tensor, Tensor]:
+    """This rank's heads of all tokens after one exchange, its tokens of all heads after two."""
+    sp = communicator(process_group, {"frames": 12, "tokens_per_frame": 1, "copies": 1}, 5, wire)
+    heads = sp.start(wide()[:, own_tokens(sp)]).wait()
+    return heads, sp.to_sequence(heads)
+
+
+def bytes_over_a_wire(process_group: dist.ProcessGroup, wire: object) -> int:
+    sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 5, "copies": 1}, 2, wire)
+    sp.start(torch.zeros(1, 5, 2, 128, dtype=torch.bfloat16)).wait()
+    return sp.bytes_sent
