@@ -26,6 +26,7 @@ from longlive_core.nvfp4 import (
     QuantizeConfig,
     ScaleRule,
     decode_linears,
+    dequantize,
     identify,
     read_format,
 )
@@ -156,6 +157,18 @@ def read_weight(name: str, tensors: Mapping[str, Tensor]) -> NVFP4Tensor:
         config=config,
         shape=shape,
     )
+
+
+def decode_state(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """A part's tensors with plain weights in place of packed ones; all of them of ``dtype``."""
+    modules = packed_modules(tensors)
+    packed = {f"{name}.{key}" for name in modules for key in _PACKED}
+    plain = {name: tensor.to(dtype) for name, tensor in tensors.items() if name not in packed}
+    return plain | {
+        f"{name}.weight": dequantize(read_weight(name, tensors), dtype) for name in modules
+    }
 
 
 def import_state(

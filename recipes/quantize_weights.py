@@ -3,7 +3,7 @@
 Only the transformer's block linears are packed; the ends of the network, the VAE and the text
 encoder stay in bfloat16. Weights are read, rounded and written one after another.
 
-Command:  longlive quantize pocket -o pocket-nvfp4 --rule four_over_six_mse
+Command:  longlive quantize MODEL -o FOLDER --rule four_over_six_mse --pack time_projection
 """
 
 import difflib
@@ -27,7 +27,7 @@ class QuantizeWeights:
     """What is packed, and how.
 
     Attributes:
-        model: a shipped model's name, a folder or a hub id; in bfloat16 or float32.
+        model: a folder or a hub id; in bfloat16 or float32.
         rule: a scale rule of ``longlive_core.nvfp4.ScaleRule`` for the weights.
         bound: the largest block scale; the rule's own unless given.
         block: "16x16" gives W and its transpose the same values, as training has them.
@@ -38,7 +38,7 @@ class QuantizeWeights:
         device: where weights are rounded.
     """
 
-    model: str = "pocket"
+    model: str
     rule: str = "four_over_six_mse"
     bound: int | None = None
     block: Literal["1x16", "16x16"] = "1x16"

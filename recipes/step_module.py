@@ -17,6 +17,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from longlive_models.folder import fill, load_part
+from longlive_models.nvfp4_checkpoint import decode_state
 from longlive_models.stream import Video
 from longlive_recipes.budget import Budget
 from longlive_recipes.callbacks import Clock, MovingAverage
@@ -142,12 +143,14 @@ def step_seed(seed: int, step: int, stream: int) -> int:
 def start_from(module: nn.Module, folder: Path) -> None:
     """Let a module begin with the weights of a part of a model, in its own precision.
 
+    Packed weights are decoded.
+
     Raises:
         ValueError: the folder does not hold the weights of such a module.
     """
     _, tensors = load_part(folder)
     dtype = next(module.parameters()).dtype
-    fill(module, {name: tensor.to(dtype) for name, tensor in tensors.items()}, folder)
+    fill(module, decode_state(tensors, dtype), folder)
 
 
 def maybe_compile(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, 
 def quantize(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A model in bf16 or fp32: a shipped one's name, a folder, a hub id."),
+        typer.Argument(help="A model in bf16 or fp32: a folder, or a hub id."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write; it must not exist.")
@@ -52,7 +52,6 @@ def quantize(
         from longlive_recipes import quantize_weights as recipe
 
         given = {
-            "model": checkpoint,
             "rule": rule,
             "bound": bound,
             "block": block,
@@ -61,7 +60,7 @@ def quantize(
             "pack": tuple(pack or ()),
             "device": device,
         }
-        wanted = apply_mapping(recipe.QuantizeWeights(), given)
+        wanted = apply_mapping(recipe.QuantizeWeights(model=checkpoint), given)
         plan = recipe.plan(wanted, output)
     if dry_run:
         show(plan, as_json=as_json)

@@ -1,12 +1,18 @@
-"""The shipped model: one beginning for videos of all lengths, the same weights in fp32 and bf16."""
+"""The shipped model: one beginning for videos of all lengths, four bits decoded or not."""
+
+import json
 
 import pytest
 
+from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
+from longlive_models.hub import INDEX, resolve
+from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
+REFERENCE = "69157b4aec354e927948d40e105a9d51743069b7416b1fbf2cc94c9149cb64d4"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 
@@ -26,7 +32,26 @@ def test_a_longer_video_begins_with_a_shorter_one(pocket):
     assert_bitwise_equal(longer[:29], short)
 
 
-def test_its_files_are_bf16_so_that_precision_changes_nothing_on_a_cpu(pocket):
+def test_it_is_packed_and_names_the_model_that_it_was_packed_from():
+    assert stored_precision(resolve("pocket")) == "nvfp4, four_over_six_mse"
+    index = json.loads((resolve("pocket") / INDEX).read_text())
+    assert index["packed_from_sha256"] == REFERENCE
+    assert REFERENCE in (resolve("pocket") / "README.md").read_text()
+
+
+def test_computing_with_packed_weights_is_computing_with_the_decoded_ones(pocket):
+    """On a CPU they are decoded, and a packed layer decodes to the same values."""
+    packed = LongLivePipeline.from_pretrained("pocket", device="cpu", weights="nvfp4")
+    kinds = [type(layer) for layer in packed.transformer.modules()]
+    assert kinds.count(NVFP4Linear) == 71
+    seconds = 5 / 12
+    assert_bitwise_equal(
+        packed(PROMPT, seconds=seconds, **QUICK).frames,
+        pocket(PROMPT, seconds=seconds, **QUICK).frames,
+    )
+
+
+def test_bf16_on_request_is_the_decoded_weights_rounded_once(pocket):
     rounded = LongLivePipeline.from_pretrained("pocket", device="cpu", weights="bf16")
     for name, parameter in pocket.transformer.named_parameters():
-        assert_bitwise_equal(rounded.transformer.get_parameter(name), parameter)
+        assert_bitwise_equal(rounded.transformer.get_parameter(name), parameter.bfloat16().float())

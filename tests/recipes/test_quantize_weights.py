@@ -44,10 +44,10 @@ def test_more_can_be_kept_or_packed(config, tmp_path):
 
 
 def test_the_config_says_how_weights_and_inputs_are_rounded():
-    packed = QuantizeWeights(rule="amax_6", block="16x16", activation="none").packed
+    packed = QuantizeWeights(model="m", rule="amax_6", block="16x16", activation="none").packed
     assert packed.weight == QuantizeConfig(block=(16, 16))
     assert packed.activation is None
-    packed = QuantizeWeights(bound=448).packed
+    packed = QuantizeWeights(model="m", bound=448).packed
     assert packed.weight == QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, bound=448)
     assert packed.activation == QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
 
