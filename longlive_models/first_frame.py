@@ -5,12 +5,54 @@ timestep set to 0; so the other frames of the block see the clean image. The fra
 See LongLive-2.0 (arXiv 2605.18739), image-to-video.
 """
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+from longlive_models.vae import WanVAE
+
+
+def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
+    """An image from a file, or from a tensor or array of bytes.
+
+    Raises:
+        ValueError: it is none of these, or has another shape than [height, width, 3].
+    """
+    if isinstance(image, str | Path):
+        from longlive_models.video import read_image  # PyAV, which only files need
+
+        return read_image(image)
+    try:
+        pixels = torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"an image is a file or an array of bytes, got {type(image).__name__} ({error}): a "
+            f"video starts from its pixels. Pass a path, or np.asarray(image.convert('RGB'))."
+        ) from error
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not len(pixels):
+        raise ValueError(
+            f"an image is uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)}: its "
+            f"colours come last, as bytes. Convert it, for example with image.convert('RGB')."
+        )
+    return pixels
+
+
+@torch.no_grad()
+def encode_image(
+    image: Any, vae: WanVAE, height: int, width: int
+) -> Float[Tensor, "1 channels 1 rows columns"]:
+    """The latent frame of an image cropped to a video's size, where the VAE is.
+
+    Raises:
+        ValueError: see ``load_image``.
+    """
+    pixels = image_to_pixels(load_image(image), height, width)
+    weight = vae.conv1.weight
+    return vae.encode(pixels.to(weight.device, weight.dtype))
 
 
 def image_to_pixels(

@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_core.kv_cache import PagedKVCache
+from longlive_core.kv_cache import CacheSnapshot, PagedKVCache
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
+from longlive_models.diffusion.samplers import unchanged
+from longlive_models.first_frame import clean_first_frame, pin_first_frame
 from longlive_models.shots import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
 from longlive_models.wan import TextContext, WanTransformer
+
+Latents = Float[Tensor, "batch channels frames height width"]
+Image = Float[Tensor, "batch channels 1 height width"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,8 +32,31 @@ class LatentBlock:
     """
 
     index: int
-    latents: Float[Tensor, "batch channels frames height width"]
+    latents: Latents
     prompt: BlockPrompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptBlock:
+    """What it takes to encode a page again: its block's latents and the offset it was made at."""
+
+    latents: Latents
+    offset: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GeneratorState:
+    """All that a generator remembers between two blocks, on the CPU.
+
+    Attributes:
+        cache: the pages.
+        kept: by page, what encodes the pages that are held again.
+        image: the first frame, until the block that shows it is made.
+    """
+
+    cache: CacheSnapshot
+    kept: dict[int, KeptBlock]
+    image: Image | None
 
 
 class BlockGenerator:
@@ -48,6 +77,7 @@ class BlockGenerator:
         guidance: 1 follows the prompt as trained; more follows it more strongly.
         negative_prompt: what guidance moves away from.
         t_scale: multiplies temporal positions.
+        image: latents of the frame that each video starts with, if it is given: image-to-video.
     """
 
     def __init__(
@@ -62,6 +92,7 @@ class BlockGenerator:
         guidance: float = 1.0,
         negative_prompt: str = "",
         t_scale: float = 1.0,
+        image: Image | None = None,
     ) -> None:
         branches = 1 if guidance == 1 else 2
         if not seeds or cache.layout.samples != branches * len(seeds):
@@ -72,6 +103,7 @@ class BlockGenerator:
             )
         for seed in seeds:
             check_seed(seed)
+        _check_image(image, (len(seeds), model.config.in_channels, 1, *latent_size))
         self.model = model
         self.text = text
         self.cache = cache
@@ -81,6 +113,8 @@ class BlockGenerator:
         self.guidance = guidance
         self.negative_prompt = negative_prompt
         self.t_scale = t_scale
+        self._image = image
+        self._kept: dict[int, KeptBlock] = {}
         self._features: dict[str, Tensor] = {}
         self._embedded: tuple[tuple[str, ...], TextContext] | None = None
 
@@ -94,43 +128,78 @@ class BlockGenerator:
         """Denoise block ``index``, write it to the cache, and return it.
 
         Raises:
-            ValueError: not one prompt a video, or cuts that are not the same in all of them.
+            ValueError: not one prompt a video, or what moves the cache is not the same in all.
         """
         self._check(index, prompts)
-        frames_per_block = self.model.config.frames_per_block
-        frames = range(index * frames_per_block, (index + 1) * frames_per_block)
-        noise = self._noise(frames)
-        offset = prompts[0].offset
-        positions = torch.tensor([frame + offset for frame in frames], device=noise.device)
-        text = self._embed([prompt.text for prompt in prompts])
+        prompt, text = prompts[0], self._embed([prompt.text for prompt in prompts])
+        if prompt.recache:
+            self._encode_again(text)
+        noise = self._noise(index)
+        image = self._image if index == 0 else None
         self.cache.begin_block(index)
 
-        def velocity(latents: Tensor, timestep: float, *, remember: bool = False) -> Tensor:
-            branches = torch.cat([latents, latents]) if self.guidance != 1 else latents
-            timesteps = noise.new_full((len(branches), len(frames)), timestep)
-            return self.model(
-                branches.to(self.dtype),
-                timesteps,
-                text,
-                positions=positions,
-                t_scale=self.t_scale,
-                memory=self.cache,
-                remember=remember,
-            )
-
         def denoise(latents: Tensor, timestep: float) -> Tensor:
-            predicted = velocity(latents, timestep)
+            timesteps = latents.new_full((len(latents), latents.shape[2]), timestep)
+            if image is not None:
+                timesteps = clean_first_frame(timesteps)
+            predicted = self._velocity(latents, timesteps, text, index, prompt.offset)
             if self.guidance == 1:
                 return predicted
             conditional, unconditional = predicted.chunk(2)
             return guide(conditional, unconditional, self.guidance)
 
-        latents = unipc(denoise, noise, self.sampler)
-        velocity(latents, 0.0, remember=True)
-        self.cache.commit()
-        if prompts[0].cut:
+        pin = unchanged if image is None else partial(pin_first_frame, image=image)
+        latents = unipc(denoise, noise, self.sampler, constrain=pin)
+        if prompt.forget:
+            self.cache.start_shot(forget=True)
+        self._remember(latents, text, index, prompt.offset)
+        if prompt.cut:
             self.cache.start_shot()
-        return LatentBlock(index, latents, prompts[0])
+        self._kept[index] = KeptBlock(latents, prompt.offset)
+        self._kept = {page: self._kept[page] for page in self.cache.pages}
+        return LatentBlock(index, latents, prompt)
+
+    def snapshot(self) -> GeneratorState:
+        """What it takes to go on later, bit for bit, copied to the CPU; between two blocks."""
+        kept = {
+            page: KeptBlock(block.latents.to("cpu", copy=True), block.offset)
+            for page, block in self._kept.items()
+        }
+        image = self._image if self.cache.blocks == 0 else None
+        return GeneratorState(
+            cache=self.cache.snapshot(), kept=kept, image=None if image is None else image.cpu()
+        )
+
+    def restore(self, state: GeneratorState) -> None:
+        """Become what the snapshot holds. Raises ValueError if it is of another cache."""
+        self.cache.restore(state.cache)
+        self._kept = {
+            page: KeptBlock(block.latents.to(self.device), block.offset)
+            for page, block in state.kept.items()
+        }
+        self._image = None if state.image is None else state.image.to(self.device)
+
+    def fork(self) -> "BlockGenerator":
+        """An independent generator that goes on from here."""
+        other = BlockGenerator(
+            self.model,
+            self.text,
+            self.cache.fork(),
+            sampler=self.sampler,
+            latent_size=self.latent_size,
+            seeds=self.seeds,
+            guidance=self.guidance,
+            negative_prompt=self.negative_prompt,
+            t_scale=self.t_scale,
+            image=self._image,
+        )
+        other._kept = dict(self._kept)
+        return other
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.patch_embedding.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -143,17 +212,58 @@ class BlockGenerator:
                 f"got {len(prompts)} prompts for {len(self.seeds)} seeds: each video needs one of "
                 f"both."
             )
-        if len({(prompt.cut, prompt.offset) for prompt in prompts}) > 1:
+        if len({(p.cut, p.offset, p.recache, p.forget) for p in prompts}) > 1:
             raise ValueError(
                 f"the videos of one batch must be cut at the same blocks, but block {index} "
                 f"differs among them: the cache has one shot anchor. Generate them one by one."
             )
 
-    def _noise(self, frames: range) -> Float[Tensor, "batch channels frames height width"]:
+    def _velocity(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: TextContext,
+        block: int,
+        offset: float,
+        *,
+        remember: bool = False,
+    ) -> Tensor:
+        """What the model says of a block's latents, in both branches under guidance."""
+        if self.guidance != 1:
+            latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
+        first, frames = block * self.model.config.frames_per_block, latents.shape[2]
+        positions = torch.arange(first, first + frames, device=latents.device).double() + offset
+        return self.model(
+            latents.to(self.dtype),
+            timesteps,
+            text,
+            positions=positions,
+            t_scale=self.t_scale,
+            memory=self.cache,
+            remember=remember,
+        )
+
+    def _remember(self, latents: Tensor, text: TextContext, block: int, offset: float) -> None:
+        """The clean pass: it fills the page in progress."""
+        timesteps = latents.new_zeros(len(latents), latents.shape[2])
+        self._velocity(latents, timesteps, text, block, offset, remember=True)
+        self.cache.commit()
+
+    def _encode_again(self, text: TextContext) -> None:
+        """Bring what the next block will see under a new text: the oldest page first."""
+        for page in self.cache.visible_next:
+            self.cache.begin_rewrite(page)
+            kept = self._kept[page]
+            self._remember(kept.latents, text, page, kept.offset)
+
+    def _noise(self, block: int) -> Latents:
+        size = self.model.config.frames_per_block
+        frames = range(block * size, (block + 1) * size)
         shape = (self.model.config.in_channels, *self.latent_size)
-        device = self.model.patch_embedding.weight.device
-        videos = [gaussian(seed, frames, shape, device=device) for seed in self.seeds]
-        return torch.stack(videos).transpose(1, 2)
+        noise = torch.stack([gaussian(seed, frames, shape) for seed in self.seeds]).transpose(1, 2)
+        if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
+            return noise.pin_memory().to(self.device, non_blocking=True)
+        return noise.to(self.device)
 
     def _embed(self, texts: list[str]) -> TextContext:
         """Keys and values of the prompts in every layer; kept while the prompts do not change.
@@ -178,3 +288,13 @@ class BlockGenerator:
 def check_seed(seed: int) -> None:
     """Raise ValueError for a number that cannot name a stream of noise."""
     gaussian(seed, [], (1,))
+
+
+def _check_image(image: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a first frame that is not the video's."""
+    if image is not None and tuple(image.shape) != shape:
+        raise ValueError(
+            f"the first frame's latents must be {shape} (videos, channels, 1, height, width), got "
+            f"{tuple(image.shape)}: they take the place of the first latent frame. "
+            f"Encode an image of the video's size for each video."
+        )

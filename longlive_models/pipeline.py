@@ -1,17 +1,24 @@
 """LongLivePipeline: a prompt becomes a video. The one place here where the parts meet."""
 
-from collections.abc import Sequence
-from functools import cached_property
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from longlive_core import __version__
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
 from longlive_models.diffusion import unipc_schedule
+from longlive_models.first_frame import encode_image
 from longlive_models.folder import (
     fill,
     fingerprint,
+    fingerprint_tensors,
     load_part,
     read_config,
     weight_files,
@@ -25,7 +32,9 @@ from longlive_models.precision import load_transformer, model_receipts, set_prec
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.settings import GenerationSettings, read_settings
 from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
+from longlive_models.steering import LiveSchedule
 from longlive_models.stream import Stream, Video, collect
+from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import (
     UMT5_XXL,
     PocketTextConfig,
@@ -175,11 +184,21 @@ class LongLivePipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        image: Any = None,
+        events: Iterable[Any] = (),
     ) -> Video:
-        """Generate a whole video and keep it in memory; ``stream`` has the arguments."""
-        return collect(
-            self.stream(prompt, seconds=seconds, seed=seed, steps=steps, guidance=guidance)
-        )
+        """Generate a whole video and keep it in memory; ``stream`` has the arguments.
+
+        Raises:
+            ValueError: what ``stream`` refuses, and a video without an end.
+        """
+        if seconds == math.inf:
+            raise ValueError(
+                "seconds=inf makes a video without an end, which no memory holds: use "
+                "pipe.stream(..., seconds=math.inf), and take its blocks as they come."
+            )
+        how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+        return collect(self.stream(prompt, seconds=seconds, image=image, events=events, **how))
 
     def stream(
         self,
@@ -189,29 +208,96 @@ class LongLivePipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        image: Any = None,
+        events: Iterable[Any] = (),
     ) -> Stream:
-        """Generate a video block by block: an iterator of ``VideoBlock``.
+        """Generate a video block by block: an iterator of ``VideoBlock``, which can be steered.
 
         Args:
             prompt: a prompt, a list of shots, or a storyboard (``longlive_models.shots``).
             seconds: length; a storyboard whose shots all have one needs none, else 5.
+                ``math.inf`` goes on until it is closed.
             seed: the same seed gives the same video, and the start of any longer one.
             steps, guidance: the model's own unless given.
+            image: what the video starts with: uint8 [height, width, 3], or a file. Cropped to the
+                video's proportions.
+            events: of another stream (``Stream.events``), to make its video again.
 
         Raises:
-            ValueError: before anything is computed, for what makes no video.
+            ValueError: before anything is generated, for what makes no video.
         """
         settings = self.settings.override(steps=steps, guidance=guidance)
-        plan = self.plan(prompt, seconds=seconds)
-        generator = self.generator([seed], settings)
-        return Stream(generator, self.vae, plan, lane=self.placement.lane)
+        schedule = LiveSchedule(self.plan(prompt, seconds=seconds), events)
+        first = None
+        if image is not None:
+            height, width = self.settings.height, self.settings.width
+            first = encode_image(image, self.vae, height, width).to(self.placement.device)
+        return self._start(self.generator([seed], settings, image=first), settings, schedule)
+
+    def resume(self, path: str | Path) -> Stream:
+        """Go on where ``Stream.snapshot`` was taken, bit for bit, on whatever lane.
+
+        Raises:
+            ValueError: no snapshot, or one of another model, precision, setting or version.
+        """
+        saved = StreamSnapshot.load(path)
+        made_with = saved.origin.settings
+        settings = self.settings.override(steps=made_with["steps"], guidance=made_with["guidance"])
+        saved.origin.require(self._origin(settings), Path(path))
+        generator = self.generator([saved.seed], settings)
+        generator.restore(saved.generator)
+        state = None if saved.decoder is None else saved.decoder.to(self.placement.decode_device)
+        schedule = LiveSchedule(saved.plan, saved.events, begun=generator.cache.blocks)
+        return self._start(generator, settings, schedule, state=state, ready=saved.ready)
+
+    def _start(
+        self,
+        generator: BlockGenerator,
+        settings: GenerationSettings,
+        schedule: LiveSchedule,
+        **past: Any,
+    ) -> Stream:
+        origin = partial(self._origin, settings)
+        lane = self.placement.lane
+        return Stream(generator, self.vae, schedule, lane=lane, origin=origin, **past)
+
+    def _origin(self, settings: GenerationSettings) -> Origin:
+        """What must be the same where a stream with these settings is resumed."""
+        return Origin(
+            version=__version__,
+            model=self.fingerprint or self._fingerprint_in_memory(),
+            weights=self.placement.weights,
+            compute=self.placement.compute,
+            kv_cache=self.placement.kv_cache,
+            settings=settings.to_dict(),
+        )
+
+    def _fingerprint_in_memory(self) -> str:
+        parts = {"transformer": self.transformer, "vae": self.vae, "text": self.text}
+        return fingerprint_tensors(
+            {
+                f"{part}.{name}": tensor
+                for part, module in parts.items()
+                if isinstance(module, torch.nn.Module)
+                for name, tensor in module.state_dict().items()
+            }
+        )
 
     def plan(self, prompt: StoryboardLike, *, seconds: float | None = None) -> ShotPlan:
         """The blocks of a video, without generating any."""
         return plan_video(prompt, self.timing, seconds, self.settings.shot_offset)
 
-    def generator(self, seeds: Sequence[int], settings: GenerationSettings) -> BlockGenerator:
-        """A block generator with an empty cache, for one video a seed, side by side."""
+    def generator(
+        self,
+        seeds: Sequence[int],
+        settings: GenerationSettings,
+        *,
+        image: Float[Tensor, "videos channels 1 rows columns"] | None = None,
+    ) -> BlockGenerator:
+        """A block generator with an empty cache, for one video a seed, side by side.
+
+        ``image`` has what each video starts with, from ``first_frame.encode_image``.
+        """
         layout = self.spec.cache_layout(settings.branches * len(seeds))
         return BlockGenerator(
             self.transformer,
@@ -223,6 +309,7 @@ class LongLivePipeline:
             guidance=settings.guidance,
             negative_prompt=settings.negative_prompt,
             t_scale=settings.t_scale,
+            image=image,
         )
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:

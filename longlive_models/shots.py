@@ -7,7 +7,7 @@ gives fewer frames than the others (29 and 32 at the usual sizes).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,13 +62,17 @@ class BlockPrompt:
     """What a block is generated with.
 
     ``text`` has the scene-cut prefix where ``cut`` is true; ``offset`` is added to the temporal
-    positions of the block's latent frames.
+    positions of the block's latent frames. ``recache``: the pages that the block sees are first
+    encoded again under its text. ``forget``: a cut that drops the history before what is kept of
+    its block is encoded.
     """
 
     text: str
     shot: int
     cut: bool
     offset: float
+    recache: bool = False
+    forget: bool = False
 
 
 @runtime_checkable
@@ -160,8 +164,15 @@ class Storyboard:
         ``seconds`` (the video is then cut to that many frames) or in ``blocks`` shares what is
         left among the shots without a length, the first ones taking the remainder; it drops
         shots past its end and extends the last shot to it. Without a total, every shot needs a
-        length. Raises ValueError where that cannot be, and for a total that is not positive.
+        length. ``seconds=math.inf`` makes an endless plan: the last shot goes on for ever, and
+        every other needs a length. Raises ValueError where that cannot be, and for a total that
+        is not positive.
         """
+        if seconds == math.inf and blocks is None:
+            last = replace(self.shots[-1], seconds=None, blocks=1)
+            known = Storyboard(shots=(*self.shots[:-1], last))
+            plan = known.plan(timing, shot_offset=shot_offset, prefix=prefix)
+            return replace(plan, endless=True)
         if seconds is not None and blocks is not None:
             raise ValueError(
                 f"a video has one length, got seconds={seconds!r} and blocks={blocks!r}: they "
@@ -213,7 +224,8 @@ StoryboardLike = str | Shot | Storyboard | Mapping[str, Any] | Sequence[Any]
 class ShotPlan:
     """A storyboard in blocks: a PromptSchedule, whose last shot goes on for as long as asked.
 
-    ``frames`` is the length of the video, which may end inside its last block.
+    ``frames`` is the length of the video, which may end inside its last block. A video that is
+    ``endless`` has no length: ``blocks`` and ``frames`` then end with the last shot's first block.
     """
 
     prompts: tuple[str, ...]
@@ -222,6 +234,7 @@ class ShotPlan:
     frames: int
     shot_offset: Number = SHOT_OFFSET
     prefix: str = SCENE_CUT_PREFIX
+    endless: bool = False
 
     @property
     def blocks(self) -> int:
@@ -245,16 +258,27 @@ class ShotPlan:
         """The prompt of block ``index``; past the plan's end, the last shot's."""
         shot = self._shot(index)
         cut = index > 0 and index == self.starts[shot]
-        text = self.prompts[shot]
+        return self.prompt(self.prompts[shot], shot=shot, cut=cut)
+
+    def prompt(
+        self, text: str, *, shot: int, cut: bool, recache: bool = False, forget: bool = False
+    ) -> BlockPrompt:
+        """A block's prompt with the prefix and the offset that its shot and cut ask for."""
         if cut and not text.startswith(self.prefix):
             text = self.prefix + text
-        return BlockPrompt(text=text, shot=shot, cut=cut, offset=float(shot * self.shot_offset))
+        offset = float(shot * self.shot_offset)
+        return BlockPrompt(
+            text=text, shot=shot, cut=cut, offset=offset, recache=recache, forget=forget
+        )
 
     def describe(self) -> list[dict[str, Any]]:
-        """What the plan made of each shot, for records: prompt, blocks, start and seconds."""
+        """What the plan made of each shot, for records: prompt, blocks, start and seconds.
+
+        The last shot of an endless plan has neither blocks nor seconds: they are None.
+        """
         ends = [min(self.timing.frames(end), self.frames) for end in accumulate(self.lengths)]
         begins = [0, *ends[:-1]]
-        return [
+        described: list[dict[str, Any]] = [
             {
                 "prompt": prompt,
                 "blocks": length,
@@ -265,6 +289,9 @@ class ShotPlan:
                 self.prompts, self.lengths, begins, ends, strict=True
             )
         ]
+        if self.endless:
+            described[-1] |= {"blocks": None, "seconds": None}
+        return described
 
     def _shot(self, block: int) -> int:
         return sum(start <= block for start in self.starts) - 1

@@ -1,83 +1,34 @@
-"""A video being made: blocks of frames in order, decoded beside the next block's denoising."""
+"""A video being made: blocks of frames in order, decoded beside the next block's denoising.
 
+A stream can be steered while it runs, written to a file and resumed, and forked.
+"""
+
+import asyncio
+import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from longlive_core.async_decode import AsyncDecodeScheduler
-from longlive_models.generator import BlockGenerator, LatentBlock
+from longlive_models.generator import BlockGenerator
 from longlive_models.shots import BlockPrompt, ShotPlan
+from longlive_models.steering import At, LiveSchedule
+from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.vae import StreamState, WanVAE
-
-Frames = UInt8[Tensor, "frames height width 3"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds that a block took.
-
-    Attributes:
-        denoise: making its latents: on a GPU what the GPU took, else on the wall clock.
-        decode: making frames of them, on the lane; lanes work beside the next block's denoising.
-        elapsed: since the stream's first block was asked for, on the wall clock.
-    """
-
-    denoise: float
-    decode: float
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VideoBlock:
-    """The frames of one block.
-
-    Attributes:
-        index: which block of the video.
-        frames: uint8 [frames, height, width, 3] on the CPU.
-        prompt: what the block was asked to show.
-        timing: how long it took.
-    """
-
-    index: int
-    frames: Frames
-    prompt: BlockPrompt
-    timing: Timing
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Video:
-    """A whole video in memory: uint8 [frames, height, width, 3] at ``fps``."""
-
-    frames: Frames
-    fps: float
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
-
-        Raises:
-            ValueError: the output exists and ``overwrite`` is not set, or no such file can hold it.
-        """
-        from longlive_models.video import VideoWriter, destination  # PyAV, which only files need
-
-        output = destination(path)
-        if output.exists() and not overwrite:
-            raise ValueError(f"{output} exists: pass overwrite=True to replace it.")
-        height, width = self.frames.shape[1:3]
-        size = (height, width)
-        with VideoWriter(path, fps=self.fps, size=size, overwrite=overwrite) as writer:
-            writer.write(self.frames)
-        return output
+from longlive_models.video_block import Stopwatch, Timing, decoder
+from longlive_models.video_block import Video as Video
+from longlive_models.video_block import VideoBlock as VideoBlock
+from longlive_models.video_block import to_frames as to_frames
 
 
 class Stream:
-    """An iterator of the blocks of a planned video; also a context manager.
+    """An iterator of the blocks of a video, which may be changed while it is being made.
 
     The last block is cut where the plan's frames end. Inline, a block comes out before the next is
     generated; on any other lane, when the next one has been: its decoding ran beside that. An error
@@ -86,26 +37,164 @@ class Stream:
 
         with pipe.stream("a red circle spins", seconds=60) as stream:
             for block in stream:
+                if bored(block.frames):
+                    stream.prompt("a blue square bounces")
                 if enough(block.frames):
                     break
+
+    ``async for`` works too: blocks are then made on a worker thread, and cancelling closes the
+    stream. One stream may be used from several threads: what needs the state between two blocks
+    waits for the block that is being made.
+
+    Args:
+        generator: at the block where the stream is to begin.
+        vae: decodes.
+        schedule: the plan and its events.
+        lane: where blocks are decoded (``longlive_core.async_decode``).
+        origin: what snapshots are to name as their origin; asked when the first one is taken.
+        state: of the decoder, after the blocks that the generator has made.
+        ready: blocks made already that are to come out first.
     """
 
     def __init__(
-        self, generator: BlockGenerator, vae: WanVAE, plan: ShotPlan, *, lane: str = "inline"
+        self,
+        generator: BlockGenerator,
+        vae: WanVAE,
+        schedule: LiveSchedule,
+        *,
+        lane: str = "inline",
+        origin: Callable[[], Origin],
+        state: StreamState | None = None,
+        ready: Iterable[VideoBlock] = (),
     ) -> None:
-        self.plan = plan
-        scheduler = AsyncDecodeScheduler(_decoder(vae), lane=lane, to_host=True)
-        self._blocks = _video_blocks(generator, scheduler, plan)
+        self._generator = generator
+        self._vae = vae
+        self._schedule = schedule
+        self._lane = lane
+        self._origin = origin
+        self._first_state = state  # held until a lane's stream no longer reads it
+        self._scheduler = AsyncDecodeScheduler(decoder(vae), lane=lane, state=state, to_host=True)
+        self._ahead = 0 if lane == "inline" else 1
+        self._decoding: deque[tuple[int, BlockPrompt, Stopwatch]] = deque()
+        self._ready = deque(ready)
+        self._error: Exception | None = None
+        self._started: float | None = None
+        self._lock = threading.RLock()
+        self._end = weakref.finalize(self, self._scheduler.close)
+
+    @property
+    def plan(self) -> ShotPlan:
+        """What is shown where nobody steers."""
+        return self._schedule.plan
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What changed the plan, in the order of blocks, as plain values that JSON can hold.
+
+        The same plan with ``pipe.stream(..., events=...)`` makes the same video again.
+        """
+        return [event.to_dict() for event in self._schedule.events]
+
+    @property
+    def next_block(self) -> int:
+        """The first block that can still be changed: what ``at="next"`` means."""
+        return self._schedule.begun
+
+    @property
+    def pages(self) -> tuple[int, ...]:
+        """The blocks whose keys and values are held, ascending."""
+        return self._generator.cache.pages
+
+    def prompt(self, text: str, *, at: At = "next", memory: str = "keep") -> dict[str, Any]:
+        """Show something else from a block on; returns the event.
+
+        Args:
+            text: what to show.
+            at: "next", the next block to be denoised, or seconds into the video, which fall on the
+                nearest edge of a block.
+            memory: "keep" changes the text alone; "recache" first encodes the pages in sight again
+                under it; "cut" starts a new shot. See ``SteeringEvent``.
+
+        Raises:
+            ValueError: an empty text, an unknown word, a time that is past, or beyond the end.
+        """
+        return self._schedule.add(text, at=at, memory=memory).to_dict()
+
+    def cut(self, text: str, *, at: At = "next", forget: bool = False) -> dict[str, Any]:
+        """Start a new shot; ``forget`` drops what was before it. As ``prompt`` otherwise."""
+        return self._schedule.add(text, at=at, memory="cut", forget=forget).to_dict()
+
+    def snapshot(self, path: str | Path) -> Path:
+        """Write down where the stream stands, so that ``pipe.resume(path)`` gives the next block.
+
+        What came out is the past; blocks that are made and have not come out are in the file. The
+        file is replaced as a whole. The first snapshot of a pipeline reads its weights' files.
+
+        Raises:
+            ValueError: the stream has ended.
+        """
+        with self._lock:
+            state = self._pause("snapshot")
+            return StreamSnapshot(
+                origin=self._origin(),
+                seed=self._generator.seeds[0],
+                plan=self.plan,
+                events=tuple(self.events),
+                generator=self._generator.snapshot(),
+                decoder=state,
+                ready=tuple(self._ready),
+            ).save(path)
+
+    def fork(self) -> "Stream":
+        """A second stream that goes on from here on its own: two endings of one past.
+
+        Raises:
+            ValueError: the stream has ended.
+        """
+        with self._lock:
+            state = self._pause("fork")
+            return Stream(
+                self._generator.fork(),
+                self._vae,
+                self._schedule.fork(),
+                lane=self._lane,
+                origin=self._origin,
+                state=state,
+                ready=self._ready,
+            )
+
+    def close(self) -> None:
+        """Stop here: the lane ends, and the iterator with it. Frames not taken are lost."""
+        with self._lock:
+            self._end()
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> VideoBlock:
-        return next(self._blocks)
+        with self._lock:
+            try:
+                block = self._next() if self._end.alive else None
+            except BaseException:
+                self.close()
+                raise
+            if block is None:
+                self.close()
+                raise StopIteration
+            return block
 
-    def close(self) -> None:
-        """Stop here: the lane ends, and the iterator with it. Frames not taken are lost."""
-        self._blocks.close()
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> VideoBlock:
+        try:
+            block = await asyncio.to_thread(next, self, None)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.close)
+            raise
+        if block is None:
+            raise StopAsyncIteration
+        return block
 
     def __enter__(self) -> "Stream":
         return self
@@ -118,88 +207,64 @@ class Stream:
     ) -> None:
         self.close()
 
+    def _next(self) -> VideoBlock | None:
+        """The next block; generates as far ahead of it as the lane works beside that."""
+        if self._started is None:
+            self._started = time.perf_counter()
+        while (
+            self._error is None
+            and len(self._ready) + len(self._decoding) <= self._ahead
+            and self._schedule.has(self._generator.cache.blocks)
+        ):
+            try:
+                self._generate()
+            except Exception as error:  # raised once the blocks before it are out
+                self._error = error
+        if self._ready:
+            return self._ready.popleft()
+        if self._decoding:
+            return self._take()
+        if self._error is not None:
+            raise self._error
+        return None
 
-def _decoder(vae: WanVAE) -> Callable[[Tensor, StreamState | None], tuple[Frames, StreamState]]:
-    """One block's latents to its frames, on the VAE's device and in its type."""
+    def _generate(self) -> None:
+        watch = Stopwatch(self._generator.device)
+        index = self._generator.cache.blocks
+        prompt = self._schedule.begin(index)
+        latents = self._generator.generate(index, [prompt]).latents
+        watch.stop()
+        self._scheduler.submit(latents)
+        self._decoding.append((index, prompt, watch))
 
-    @torch.no_grad()
-    def decode(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState]:
-        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
-        return to_frames(video[0]), state
+    def _take(self) -> VideoBlock:
+        """Wait for the block that has been decoding longest."""
+        frames = next(self._scheduler.finish())
+        index, prompt, watch = self._decoding.popleft()
+        span = self._scheduler.trace[-1]
+        self._first_state = None
+        assert self._started is not None
+        timing = Timing(
+            denoise=watch.seconds(),
+            decode=span.end - span.start,
+            elapsed=time.perf_counter() - self._started,
+        )
+        if not self.plan.endless:
+            frames = frames[: self.plan.frames - self.plan.timing.frames(index)]
+        return VideoBlock(index, frames, prompt, timing)
 
-    return decode
-
-
-def _video_blocks(
-    generator: BlockGenerator, scheduler: AsyncDecodeScheduler, plan: ShotPlan
-) -> Generator[VideoBlock, None, None]:
-    """The blocks of the plan. Outside the class: so a stream that is dropped ends at once."""
-    started = time.perf_counter()
-    waiting: deque[tuple[LatentBlock, _Stopwatch]] = deque()
-    ahead = 0 if scheduler.lane == "inline" else 1
-    left = plan.frames
-
-    def release(most: int) -> Iterator[VideoBlock]:
-        """Wait for decoded blocks until at most so many are left."""
-        nonlocal left
-        decoded = scheduler.finish()
-        while len(waiting) > most:
-            frames = next(decoded)
-            block, watch = waiting.popleft()
-            span = scheduler.trace[-1]
-            timing = Timing(
-                denoise=watch.seconds(),
-                decode=span.end - span.start,
-                elapsed=time.perf_counter() - started,
+    def _pause(self, what: str) -> StreamState | None:
+        """Bring all blocks that were generated to ``_ready``; the decoder's state after them."""
+        if not self._end.alive:
+            raise ValueError(
+                f"{what} of a stream that has ended: its state is gone. Take it while blocks are "
+                f"coming, before close() and before an error."
             )
-            yield VideoBlock(block.index, frames[:left], block.prompt, timing)
-            left -= min(left, len(frames))
-
-    with scheduler:
-        watch = _Stopwatch(generator.cache.device)
-        for block in generator.blocks([plan], plan.blocks):
-            watch.stop()
-            scheduler.submit(block.latents)
-            waiting.append((block, watch))
-            yield from release(ahead)
-            watch = _Stopwatch(generator.cache.device)
-        yield from release(0)
-
-
-class _Stopwatch:
-    """Times what is launched between its making and ``stop``; only ``seconds`` waits for a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._events: list[torch.cuda.Event] = []
-        self._clock: list[float] = []
-        self._mark()
-
-    def stop(self) -> None:
-        """Note the end."""
-        self._mark()
-
-    def seconds(self) -> float:
-        """What lay between: on a GPU by the GPU's clock, else by the wall clock."""
-        if self._events:
-            self._events[1].synchronize()
-            return self._events[0].elapsed_time(self._events[1]) / 1000
-        return self._clock[1] - self._clock[0]
-
-    def _mark(self) -> None:
-        if self._device.type == "cuda":
-            self._events.append(torch.cuda.Event(enable_timing=True))
-            self._events[-1].record(torch.cuda.current_stream(self._device))
-        else:
-            self._clock.append(time.perf_counter())
+        while self._decoding:
+            self._ready.append(self._take())
+        return self._scheduler.state
 
 
 def collect(stream: Stream) -> Video:
     """All blocks of a stream, joined."""
     return Video(torch.cat([block.frames for block in stream]), stream.plan.timing.fps)
-
-
-def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
-    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device."""
-    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(1, 2, 3, 0).contiguous()

@@ -277,6 +277,23 @@ def read_video(path: str | Path) -> tuple[UInt8[Tensor, "frames height width 3"]
     return torch.stack(frames), float(rate)
 
 
+def read_image(path: str | Path) -> UInt8[Tensor, "height width 3"]:
+    """The picture in an image file, or the first one of a video's.
+
+    Raises:
+        ValueError: the file is not there, or holds no picture.
+    """
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            return torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    except (av.error.FFmpegError, IndexError, StopIteration) as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}): a video starts from a picture. "
+            f"Name a png or jpg file."
+        ) from error
+
+
 def contact_sheet(
     frames: UInt8[Tensor, "frames height width 3"], *, columns: int, gap: int = 4
 ) -> UInt8[Tensor, "sheet_height sheet_width 3"]:

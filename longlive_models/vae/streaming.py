@@ -48,6 +48,10 @@ class StreamState:
             )
         return cls(tuple(tensors[name] for name in names))
 
+    def to(self, device: torch.device) -> "StreamState":
+        """The state on a device."""
+        return StreamState(tuple(frames.to(device) for frames in self.history))
+
     @property
     def bytes(self) -> int:
         """Memory that the state holds."""

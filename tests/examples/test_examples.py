@@ -29,6 +29,7 @@ def test_every_example_is_tested_and_short():
         "generate_video",
         "own_window_policy",
         "showcase",
+        "steer_stream",
         "stream_blocks",
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == named
@@ -45,6 +46,15 @@ def test_stream_blocks(model, capsys):
     assert example("stream_blocks")["main"](3.0, model) == 3 * FPS
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("a cut") for line in lines] == [False, False, True, False]
+
+
+def test_steer_stream(model, tmp_path):
+    files = example("steer_stream")["main"](tmp_path, 4.0, model)
+    videos = [read_video(file)[0] for file in files]
+    assert [file.name for file in files] == ["cut.mp4", "grows.mp4"]
+    assert [len(video) for video in videos] == [4 * FPS] * 2
+    assert torch.equal(videos[0][:13], videos[1][:13])  # two blocks of one past
+    assert not torch.equal(videos[0][13:], videos[1][13:])
 
 
 def test_cache_in_your_attention():

@@ -1,5 +1,6 @@
 """Blocks of latents: against a plain loop that keeps everything, and what reaches the model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,8 @@ from longlive_models import LongLivePipeline
 from longlive_models.diffusion import unipc, unipc_schedule
 from longlive_models.generator import BlockGenerator
 from longlive_models.placement import Placement
-from longlive_models.shots import SCENE_CUT_PREFIX, BlockPrompt, ShotPlan
+from longlive_models.shots import SCENE_CUT_PREFIX, BlockPrompt, PromptSchedule, ShotPlan
+from longlive_models.steering import LiveSchedule
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import WanTransformer
 from tests.models.tiny_pipeline import SPEC, TEXT, tiny_parts, tiny_pipeline
@@ -83,40 +85,66 @@ class Kept:
 
 
 @torch.no_grad()
-def plain_loop(pipe: LongLivePipeline, plan: ShotPlan, blocks: int, seed: int) -> list[Tensor]:
+def plain_loop(
+    pipe: LongLivePipeline,
+    plan: PromptSchedule,
+    blocks: int,
+    seed: int,
+    image: Tensor | None = None,
+) -> list[Tensor]:
     """The same video from first principles: two memories, nothing evicted, the formula of CFG."""
     settings = pipe.settings
     memories = {"prompt": Kept(), "negative": Kept()}
-    anchor, made = 0, []
+    anchor, made, offsets, forgotten = 0, [], [], set()
 
-    def velocity(x: Tensor, t: float, text: str, memory: Kept, remember: bool) -> Tensor:
+    def velocity(x: Tensor, t: float, text: str, memory: Kept, page: int, remember: bool) -> Tensor:
+        timesteps = torch.full((1, PER_BLOCK), t)
+        if image is not None and page == 0:
+            timesteps[:, 0] = 0
         return pipe.transformer(
             x,
-            torch.full((1, PER_BLOCK), t),
+            timesteps,
             pipe.text.encode([text])[:, None],
-            positions=frames + prompt.offset,
+            positions=torch.arange(page * PER_BLOCK, (page + 1) * PER_BLOCK) + offsets[page],
             t_scale=settings.t_scale,
             memory=memory,
             remember=remember,
         )
 
     def denoise(x: Tensor, t: float) -> Tensor:
-        cond = velocity(x, t, prompt.text, memories["prompt"], False)
-        uncond = velocity(x, t, settings.negative_prompt, memories["negative"], False)
+        cond = velocity(x, t, prompt.text, memories["prompt"], block, False)
+        uncond = velocity(x, t, settings.negative_prompt, memories["negative"], block, False)
         return uncond + settings.guidance * (cond - uncond)
+
+    def show(own: int, pages: Sequence[int]) -> None:
+        for memory in memories.values():
+            memory.own, memory.visible = own, tuple(p for p in pages if p not in forgotten)
+
+    def encode(page: int) -> None:
+        velocity(made[page], 0.0, prompt.text, memories["prompt"], page, True)
+        velocity(made[page], 0.0, settings.negative_prompt, memories["negative"], page, True)
+
+    def pin(x: Tensor) -> Tensor:
+        return x if image is None or block else torch.cat([image, x[:, :, 1:]], dim=2)
 
     for block in range(blocks):
         prompt = plan.block(block)
-        for memory in memories.values():
-            memory.own, memory.visible = block, settings.policy.visible(block, anchor)
+        offsets.append(prompt.offset)
+        seen = settings.policy.visible(block, anchor)
+        if prompt.recache:
+            for page in (page for page in seen[:-1] if page not in forgotten):
+                show(page, [other for other in seen if other <= page])
+                encode(page)
+        show(block, seen)
         numbers = range(block * PER_BLOCK, (block + 1) * PER_BLOCK)
-        frames = torch.tensor(list(numbers)).float()
         noise = gaussian(seed, numbers, (4, 4, 4)).transpose(0, 1)[None]
-        latents = unipc(denoise, noise, unipc_schedule(settings.steps, settings.shift))
-        velocity(latents, 0.0, prompt.text, memories["prompt"], True)
-        velocity(latents, 0.0, settings.negative_prompt, memories["negative"], True)
+        schedule = unipc_schedule(settings.steps, settings.shift)
+        made.append(unipc(denoise, noise, schedule, constrain=pin))
+        if prompt.forget:
+            forgotten |= set(range(settings.sink, block))
+            show(block, seen)
+        encode(block)
         anchor = block if prompt.cut else anchor
-        made.append(latents)
     return made
 
 
@@ -137,6 +165,96 @@ def test_blocks_are_those_of_a_plain_loop(settings):
     expected = plain_loop(pipe, plan, 7, seed=3)
     for got, wanted in zip(run(pipe, STORY, 7), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+STEERED = [
+    [{"block": 3, "text": "a red square", "memory": "recache"}],
+    [{"block": 5, "text": "a circle", "memory": "cut", "forget": True}],
+    [
+        {"block": 1, "text": "a circle", "memory": "cut", "forget": True},
+        {"block": 4, "text": "a square", "memory": "recache"},
+        {"block": 6, "text": "a blue circle", "memory": "recache"},
+        {"block": 7, "text": "a red circle", "memory": "keep"},
+    ],
+]
+
+
+@pytest.mark.parametrize("events", STEERED)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_steered_video_is_that_of_a_plain_loop(events, guidance):
+    """Pages encoded again see what is older, at their old positions; what a cut forgot is gone."""
+    pipe = tiny_pipeline(guidance=guidance, negative_prompt="blue", sink=1)
+    schedule = LiveSchedule(plan_of(pipe, STORY, 9), events)
+    expected = plain_loop(pipe, schedule, 9, seed=3)
+    made = pipe.generator([3], pipe.settings).blocks([schedule], 9)
+    for got, wanted in zip(made, expected, strict=True):
+        torch.testing.assert_close(got.latents, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("event", [STEERED[0][0], {**STEERED[0][0], "memory": "keep"}])
+def test_an_event_changes_nothing_before_its_block(event):
+    pipe = tiny_pipeline()
+    plan = plan_of(pipe, STORY, 5)
+    plain, steered = (
+        [made.latents for made in pipe.generator([3], pipe.settings).blocks([schedule], 5)]
+        for schedule in (plan, LiveSchedule(plan, [event]))
+    )
+    same = [torch.equal(a, b) for a, b in zip(plain, steered, strict=True)]
+    assert same == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_given_first_frame_stays_and_the_block_sees_it_clean(guidance):
+    pipe = tiny_pipeline(guidance=guidance)
+    image, plan = torch.randn(1, 4, 1, 4, 4), plan_of(pipe, "a red circle", 3)
+    expected = plain_loop(pipe, plan, 3, seed=3, image=image)
+    made = list(pipe.generator([3], pipe.settings, image=image).blocks([plan], 3))
+    for got, wanted in zip(made, expected, strict=True):
+        torch.testing.assert_close(got.latents, wanted, rtol=1e-4, atol=1e-4)
+    assert_bitwise_equal(made[0].latents[:, :, :1], image)
+    without = run(pipe, "a red circle", 3)
+    assert (without[1] - made[1].latents).abs().max() > 1e-3
+
+
+def test_videos_side_by_side_start_each_from_its_own_image():
+    pipe = tiny_pipeline()
+    plan, images = plan_of(pipe, "a red circle", 2), torch.randn(2, 4, 1, 4, 4)
+    together = list(pipe.generator([5, 6], pipe.settings, image=images).blocks([plan] * 2, 2))
+    for place in range(2):
+        own = images[place : place + 1]
+        alone = pipe.generator([5 + place], pipe.settings, image=own).blocks([plan], 2)
+        for one, all_ in zip(alone, together, strict=True):
+            wanted = one.latents[0]
+            torch.testing.assert_close(all_.latents[place], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_to_encode_pages_again_does_not_grow():
+    pipe = tiny_pipeline(guidance=1.0)
+    generator, plan = pipe.generator([0], pipe.settings), plan_of(pipe, "a red circle", 12)
+    sizes = []
+    for _ in generator.blocks([plan], 12):
+        sizes.append(sum(kept.latents.nbytes for kept in generator.snapshot().kept.values()))
+        assert generator.snapshot().kept.keys() == set(generator.cache.pages)
+    assert max(sizes) == sizes[-1] == 4 * PER_BLOCK * 4 * 4 * 4 * 4  # pages, frames, 4x4x4, bytes
+
+
+def test_a_generator_goes_on_from_a_snapshot_and_a_fork():
+    pipe = tiny_pipeline()
+    event = {"block": 4, "text": "a square", "memory": "recache"}
+    schedule = LiveSchedule(plan_of(pipe, STORY, 6), [event])
+    generator = pipe.generator([3], pipe.settings)
+    begun = [generator.generate(n, [schedule.block(n)]).latents for n in range(3)]
+    state, fork = generator.snapshot(), generator.fork()
+    resumed = pipe.generator([3], pipe.settings)
+    resumed.restore(state)
+    ends = [
+        [made.generate(n, [schedule.block(n)]).latents for n in range(3, 6)]
+        for made in (generator, resumed, fork)
+    ]
+    whole = [made.latents for made in pipe.generator([3], pipe.settings).blocks([schedule], 6)]
+    for end in ends:
+        for got, wanted in zip(begun + end, whole, strict=True):
+            assert_bitwise_equal(got, wanted)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
@@ -261,5 +379,14 @@ def test_videos_of_a_batch_share_their_cuts():
     moved = BlockPrompt(text="a", shot=1, cut=True, offset=8.0)
     with pytest.raises(ValueError, match="cut at the same blocks, but block 0 differs"):
         generator.generate(0, [same, moved])
+    with pytest.raises(ValueError, match="cut at the same blocks, but block 0 differs"):
+        generator.generate(0, [same, replace(same, recache=True)])
     with pytest.raises(ValueError, match="got 1 prompts for 2 seeds"):
         generator.generate(0, [same])
+
+
+def test_a_first_frame_of_another_size_is_refused():
+    pipe = tiny_pipeline(guidance=1.0)
+    for shape in ((1, 4, 1, 4, 5), (1, 3, 1, 4, 4), (2, 4, 1, 4, 4)):
+        with pytest.raises(ValueError, match=r"must be \(1, 4, 1, 4, 4\) .*Encode an image"):
+            pipe.generator([0], pipe.settings, image=torch.zeros(shape))

@@ -1,5 +1,6 @@
 """Storyboards in blocks: lengths, cuts, prefixes, offsets, and what is refused."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from longlive_models import shots
 from longlive_models.shots import (
     SCENE_CUT_PREFIX,
+    BlockPrompt,
     BlockTiming,
     Shot,
     ShotPlan,
@@ -154,6 +156,18 @@ def test_the_description_adds_up_to_the_video(shots, seconds):
     described = plan.describe()
     assert sum(shot["seconds"] for shot in described) == pytest.approx(plan.frames / 12)
     assert [shot["blocks"] for shot in described] == list(plan.lengths)
+
+
+def test_an_endless_plan_ends_with_a_shot_that_goes_on():
+    plan = Storyboard.of([{"prompt": "a", "blocks": 2}, "b"]).plan(TIMING, seconds=math.inf)
+    assert plan.endless and plan.lengths == (2, 1)
+    assert plan.block(10**9) == BlockPrompt(text="b", shot=1, cut=False, offset=8.0)
+    assert plan.describe() == [
+        {"prompt": "a", "blocks": 2, "start": 0.0, "seconds": 61 / 12},
+        {"prompt": "b", "blocks": None, "start": 61 / 12, "seconds": None},
+    ]
+    with pytest.raises(ValueError, match="every shot needs a length"):
+        Storyboard.of(["a", "b"]).plan(TIMING, seconds=math.inf)
 
 
 def test_a_prompt_that_has_the_prefix_is_not_given_it_twice():

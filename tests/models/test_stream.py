@@ -137,8 +137,8 @@ def test_how_far_denoising_is_ahead_depends_on_nothing_but_the_lane(lane, ahead)
     pipe = on_lane(lane)
     denoise, made = pipe.generator, []
 
-    def watched(seeds, settings):
-        generator = denoise(seeds, settings)
+    def watched(seeds, settings, **image):
+        generator = denoise(seeds, settings, **image)
         generate = generator.generate
 
         def noted(index, prompts):

@@ -1,0 +1,117 @@
+"""What comes out of a stream: blocks of frames, what they took, and whole videos."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from longlive_models.shots import BlockPrompt
+from longlive_models.vae import StreamState, WanVAE
+
+Frames = UInt8[Tensor, "frames height width 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds that a block took.
+
+    Attributes:
+        denoise: making its latents: on a GPU what the GPU took, else on the wall clock.
+        decode: making frames of them, on the lane; lanes work beside the next block's denoising.
+        elapsed: since the stream's first block was asked for, on the wall clock.
+    """
+
+    denoise: float
+    decode: float
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoBlock:
+    """The frames of one block.
+
+    Attributes:
+        index: which block of the video.
+        frames: uint8 [frames, height, width, 3] on the CPU.
+        prompt: what the block was asked to show.
+        timing: how long it took.
+    """
+
+    index: int
+    frames: Frames
+    prompt: BlockPrompt
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """A whole video in memory: uint8 [frames, height, width, 3] at ``fps``."""
+
+    frames: Frames
+    fps: float
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
+
+        Raises:
+            ValueError: the output exists and ``overwrite`` is not set, or no such file can hold it.
+        """
+        from longlive_models.video import VideoWriter, destination  # PyAV, which only files need
+
+        output = destination(path)
+        if output.exists() and not overwrite:
+            raise ValueError(f"{output} exists: pass overwrite=True to replace it.")
+        height, width = self.frames.shape[1:3]
+        size = (height, width)
+        with VideoWriter(path, fps=self.fps, size=size, overwrite=overwrite) as writer:
+            writer.write(self.frames)
+        return output
+
+
+class Stopwatch:
+    """Times what is launched between its making and ``stop``; only ``seconds`` waits for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: list[torch.cuda.Event] = []
+        self._clock: list[float] = []
+        self._mark()
+
+    def stop(self) -> None:
+        """Note the end."""
+        self._mark()
+
+    def seconds(self) -> float:
+        """What lay between: on a GPU by the GPU's clock, else by the wall clock."""
+        if self._events:
+            self._events[1].synchronize()
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._clock[1] - self._clock[0]
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record(torch.cuda.current_stream(self._device))
+        else:
+            self._clock.append(time.perf_counter())
+
+
+def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
+    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device."""
+    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(1, 2, 3, 0).contiguous()
+
+
+def decoder(vae: WanVAE) -> Callable[[Tensor, StreamState | None], tuple[Frames, StreamState]]:
+    """One block's latents to its frames, on the VAE's device and in its type."""
+
+    @torch.no_grad()
+    def decode(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState]:
+        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
+        return to_frames(video[0]), state
+
+    return decode
