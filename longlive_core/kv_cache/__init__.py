@@ -10,6 +10,10 @@ from longlive_core.kv_cache.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
 from longlive_core.kv_cache.layout import CacheLayout as CacheLayout
 from longlive_core.kv_cache.page_table import PageTable as PageTable
+from longlive_core.kv_cache.positions import AbsolutePositions as AbsolutePositions
+from longlive_core.kv_cache.positions import Places as Places
+from longlive_core.kv_cache.positions import PositionPolicy as PositionPolicy
+from longlive_core.kv_cache.positions import RelativePositions as RelativePositions
 from longlive_core.kv_cache.snapshot import CacheSnapshot as CacheSnapshot
 from longlive_core.kv_cache.window import LastingPages as LastingPages
 from longlive_core.kv_cache.window import Window as Window

@@ -21,7 +21,10 @@ class Memory(Protocol):
     """
 
     def write(self, layer: int, k: Heads, v: Heads, *, clean: bool) -> None:
-        """Take the current block's rotated keys and values; ``clean`` on its last pass."""
+        """Take the current block's keys and values; ``clean`` on its last pass.
+
+        Keys are rotated, unless positions are given at each read (``key_positions``).
+        """
 
     def read(self, layer: int) -> KeysValues:
         """Every key and value that the current block may attend to, its own among them.
@@ -128,18 +131,23 @@ class SelfAttention(_Projections):
         mask: AnyMask | None = None,
         memory: Memory | None = None,
         remember: bool = False,
+        key_turn: Rotation | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """``turn`` rotates this rank's tokens; mask and memory speak of the whole sequence.
 
+        With ``key_turn`` the memory holds keys as they are, and what it shows is rotated by it.
         Values travel while keys are computed, and keys while queries are.
         """
         v_arriving = self.exchange.start(self.split(self.v(x)))
-        k_arriving = self.exchange.start(rotate(self.split(self.norm_k(self.k(x))), turn))
+        k = self.split(self.norm_k(self.k(x)))
+        k_arriving = self.exchange.start(rotate(k, turn) if key_turn is None else k)
         q_arriving = self.exchange.start(rotate(self.split(self.norm_q(self.q(x))), turn))
         q, k, v = q_arriving.wait(), k_arriving.wait(), v_arriving.wait()
         if memory is not None:
             memory.write(self.layer, k, v, clean=remember)
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))
+        if key_turn is not None:
+            k = rotate(k, key_turn)
         if mask is None:
             out = attention(q, k, v, backend=self.backend)
         else:

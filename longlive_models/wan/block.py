@@ -63,6 +63,7 @@ class WanBlock(nn.Module):
         mask: AnyMask | None = None,
         memory: Memory | None = None,
         remember: bool = False,
+        key_turn: Rotation | None = None,
         halves: int = 1,
     ) -> Float[Tensor, "batch steps tokens dim"]:
         """``text`` is embedded text, or the keys and values that this block made of it before."""
@@ -73,7 +74,7 @@ class WanBlock(nn.Module):
         shape = x.shape[1:3]
 
         y = modulate(self.norm1(x), shift1, scale1).flatten(1, 2)
-        y = self.self_attn(y, turn, mask=mask, memory=memory, remember=remember)
+        y = self.self_attn(y, turn, mask=mask, memory=memory, remember=remember, key_turn=key_turn)
         x = torch.addcmul(x, y.unflatten(1, shape), gate1)
         y = self.cross_attn(self.norm3(x).flatten(1, 2), text, halves=halves)
         x = x + y.unflatten(1, shape)

@@ -103,6 +103,7 @@ class WanTransformer(nn.Module):
         text: Float[Tensor, "B segments length width"] | TextContext,
         *,
         positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+        key_positions: Float[Tensor, " seen"] | None = None,
         t_scale: float = 1.0,
         mask: AnyMask | None = None,
         clean: Float[Tensor, "B C F Y X"] | None = None,
@@ -117,9 +118,11 @@ class WanTransformer(nn.Module):
         padded with zeros, which attend. ``positions`` are the frames' places in time, in latent
         frames, shot offsets included; 0, 1, 2 .. if not given. With ``clean``, attention runs over
         [clean | noisy], ``mask`` speaks of both halves, and ``clean_timesteps`` are 0 if not given.
-        With ``memory`` the block is written to it, for good if ``remember``.
+        With ``memory`` the block is written to it, for good if ``remember``: keys with their
+        positions, or, with ``key_positions``, without. Those are the places of all frames that the
+        memory shows, in its order, and rotate keys as they are read.
         """
-        self._check(latents, timesteps, text, mask, clean, memory)
+        self._check(latents, timesteps, text, mask, clean, memory, key_positions)
         _, rows, columns = self.config.patch_size
         grid = (latents.shape[3] // rows, latents.shape[4] // columns)
         halves = 1 if clean is None else 2
@@ -133,13 +136,22 @@ class WanTransformer(nn.Module):
             time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(x.dtype))
             modulation = self.time_projection(time).unflatten(2, (6, -1))
         turn = self._rotation(latents, positions, grid, t_scale, halves)
+        key_turn = None
+        if key_positions is not None:
+            key_turn = self._rotation(latents, key_positions, grid, t_scale, 1)
         x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))
         x = self._run_blocks(
             x,
             modulation,
             turn,
             text,
-            {"mask": mask, "memory": memory, "remember": remember, "halves": halves},
+            {
+                "mask": mask,
+                "memory": memory,
+                "remember": remember,
+                "key_turn": key_turn,
+                "halves": halves,
+            },
         )
         x, time = x.chunk(halves, dim=1)[-1], time.chunk(halves, dim=1)[-1]
         with torch.autocast(latents.device.type, enabled=False):
@@ -188,7 +200,7 @@ class WanTransformer(nn.Module):
         if positions is None:
             frames = latents.shape[2]
             positions = torch.arange(frames, dtype=torch.float64, device=latents.device)
-        positions = positions.to(latents.device).reshape(-1, latents.shape[2])
+        positions = torch.atleast_2d(positions.to(latents.device))
         return rotation(
             positions.repeat(1, halves),  # both copies of a frame stand at the same time
             grid,
@@ -206,6 +218,7 @@ class WanTransformer(nn.Module):
         mask: AnyMask | None,
         clean: Tensor | None,
         memory: Memory | None,
+        key_positions: Tensor | None,
     ) -> None:
         frames = latents.shape[2]
         tokens = frames * self.config.tokens_per_frame(*latents.shape[3:])
@@ -224,6 +237,11 @@ class WanTransformer(nn.Module):
             raise ValueError(
                 "memory takes neither mask nor clean: what a memory shows is what is attended to. "
                 "Train with mask and clean, generate with memory."
+            )
+        if key_positions is not None and memory is None:
+            raise ValueError(
+                "key_positions without a memory: they are the places of what a memory shows. "
+                "Give the block's own places as positions."
             )
         if clean is not None and mask is None:
             raise ValueError(

@@ -31,6 +31,15 @@ RULES: Mapping[str, str] = {
         "a window has room for its sinks, the shot's anchor and the block itself: the original "
         "lets the anchor slide out of a window that is too small for it"
     ),
+    "anchor beside a long cache": (
+        "a shot's anchor is seen from its cut to its end: with a cache longer than its window the "
+        "original loses it for as long as the sink, and sees the page after it in the step that "
+        "moves it; the rest is held under a policy that loses it too"
+    ),
+    "one sink": (
+        "the film's sink is as long before the first cut as after it: the original may protect "
+        "another number of frames once a shot is pinned"
+    ),
     "forgetting inside the sink": (
         "a cut that forgets keeps the pages of the sink that there are: the original writes the "
         "cut's block behind the whole sink's room, the unwritten part of which it then attends to"

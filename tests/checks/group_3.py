@@ -10,12 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
+from longlive_core.kv_cache import (
+    AbsolutePositions,
+    CacheLayout,
+    PagedKVCache,
+    PlainCodec,
+    PositionPolicy,
+    RelativePositions,
+    Window,
+)
 from longlive_models.diffusion import FlowSchedule, guide, unipc, unipc_schedule, x0_from_velocity
+from tests.checks import long_cache
 from tests.checks.framework import Case, Report, Verdict
 from tests.checks.transformers import batch, build, texts, tolerance
 
-LATER = "issue 4"  # the cache's own issue
 LATENTS_RTOL, LATENTS_ATOL = 1e-3, 1e-4
 
 
@@ -44,10 +52,8 @@ def standing(case: Case) -> Verdict | None:
     """The verdict of a case that is not compared."""
     pipeline = case.config.get("pipeline")
     if pipeline is None:  # a cache that is longer than its window
-        return Verdict.not_yet(LATER)
+        return long_cache.check(case)
     how = pipeline["inference"]
-    if pipeline.get("use_relative_rope"):
-        return Verdict.not_yet(LATER)
     if rule := _refusal(pipeline):
         return Verdict.refused(rule)
     if how.get("shot_clean_recache") and _first_cut(case) < _sink_pages(pipeline):
@@ -95,6 +101,10 @@ def _first_cut(case: Case) -> float:
     return cuts[0] if cuts else float("inf")
 
 
+def _positions(relative: bool | None) -> PositionPolicy:
+    return RelativePositions() if relative else AbsolutePositions()
+
+
 class Generation:
     """A model and its caches, ``pos`` for the prompts and ``neg`` for the negative prompt."""
 
@@ -110,6 +120,7 @@ class Generation:
         self.image = given if self.how.get("independent_first_frame") else None
         self.given = None if self.image is not None else given  # blocks to continue
         self.given_blocks = 0 if self.given is None else self.given.shape[1] // self.block_frames
+        self.positions = _positions(pipeline.get("use_relative_rope"))
         self.pins_shots = bool(self.how.get("multi_shot_sink")) and self.how["sink_size"] > 0
         self.forgets = bool(self.how.get("shot_clean_recache"))
         frames = pipeline["model_kwargs"]["local_attn_size"]
@@ -129,6 +140,7 @@ class Generation:
             head_dim=self.model.config.head_dim,
             tokens_per_page=self.block_tokens,
             samples=samples,
+            rotated=self.positions.rotated,
         )
         return layout, policy
 
@@ -157,12 +169,14 @@ class Generation:
             self.begun[name] = block
         if clean and self.forgets and self.cuts[block]:
             self.caches[name].start_shot(forget=True)
-        frames = torch.arange(self.block_frames)
+        order = self.caches[name].order
+        places = self.positions.places(order, block, self.block_frames, offset)
         return self.model(
             x,
             timesteps,
             self.texts[name][block],
-            positions=block * self.block_frames + frames + offset,
+            positions=torch.tensor(places.own),
+            key_positions=None if places.keys is None else torch.tensor(places.keys),
             memory=self.caches[name],
             remember=clean,
         )

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 GROUPS = (1, 2, 4, 5, 6, 8)  # whole
 CASES = (  # of other groups
+    "c3_kv_clean_recache",
     "c3_kv_multi_shot",
-    "c3_kv_window_sink",
+    "c3_kv_relative_rope",
     "c7_vae_chunk_halo",
     "c9_nvfp4_matmul",
     "c11_critic_loss",

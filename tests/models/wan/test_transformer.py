@@ -208,6 +208,8 @@ def test_what_does_not_fit_together_is_refused():
         model(latents, timesteps, text, clean=latents)
     with pytest.raises(ValueError, match="memory takes neither mask nor clean"):
         model(latents, timesteps, text, mask=mask, memory=_Nothing())
+    with pytest.raises(ValueError, match="key_positions without a memory"):
+        model(latents, timesteps, text, key_positions=torch.arange(4.0))
     with pytest.raises(ValueError, match="at most 5 tokens of 10, got shape"):
         model(latents, timesteps, text.repeat(1, 1, 2, 1))
     with pytest.raises(ValueError, match="do not divide into patches"):

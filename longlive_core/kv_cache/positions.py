@@ -1,0 +1,84 @@
+"""Where a block and the pages that it sees stand in time. Numbers only: no tensors, no device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Positions in time, in latent frames.
+
+    Attributes:
+        own: of the block's frames.
+        keys: of the frames of every page seen, in the order in which the cache gives them; None if
+            keys are cached with their positions.
+    """
+
+    own: tuple[float, ...]
+    keys: tuple[float, ...] | None
+
+
+@runtime_checkable
+class PositionPolicy(Protocol):
+    """Gives positions to a block, and to its past if the past is cached without."""
+
+    @property
+    def rotated(self) -> bool:
+        """Whether keys are cached with their positions: what ``CacheLayout.rotated`` must say."""
+
+    def places(
+        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+    ) -> Places:
+        """The positions of ``block``, which sees the pages in ``order``, itself among them.
+
+        ``order`` is ``PagedKVCache.order``; ``offset`` what the shots so far have added to time.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class AbsolutePositions:
+    """A frame's number in the film and its shot's offset, which it keeps for good.
+
+    A window's oldest pages grow older as the film goes on. Source: LongLive-2.0, its default.
+    """
+
+    @property
+    def rotated(self) -> bool:
+        """Keys are cached with their positions."""
+        return True
+
+    def places(
+        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+    ) -> Places:
+        """``block * frames_per_page + 0, 1, ..``, and the offset."""
+        start = block * frames_per_page + offset
+        return Places(own=tuple(start + frame for frame in range(frames_per_page)), keys=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RelativePositions:
+    """Places within the window: the oldest page seen starts at 0, the next follows it, and so on.
+
+    A window looks the same however long the film is; gaps between pages, and shots' offsets, do not
+    count. Keys are cached without positions and get them at each read. Source: LongLive-2.0's
+    ``use_relative_rope``.
+    """
+
+    @property
+    def rotated(self) -> bool:
+        """Keys are cached without positions."""
+        return False
+
+    def places(
+        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+    ) -> Places:
+        """``0, 1, ..`` over the pages seen, in order of time."""
+        rank = {page: place for place, page in enumerate(sorted(order))}
+
+        def frames(page: int) -> tuple[float, ...]:
+            start = rank[page] * frames_per_page
+            return tuple(float(start + frame) for frame in range(frames_per_page))
+
+        keys = tuple(position for page in order for position in frames(page))
+        return Places(own=frames(block), keys=keys)
