@@ -15,7 +15,8 @@ class Options:
         device, weights, kv_cache, attention, lane: those of ``LongLivePipeline.from_pretrained``.
         seconds: length of the video that ``generation`` makes.
         steps, guidance: the model's own unless given.
-        repeats: how often ``vae_decode`` decodes a block.
+        repeats: how often ``vae_decode`` and ``kv_decode`` decode.
+        page_tokens, heads, head_dim, pages: what one layer sees in ``kv_decode``; the 5B's window.
     """
 
     model: str = "pocket"
@@ -28,8 +29,12 @@ class Options:
     steps: int | None = None
     guidance: float | None = None
     repeats: int = 5
+    page_tokens: int = 7040
+    heads: int = 24
+    head_dim: int = 128
+    pages: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "repeats"):
+        for name in ("seconds", "repeats", "page_tokens", "heads", "head_dim", "pages"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")

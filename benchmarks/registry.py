@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from benchmarks.generation import check_generation, measure_generation
+from benchmarks.kv_decode import check_kv_decode, kv_decode_backends, measure_kv_decode
 from benchmarks.options import Options, Rows
 from benchmarks.vae_decode import check_vae_decode, measure_vae_decode
 from longlive_models import LongLivePipeline
@@ -11,7 +14,7 @@ from longlive_models import LongLivePipeline
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One thing to measure.
+    """One thing to measure of a pipeline.
 
     Attributes:
         name: what it is called on the command line and in ``results/``.
@@ -24,6 +27,22 @@ class Benchmark:
     about: str
     check: Callable[[LongLivePipeline, Options], str]
     measure: Callable[[LongLivePipeline, Options], Rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBenchmark:
+    """One thing to measure of a device, without a model.
+
+    Attributes:
+        name, about, check, measure: as ``Benchmark`` has them, of a device.
+        backends: what does the work there, and why nothing faster does.
+    """
+
+    name: str
+    about: str
+    check: Callable[[torch.device, Options], str]
+    measure: Callable[[torch.device, Options], Rows]
+    backends: Callable[[torch.device, Options], list[str]]
 
 
 BENCHMARKS = {
@@ -44,11 +63,20 @@ BENCHMARKS = {
             check=check_vae_decode,
             measure=measure_vae_decode,
         ),
+        DeviceBenchmark(
+            name="kv_decode",
+            about="Decoding all pages that one layer sees, keys and values, from the cache's "
+            "formats to bfloat16, against a copy of as many decoded bytes: bytes read and written "
+            "over the median time. Encoding, in the last column, is of one page of each.",
+            check=check_kv_decode,
+            measure=measure_kv_decode,
+            backends=kv_decode_backends,
+        ),
     )
 }
 
 
-def find(name: str) -> Benchmark:
+def find(name: str) -> Benchmark | DeviceBenchmark:
     """The benchmark of this name. Raises ValueError with the names that exist."""
     if name not in BENCHMARKS:
         raise ValueError(f"there is no benchmark {name!r}: there are {', '.join(BENCHMARKS)}.")

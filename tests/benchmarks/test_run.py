@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from benchmarks.registry import BENCHMARKS
+from benchmarks.registry import BENCHMARKS, DeviceBenchmark
 from benchmarks.run import main
+from longlive_core.kv_cache import Int8PageCodec
 from longlive_models.vae import WanVAE
 from tests.models.tiny_pipeline import write_tiny_folder
 
@@ -28,7 +29,16 @@ NUMBERS = {
         "frames_per_second",
         "peak_memory_mib",
     },
+    "kv_decode": {
+        "mib_read",
+        "mib_written",
+        "milliseconds",
+        "gigabytes_per_second",
+        "share_of_copy",
+        "milliseconds_to_encode_a_page",
+    },
 }
+LAYER = ("--page-tokens", "8", "--heads", "2", "--head-dim", "16", "--pages", "3")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,8 @@ def options(model: str, results, *more: str) -> list[str]:
 
 
 def test_every_benchmark_writes_a_record_and_a_table(model, tmp_path, capsys):
-    arguments = [*BENCHMARKS, *options(model, tmp_path, "--seconds", "4.5", "--repeats", "2")]
+    sizes = ("--seconds", "4.5", "--repeats", "2", *LAYER)
+    arguments = [*BENCHMARKS, *options(model, tmp_path, *sizes)]
     main(arguments)
     printed = capsys.readouterr().out
     assert set(NUMBERS) == set(BENCHMARKS)
@@ -55,7 +66,8 @@ def test_every_benchmark_writes_a_record_and_a_table(model, tmp_path, capsys):
         assert record["hardware"]["cpu"]
         assert record["hardware"]["threads"] == torch.get_num_threads()
         assert record["versions"]["torch"] == torch.__version__
-        assert len(record["model_sha256"]) == 64
+        assert record["backends"]
+        assert isinstance(BENCHMARKS[name], DeviceBenchmark) or len(record["model_sha256"]) == 64
         table = (tmp_path / f"{name}_cpu.md").read_text()
         assert table in printed
         assert record["command"] in table
@@ -86,10 +98,34 @@ def test_wrong_results_are_not_timed(name, model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_codec_that_is_far_off_is_not_timed(model, tmp_path, monkeypatch):
+    encode = Int8PageCodec.encode
+    monkeypatch.setattr(Int8PageCodec, "encode", lambda self, rows: encode(self, rows * 1.1))
+    with pytest.raises(AssertionError, match="int8: 0.1.* of the largest number off"):
+        main(["kv_decode", *options(model, tmp_path, *LAYER)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_decoding_is_measured_in_bytes_read_and_written(model, tmp_path):
+    main(["kv_decode", *options(model, tmp_path, *LAYER)])
+    rows = json.loads((tmp_path / "kv_decode_cpu.json").read_text())["rows"]
+    numbers = 2 * 3 * 8 * 2 * 16
+    assert rows["copy"]["mib_read"] * 2**20 == numbers * 2
+    for name, bits, more in (("nvfp4 amax_6", 4.5, 2 * 3 * 4), ("fp8", 8, 2 * 3 * 8 * 2 * 4)):
+        assert rows[name]["mib_read"] * 2**20 == numbers * bits / 8 + more
+        assert rows[name]["mib_written"] * 2**20 == numbers * 2
+        moved = (rows[name]["mib_read"] + rows[name]["mib_written"]) * 2**20
+        speed = moved / rows[name]["milliseconds"] / 1e6
+        assert rows[name]["gigabytes_per_second"] == pytest.approx(speed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["genration"], "there is no benchmark 'genration': there are generation, vae_decode"),
+        (
+            ["genration"],
+            "there is no benchmark 'genration': there are generation, vae_decode, kv_decode",
+        ),
         (["generation", "--seconds", "0"], "seconds must be above 0"),
         (["vae_decode", "--repeats", "-1"], "repeats must be above 0"),
     ],
