@@ -9,6 +9,7 @@ from torch import Tensor
 
 from longlive_core.attention import AnyMask, TableMask
 from longlive_core.kv_cache import CacheLayout, PageCodec, PagedKVCache, Window
+from longlive_core.nvfp4 import LinearConfig, TrainingConfig, convert_linears
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup, WireCodec
 from longlive_models.diffusion import FlowSchedule, unipc_schedule
 from longlive_models.generator import BlockGenerator
@@ -31,7 +32,7 @@ CONFIG = WanConfig(
     in_channels=4,
     out_channels=4,
     text_dim=TEXT.dim,
-    text_len=TEXT.text_len,
+    text_len=16,  # as many as share a scale of a weight gradient in four bits
     freq_dim=16,
     frames_per_block=4,
 )
@@ -52,7 +53,12 @@ def stirred(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def training_step(
-    process_group: dist.ProcessGroup, heads: int, kind: str, loss_mask: bool, checkpointing: bool
+    process_group: dist.ProcessGroup,
+    heads: int,
+    kind: str,
+    loss_mask: bool,
+    checkpointing: bool = False,
+    linears: TrainingConfig | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss, and every parameter's gradient after averaging over the group."""
     group = SequenceGroup.of(process_group)
@@ -66,6 +72,8 @@ def training_step(
     torch.manual_seed(3)
     model = WanTransformer(config, exchange=sp, gradient_checkpointing=checkpointing)
     stirred(model)
+    if linears is not None:
+        convert_linears(model, linears, reduce_amax=sp.max_over_group)
     drawn = torch.Generator().manual_seed(4)
     shape = (BATCH, config.in_channels, frames, *LATENT_SIZE)
     latents, noise = (torch.randn(shape, generator=drawn) for _ in range(2))
@@ -111,7 +119,10 @@ def natural_mask(kind: str, partition: BalancedPartition) -> AnyMask:
 
 
 def generated(
-    process_group: dist.ProcessGroup, make_codec: MakeCodec, wire: WireCodec | None = None
+    process_group: dist.ProcessGroup,
+    make_codec: MakeCodec,
+    wire: WireCodec | None = None,
+    linears: LinearConfig | None = None,
 ) -> Tensor:
     """The latents of two videos in four blocks, cut at one of them, under guidance."""
     group = SequenceGroup.of(process_group)
@@ -122,6 +133,8 @@ def generated(
     torch.manual_seed(3)
     model = stirred(ParallelTransformer(CONFIG, sp)).eval()
     assert isinstance(model, ParallelTransformer)
+    if linears is not None:
+        convert_linears(model, linears, reduce_amax=sp.max_over_group)
     layout = CacheLayout(
         layers=CONFIG.num_layers,
         heads=len(sp.heads),

@@ -6,7 +6,14 @@ from torch import Tensor
 
 from longlive_core.float8 import Float8PageCodec, Float8WireCodec
 from longlive_core.kv_cache import Int8PageCodec, PlainCodec
-from longlive_core.nvfp4 import NVFP4PageCodec, NVFP4WireCodec
+from longlive_core.nvfp4 import (
+    LinearConfig,
+    NVFP4PageCodec,
+    NVFP4WireCodec,
+    QuantizeConfig,
+    ScaleRule,
+    TrainingConfig,
+)
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
 from longlive_models.wan import ParallelTransformer
 from tests.models.wan import on_ranks
@@ -19,6 +26,18 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm().clamp_min(1e-30))
 
 
+def check_step(ranks: Ranks, *how: object) -> None:
+    ((loss, gradients),) = ranks(1, on_ranks.training_step, *how)
+    largest = max(float(gradient.norm()) for gradient in gradients.values())
+    for size in (2, 4):
+        for got, own in ranks(size, on_ranks.training_step, *how):
+            assert got == pytest.approx(loss, rel=RELATIVE)
+            assert own.keys() == gradients.keys()
+            for name, gradient in own.items():
+                if float(gradients[name].norm()) > 1e-6 * largest:  # else it is rounding alone
+                    assert relative(gradient, gradients[name]) < RELATIVE, name
+
+
 @pytest.mark.parametrize(
     ("heads", "kind", "loss_mask", "checkpointing"),
     [
@@ -29,16 +48,13 @@ def relative(got: Tensor, want: Tensor) -> float:
     ],
 )
 def test_a_training_step_is_that_of_one_rank(ranks: Ranks, heads, kind, loss_mask, checkpointing):
-    how = (heads, kind, loss_mask, checkpointing)
-    ((loss, gradients),) = ranks(1, on_ranks.training_step, *how)
-    for size in (2, 4):
-        for got, own in ranks(size, on_ranks.training_step, *how):
-            assert got == pytest.approx(loss, rel=RELATIVE)
-            assert own.keys() == gradients.keys()
-            largest = max(float(gradient.norm()) for gradient in gradients.values())
-            for name, gradient in own.items():
-                if float(gradients[name].norm()) > 1e-6 * largest:
-                    assert relative(gradient, gradients[name]) < RELATIVE, name
+    check_step(ranks, heads, kind, loss_mask, checkpointing)
+
+
+def test_a_training_step_in_four_bits_is_that_of_one_rank(ranks: Ranks):
+    """Amaxes are reduced over the group; gradients round to nearest, so that nothing is drawn."""
+    nearest = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
+    check_step(ranks, 4, "window", True, False, TrainingConfig(gradient=nearest))
 
 
 def plain(sp: BalancedSP) -> PlainCodec:
@@ -62,6 +78,14 @@ def test_generated_latents_are_those_of_one_rank(ranks: Ranks, pages):
     (want,) = ranks(1, on_ranks.generated, pages)
     for size in (2, 4):
         for got in ranks(size, on_ranks.generated, pages):
+            assert relative(got, want) < RELATIVE
+
+
+def test_four_bit_products_over_four_bit_pages_are_those_of_one_rank(ranks: Ranks):
+    both = LinearConfig(activation=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
+    (want,) = ranks(1, on_ranks.generated, nvfp4, None, both)
+    for size in (2, 4):
+        for got in ranks(size, on_ranks.generated, nvfp4, None, both):
             assert relative(got, want) < RELATIVE
 
 
