@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window, WindowPolicy
+from longlive_core.kv_cache import (
+    CacheLayout,
+    ContentPolicy,
+    PagedKVCache,
+    PlainCodec,
+    Window,
+    WindowPolicy,
+)
 from longlive_models.video import read_video
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 
@@ -27,6 +34,7 @@ def test_every_example_is_tested_and_short():
         "cache_in_your_attention",
         "decode_beside_denoising",
         "generate_video",
+        "most_similar_pages",
         "own_window_policy",
         "showcase",
         "steer_stream",
@@ -86,6 +94,18 @@ def test_own_window_policy():
         k, _ = cache.read(0)
         assert sorted(k[0, ::3, 0, 0].int().tolist()) == list(policy.visible(block))
         cache.commit()
+
+
+def test_most_similar_pages():
+    names, scenes = example("most_similar_pages"), "AAABBBBAABB"
+    torch.manual_seed(0)
+    seen = names["main"](scenes)
+    assert seen[:3] == [(0,), (0, 1), (0, 1, 2)]
+    for block in (6, 9, 10):  # the block before is of the same scene, and so are others held
+        scene = scenes[block - 1]
+        assert {scenes[page] for page in seen[block][:-2]} == {scene}
+        assert seen[block][-2:] == (block - 1, block)
+    assert isinstance(names["MostSimilar"](), ContentPolicy)
 
 
 def test_showcase(tmp_path, model, monkeypatch):
