@@ -76,4 +76,5 @@ def describe(part: object) -> str:
     """The name of an object's type and its fields: the same in another process."""
     if is_dataclass(part):
         return repr(part)
-    return f"{type(part).__qualname__}({part.__getstate__()!r})"
+    state = part.__getstate__()
+    return f"{type(part).__qualname__}({state or ''})"
