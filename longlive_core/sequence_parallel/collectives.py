@@ -97,7 +97,7 @@ class Flight:
         incoming = [wire.nbytes(self._part(size), x.dtype) for size in route.joins]
         self._incoming = incoming
         self.sent = sum(outgoing) - outgoing[group.rank]
-        send = torch.empty(sum(outgoing), dtype=torch.uint8, device=x.device)
+        self._sent = send = torch.empty(sum(outgoing), dtype=torch.uint8, device=x.device)
         self._received = torch.empty(sum(incoming), dtype=torch.uint8, device=x.device)
         for part, room in zip(parts, send.split(outgoing), strict=True):
             wire.encode(part, room)
@@ -117,7 +117,7 @@ class Flight:
         rooms = out.split(self._route.joins, self._route.join)
         for message, room in zip(self._received.split(self._incoming), rooms, strict=True):
             self._wire.decode(message, room)
-        del self._work, self._received
+        del self._work, self._sent, self._received
         return out
 
     def _part(self, size: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import ProcessGroup
 
 from longlive_core.kv_cache import (
     CacheLayout,
@@ -14,8 +15,10 @@ from longlive_core.kv_cache import (
     Window,
     WindowPolicy,
 )
+from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.video import read_video
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
+from tests.processes import Ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -36,6 +39,7 @@ def test_every_example_is_tested_and_short():
         "generate_video",
         "most_similar_pages",
         "own_window_policy",
+        "sequence_over_ranks",
         "showcase",
         "steer_stream",
         "stream_blocks",
@@ -106,6 +110,17 @@ def test_most_similar_pages():
         assert {scenes[page] for page in seen[block][:-2]} == {scene}
         assert seen[block][-2:] == (block - 1, block)
     assert isinstance(names["MostSimilar"](), ContentPolicy)
+
+
+def test_sequence_over_ranks(ranks: Ranks):
+    alone = example("sequence_over_ranks")["main"](SequenceGroup())
+    for size in (2, 4):
+        for result in ranks(size, sequence_example):
+            assert result == pytest.approx(alone, rel=1e-5)
+
+
+def sequence_example(process_group: ProcessGroup) -> tuple[float, float]:
+    return example("sequence_over_ranks")["main"](SequenceGroup.of(process_group))
 
 
 def test_showcase(tmp_path, model, monkeypatch):
