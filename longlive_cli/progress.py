@@ -15,6 +15,8 @@ class Report(Protocol):
     @property
     def frames_total(self) -> int: ...
     @property
+    def frames_before(self) -> int: ...
+    @property
     def seconds(self) -> float: ...
 
 
@@ -72,9 +74,9 @@ def state(report: Report, first: Report | None = None) -> str:
 
     The first block's seconds hold the loading of the model, so they say little about the rest.
     """
-    frames, seconds = report.frames_done, report.seconds
+    frames, seconds = report.frames_done - report.frames_before, report.seconds
     if first is not None:
-        frames, seconds = frames - first.frames_done, seconds - first.seconds
+        frames, seconds = report.frames_done - first.frames_done, seconds - first.seconds
     speed = frames / seconds if seconds > 0 else 0.0
     parts = [f"{report.frames_done}/{report.frames_total} frames", f"{speed:.1f} frames/s"]
     if speed and report.frames_done < report.frames_total:

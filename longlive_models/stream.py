@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,6 +105,11 @@ class Stream:
         """The blocks whose keys and values are held, ascending."""
         return self._generator.cache.pages
 
+    @property
+    def shot_start(self) -> int:
+        """The block that anchors the shot."""
+        return self._generator.cache.shot_start
+
     def prompt(self, text: str, *, at: At = "next", memory: str = "keep") -> dict[str, Any]:
         """Show something else from a block on; returns the event.
 
@@ -124,11 +129,12 @@ class Stream:
         """Start a new shot; ``forget`` drops what was before it. As ``prompt`` otherwise."""
         return self._schedule.add(text, at=at, memory="cut", forget=forget).to_dict()
 
-    def snapshot(self, path: str | Path) -> Path:
+    def snapshot(self, path: str | Path, *, notes: Mapping[str, Any] | None = None) -> Path:
         """Write down where the stream stands, so that ``pipe.resume(path)`` gives the next block.
 
         What came out is the past; blocks that are made and have not come out are in the file. The
         file is replaced as a whole. The first snapshot of a pipeline reads its weights' files.
+        ``notes`` are kept in the file, as values that JSON can hold (``SnapshotSummary``).
 
         Raises:
             ValueError: the stream has ended.
@@ -143,6 +149,7 @@ class Stream:
                 generator=self._generator.snapshot(),
                 decoder=state,
                 ready=tuple(self._ready),
+                notes=notes or {},
             ).save(path)
 
     def fork(self) -> "Stream":

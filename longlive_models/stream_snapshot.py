@@ -7,7 +7,7 @@ snapshot before, whole.
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class StreamSnapshot:
         generator: pages and latents, after every block generated.
         decoder: the VAE's past, after every block decoded, which are the same; None for none.
         ready: blocks that are decoded and have not come out yet.
+        notes: what who took it wrote down, as values that JSON can hold.
     """
 
     origin: Origin
@@ -76,6 +77,7 @@ class StreamSnapshot:
     generator: GeneratorState
     decoder: StreamState | None
     ready: tuple[VideoBlock, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
         """Write it, in place of what is there."""
@@ -95,28 +97,7 @@ class StreamSnapshot:
         Raises:
             ValueError: there is no such file, or it holds no snapshot of a stream.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(
-                f"there is no snapshot {str(path)!r}: a stream goes on from the file that "
-                f"stream.snapshot() wrote. Check the path."
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} cannot be read as safetensors ({error}): it may have been copied in part. "
-                f"Name a file that stream.snapshot() wrote."
-            ) from error
-        record = json.loads(header.get(_KEY, "{}"))
-        if record.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} is no snapshot that this version reads: its format is "
-                f"{record.get('format')!r}, expected {_FORMAT}. Name a file that stream.snapshot() "
-                f"of this version wrote."
-            )
+        record, tensors = _read(Path(path), whole=True)
         return cls._from(record, tensors)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -139,6 +120,7 @@ class StreamSnapshot:
             "seed": self.seed,
             "plan": asdict(self.plan),
             "events": list(self.events),
+            "notes": dict(self.notes),
             "cache": self.generator.cache.to_dict(),
             "offsets": {page: kept.offset for page, kept in self.generator.kept.items()},
             "ready": [
@@ -153,14 +135,11 @@ class StreamSnapshot:
 
     @classmethod
     def _from(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "StreamSnapshot":
-        plan = dict(record["plan"])
-        timing = BlockTiming(**plan.pop("timing"))
-        plan |= {name: tuple(plan[name]) for name in ("prompts", "lengths")}
         decoder = _below("decoder.", tensors)
         return cls(
             origin=Origin(**record["origin"]),
             seed=record["seed"],
-            plan=ShotPlan(timing=timing, **plan),
+            plan=_plan(record["plan"]),
             events=tuple(record["events"]),
             generator=GeneratorState(
                 cache=CacheSnapshot.from_dict(record["cache"], _below("cache.", tensors)),
@@ -180,7 +159,71 @@ class StreamSnapshot:
                 )
                 for block in record["ready"]
             ),
+            notes=record["notes"],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotSummary:
+    """What a snapshot is of; read without its tensors.
+
+    Attributes:
+        origin, seed, plan, events, notes: see ``StreamSnapshot``.
+        block: the one that comes out next.
+    """
+
+    origin: Origin
+    seed: int
+    plan: ShotPlan
+    events: tuple[dict[str, Any], ...]
+    notes: Mapping[str, Any]
+    block: int
+
+    @classmethod
+    def read(cls, path: str | Path) -> "SnapshotSummary":
+        """What ``StreamSnapshot.load`` would find. Raises ValueError as that does."""
+        record, _ = _read(Path(path), whole=False)
+        return cls(
+            origin=Origin(**record["origin"]),
+            seed=record["seed"],
+            plan=_plan(record["plan"]),
+            events=tuple(record["events"]),
+            notes=record["notes"],
+            block=record["cache"]["blocks"] - len(record["ready"]),
+        )
+
+
+def _plan(values: Mapping[str, Any]) -> ShotPlan:
+    timing = BlockTiming(**values["timing"])
+    lists = {name: tuple(values[name]) for name in ("prompts", "lengths")}
+    return ShotPlan(**{**values, **lists, "timing": timing})
+
+
+def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record, and, of the ``whole`` file, the tensors."""
+    if not path.is_file():
+        raise ValueError(
+            f"there is no snapshot {str(path)!r}: a stream goes on from the file that "
+            f"stream.snapshot() wrote. Check the path."
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            names = file.keys() if whole else ()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}): it may have been copied in part. "
+            f"Name a file that stream.snapshot() wrote."
+        ) from error
+    record = json.loads(header.get(_KEY, "{}"))
+    if record.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} is no snapshot that this version reads: its format is "
+            f"{record.get('format')!r}, expected {_FORMAT}. Name a file that stream.snapshot() "
+            f"of this version wrote."
+        )
+    return record, tensors
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

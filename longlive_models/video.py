@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from torch import Tensor
+
+from longlive_models.video_start import GIF_END, VideoStart
 
 SUFFIXES = (".mp4", ".gif", ".png")
 BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
@@ -61,6 +63,8 @@ class VideoWriter:
 
     `size` is (height, width). Nothing is created before the first frames come, so a writer that
     never gets any leaves nothing behind. An existing output is refused unless `overwrite` is set.
+    `start` goes on from the first frames of a video of the same kind: in place, where it is that
+    of `path`, else on a copy; `frames` then counts them too.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class VideoWriter:
         fps: float | Fraction,
         size: tuple[int, int],
         overwrite: bool = False,
+        start: VideoStart | None = None,
     ) -> None:
         if fps <= 0:
             raise ValueError(f"a video needs more than 0 frames a second, got {fps}.")
@@ -77,11 +82,12 @@ class VideoWriter:
         check_size(path, size)
         self.fps = Fraction(fps).limit_denominator(1001)
         self.size = size
-        self.frames = 0
+        self.frames = 0 if start is None else start.frames
+        self._start = start
         self._suffix = Path(path).suffix.lower()
         self._overwrite = overwrite
         self._sink: _Sink | None = None
-        self._file: BinaryIO | None = None
+        self._file: IO[bytes] | None = None
 
     def write(self, frames: UInt8[Tensor, "frames height width 3"]) -> None:
         """Append frames; when this returns, the operating system has them."""
@@ -114,21 +120,28 @@ class VideoWriter:
         self.close()
 
     def _open(self) -> _Sink:
-        if self._suffix == ".png":
+        pieces = 0
+        if self._start is not None:
+            pieces = self._start.lay(self.path, overwrite=self._overwrite)
+        elif self._suffix == ".png":
             self.path.mkdir(exist_ok=self._overwrite)
             for old in self.path.glob("[0-9]*.png"):
                 old.unlink()
+        if self._suffix == ".png":
             return _Frames(self.path)
+        fresh = "wb" if self._overwrite else "xb"
+        mode = fresh if self._start is None else "r+b"
         # unbuffered: what is written survives the process
-        self._file = open(self.path, "wb" if self._overwrite else "xb", buffering=0)  # noqa: SIM115
-        return (_Gif if self._suffix == ".gif" else _Mp4)(self._file, self.fps)
+        file = self._file = open(self.path, mode, buffering=0)  # noqa: SIM115
+        file.seek(0, io.SEEK_END)
+        return (_Gif if self._suffix == ".gif" else _Mp4)(file, self.fps, pieces)
 
 
 class _Mp4:
     """H.264 in a fragmented mp4: header once, then one fragment (moof and mdat) a block."""
 
-    def __init__(self, file: BinaryIO, fps: Fraction) -> None:
-        self.file, self.fps, self.fragments = file, fps, 0
+    def __init__(self, file: IO[bytes], fps: Fraction, fragments: int = 0) -> None:
+        self.file, self.fps, self.fragments = file, fps, fragments
 
     def append(self, frames: Tensor, first: int) -> None:
         self.fragments += 1
@@ -176,20 +189,17 @@ def _boxes(data: bytes) -> Iterator[tuple[str, bytes]]:
 class _Gif:
     """Images with a palette a block; the end mark is written each time and overwritten by more."""
 
-    END = b"\x3b"
-
-    def __init__(self, file: BinaryIO, fps: Fraction) -> None:
-        self.file, self.fps, self.header = file, fps, b""
+    def __init__(self, file: IO[bytes], fps: Fraction, images: int = 0) -> None:
+        self.file, self.fps, self.images = file, fps, images
 
     def append(self, frames: Tensor, first: int) -> None:
         data = self._animation(frames)
         images = data.index(b"\x21\xf9\x04")  # the first image's control block ends the header
-        if not self.header:
-            self.header = data[:images]
-            self.file.write(data)
-            return
-        self.file.seek(-len(self.END), io.SEEK_END)
-        self.file.write(data[images:])
+        if self.images:
+            self.file.seek(-len(GIF_END), io.SEEK_END)
+            data = data[images:]
+        self.file.write(data)
+        self.images += len(frames)
 
     def _animation(self, frames: Tensor) -> bytes:
         height, width = frames.shape[1:3]

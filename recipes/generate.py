@@ -6,30 +6,25 @@ playable video of the blocks so far.
 Command:  longlive generate "a red circle moves right on a navy background" -o circle.mp4
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longlive_models.pipeline import LongLivePipeline
-from longlive_models.precision import in_short
-from longlive_models.shots import ShotPlan
-from longlive_models.video import VideoWriter, destination
 from longlive_recipes.generate_plan import Generate as Generate
 from longlive_recipes.generate_plan import Job as Job
 from longlive_recipes.generate_plan import Plan as Plan
 from longlive_recipes.generate_plan import PlannedVideo as PlannedVideo
+from longlive_recipes.generate_plan import Snapshots as Snapshots
 from longlive_recipes.generate_plan import plan as plan
-from longlive_recipes.generate_plan import sidecar_path
-from longlive_recipes.run_record import as_plain
+from longlive_recipes.interrupts import Interrupts
+from longlive_recipes.take import Take, load_pipeline, open_take
 from longlive_recipes.video_record import Result as Result
-from longlive_recipes.video_record import peak_memory, video_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """A block is in the file."""
+    """A block is in the file; ``frames_before`` were in it when the run began."""
 
     job: Job
     index: int
@@ -37,6 +32,7 @@ class BlockReport:
     frames_done: int
     frames_total: int
     seconds: float
+    frames_before: int = 0
 
 
 Progress = Callable[[BlockReport], None]
@@ -49,30 +45,25 @@ def run(
     *,
     progress: Progress | None = None,
     overwrite: bool = False,
+    snapshots: Snapshots | None = None,
 ) -> list[Result]:
     """Generate every job in turn. An interrupt ends the run after a playable file is closed.
+
+    With ``snapshots``, an interrupt waits for the block that is being made, and the video can go on
+    from there; a second interrupt does not wait.
 
     Raises:
         ValueError, BackendUnavailable: whatever ``plan`` refuses.
         KeyboardInterrupt: an interrupt before the first block of the first video.
     """
     began = time.perf_counter()
-    planned = plan(config, jobs, output, overwrite)
-    pipeline = LongLivePipeline.from_pretrained(
-        config.model,
-        device=config.device,
-        weights=config.weights,
-        kv_cache=config.kv_cache,
-        attention=config.attention,
-        lane=config.lane,
-        linear=config.linear,
-        strict=config.strict,
-        download=config.download,
-    )
+    planned = plan(config, jobs, output, overwrite, snapshots)
+    pipeline = load_pipeline(planned)
     results: list[Result] = []
     for job, video in zip(jobs, planned.videos, strict=True):
+        take = open_take(pipeline, planned, job, video, overwrite=overwrite, began=began)
         try:
-            result = _generate(pipeline, planned, job, video, progress, overwrite, began)
+            result = _generate(take, job, progress, snapshots)
         except KeyboardInterrupt:
             if not results:
                 raise
@@ -85,59 +76,38 @@ def run(
 
 
 def _generate(
-    pipeline: LongLivePipeline,
-    planned: Plan,
-    job: Job,
-    video: PlannedVideo,
-    progress: Progress | None,
-    overwrite: bool,
-    began: float,
+    take: Take, job: Job, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
-    """One video. ``began`` is when its user started to wait, loading included for the first."""
-    stream = pipeline.stream(
-        job.story,
-        seconds=planned.config.seconds,
-        seed=job.seed,
-        steps=planned.steps,
-        guidance=planned.guidance,
-    )
-    fps, size = planned.fps, (pipeline.settings.height, pipeline.settings.width)
-    first, interrupted, timings = 0.0, False, []
-    with stream, VideoWriter(video.path, fps=fps, size=size, overwrite=overwrite) as writer:
+    """One video, to its end or to an interrupt."""
+    interrupted, saved = False, None
+    with take, Interrupts(wait=snapshots is not None) as interrupts:
         try:
-            for block in stream:
-                video.path.parent.mkdir(parents=True, exist_ok=True)
-                writer.write(block.frames)
-                first = first or time.perf_counter() - began
-                timings.append({"block": block.index, **as_plain(block.timing)})
+            while take.advance() is not None:
                 if progress is not None:
-                    progress(_report(job, block.index, stream.plan, writer.frames, began))
+                    progress(_report(take, job))
+                interrupted = interrupts.asked and take.frames != take.video.frames
+                if snapshots is not None and (
+                    interrupted or (snapshots.every and take.blocks % snapshots.every == 0)
+                ):
+                    take.snapshot(snapshots.path)
+                    saved = snapshots.path
+                if interrupted:
+                    break
         except KeyboardInterrupt:
-            if not writer.frames:
+            if not take.frames_made:
                 raise
             interrupted = True
-    result = Result(
-        path=destination(video.path),
-        sidecar=sidecar_path(video.path),
-        frames=writer.frames,
-        fps=fps,
-        seconds_to_first_frame=first,
-        wall_seconds=time.perf_counter() - began,
-        peak_memory_bytes=peak_memory(pipeline.placement.device),
-        backends=(*in_short(pipeline.receipts()), f"decode lane: {pipeline.placement.lane}"),
-        interrupted=interrupted,
-    )
-    record = video_record(result, planned, video, pipeline, timings)
-    result.sidecar.write_text(json.dumps(record, indent=2) + "\n")
-    return result
+    return take.finish(interrupted=interrupted, snapshot=saved if interrupted else None)
 
 
-def _report(job: Job, index: int, shots: ShotPlan, frames: int, began: float) -> BlockReport:
+def _report(take: Take, job: Job) -> BlockReport:
+    plan = take.stream.plan
     return BlockReport(
         job=job,
-        index=index,
-        blocks=shots.blocks,
-        frames_done=frames,
-        frames_total=shots.frames,
-        seconds=time.perf_counter() - began,
+        index=take.blocks - 1,
+        blocks=plan.blocks,
+        frames_done=take.frames,
+        frames_total=plan.frames,
+        seconds=time.perf_counter() - take.began,
+        frames_before=take.frames - take.frames_made,
     )

@@ -2,16 +2,26 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from longlive_core import __version__
+from longlive_models.first_frame import load_image
+from longlive_models.folder import fingerprint
 from longlive_models.generator import check_seed
-from longlive_models.hub import resolve
+from longlive_models.hub import is_published, resolve
 from longlive_models.pipeline import Placement, plan_video, read_spec
 from longlive_models.precision import stored_precision
+from longlive_models.published import find_files
+from longlive_models.settings import GenerationSettings
 from longlive_models.shots import ShotPlan, Storyboard
-from longlive_models.video import check_size, destination
+from longlive_models.steering import LiveSchedule
+from longlive_models.stream_snapshot import Origin
+from longlive_models.video import SUFFIXES, check_size, destination
+from longlive_models.video_start import VideoStart
+from longlive_recipes.live_commands import Command
+from longlive_recipes.past import Past, Recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +48,59 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One video to make; ``name`` names its file where there are several."""
+    """One video to make.
+
+    Attributes:
+        name: of its file, where there are several.
+        story: what it shows; of a video that goes on, the snapshot says that.
+        seed: of its noise.
+        image: what it starts with.
+        events: of another video (``Stream.events``).
+        like: the record of the video that this one must equal.
+        past: what it goes on from.
+        turn: how it is steered where it goes on.
+    """
 
     name: str
     story: Storyboard
     seed: int
+    image: Path | None = None
+    events: tuple[dict[str, Any], ...] = ()
+    like: Recorded | None = None
+    past: Past | None = None
+    turn: Command | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """Where the state of a video is written: when it is interrupted, and each ``every`` blocks."""
+
+    path: Path
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(
+                f"a snapshot every {self.every} blocks cannot be: blocks are made whole. "
+                f"Use 1 or more."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedVideo:
-    """A video before it is made."""
+    """A video before it is made; ``frames`` and ``seconds`` are None where it has no end.
+
+    ``start``: the frames that are there already, where it goes on from others.
+    """
 
     name: str
     path: Path
     seed: int
-    frames: int
-    seconds: float
+    frames: int | None
+    seconds: float | None
     shots: list[dict[str, Any]]
+    image: Path | None = None
+    start: VideoStart | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +123,19 @@ class Plan:
     videos: tuple[PlannedVideo, ...]
 
 
-def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = False) -> Plan:
+def plan(
+    config: Generate,
+    jobs: Sequence[Job],
+    output: Path,
+    overwrite: bool = False,
+    snapshots: Snapshots | None = None,
+) -> Plan:
     """Check everything that can be checked without reading weights.
 
     Raises:
         ValueError: an unknown model, one that is not whole, a device, precision or seed that does
-            not exist, a length that makes no video, an output that exists or cannot be written.
+            not exist, a length that makes no video, an output that exists or cannot be written,
+            an image that is none, a past that is not here or not this model's.
         BackendUnavailable: a backend that was named and cannot run here, or emulation under
             ``strict``.
     """
@@ -103,11 +156,19 @@ def plan(config: Generate, jobs: Sequence[Job], output: Path, overwrite: bool = 
     attention = placement.receipt(spec.transformer.head_dim).backend
     videos = []
     for job, path in zip(jobs, output_paths(jobs, output), strict=True):
-        check_seed(job.seed)
-        check_output(path, overwrite)
+        _check_job(job, path, overwrite)
         check_size(path, (settings.height, settings.width))
-        shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
+        if job.like is not None:
+            job.like.require(_model_sha256(folder), settings.to_dict(), config)
+        if job.past is not None:
+            job.past.require(_origin(folder, placement, settings))
+            shots = job.past.summary.plan
+        else:
+            shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
+            LiveSchedule(shots, job.events)
         videos.append(_planned(job, path, shots))
+    if snapshots is not None:
+        _check_snapshots(snapshots, jobs, overwrite)
     return Plan(
         config=config,
         size=f"{settings.width}x{settings.height}",
@@ -137,7 +198,25 @@ def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise ValueError(f"two videos have one name among {', '.join(names)}: give each its own.")
-    return [output / f"{name}.mp4" for name in names]
+    starts = [job.past.start if job.past else None for job in jobs]
+    suffixes = [start.suffix if start else ".mp4" for start in starts]
+    return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
+
+
+def settled(planned: Plan) -> Generate:
+    """The config with nothing left to the machine: what makes the same video again."""
+    model = planned.config.model
+    return replace(
+        planned.config,
+        model=str(Path(model).resolve()) if Path(model).is_dir() else model,
+        device=planned.device,
+        steps=planned.steps,
+        guidance=planned.guidance,
+        weights=planned.weights,
+        kv_cache=planned.kv_cache,
+        attention=planned.attention,
+        lane=planned.lane,
+    )
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -147,6 +226,11 @@ def check_output(path: Path, overwrite: bool) -> None:
             raise ValueError(
                 f"{taken} exists: pass --overwrite to replace it, or another --output."
             )
+    check_writable(path, "output")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise ValueError if a file cannot be created at ``path``; ``option`` named it."""
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
@@ -155,7 +239,7 @@ def check_output(path: Path, overwrite: bool) -> None:
     except OSError as error:
         raise ValueError(
             f"{path} cannot be written: {parent} is no folder that takes new files "
-            f"({error.strerror}). Name another --output."
+            f"({error.strerror}). Name another --{option}."
         ) from error
 
 
@@ -164,12 +248,75 @@ def sidecar_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def _check_job(job: Job, path: Path, overwrite: bool) -> None:
+    """Raise ValueError for a seed, an image, a past or an output that cannot be."""
+    check_seed(job.seed)
+    if job.image is not None and job.past is None:
+        load_image(job.image)
+    start = None if job.past is None else job.past.start
+    if start is None:
+        check_output(path, overwrite)
+        return
+    if destination(path) != start.path:
+        check_output(path, overwrite)
+        if path.suffix.lower() != start.suffix:
+            raise ValueError(
+                f"{path} cannot begin with the frames of {start.path}: they are copied as they "
+                f"are. Give it the same suffix, or pass --only-new."
+            )
+    start.require()
+
+
+def _check_snapshots(snapshots: Snapshots, jobs: Sequence[Job], overwrite: bool) -> None:
+    """Raise ValueError for a file that cannot hold the snapshots, or that something else is in."""
+    path = snapshots.path
+    if len(jobs) > 1:
+        raise ValueError(
+            f"--snapshot {path} holds the state of one video, got {len(jobs)} videos: "
+            f"make them one by one."
+        )
+    check_snapshot(path, overwrite, allowed=jobs[0].past.snapshot if jobs[0].past else None)
+
+
+def check_snapshot(path: Path, overwrite: bool, allowed: Path | None = None) -> None:
+    """Raise ValueError if ``path`` cannot be written or is there, unless it is ``allowed``."""
+    if path.suffix.lower() in (*SUFFIXES, ".json"):
+        raise ValueError(
+            f"the snapshot {path} has the suffix of a video or a record, and it is neither: "
+            f"name it, say, {path.stem}.snapshot."
+        )
+    own = allowed is not None and path.resolve() == allowed.resolve()
+    if path.is_dir() or (path.exists() and not overwrite and not own):
+        raise ValueError(
+            f"the snapshot {path} exists: pass --overwrite to replace it, or another name."
+        )
+    check_writable(path, "snapshot")
+
+
+def _origin(folder: Path, placement: Placement, settings: GenerationSettings) -> Origin:
+    return Origin(
+        version=__version__,
+        model=_model_sha256(folder),
+        weights=placement.weights,
+        compute=placement.compute,
+        kv_cache=placement.kv_cache,
+        settings=settings.to_dict(),
+    )
+
+
+def _model_sha256(folder: Path) -> str:
+    """``LongLivePipeline.fingerprint`` of the model in a folder."""
+    return fingerprint(find_files(folder).transformer if is_published(folder) else folder)
+
+
 def _planned(job: Job, path: Path, shots: ShotPlan) -> PlannedVideo:
     return PlannedVideo(
         name=job.name,
         path=path,
         seed=job.seed,
-        frames=shots.frames,
-        seconds=shots.frames / shots.timing.fps,
+        frames=None if shots.endless else shots.frames,
+        seconds=None if shots.endless else shots.frames / shots.timing.fps,
         shots=shots.describe(),
+        image=job.image,
+        start=job.past.start if job.past else None,
     )

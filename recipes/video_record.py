@@ -4,7 +4,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,30 @@ import torch
 
 from longlive_core import __version__
 from longlive_models.pipeline import LongLivePipeline
-from longlive_recipes.generate_plan import Plan, PlannedVideo
+from longlive_models.stream import Stream
+from longlive_recipes.generate_plan import Plan, PlannedVideo, settled
 from longlive_recipes.run_record import as_plain, code_version, hardware
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A video is in its file; ``interrupted`` if it ends early."""
+    """A video is in its file; ``interrupted`` if it ends early, and can go on from ``snapshot``.
+
+    ``frames`` and ``blocks`` count what was there before, ``frames_made`` does not.
+    """
 
     path: Path
     sidecar: Path
     frames: int
+    frames_made: int
+    blocks: int
     fps: float
     seconds_to_first_frame: float
     wall_seconds: float
     peak_memory_bytes: int
     backends: tuple[str, ...]
     interrupted: bool
+    snapshot: Path | None = None
 
 
 def peak_memory(device: torch.device) -> int:
@@ -44,15 +51,24 @@ def video_record(
     planned: Plan,
     video: PlannedVideo,
     pipeline: LongLivePipeline,
+    stream: Stream,
     timings: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The sidecar: enough to make the video again, and to know what it took."""
+    events = [event for event in stream.events if event["block"] < result.blocks]
     settings = pipeline.settings.override(steps=planned.steps, guidance=planned.guidance)
     return {
         "video": as_plain(video),
         "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
         "settings": settings.to_dict(),
         "result": as_plain(result),
+        "replay": {
+            "config": as_plain(replace(settled(planned), seconds=result.frames / result.fps)),
+            "seed": video.seed,
+            "image": as_plain(video.image),
+            "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in video.shots],
+            "events": events,
+        },
         "model_sha256": pipeline.fingerprint,
         "versions": {
             "longlive": __version__,

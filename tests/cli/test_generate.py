@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
-from longlive_recipes.generate import BlockReport, Generate, Result
+from longlive_recipes.generate import BlockReport, Generate, Result, Snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,9 @@ class PlannedNothing:
 
     config: Generate
     output: Path
+    snapshots: Snapshots | None
+    stored: str = "plain"
+    weights: str = "plain"
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Recorded:
             path=Path("circle.mp4"),
             sidecar=Path("circle.json"),
             frames=60,
+            frames_made=60,
+            blocks=2,
             fps=12.0,
             seconds_to_first_frame=1.5,
             wall_seconds=10.0,
@@ -39,12 +44,12 @@ class Recorded:
     stop: type[BaseException] | None = None
     calls: list[tuple] = field(default_factory=list)
 
-    def plan(self, config, jobs, output, overwrite):
+    def plan(self, config, jobs, output, overwrite, snapshots):
         if output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
-        return PlannedNothing(config=config, output=output)
+        return PlannedNothing(config=config, output=output, snapshots=snapshots)
 
-    def run(self, config, jobs, output, *, progress, overwrite):
+    def run(self, config, jobs, output, *, progress, overwrite, snapshots):
         self.calls.append((config, jobs, output, overwrite))
         if self.stop is not None:
             raise self.stop
@@ -104,6 +109,31 @@ def test_lines_of_a_text_file_are_shots_of_one_video(recipe):
     assert [shot.prompt for shot in job.story.shots] == ["a red circle", "a blue square"]
 
 
+def test_a_storyboard_is_one_video(recipe):
+    Path("story.json").write_text('{"shots": ["a red circle", "a blue square"]}')
+    longlive("--storyboard", "story.json")
+    [(_, [job], _, _)] = recipe.calls
+    assert [shot.prompt for shot in job.story.shots] == ["a red circle", "a blue square"]
+
+
+def test_an_image_is_for_videos_that_name_none(recipe):
+    Path("two.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "image": "own.png"}\n')
+    longlive("--prompts", "two.jsonl", "--image", "start.png")
+    [(_, jobs, _, _)] = recipe.calls
+    assert [job.image for job in jobs] == [Path("start.png").resolve(), Path("own.png").resolve()]
+
+
+def test_precisions_are_options(recipe):
+    longlive("a", "--weights", "nvfp4", "--kv-cache", "fp8")
+    assert recipe.calls[0][0] == Generate(weights="nvfp4", kv_cache="fp8")
+
+
+def test_where_a_snapshot_is_is_said_with_the_way_on(recipe):
+    recipe.result = replace(recipe.result, interrupted=True, snapshot=Path("a.snapshot"))
+    assert longlive("a").stdout.endswith("; go on with: longlive generate --resume a.snapshot\n")
+    assert json.loads(longlive("a", "--json").stdout)["snapshot"] == "a.snapshot"
+
+
 def test_json_is_one_line_a_video_on_standard_output(recipe):
     done = longlive("a", "--json")
     [line] = done.stdout.splitlines()
@@ -118,6 +148,7 @@ def test_json_is_one_line_a_video_on_standard_output(recipe):
         "peak_memory_bytes": 1000,
         "backends": ["attention: sdpa"],
         "interrupted": False,
+        "snapshot": None,
     }
 
 
@@ -151,22 +182,34 @@ def test_an_interrupt_before_the_first_block_leaves_nothing(recipe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs a PROMPT or --prompts FILE, got neither"),
-        (["a", "--prompts", "x.txt"], "got both"),
+        ([], "one of PROMPT, --prompts FILE and --storyboard FILE, got none of them"),
+        (["a", "--prompts", "x.txt"], "got PROMPT and --prompts"),
+        (["--prompts", "x.txt", "--storyboard", "y.json"], "got --prompts and --storyboard"),
+        (["--storyboard", "twice.jsonl"], "a storyboard is a .json file of shots, or a .txt"),
+        (["a", "--snapshot-every", "2"], "--snapshot-every 2 says how often, and nothing says"),
+        (["a", "--snapshot", "s", "--snapshot-every", "0"], "a snapshot every 0 blocks cannot be"),
+        (["--resume", "none.snapshot"], "there is no snapshot 'none.snapshot'"),
+        (["a", "--seed", "1", "--resume", "s"], "--resume and PROMPT, --seed do not go together"),
+        (["--replay", "r.json", "--steps", "3"], "--replay and --steps do not go together"),
+        (["--replay", "r.json", "--resume", "s"], "--resume and --replay do not go together"),
+        (["a", "--fork", "b"], "--fork 'b' has no past to begin with"),
+        (["a", "--only-new"], "--only-new leaves out what a video had before --resume"),
+        (["--resume", "s", "--fork", "/quit"], "an ending begins with a prompt"),
+        (["--replay", "none.json"], "there is no record 'none.json'"),
+        (["--replay", "record.json"], "record.json is no record of a video that can be made again"),
         ([""], "a prompt needs at least one word"),
         (["--prompts", "none.txt"], "there is no prompt file 'none.txt'"),
         (["a", "--set", "stesp=3"], "no field 'stesp'; did you mean 'steps'"),
         (["a", "--config", "none.yaml"], "none.yaml: No such file or directory"),
         (["--prompts", "twice.jsonl"], "two prompts of twice.jsonl have the id 'a'"),
         (["--prompts", "slash.jsonl"], "the id '../a' cannot name a file"),
-        (["--prompts", "image.jsonl"], "cannot start from an image yet"),
         (["a", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, recipe):
     Path("twice.jsonl").write_text('{"id": "a", "prompt": "x"}\n' * 2)
     Path("slash.jsonl").write_text('{"id": "../a", "prompt": "x"}\n')
-    Path("image.jsonl").write_text('{"prompt": "x", "image": "a.png"}\n')
+    Path("record.json").write_text('{"video": {}}')
     Path("there.mp4").touch()
     before = set(Path().iterdir())
     done = longlive(*arguments)

@@ -1,0 +1,100 @@
+"""Options that several commands share: what they are called and what their help says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Prompt = Annotated[str | None, typer.Argument(help="What the video shows.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of prompts instead: .txt (one shot a line), .jsonl (one video a line) or "
+        ".json (a storyboard).",
+    ),
+]
+Storyboard = Annotated[
+    Path | None,
+    typer.Option(help="A file of shots for one video, with cuts between them: .json or .txt."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file (.mp4, .gif, or .png for a folder of frames), or a folder for several "
+        "videos.  [default: video.mp4, or videos/ for several]",
+    ),
+]
+Seconds = Annotated[float | None, typer.Option(help="How long a video lasts.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same video.  [default: 0]")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps a block.")]
+Guidance = Annotated[
+    float | None, typer.Option(help="How strongly the prompt is followed; 1 is as trained.")
+]
+Model = Annotated[str | None, typer.Option(help="A shipped model's name, a folder or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Weights = Annotated[str | None, typer.Option(help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.")]
+KVCache = Annotated[
+    str | None,
+    typer.Option(help="How the past is kept: fp32, bf16, fp8, int8, nvfp4, or auto."),
+]
+Image = Annotated[
+    Path | None,
+    typer.Option(
+        help="A png or jpg file that the video starts with, cropped to its proportions; of several "
+        "videos, those that name none."
+    ),
+]
+Snapshot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write down where the video stands when Ctrl-C stops it (after the block that is "
+        "being made; a second Ctrl-C does not wait), for --resume.",
+    ),
+]
+SnapshotEvery = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BLOCKS", help="Write the snapshot each so many blocks too: what a kill can cost."
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Go on from a snapshot. The file that the video was being written to is continued in "
+        "place: frames after the snapshot are dropped, and it ends as if it had never stopped. "
+        "With --output the earlier frames are copied to the new file first.",
+    ),
+]
+Fork = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PROMPT",
+        help="With --resume: an ending of its own, under this prompt (or '/cut PROMPT', '/recache "
+        "PROMPT', '/forget PROMPT', as in `longlive live`). Each --fork makes a whole video beside "
+        "the one that the snapshot is of: NAME-fork1, NAME-fork2, ...",
+    ),
+]
+OnlyNew = Annotated[
+    bool,
+    typer.Option("--only-new", help="With --resume: write what comes after the snapshot alone."),
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RECORD",
+        help="Make the same video again from the .json file beside it, steering included.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change another field.")
+]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of fields.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON line a video instead of text.")
+]
+DryRun = Annotated[bool, typer.Option(help="Check everything, print the plan, generate nothing.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace outputs that exist.")]

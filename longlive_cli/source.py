@@ -1,0 +1,165 @@
+"""What a command line asks a video to be made of: prompts, a snapshot, or a record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longlive_recipes.generate import Generate, Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The options that say what is shown, as they were given; None and () were not."""
+
+    prompt: str | None = None
+    prompts: Path | None = None
+    storyboard: Path | None = None
+    image: Path | None = None
+    seed: int | None = None
+    resume: Path | None = None
+    forks: tuple[str, ...] = ()
+    only_new: bool = False
+    replay: Path | None = None
+
+    def read(
+        self,
+        how: Mapping[str, Any],
+        *,
+        settings: list[str] | None = None,
+        file: Path | None = None,
+        base: "Generate | None" = None,
+    ) -> "tuple[Generate, list[Job]]":
+        """The config and the videos asked for.
+
+        Args:
+            how: options that are fields of the config; None were not given.
+            settings: ``name=value`` for other fields.
+            file: a YAML file of fields.
+            base: what they change, where nothing of the past does.
+
+        Raises:
+            ValueError: nothing to show, two answers to one question, a file that cannot be read.
+        """
+        from longlive_cli.overrides import apply_mapping, configure
+        from longlive_recipes.generate import Generate
+
+        named = {name: value for name, value in how.items() if value is not None}
+        self._refuse_what_does_not_go_together(named, file)
+        config, jobs = self._from_the_past()
+        if not jobs:
+            config, jobs = configure(base or Generate(), file=file), self._from_prompts()
+        return configure(apply_mapping(config, named), settings=settings), jobs
+
+    @staticmethod
+    def output(jobs: "list[Job]") -> Path:
+        """Where videos go that ``--output`` does not name a place for."""
+        from longlive_recipes.jobs import default_output
+
+        return default_output(jobs)
+
+    def _refuse_what_does_not_go_together(self, how: Mapping[str, Any], file: Path | None) -> None:
+        shown = {
+            "PROMPT": self.prompt,
+            "--prompts": self.prompts,
+            "--storyboard": self.storyboard,
+        }
+        rest = {
+            "--image": self.image,
+            "--seed": self.seed,
+            **{f"--{name}": how.get(name) for name in ("seconds", "steps", "guidance")},
+            "--config": file,
+        }
+        if self.forks and self.resume is None:
+            raise ValueError(
+                f"--fork {self.forks[0]!r} has no past to begin with: write a snapshot with "
+                f"--snapshot, and name it with --resume."
+            )
+        if self.only_new and self.resume is None:
+            raise ValueError("--only-new leaves out what a video had before --resume FILE: add it.")
+        if self.resume is not None:
+            says = f"{self.resume} says what is shown, and how"
+            _refuse("--resume", {**shown, **rest, "--replay": self.replay}, says)
+        elif self.replay is not None:
+            _refuse("--replay", {**shown, **rest}, f"{self.replay} says what is shown, and how")
+        else:
+            given = [name for name, value in shown.items() if value is not None]
+            if len(given) != 1:
+                got = " and ".join(given) if given else "none of them"
+                raise ValueError(
+                    f"a video needs one of PROMPT, --prompts FILE and --storyboard FILE, got {got}."
+                )
+
+    def _from_the_past(self) -> "tuple[Any, list[Job]]":
+        from longlive_recipes import jobs
+        from longlive_recipes.live_commands import parse_turn
+
+        if self.resume is not None:
+            turns = [parse_turn(text) for text in self.forks]
+            return jobs.resume(self.resume, turns, only_new=self.only_new)
+        if self.replay is not None:
+            config, job = jobs.replay(self.replay)
+            return config, [job]
+        return None, []
+
+    def _from_prompts(self) -> "list[Job]":
+        """The videos asked for, each with a name that depends on its place and seed only."""
+        from longlive_models.prompt_files import VideoRequest, read_prompts
+        from longlive_models.shots import Storyboard
+        from longlive_recipes.generate import Job
+
+        file = self.prompts or self.storyboard
+        if file is None:
+            requests = [VideoRequest(storyboard=Storyboard.of(self.prompt or ""))]
+        else:
+            requests = read_prompts(file)
+        if self.storyboard is not None and self.storyboard.suffix.lower() not in (".json", ".txt"):
+            raise ValueError(
+                f"a storyboard is a .json file of shots, or a .txt file with a shot a line, got "
+                f"{self.storyboard}: several videos come from --prompts."
+            )
+        jobs: list[Job] = []
+        for place, request in enumerate(requests):
+            seed = (self.seed or 0) if request.seed is None else request.seed
+            name = f"{place:03d}-seed{seed}" if request.id is None else request.id
+            if Path(name).name != name or name in (".", ".."):
+                raise ValueError(f"the id {name!r} cannot name a file: leave out slashes.")
+            if name in [job.name for job in jobs]:
+                raise ValueError(f"two prompts of {file} have the id {name!r}: give each its own.")
+            image = request.image or self.image
+            jobs.append(
+                Job(
+                    name=name,
+                    story=request.storyboard,
+                    seed=seed,
+                    image=image.resolve() if image else None,
+                )
+            )
+        return jobs
+
+
+def _refuse(leader: str, given: Mapping[str, Any], reason: str) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise ValueError(
+            f"{leader} and {', '.join(named)} do not go together: {reason}. Leave one side out."
+        )
+
+
+def read_snapshots(path: Path | None, every: int | None) -> Any:
+    """Where and how often the video's state is written; None for never.
+
+    Raises:
+        ValueError: how often without where, or less than a block.
+    """
+    from longlive_recipes.generate import Snapshots
+
+    if path is None:
+        if every is not None:
+            raise ValueError(
+                f"--snapshot-every {every} says how often, and nothing says where: add --snapshot "
+                f"FILE."
+            )
+        return None
+    return Snapshots(path=path, every=every)

@@ -1,0 +1,80 @@
+"""Jobs that begin with a file of an earlier run: go on from a snapshot, or repeat a record."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from longlive_models.shots import Shot, Storyboard
+from longlive_recipes.generate_plan import Generate, Job
+from longlive_recipes.live_commands import Command
+from longlive_recipes.past import Recorded, read_config, read_past, read_record
+
+
+def resume(
+    snapshot: Path, turns: Sequence[Command] = (), *, only_new: bool = False
+) -> tuple[Generate, list[Job]]:
+    """What goes on from a snapshot, and the config it was made with: one video, or one a turn.
+
+    Raises:
+        ValueError: no snapshot, or one that names no video and is to be gone on with whole.
+    """
+    past = read_past(snapshot, only_new=only_new)
+    summary = past.summary
+    image = summary.notes.get("image")
+    job = Job(
+        name=past.start.path.stem if past.start else snapshot.stem,
+        story=Storyboard.of(list(summary.plan.prompts)),
+        seed=summary.seed,
+        image=Path(image) if image else None,
+        past=past,
+    )
+    if "config" in summary.notes:
+        config = read_config(summary.notes["config"], Generate, snapshot)
+    else:
+        config = Generate(
+            weights=summary.origin.weights,
+            kv_cache=summary.origin.kv_cache,
+            steps=summary.origin.settings["steps"],
+            guidance=summary.origin.settings["guidance"],
+        )
+    if not turns:
+        return config, [job]
+    return config, [
+        replace(job, name=f"{job.name}-fork{number}", turn=turn)
+        for number, turn in enumerate(turns, start=1)
+    ]
+
+
+def replay(path: Path) -> tuple[Generate, Job]:
+    """What makes the video of a record again.
+
+    Raises:
+        ValueError: no record, or one of another version.
+    """
+    record = read_record(path, ("replay", "model_sha256", "settings"))
+    again = record["replay"]
+    job = Job(
+        name=path.stem,
+        story=Storyboard(shots=tuple(Shot.of(shot) for shot in again["shots"])),
+        seed=again["seed"],
+        image=Path(again["image"]) if again["image"] else None,
+        events=tuple(again["events"]),
+        like=Recorded(
+            path=path,
+            model_sha256=record["model_sha256"],
+            settings=record["settings"],
+            config=again["config"],
+        ),
+    )
+    return read_config(again["config"], Generate, path), job
+
+
+def default_output(jobs: Sequence[Job]) -> Path:
+    """Where videos go that nobody named a place for: one that goes on, to its own file."""
+    start = jobs[0].past.start if jobs[0].past else None
+    if start is None:
+        return Path("video.mp4" if len(jobs) == 1 else "videos")
+    if len(jobs) == 1 and jobs[0].turn is None:
+        own = start.path
+        return own.with_name(f"{own.name}.png") if own.is_dir() else own
+    return start.path.parent

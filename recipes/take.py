@@ -1,0 +1,193 @@
+"""One video while it is being written: its stream, its file, and what its record will say."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from longlive_models.pipeline import LongLivePipeline
+from longlive_models.precision import in_short
+from longlive_models.stream import Stream
+from longlive_models.video import VideoWriter, destination
+from longlive_models.video_block import VideoBlock
+from longlive_models.video_start import VideoStart
+from longlive_recipes.generate_plan import Job, Plan, PlannedVideo, settled, sidecar_path
+from longlive_recipes.live_commands import steer
+from longlive_recipes.run_record import as_plain
+from longlive_recipes.video_record import Result, peak_memory, video_record
+
+
+class Take:
+    """A video being written, block by block; closing it ends the stream and the file.
+
+    Args:
+        pipeline: what makes it.
+        planned: what was decided for all videos of the run.
+        video: this one.
+        stream: at its first block that is to be written.
+        overwrite: replace a video that is there.
+        began: when its user started to wait, on ``time.perf_counter``.
+        blocks: how many are before that first block.
+    """
+
+    def __init__(
+        self,
+        pipeline: LongLivePipeline,
+        planned: Plan,
+        video: PlannedVideo,
+        stream: Stream,
+        *,
+        overwrite: bool,
+        began: float,
+        blocks: int = 0,
+    ) -> None:
+        self.pipeline = pipeline
+        self.planned = planned
+        self.video = video
+        self.stream = stream
+        self.began = began
+        self.blocks = blocks
+        self._overwrite = overwrite
+        self._first = 0.0
+        self._timings: list[dict[str, Any]] = []
+        self._writer = VideoWriter(
+            video.path,
+            fps=planned.fps,
+            size=(pipeline.settings.height, pipeline.settings.width),
+            overwrite=overwrite,
+            start=video.start,
+        )
+        self._before = self._writer.frames
+
+    @property
+    def frames(self) -> int:
+        """Frames that are in the file once a block is, those before it counted."""
+        return self._writer.frames
+
+    @property
+    def frames_made(self) -> int:
+        """Frames that this take wrote."""
+        return self._writer.frames - self._before
+
+    def advance(self) -> VideoBlock | None:
+        """Make the next block and write it; None at the end."""
+        block = next(self.stream, None)
+        if block is None:
+            return None
+        self.video.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer.write(block.frames)
+        self.blocks = block.index + 1
+        self._first = self._first or time.perf_counter() - self.began
+        self._timings.append({"block": block.index, **as_plain(block.timing)})
+        return block
+
+    def snapshot(self, path: Path) -> None:
+        """Write down where it stands, with what ``longlive generate --resume`` needs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = as_plain(settled(self.planned))
+        video = str(destination(self.video.path).resolve())
+        image = as_plain(self.video.image)
+        self.stream.snapshot(path, notes={"config": config, "video": video, "image": image})
+
+    def fork(self, path: Path) -> "Take":
+        """A second take with the same past, to be written to ``path``."""
+        start = VideoStart(path=destination(self.video.path), frames=self.frames)
+        video = replace(self.video, name=path.stem, path=path, start=start)
+        return Take(
+            self.pipeline,
+            self.planned,
+            video,
+            self.stream.fork(),
+            overwrite=self._overwrite,
+            began=time.perf_counter(),
+            blocks=self.blocks,
+        )
+
+    def finish(self, *, interrupted: bool, snapshot: Path | None = None) -> Result:
+        """Close the file and write its record."""
+        self.close()
+        result = Result(
+            path=destination(self.video.path),
+            sidecar=sidecar_path(self.video.path),
+            frames=self.frames,
+            frames_made=self.frames_made,
+            blocks=self.blocks,
+            fps=self.planned.fps,
+            seconds_to_first_frame=self._first,
+            wall_seconds=time.perf_counter() - self.began,
+            peak_memory_bytes=peak_memory(self.pipeline.placement.device),
+            backends=(
+                *in_short(self.pipeline.receipts()),
+                f"decode lane: {self.pipeline.placement.lane}",
+            ),
+            interrupted=interrupted,
+            snapshot=snapshot,
+        )
+        record = video_record(
+            result, self.planned, self.video, self.pipeline, self.stream, self._timings
+        )
+        result.sidecar.write_text(json.dumps(record, indent=2) + "\n")
+        return result
+
+    def close(self) -> None:
+        """End the stream and the file; what was written stays."""
+        self.stream.close()
+        self._writer.close()
+
+    def __enter__(self) -> "Take":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_take(
+    pipeline: LongLivePipeline,
+    planned: Plan,
+    job: Job,
+    video: PlannedVideo,
+    *,
+    overwrite: bool,
+    began: float,
+) -> Take:
+    """The video of a job at its first block: from prompts, or from where its past ends."""
+    blocks = 0
+    if job.past is None:
+        stream = pipeline.stream(
+            job.story,
+            seconds=planned.config.seconds,
+            seed=job.seed,
+            steps=planned.steps,
+            guidance=planned.guidance,
+            image=job.image,
+            events=job.events,
+        )
+    else:
+        stream = pipeline.resume(job.past.snapshot)
+        blocks = job.past.summary.block
+    if job.turn is not None:
+        steer(stream, job.turn)
+    return Take(pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks)
+
+
+def load_pipeline(planned: Plan) -> LongLivePipeline:
+    """The model that a plan names, as it says."""
+    config = planned.config
+    return LongLivePipeline.from_pretrained(
+        config.model,
+        device=config.device,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
+        attention=config.attention,
+        lane=config.lane,
+        linear=config.linear,
+        strict=config.strict,
+        download=config.download,
+    )
