@@ -1,14 +1,12 @@
 """How fast the pages that a layer sees are decoded, against how fast memory is copied."""
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from benchmarks.options import Options, Rows
+from benchmarks.timing import median_seconds
 from longlive_core.float8 import Float8PageCodec
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import NVFP4PageCodec, ScaleRule
@@ -21,8 +19,6 @@ CODECS = {
 }
 FURTHEST = {"nvfp4": 1 / 5, "fp8": 1 / 16, "int8": 1 / 100}
 """Most that a decoded number may be off, of the largest of its page, by the codec's name."""
-
-CALLS = 10  # in a row, so that the GPU does not wait for the next launch
 
 
 class Layer:
@@ -80,7 +76,7 @@ def measure_kv_decode(device: torch.device, options: Options) -> Rows:
     room = (2, options.pages * options.page_tokens, options.heads, options.head_dim)
     source = torch.randn(room, device=device).bfloat16()
     target = torch.empty_like(source)
-    seconds = _seconds(lambda: target.copy_(source), device, options.repeats)
+    seconds = median_seconds(lambda: target.copy_(source), device, options.repeats)
     copied = source.nbytes + target.nbytes
     rows = {
         "copy": {
@@ -93,9 +89,9 @@ def measure_kv_decode(device: torch.device, options: Options) -> Rows:
     }
     for name in CODECS:
         layer = Layer(name, device, options)
-        seconds = _seconds(layer.read, device, options.repeats)
+        seconds = median_seconds(layer.read, device, options.repeats)
         speed = (layer.bytes_read + layer.bytes_written) / seconds / 1e9
-        encoding = _seconds(lambda layer=layer: layer.write(0), device, options.repeats)
+        encoding = median_seconds(lambda layer=layer: layer.write(0), device, options.repeats)
         rows[name] = {
             "mib_read": layer.bytes_read / 2**20,
             "mib_written": layer.bytes_written / 2**20,
@@ -121,23 +117,3 @@ def _error(layer: Layer) -> float:
         for part in out.split(tokens, dim=1)
     ]
     return max(worst)
-
-
-def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The median time of one of ``CALLS`` calls in a row, after a warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            for _ in range(CALLS):
-                run()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3 / CALLS)
-        else:
-            began = time.perf_counter()
-            for _ in range(CALLS):
-                run()
-            times.append((time.perf_counter() - began) / CALLS)
-    return median(times[1:])

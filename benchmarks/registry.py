@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.generation import check_generation, measure_generation
 from benchmarks.kv_decode import check_kv_decode, kv_decode_backends, measure_kv_decode
+from benchmarks.nvfp4 import check_nvfp4, measure_nvfp4, nvfp4_backends
 from benchmarks.options import Options, Rows
 from benchmarks.vae_decode import check_vae_decode, measure_vae_decode
 from longlive_models import LongLivePipeline
@@ -71,6 +72,15 @@ BENCHMARKS = {
             check=check_kv_decode,
             measure=measure_kv_decode,
             backends=kv_decode_backends,
+        ),
+        DeviceBenchmark(
+            name="nvfp4",
+            about="A bfloat16 matrix, the keys that one layer sees, to NVFP4 and back with amax "
+            "given, and amax itself, against a copy: bytes that have to be read and written once, "
+            "over the median time.",
+            check=check_nvfp4,
+            measure=measure_nvfp4,
+            backends=nvfp4_backends,
         ),
     )
 }

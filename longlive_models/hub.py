@@ -5,9 +5,9 @@ from pathlib import Path
 
 EMBEDDED = {"pocket": Path(__file__).parent / "pocket"}
 INDEX = "model_index.json"
-PUBLISHED_WEIGHTS = ("model_bf16.pt", "model_te.pt", "model_4o6.pt")
-"""The transformer's file in the original's own layout, the last one packed; ``published.py`` reads
-them, and prefers them in this order."""
+PACKED_WEIGHTS = "model_4o6.pt"
+PUBLISHED_WEIGHTS = ("model_bf16.pt", "model_te.pt", PACKED_WEIGHTS)
+"""The transformer's file in the original's own layout; ``published.py`` reads it."""
 
 
 def resolve(model: str, *, download: bool = False, revision: str | None = None) -> Path:

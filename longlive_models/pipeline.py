@@ -13,6 +13,7 @@ from torch import Tensor
 from longlive_core import __version__
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
+from longlive_core.nvfp4 import LinearConfig
 from longlive_models.diffusion import unipc_schedule
 from longlive_models.first_frame import encode_image
 from longlive_models.folder import (
@@ -154,11 +155,10 @@ class LongLivePipeline:
 
         ``fingerprint`` is that of the transformer's file alone: the others are the base model's.
         """
-        files = find_files(folder, download=download)
+        packed = isinstance(placement.linears, LinearConfig)
+        files = find_files(folder, packed=packed, download=download)
         placement.check(spec.transformer)
-        parts = load_published(
-            files, spec=spec, text_config=text_config, attention=placement.attention
-        )
+        parts = load_published(files, placement=placement, spec=spec, text_config=text_config)
         return cls(*parts, settings=spec.settings, placement=placement, weights=files.transformer)
 
     @property

@@ -11,9 +11,10 @@ from longlive_core import float8, nvfp4
 from longlive_core.backends import Receipt
 from longlive_core.linear_swap import receipts
 from longlive_models.folder import fill, load_part, read_config, unfilled
-from longlive_models.hub import is_published
+from longlive_models.hub import PACKED_WEIGHTS, is_published
 from longlive_models.nvfp4_checkpoint import load_packed, split_quantization
 from longlive_models.placement import PRECISIONS, Placement
+from longlive_models.published import find_weights
 from longlive_models.wan import WanConfig, WanTransformer
 
 _SHOWN = 3
@@ -39,7 +40,8 @@ def load_transformer(folder: Path, config: WanConfig, placement: Placement) -> W
 def stored_precision(folder: Path) -> str:
     """How a model's block linears are stored: "plain", or "nvfp4" and the rule; reads no weight."""
     if is_published(folder):
-        return "plain"
+        weights = find_weights(folder)
+        return "nvfp4" if weights is not None and weights.name == PACKED_WEIGHTS else "plain"
     _, packed = split_quantization(read_config(folder / "transformer"))
     return "plain" if packed is None else f"nvfp4, {packed.weight.rule.value}"
 

@@ -4,7 +4,8 @@ The transformer's file comes from the LongLive-2.0 repository, the others from t
 Wan2.2-TI2V-5B. All may lie in one folder; the base model's may also lie in a folder of its own
 inside it, or in the local hub cache::
 
-    model_bf16.pt                               transformer (or model_te.pt, which holds bf16 too)
+    model_bf16.pt                               transformer (or model_te.pt, which holds bf16 too;
+                                                or model_4o6.pt, packed in four bits)
     Wan2.2_VAE.pth                              VAE
     models_t5_umt5-xxl-enc-bf16.pth             text encoder
     google/umt5-xxl/                            its tokenizer
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longlive_models.folder import fill, unfilled
-from longlive_models.hub import PUBLISHED_WEIGHTS, snapshot
+from longlive_models.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
 from longlive_models.model_spec import ModelSpec
+from longlive_models.nvfp4_checkpoint import load_packed, read_published
+from longlive_models.placement import Placement
 from longlive_models.settings import GenerationSettings
 from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
 from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
@@ -47,31 +50,26 @@ class PublishedFiles:
     tokenizer: Path
 
 
-def find_files(folder: Path, *, download: bool = False) -> PublishedFiles:
+def find_files(folder: Path, *, packed: bool = False, download: bool = False) -> PublishedFiles:
     """The published files in ``folder``, the base model's also from the local hub cache.
 
     Args:
         folder: holds the transformer's file.
+        packed: take the transformer in four bits where both are there, else in bf16.
         download: fetch what is missing of the base model's.
 
     Raises:
-        ValueError: some are missing, by name; or the transformer is there in four bits only.
+        ValueError: some are missing, by name.
     """
     roots = [folder / inside for inside in _INSIDE]
     needed = (VAE, TEXT, TOKENIZER)
     if not all(_locate(roots, name) for name in needed):
         roots += _base(download=download)
     found = {name: path for name in needed if (path := _locate(roots, name))}
-    *readable, packed = PUBLISHED_WEIGHTS
-    weights = next((path for name in readable if (path := _locate([folder], name))), None)
-    if weights is None and _locate([folder], packed):
-        raise ValueError(
-            f"{folder} holds {packed}, whose weights are in four bits, which this version cannot "
-            f"read: put {readable[0]} beside it."
-        )
+    weights = find_weights(folder, packed=packed)
     missing = [name for name in needed if name not in found]
     if weights is None or missing:
-        names = missing if weights else [readable[0], *missing]
+        names = missing if weights else [PUBLISHED_WEIGHTS[0], *missing]
         raise ValueError(
             f"{folder} lacks {', '.join(names)} of the published model: {VAE}, {TEXT} and the "
             f"tokenizer's folder {TOKENIZER} are files of {BASE}. Put or link them there, or fetch "
@@ -82,22 +80,33 @@ def find_files(folder: Path, *, download: bool = False) -> PublishedFiles:
     )
 
 
+def find_weights(folder: Path, *, packed: bool = False) -> Path | None:
+    """The transformer's file, if there is one; ``packed`` as ``find_files`` has it."""
+    names = PUBLISHED_WEIGHTS[::-1] if packed else PUBLISHED_WEIGHTS
+    return next((path for name in names if (path := _locate([folder], name))), None)
+
+
 def load_published(
     files: PublishedFiles,
     *,
+    placement: Placement,
     spec: ModelSpec = LONGLIVE_5B,
     text_config: UMT5Config = UMT5_XXL,
-    attention: str = "auto",
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
     """The parts of the published model on the CPU; the large files are mapped, not copied.
 
     ``spec`` and ``text_config`` say what sizes the files have: those of LongLive-2.0-5B unless
-    given. ``attention`` names the transformer's backend. Raises ValueError if a file holds other
-    weights.
+    given. ``placement`` names the transformer's attention, and how linears run that a file holds
+    packed. Raises ValueError if a file holds other weights.
     """
     with unfilled():
-        transformer = WanTransformer(spec.transformer, attention=attention)
-    fill(transformer, read_state_dict(files.transformer), files.transformer)
+        transformer = WanTransformer(spec.transformer, attention=placement.attention)
+    if files.transformer.name == PACKED_WEIGHTS:
+        tensors, config = read_published(files.transformer)
+        run = placement.packed_linears(config)
+        load_packed(transformer, tensors, config, run=run, source=files.transformer)
+    else:
+        fill(transformer, read_state_dict(files.transformer), files.transformer)
     vae = load_vae(files.vae, config=spec.vae)
     return transformer, vae, load_umt5(files.text, files.tokenizer, config=text_config)
 

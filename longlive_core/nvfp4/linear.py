@@ -283,9 +283,9 @@ class _QuantisedProduct(torch.autograd.Function):
 
 
 def quantize_weight(
-    weight: Float[Tensor, "out in"], config: QuantizeConfig, *, rows: int = 256
+    weight: Float[Tensor, "out in"], config: QuantizeConfig, *, rows: int = 64
 ) -> NVFP4Tensor:
-    """``quantize``, some rows at a time: the same bits, and no wide copy of a large matrix."""
+    """``quantize``, some rows at a time: the same bits, and no wide copies of a large matrix."""
     amax = tensor_amax(weight)
     parts = [quantize(part, config, amax=amax) for part in weight.split(rows)]
     return NVFP4Tensor(

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from benchmarks.nvfp4 import check_nvfp4, measure_nvfp4
+from benchmarks.options import Options
 from benchmarks.registry import BENCHMARKS, DeviceBenchmark
 from benchmarks.run import main
 from longlive_core.kv_cache import Int8PageCodec
@@ -37,6 +39,7 @@ NUMBERS = {
         "share_of_copy",
         "milliseconds_to_encode_a_page",
     },
+    "nvfp4": {"mib_moved", "milliseconds", "gigabytes_per_second", "share_of_copy"},
 }
 LAYER = ("--page-tokens", "8", "--heads", "2", "--head-dim", "16", "--pages", "3")
 
@@ -135,3 +138,14 @@ def test_bad_options_are_refused(arguments, message, capsys):
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="speed is that of kernels on a GPU")
+def test_quantising_keeps_up_with_memory():
+    """On the window of LongLive-2.0-5B, with amax given: the promised shares of copying."""
+    device, options = torch.device("cuda"), Options(repeats=20)
+    check_nvfp4(device, options)
+    promised = {"quantize": 0.6, "dequantize": 0.7}
+    for case, row in measure_nvfp4(device, options).items():
+        assert row["share_of_copy"] >= promised.get(case.partition(",")[0], 0.0), (case, row)

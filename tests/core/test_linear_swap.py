@@ -1,5 +1,7 @@
 """Swapping linears: patterns, shared weights, and the report."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +74,19 @@ def test_more_can_be_kept_and_less():
 def test_a_pattern_that_names_nothing_is_refused():
     with pytest.raises(ValueError, match="keep='blcoks.0' names no module.*mean 'blocks.0'"):
         plan(model(), keep=(*KEEP, "blcoks.0"))
+
+
+def test_a_layer_is_let_go_as_soon_as_it_is_replaced():
+    """So that a model is never there twice: one layer is, at a time."""
+    net, alive = model(), []
+    layers = [weakref.ref(net.get_submodule(name)) for name in plan(net).swapped]
+
+    def make(linear):
+        alive.append(sum(layer() is not None for layer in layers))
+        return Doubled(linear)
+
+    swap_linears(net, make, plan(net))
+    assert alive == [2, 1]
 
 
 def test_what_cannot_be_converted_is_kept_with_its_reason():

@@ -8,13 +8,16 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from longlive_core.nvfp4 import NVFP4Linear, QuantizeConfig, dequantize, quantize
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
+from longlive_models.nvfp4_checkpoint import PackedConfig, packed_state, write_published
 from longlive_models.pipeline import read_spec
 from longlive_models.placement import Placement
+from longlive_models.precision import stored_precision
 from longlive_models.published import BASE, LONGLIVE_5B, TEXT, TOKENIZER, VAE, find_files
 from longlive_models.text import UMT5Config
 from longlive_models.wan import WanTransformer
@@ -182,10 +185,21 @@ def test_what_may_be_fetched_but_cannot_is_said(copied):
         find_files(copied, download=True)
 
 
-def test_packed_weights_alone_are_refused(copied):
-    (copied / WEIGHTS).rename(copied / "model_4o6.pt")
-    with pytest.raises(ValueError, match=f"four bits, which this version cannot.*{WEIGHTS}"):
-        find_files(copied)
+def test_weights_in_four_bits_are_decoded_or_computed_with(copied):
+    """Where both are there, the precision that is asked for decides which are read."""
+    state, name = transformer_state(), "blocks.1.ffn.0"
+    weight = quantize(state.pop(f"{name}.weight"), QuantizeConfig())
+    config = PackedConfig(weight=weight.config)
+    write_published(copied / "model_4o6.pt", state | packed_state(name, weight), config)
+    assert find_files(copied).transformer == copied / WEIGHTS
+    assert stored_precision(copied) == "plain"
+    packed = load(copied, weights="nvfp4").transformer
+    assert isinstance(packed.get_submodule(name), NVFP4Linear)
+    assert type(packed.get_submodule("blocks.1.ffn.2")) is nn.Linear  # it was not packed
+    (copied / WEIGHTS).unlink()
+    assert stored_precision(copied) == "nvfp4"
+    decoded = load(copied).transformer.get_submodule(name)
+    assert_bitwise_equal(decoded.weight.detach(), dequantize(weight))
 
 
 def test_files_of_another_size_are_refused(whole):

@@ -1,0 +1,72 @@
+"""A model is packed from its files one layer at a time: what it takes is counted, not believed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, convert_linears
+from longlive_models.folder import save_part
+from longlive_models.nvfp4_checkpoint import PackedConfig
+from longlive_models.nvfp4_packing import pack_model_folder
+from longlive_models.wan import WAN_5B, WanTransformer
+from tests.models.tiny_pipeline import SPEC, write_tiny_folder
+
+MSE = PackedConfig(weight=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="counts the memory of a GPU")
+DEEP = replace(SPEC.transformer, dim=128, ffn_dim=256, num_layers=8)
+
+
+def peak_of_allocations(run, *, mapped: int) -> int:
+    """The most bytes that tensors on the CPU held at one time, beyond those that they held before.
+
+    A file of ``mapped`` bytes that is mapped takes addresses, not memory.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in recorded.profiler.kineto_results.events()
+        if event.name() == "[memory]" and abs(event.nbytes()) != mapped
+    ]
+    now = most = 0
+    for _, change in sorted(changes):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_packing_holds_one_layer_and_what_is_not_yet_written(tmp_path):
+    source = write_tiny_folder(tmp_path / "model")
+    model = WanTransformer(DEEP)
+    save_part(source / "transformer", DEEP.to_dict(), model.bfloat16().state_dict())
+    plain = sum(p.nbytes for p in model.parameters())
+    largest = max(p.nbytes for p in model.parameters())
+    held = {}
+
+    def pack() -> None:
+        made = pack_model_folder(source, tmp_path / "out", MSE, file_bytes=plain // 20)
+        held["packed"] = made.report.bytes_after
+
+    (file,) = (source / "transformer").glob("*.safetensors")
+    peak = peak_of_allocations(pack, mapped=file.stat().st_size)
+    assert peak < largest + held["packed"] < 0.5 * plain
+
+
+@pytest.mark.gpu
+@GPU
+def test_quantising_the_5b_on_a_gpu_takes_its_largest_layer_and_the_packed_model():
+    """Block after block, as from files: weights come from the CPU one at a time."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    packed, largest, blocks = 0, WAN_5B.dim * WAN_5B.ffn_dim * 2, []
+    sizes = [(WAN_5B.dim, WAN_5B.dim)] * 8
+    sizes += [(WAN_5B.dim, WAN_5B.ffn_dim), (WAN_5B.ffn_dim, WAN_5B.dim)]
+    for _ in range(WAN_5B.num_layers):
+        block = nn.Sequential(*(nn.Linear(*size, dtype=torch.bfloat16) for size in sizes))
+        packed += convert_linears(block, device="cuda").bytes_after
+        blocks.append(block)
+    assert torch.cuda.max_memory_allocated() - before < largest + packed
