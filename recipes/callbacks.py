@@ -96,6 +96,12 @@ class Clock(Callback):
         self.budget = budget
         self.watch = Stopwatch()
         self.finished = False
+        self._agreed: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far; of several ranks, those of the first at its last step."""
+        return self.watch.seconds if self._agreed is None else self._agreed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.watch.start()
@@ -107,7 +113,9 @@ class Clock(Callback):
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
-        self.finished = self.budget.progress(trainer.global_step, self.watch.seconds) >= 1
+        if trainer.world_size > 1 and self.budget.minutes is not None:
+            self._agreed = trainer.strategy.broadcast(self.watch.seconds)
+        self.finished = self.budget.progress(trainer.global_step, self.seconds) >= 1
         if self.finished:
             trainer.should_stop = True
 
@@ -156,8 +164,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = time.monotonic() - self._saved >= self.seconds
-        if due or self.clock.finished or trainer.received_sigterm:
+        due = time.monotonic() - self._saved >= self.seconds or trainer.received_sigterm
+        if self.clock.finished or trainer.strategy.reduce_boolean_decision(due, all=False):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
 

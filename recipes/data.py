@@ -5,7 +5,7 @@ Both live on the training device and hand out batches that depend on a generator
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,32 +162,23 @@ def encode_clips(
 
 
 @dataclass(frozen=True, eq=False)
-class ClipBatch:
-    """Clips of one length, ready for the loss; the fields as in ``TokenClips``."""
-
-    latents: Tensor
-    ids: Tensor
-    positions: Tensor
-    mask: TableMask
-
-
-@dataclass(frozen=True, eq=False)
 class TokenClips:
     """Encoded clips with what the teacher-forcing loss needs to know of each.
 
     Attributes:
-        latents: bfloat16 [clips, channels, frames, height, width].
+        latents: bfloat16 [clips, channels, frames, height, width]; of several sequence ranks, the
+            frames of this one.
         ids: [clips, blocks, text_len], the scene-cut prefix included.
         positions: float32 [clips, frames], shot offsets included.
         tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
-        run: tokens of a block.
+        tokens_per_frame: tokens of a latent frame.
     """
 
     latents: Tensor
     ids: Tensor
     positions: Tensor
     tables: Tensor
-    run: int
+    tokens_per_frame: int
 
     @classmethod
     def of(
@@ -199,11 +190,15 @@ class TokenClips:
         frames_per_block: int,
         tokens_per_frame: int,
         shot_offset: float,
+        order: Sequence[tuple[int, bool]] | None = None,
     ) -> "TokenClips":
-        """Prompts as token numbers, cuts as positions and masks; all where the latents are."""
+        """Prompts as token numbers, cuts as positions and masks; all where the latents are.
+
+        ``order`` is of the masks' blocks, as ``teacher_forcing_table`` takes it.
+        """
         blocks, device = clips.cuts.shape[1], clips.latents.device
         anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
-        known = {a: teacher_forcing_table(window, a) for a in set(anchors)}
+        known = {a: teacher_forcing_table(window, a, order=order) for a in set(anchors)}
         prompts = [
             SCENE_CUT_PREFIX + caption if cut else caption
             for captions, cuts in zip(clips.captions, clips.cuts.tolist(), strict=True)
@@ -216,19 +211,23 @@ class TokenClips:
             ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
             positions=(frames + shots * shot_offset).float().to(device),
             tables=torch.stack([known[a] for a in anchors]).to(device),
-            run=tokens_per_frame * frames_per_block,
+            tokens_per_frame=tokens_per_frame,
         )
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def draw(self, count: int, generator: torch.Generator) -> ClipBatch:
-        """``count`` random clips."""
-        some = torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
-        mask = TableMask(self.tables[some], self.run)
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """The numbers of ``count`` random clips."""
+        return torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
+
+    def mask(self, some: Tensor) -> TableMask:
+        """Who may see whom in these clips."""
+        frames_per_block = self.positions.shape[1] // self.ids.shape[1]
+        mask = TableMask(self.tables[some], self.tokens_per_frame * frames_per_block)
         if some.device.type == "cuda":
             mask.flex(some.device)  # made here, for a compiled model cannot
-        return ClipBatch(self.latents[some], self.ids[some], self.positions[some], mask)
+        return mask
 
 
 def to_bytes(video: Tensor) -> Tensor:

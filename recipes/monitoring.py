@@ -64,7 +64,8 @@ class LossLog(Callback):
         self._rate = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
-        self.table.rewind(trainer.global_step)
+        if trainer.is_global_zero:
+            self.table.rewind(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: StepModule, batch: int, batch_idx: int
@@ -85,7 +86,8 @@ class LossLog(Callback):
                 f"on. Lower optimisation.learning_rate, or resume from the last checkpoint with "
                 f"another seed."
             )
-        self.table.add(step, self.latest)
+        if trainer.is_global_zero:
+            self.table.add(step, self.latest)
         log_numbers(trainer, self.latest, step)
 
 
@@ -98,7 +100,8 @@ class Validation(Callback):
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
-        self.table.rewind(trainer.global_step)
+        if trainer.is_global_zero:
+            self.table.rewind(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
@@ -108,7 +111,8 @@ class Validation(Callback):
             return
         with pl_module.averaged(), trainer.precision_plugin.forward_context():
             self.latest = pl_module.validate()
-        self.table.add(step, self.latest)
+        if trainer.is_global_zero:
+            self.table.add(step, self.latest)
         log_numbers(trainer, self.latest, step)
 
 
@@ -133,6 +137,8 @@ class SampleVideos(Callback):
             return
         with pl_module.averaged():
             videos = pl_module.samples()
+        if not trainer.is_global_zero:
+            return
         sheet = write_samples(self.folder / f"step_{step:07d}", videos, columns=self.COLUMNS)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -161,7 +167,8 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
         self._start = (time.monotonic(), pl_module.progress, trainer.global_step)
-        self._bar.start()
+        if trainer.is_global_zero:
+            self._bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
@@ -173,7 +180,7 @@ class ProgressBar(Callback):
         loss = self.losses.latest.get("loss", math.nan)
         text = f"step {step}, loss {loss:.4g}, {speed}"
         self._bar.update(self._task, completed=now, description=text)
-        if self.validation.latest != self._told:
+        if trainer.is_global_zero and self.validation.latest != self._told:
             self._told = self.validation.latest
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in self._told.items())
             self.console.print(f"{now:4.0%} {text}: {numbers}", highlight=False, soft_wrap=True)

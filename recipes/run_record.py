@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def as_plain(value: Any) -> Any:
         return [as_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no word for it
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     return str(value)

@@ -64,7 +64,7 @@ class StepModule(LightningModule, ABC):
     @property
     def progress(self) -> float:
         """The share of the run that is over."""
-        return self.budget.progress(self.global_step, self.clock.watch.seconds)
+        return self.budget.progress(self.global_step, self.clock.seconds)
 
     def choices(self, step: int) -> torch.Generator:
         """The generator that a step draws its clips with, on the CPU."""

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from longlive_core.kv_cache import Window
+from longlive_core.nvfp4 import TrainingConfig, convert_linears
+from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, masked_mean
 from longlive_models.diffusion import FlowSchedule
-from longlive_models.folder import fingerprint, load_part, read_config, save_part
+from longlive_models.folder import fill, fingerprint, load_part, read_config, save_part, unfilled
 from longlive_models.model_spec import ModelSpec
-from longlive_models.objectives import teacher_forcing_loss
+from longlive_models.objectives import frame_losses
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.placement import Placement
 from longlive_models.settings import GenerationSettings
@@ -31,9 +33,13 @@ from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
 from longlive_recipes.data import LatentClips, TokenClips, encode_clips
 from longlive_recipes.moving_shapes import World, clip, vocabulary
 from longlive_recipes.pack_model import check_text, find_vae, pack_model
+from longlive_recipes.parallel import Parallel, Ranks, shard
 from longlive_recipes.run_record import as_plain, code_version
 from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
 from longlive_recipes.training import Run, check_run, fit
+
+PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
+"""Linears as they are: none of their products in four bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,9 @@ class TrainAR:
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
     latent_cache: str | None = None  # keep the encoded clips here
+    quantised: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
+    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
+    parallel: Parallel = field(default_factory=Parallel)
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
     validation_clips: int = 32  # of each length, never trained on
     sample_prompts: tuple[str, ...] = (
@@ -90,6 +99,27 @@ class TrainAR:
                     f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
+            if phase.batch % self.parallel.data:
+                raise ValueError(
+                    f"a phase has batches of {phase.batch} clips, which parallel.data="
+                    f"{self.parallel.data} ranks cannot share out evenly: make them a multiple."
+                )
+        for blocks in known:
+            self.partition(blocks, 1)
+        if self.parallel.ranks > 1 and self.run.compile:
+            raise ValueError(
+                f"run.compile=true is for one rank, got {self.parallel.ranks}: sharded weights are "
+                f"gathered by hooks that a compiled forward leaves out. Set run.compile=false."
+            )
+
+    def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
+        """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""
+        return BalancedPartition(
+            frames=blocks * self.model.frames_per_block,
+            ranks=self.parallel.sequence,
+            tokens_per_frame=tokens_per_frame,
+            frames_per_block=self.model.frames_per_block,
+        )
 
     @property
     def generation(self) -> GenerationSettings:
@@ -146,19 +176,50 @@ FRESH = 100
 
 
 class TrainARModule(StepModule):
-    """One transformer and its text encoder, on clips that are encoded before the first step."""
+    """One transformer and its text encoder, on clips that are encoded before the first step.
 
-    def __init__(self, config: TrainAR) -> None:
+    A batch is drawn alike on every rank, random numbers and all, and a rank keeps its part of it:
+    what is learnt does not depend on how many there are.
+    """
+
+    model: WanTransformer
+    text: PocketTextEncoder
+    velocity: Model
+
+    def __init__(self, config: TrainAR, ranks: Ranks | None = None) -> None:
         super().__init__(config.budget, config.optimisation, config.seed)
         self.config = config
-        self.model = WanTransformer(config.model)
-        self.text = PocketTextEncoder(config.text)
+        self.ranks = Ranks() if ranks is None else ranks
+        self.schedule = FlowSchedule(shift=config.shift)
+
+    def configure_model(self) -> None:
+        """Build, quantise, shard, in that order; the first weights are the seed's."""
+        if hasattr(self, "model"):
+            return
+        config = self.config
+        if self.device_mesh is not None:  # Lightning's strategy made one
+            self.ranks = Ranks.of(self.device_mesh)
+        partition = config.partition(config.phases[0].length, 1)
+        self.sp = BalancedSP(self.ranks.sequence, partition, heads=config.model.num_heads)
+        with torch.device("cpu"):
+            torch.manual_seed(self.seed)
+            self.model = WanTransformer(
+                config.model,
+                exchange=self.sp if config.parallel.sequence > 1 else None,
+                gradient_checkpointing=config.checkpointing,
+            )
+            self.text = PocketTextEncoder(config.text)
         if config.start_from:
             start = Path(config.start_from)
             start_from(self.model, start / "transformer")
             start_from(self.text, start / "text_encoder")
+        if config.quantised.quantises:
+            convert_linears(self.model, config.quantised, reduce_amax=self._amax())
         self.velocity = maybe_compile(self.model.forward, config.run.compile)
-        self.schedule = FlowSchedule(shift=config.shift)
+        if config.parallel.ranks > 1:
+            shard(self.model, self.model.blocks, self.ranks.world)
+            shard(self.text, (), self.ranks.world)
+            self.velocity = self.model
 
     def on_fit_start(self) -> None:
         config = self.config
@@ -166,14 +227,21 @@ class TrainARModule(StepModule):
         self.sets, self.fresh = {}, {}
         for one in config.sets:
             few = replace(one, clips=config.validation_clips)
-            clips = prepare_clips(config, one, config.seed + one.blocks, self.device)
-            fresh = prepare_clips(uncached, few, config.seed + FRESH + one.blocks, self.device)
+            clips = self._prepare(config, one, config.seed + one.blocks)
+            fresh = self._prepare(uncached, few, config.seed + FRESH + one.blocks)
             self.sets[one.blocks] = self.tokenize(clips)
             self.fresh[one.blocks] = self.tokenize(fresh)
+
+    def _prepare(self, config: TrainAR, one: ClipSet, seed: int) -> LatentClips:
+        """Encoded clips, of which a rank keeps its own frames."""
+        clips = prepare_clips(config, one, seed, self.device)
+        self.sp.partition = config.partition(one.blocks, 1)
+        return replace(clips, latents=self.sp.shard(clips.latents, 2).clone())
 
     def tokenize(self, clips: LatentClips) -> TokenClips:
         """Clips with the ids, positions and masks that this model trains them with."""
         config = self.config
+        partition = config.partition(clips.cuts.shape[1], 1)
         return TokenClips.of(
             clips,
             self.text,
@@ -181,6 +249,7 @@ class TrainARModule(StepModule):
             frames_per_block=config.model.frames_per_block,
             tokens_per_frame=config.model.tokens_per_frame(*clips.latents.shape[3:]),
             shot_offset=config.shot_offset,
+            order=partition.block_order,
         )
 
     def training_step(self, step: int) -> dict[str, Tensor]:
@@ -191,34 +260,65 @@ class TrainARModule(StepModule):
     def loss(
         self, model: Model, clips: TokenClips, count: int, generator: torch.Generator
     ) -> Tensor:
-        """The teacher-forcing loss of ``count`` random clips, each under the mask of its cuts."""
-        config = self.config
-        drawn = clips.draw(count, generator)
-        latents = drawn.latents.float()
-        blocks = drawn.ids.shape[1]
-        text = self.text(self._drop(drawn.ids, generator).flatten(0, 1)).unflatten(0, (-1, blocks))
+        """The teacher-forcing loss of ``count`` random clips: of all of them, on every rank."""
+        losses = self.losses(model, clips, count, generator)
+        if self.ranks.world.size == 1:
+            return losses.mean()
+        return masked_mean(losses, None, self.ranks.world)
+
+    def losses(
+        self, model: Model, clips: TokenClips, count: int, generator: torch.Generator
+    ) -> Tensor:
+        """Of ``count`` random clips, those of this rank: the loss of each of its frames.
+
+        Each clip is seen under the mask of its cuts.
+        """
+        config, ranks = self.config, self.ranks
+        self.sp.partition = config.partition(clips.ids.shape[1], clips.tokens_per_frame)
+        some = clips.draw(count, generator)
+        ids = self._own(self._drop(clips.ids[some], generator), blocks=1)
         timesteps = self.schedule.draw(
             generator,
             batch=count,
-            frames=latents.shape[2],
+            frames=clips.positions.shape[1],
             frames_per_block=config.model.frames_per_block,
         )
-        return teacher_forcing_loss(
+        latents = ranks.clips(clips.latents[some]).float()
+        text = self.text(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
+        noise = self._noise(clips, count)
+        return frame_losses(
             model,
             latents,
             text,
-            noise=torch.randn_like(latents),
-            timesteps=timesteps.to(self.device),
-            mask=drawn.mask,
+            noise=noise,
+            timesteps=self._own(timesteps.to(self.device), frames=1),
+            mask=clips.mask(ranks.clips(some)),
             schedule=self.schedule,
-            positions=drawn.positions,
-            context=self._jitter(latents),
+            positions=self._own(clips.positions[some], frames=1),
+            context=latents + self._jitter(clips, count),
         )
 
-    def _jitter(self, latents: Tensor) -> Tensor:
-        """The clean half with a little noise, of another strength in each clip."""
-        strength = torch.rand(len(latents), 1, 1, 1, 1, device=latents.device)
-        return latents + self.config.context_jitter * strength * torch.randn_like(latents)
+    def _own(self, x: Tensor, *, frames: int | None = None, blocks: int | None = None) -> Tensor:
+        """This rank's part of what was made for a whole batch: its clips, its frames or blocks."""
+        x = self.ranks.clips(x)
+        if blocks is not None:
+            return self.sp.shard_blocks(x, blocks)
+        return x if frames is None else self.sp.shard(x, frames)
+
+    def _noise(self, clips: TokenClips, count: int) -> Tensor:
+        """Noise of the batch's latents."""
+        channels, _, *size = clips.latents.shape[1:]
+        shape = (count, channels, clips.positions.shape[1], *size)
+        return self._own(torch.randn(shape, device=self.device), frames=2)
+
+    def _jitter(self, clips: TokenClips, count: int) -> Tensor:
+        """A little noise for the clean half, of another strength in each clip."""
+        strength = self._own(torch.rand(count, 1, 1, 1, 1, device=self.device))
+        return self.config.context_jitter * strength * self._noise(clips, count)
+
+    def _amax(self) -> Callable[[Tensor], Tensor] | None:
+        """One amax of the sequence ranks' parts of an activation; of one rank there is just one."""
+        return self.sp.max_over_group if self.ranks.sequence.size > 1 else None
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
@@ -241,12 +341,20 @@ class TrainARModule(StepModule):
         }
 
     def samples(self) -> dict[str, Video]:
-        """A video of each sample prompt, from the pipeline that users have."""
+        """A video of each sample prompt, from the pipeline that users have; by the first rank."""
         config = self.config
+        weights = self.ranks.whole(self.model), self.ranks.whole(self.text)
+        if not self.ranks.first:
+            return {}
+        with unfilled():
+            parts = WanTransformer(config.model), PocketTextEncoder(config.text)
+        for part, tensors in zip(parts, weights, strict=True):
+            fill(part, copy.deepcopy(tensors), "the module")  # a pipeline freezes its parts
+        model, text = parts
         pipeline = LongLivePipeline(
-            copy.deepcopy(self.model),  # a pipeline freezes its parts
+            model,
             trained_vae(config.vae),
-            copy.deepcopy(self.text),
+            text,
             settings=config.generation,
             placement=Placement.choose(str(self.device), weights="fp32", kv_cache="fp32"),
         )
@@ -256,11 +364,16 @@ class TrainARModule(StepModule):
         }
 
     def export(self, folder: Path) -> None:
-        """Write a model folder: transformer and text encoder in bfloat16, and the VAE."""
+        """Write a model folder: transformer and text encoder in bfloat16, and the VAE.
+
+        All ranks must call it, and the first one writes.
+        """
         parts = {
-            "transformer": (self.config.model.to_dict(), self.model.state_dict()),
-            "text_encoder": (self.config.text.to_dict(), self.text.state_dict()),
+            "transformer": (self.config.model.to_dict(), self.ranks.whole(self.model)),
+            "text_encoder": (self.config.text.to_dict(), self.ranks.whole(self.text)),
         }
+        if not self.ranks.first:
+            return
         for name, (config, tensors) in parts.items():
             save_part(folder / name, config, tensors, dtype=torch.bfloat16)
         pack_model(
@@ -315,7 +428,7 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
     """Train, and write the model folder ``<output>/model``."""
     check(config, resume=resume)
     module = TrainARModule(config)
-    fit(module, config.run, config, resume=resume)
+    fit(module, config.run, config, resume=resume, parallel=config.parallel)
     folder = Path(config.run.output) / "model"
     module.export(folder)
     return folder

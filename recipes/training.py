@@ -20,19 +20,23 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from longlive_models.folder import fill
 from longlive_recipes.callbacks import LastCheckpoint, Record
 from longlive_recipes.monitoring import LossLog, ProgressBar, SampleVideos, Table, Validation
+from longlive_recipes.parallel import AVERAGE, META, Parallel, read_checkpoint, read_meta
 from longlive_recipes.run_record import as_plain, differences, read_run_record
 from longlive_recipes.step_module import StepModule
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 MAY_CHANGE = (
+    "parallel",
     "run.output",
     "run.samples_every",
     "run.checkpoint_minutes",
     "run.progress_bar",
 )
-"""Fields of a config that a resumed run may have changed: neither weights nor logs know them."""
+"""Fields of a config that a resumed run may have changed: neither weights nor logs know them, but
+for the last digits, where another number of ranks adds up in another order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def check_run(run: Run, config: Any, *, resume: str | None) -> None:
     output = Path(run.output)
     if resume is not None:
         completed_steps(find_checkpoint(resume))
-    elif (output / CHECKPOINT).is_file():
+    elif (output / CHECKPOINT).exists():
         raise ValueError(
             f"{output} holds a run already: go on with it (--resume {output}), or name another "
             f"folder (--set run.output=FOLDER)."
@@ -101,10 +105,14 @@ def check_run(run: Run, config: Any, *, resume: str | None) -> None:
 
 
 def find_checkpoint(resume: str) -> Path:
-    """The checkpoint that ``resume`` names: a file, or the folder of a run."""
+    """The checkpoint that ``resume`` names: itself, or the folder of a run.
+
+    A checkpoint is a file, or of a run over several ranks a folder.
+    """
     path = Path(resume)
-    file = path / CHECKPOINT if path.is_dir() else path
-    if not file.is_file():
+    is_run = path.is_dir() and not (path / META).is_file()
+    file = path / CHECKPOINT if is_run else path
+    if not file.is_file() and not (file / META).is_file():
         raise ValueError(
             f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
             f"a file like {CHECKPOINT} in it."
@@ -115,9 +123,7 @@ def find_checkpoint(resume: str) -> Path:
 def completed_steps(checkpoint: Path) -> int:
     """How many steps a checkpoint has behind it."""
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)[
-            "global_step"
-        ]
+        return read_meta(checkpoint)["global_step"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
         raise ValueError(
             f"{checkpoint} is no checkpoint of a training run: name the folder of a run, or a "
@@ -125,10 +131,19 @@ def completed_steps(checkpoint: Path) -> int:
         ) from error
 
 
-def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None) -> Trainer:
+def fit(
+    module: StepModule,
+    run: Run,
+    config: Any,
+    *,
+    resume: str | None = None,
+    parallel: Parallel | None = None,
+) -> Trainer:
     """Train ``module``; its averaged weights are in it afterwards.
 
     Args:
+        parallel: over which ranks; this process starts the others, unless torchrun did. The module
+            has to shard itself in ``configure_model``.
         resume: a checkpoint file, or the folder of an earlier run of the same config; a run that
             goes on from it ends with the weights and logs of one that was never stopped.
 
@@ -138,16 +153,39 @@ def fit(module: StepModule, run: Run, config: Any, *, resume: str | None = None)
         SystemExit: the process was asked to end (SIGTERM); a checkpoint was written before.
     """
     check_run(run, config, resume=resume)
+    parallel = Parallel() if parallel is None else parallel
     checkpoint = None if resume is None else find_checkpoint(resume)
+    if checkpoint is not None and checkpoint.is_dir() and parallel.ranks == 1:
+        checkpoint = put_together(checkpoint, Path(run.output) / CHECKPOINT)
     with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
-        trainer = build_trainer(module, run, config, checkpoint=checkpoint)
+        trainer = build_trainer(module, run, config, parallel, checkpoint=checkpoint)
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.average.copy_to(module)
     return trainer
 
 
+def put_together(sharded: Path, path: Path) -> Path:
+    """Write a sharded checkpoint to ``path`` as one file, in one move."""
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(read_checkpoint(sharded), part)
+    part.replace(path)
+    return path
+
+
+def load_average(module: StepModule, checkpoint: Path) -> None:
+    """Give a module that is not being trained the averaged weights of a checkpoint."""
+    average = read_checkpoint(checkpoint)["callbacks"][AVERAGE]["average"]
+    fill(module, average, checkpoint)
+
+
 def build_trainer(
-    module: StepModule, run: Run, config: Any, *, checkpoint: Path | None = None
+    module: StepModule,
+    run: Run,
+    config: Any,
+    parallel: Parallel,
+    *,
+    checkpoint: Path | None = None,
 ) -> Trainer:
     """Lightning's Trainer with everything that rides along with a run."""
     output = Path(run.output)
@@ -174,7 +212,9 @@ def build_trainer(
     )
     return Trainer(
         accelerator=run.accelerator,
-        devices=1,
+        devices=parallel.ranks // parallel.nodes,
+        num_nodes=parallel.nodes,
+        strategy=parallel.strategy(),
         precision=run.precision,  # type: ignore[arg-type]
         max_steps=module.budget.steps,
         gradient_clip_val=module.optimisation.max_grad_norm,
@@ -222,6 +262,8 @@ def lightning_is_brief() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch for the type of a tree's leaf in a way that 2.13 deprecates
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+            # the loss never writes into what the model returns
+            warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* a view tensor")
             yield
     finally:
         log.setLevel(before)

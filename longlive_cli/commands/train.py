@@ -39,4 +39,7 @@ def train(
     except KeyboardInterrupt:
         note(f"longlive: interrupted; go on with --resume {wanted.run.output}.")
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(result)
+    from longlive_recipes.parallel import is_first_process
+
+    if is_first_process():
+        typer.echo(result)

@@ -92,7 +92,7 @@ def test_what_is_no_average_is_refused(decay):
 def test_the_clock_ends_a_run_with_its_last_step():
     clock = Clock(Budget(steps=3))
     for step in range(4):
-        trainer = SimpleNamespace(global_step=step, should_stop=False)
+        trainer = SimpleNamespace(global_step=step, should_stop=False, world_size=1)
         clock.on_train_batch_end(trainer, None, None, 0, 0)
         assert clock.finished == trainer.should_stop == (step >= 3)
 
@@ -119,7 +119,9 @@ def test_a_checkpoint_is_due_after_its_minutes_at_the_end_and_on_sigterm(tmp_pat
     now, saved = [0.0], []
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
     trainer = SimpleNamespace(
-        received_sigterm=False, save_checkpoint=lambda path, weights_only: saved.append(now[0])
+        received_sigterm=False,
+        save_checkpoint=lambda path, weights_only: saved.append(now[0]),
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
     )
     clock = Clock(Budget())
     keeper = LastCheckpoint(tmp_path / "last.ckpt", clock, minutes=1.0)

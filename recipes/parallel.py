@@ -1,0 +1,263 @@
+"""Training over several ranks: a mesh of data x sequence, sharded weights, sharded checkpoints.
+
+Data ranks share out the clips of a batch. The ranks of one sequence group hold the same clips, each
+its own frames. Weights, gradients, optimizer and average are sharded over all ranks (FSDP2), and
+gradients are averaged over them, as ``longlive_core.sequence_parallel.masked_mean`` wants it.
+
+``torch.distributed`` lives here and in ``longlive_core.sequence_parallel``, and nowhere else.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
+
+from longlive_core.sequence_parallel import SequenceGroup
+
+META = "meta.pt"
+"""The file of a sharded checkpoint with what is no tensor of the model."""
+
+AVERAGE = "MovingAverage"
+"""The callback whose average is sharded as the weights are."""
+
+SHARDED = ("state_dict", "optimizer_states")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Over how many ranks a run is spread; one rank is a plain run.
+
+    Attributes:
+        data: ranks, or groups of ranks, that share out the clips of a batch.
+        sequence: ranks that share each clip, every one with its own frames.
+        nodes: machines; each runs as many ranks as the others.
+        timeout_minutes: how long a rank waits for another one before it gives up.
+    """
+
+    data: int = 1
+    sequence: int = 1
+    nodes: int = 1
+    timeout_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.data, self.sequence, self.nodes) < 1 or self.timeout_minutes <= 0:
+            raise ValueError(
+                f"a run has one rank or more, and a time to wait for them, got data={self.data}, "
+                f"sequence={self.sequence}, nodes={self.nodes}, "
+                f"timeout_minutes={self.timeout_minutes}: use 1 for what is not split."
+            )
+        if self.ranks % self.nodes:
+            raise ValueError(
+                f"data={self.data} times sequence={self.sequence} makes {self.ranks} ranks, which "
+                f"nodes={self.nodes} cannot share evenly: make one a multiple of the other."
+            )
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are in all."""
+        return self.data * self.sequence
+
+    def strategy(self) -> "str | ShardedStrategy":
+        """What Lightning's Trainer takes as its strategy."""
+        return "auto" if self.ranks == 1 else ShardedStrategy(self)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This rank's place among all; ``Ranks()`` is one alone.
+
+    Attributes:
+        data: the ranks with the same frames of other clips.
+        sequence: the ranks with other frames of the same clips.
+        world: all of them.
+    """
+
+    data: SequenceGroup = field(default_factory=SequenceGroup)
+    sequence: SequenceGroup = field(default_factory=SequenceGroup)
+    world: SequenceGroup = field(default_factory=SequenceGroup)
+
+    @classmethod
+    def of(cls, mesh: DeviceMesh) -> "Ranks":
+        """The place in a mesh of data x sequence."""
+        data, sequence = (SequenceGroup.of(mesh.get_group(axis)) for axis in (0, 1))
+        everyone = dist.group.WORLD
+        assert everyone is not None, "a mesh has a process group"
+        return cls(data, sequence, SequenceGroup.of(everyone))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files."""
+        return self.world.rank == 0
+
+    def clips(self, x: Tensor) -> Tensor:
+        """This rank's part of a batch, whose clips the data ranks share out evenly; a view."""
+        each, left = divmod(len(x), self.data.size)
+        if left:
+            raise ValueError(
+                f"{self.data.size} data ranks cannot share out {len(x)} clips evenly: make the "
+                f"batch a multiple of parallel.data."
+            )
+        return x.narrow(0, self.data.rank * each, each)
+
+    def whole(self, module: nn.Module) -> dict[str, Tensor]:
+        """A module's weights, put together on the first rank's CPU; nothing on the others.
+
+        All ranks must call it.
+        """
+        if self.world.size == 1:
+            return module.state_dict()
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        tensors: dict[str, Any] = get_model_state_dict(module, options=options)
+        return tensors
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if self.world.size > 1:
+            dist.barrier()
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for a job: it is alone, or the first of its ranks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def shard(module: nn.Module, parts: Iterable[nn.Module], ranks: SequenceGroup) -> None:
+    """Shard a module's parameters over ranks: of each of its ``parts``, then of the rest.
+
+    The parts are gathered one at a time, when they are needed. Build and quantise before.
+    """
+    assert ranks.process_group is not None, "one rank alone has nothing to share out"
+    device = "cuda" if dist.get_backend(ranks.process_group) == "nccl" else "cpu"
+    mesh = DeviceMesh.from_group(ranks.process_group, device)
+    for each in (*parts, module):
+        fully_shard(each, mesh=mesh, reshard_after_forward=True)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's strategy for a module that shards itself in ``configure_model``.
+
+    Its mesh has the axes "data_parallel" and "tensor_parallel": the second is the sequence's.
+    A checkpoint is a folder to which every rank writes its part, and which any number of ranks can
+    read. It is written beside the one before, which the link at its path then leaves in one move:
+    whenever the job is killed, a whole one is there.
+    """
+
+    def __init__(self, parallel: Parallel) -> None:
+        super().__init__(
+            data_parallel_size=parallel.data,
+            tensor_parallel_size=parallel.sequence,
+            timeout=timedelta(minutes=parallel.timeout_minutes),
+        )
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(filepath)
+        callback, average = _average_in(checkpoint)
+        tensors = {
+            "state_dict": checkpoint["state_dict"],
+            "optimizer_0": checkpoint["optimizer_states"][0],
+            "average": average,
+        }
+        rest = {
+            **{name: value for name, value in checkpoint.items() if name not in SHARDED},
+            "callbacks": {**checkpoint["callbacks"], AVERAGE: {**callback, "average": {}}},
+        }
+        slot = self.broadcast(_free_slot(path))
+        if self.is_global_zero:
+            shutil.rmtree(slot, ignore_errors=True)
+        self.barrier()
+        dcp.save(tensors, checkpoint_id=slot)
+        if self.is_global_zero:
+            torch.save(rest, slot / META)
+            _point(path, slot)
+        self.barrier()
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        path = Path(checkpoint_path)
+        checkpoint = super().load_checkpoint(path, weights_only)
+        callback, whole = _average_in(checkpoint)
+        average = {name: p.detach().clone() for name, p in self._trained()}
+        if path.is_dir():
+            dcp.load({"average": average}, checkpoint_id=path)
+        else:
+            average = {
+                name: distribute_tensor(whole[name].to(p.device), p.device_mesh, p.placements)
+                for name, p in average.items()
+            }
+        checkpoint["callbacks"][AVERAGE] = {**callback, "average": average}
+        return checkpoint
+
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        assert self.model is not None
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as one rank writes it, whoever wrote it; in memory, on the CPU."""
+    if path.is_file():
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole.pt"
+        dcp_to_torch_save(path, whole)
+        tensors = torch.load(whole, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(path / META, map_location="cpu", weights_only=True)
+    callback, _ = _average_in(checkpoint)
+    checkpoint["callbacks"][AVERAGE] = {**callback, "average": tensors["average"]}
+    optimizers = [_by_number(tensors["optimizer_0"])]
+    return {**checkpoint, "state_dict": tensors["state_dict"], "optimizer_states": optimizers}
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors, at least."""
+    file = path / META if path.is_dir() else path
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _by_number(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state by the number of each parameter, as a plain optimizer has it."""
+    [group] = state["param_groups"]
+    names = group["params"]
+    return {
+        "state": {place: state["state"][name] for place, name in enumerate(names)},
+        "param_groups": [{**group, "params": list(range(len(names)))}],
+    }
+
+
+def _average_in(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    callback = checkpoint["callbacks"][AVERAGE]
+    return callback, callback["average"]
+
+
+def _free_slot(path: Path) -> Path:
+    """Of the two folders that checkpoints are written to in turn, the one not in use."""
+    slots = [path.with_name(f"{path.name}.{letter}") for letter in "ab"]
+    return slots[1] if path.is_symlink() and path.readlink().name == slots[0].name else slots[0]
+
+
+def _point(path: Path, slot: Path) -> None:
+    """Let ``path`` mean ``slot``, in one move; what it meant before is removed."""
+    before = path.resolve() if path.is_symlink() else None
+    link = path.with_name(f"{path.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(slot.name)
+    os.replace(link, path)
+    if before is not None and before != slot.resolve():
+        shutil.rmtree(before)

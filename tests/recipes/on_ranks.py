@@ -1,0 +1,76 @@
+"""What each rank does in the tests of parallel training: the tiny recipe, step by step."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, TrainingConfig
+from longlive_core.sequence_parallel import SequenceGroup, masked_mean
+from longlive_recipes.budget import Phase
+from longlive_recipes.parallel import Parallel, Ranks
+from longlive_recipes.train_ar import ClipSet, TrainAR, TrainARModule
+from tests.recipes.tiny_runs import ar_config
+
+NEAREST = TrainingConfig(gradient=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
+"""All three products in four bits; rounding at random would differ between ranks."""
+
+
+def shared_config(folder: str, data: int = 1, sequence: int = 1, **changes: Any) -> TrainAR:
+    """Batches of four clips of three blocks: one sequence rank of two holds more than the other."""
+    config = ar_config(
+        Path(folder) / "run",
+        Path(folder) / "vae",
+        sets=(ClipSet(blocks=3, clips=6),),
+        phases=(Phase(length=3, batch=4, until=1.0),),
+        parallel=Parallel(data=data, sequence=sequence),
+    )
+    return replace(config, **changes)
+
+
+def place(group: dist.ProcessGroup, data: int, sequence: int) -> Ranks:
+    """This rank's place in a mesh made of a process group, sequence ranks side by side."""
+    world = SequenceGroup.of(group)
+    if sequence == 1:
+        return Ranks(data=world, world=world)
+    if data == 1:
+        return Ranks(sequence=world, world=world)
+    return replace(Ranks.of(init_device_mesh("cpu", (data, sequence))), world=world)
+
+
+def first_step(module: TrainARModule, mask: bool) -> dict[str, Any]:
+    """The loss of a step, and the gradient of each parameter, put together."""
+    module.configure_model()
+    module.on_fit_start()
+    for name, parameter in module.named_parameters():
+        if name == "model.head.head.weight":  # it begins at zero, and stops gradients
+            with torch.no_grad():
+                parameter.fill_(0.1)
+    clips, generator = module.sets[3], module.choices(0)
+    torch.manual_seed(5)
+    if mask:
+        counted = torch.rand(4, 24, generator=torch.Generator().manual_seed(1)) < 0.6
+        counted[0] = False  # a clip of which nothing counts
+        losses = module.losses(module.velocity, clips, 4, generator)
+        loss = masked_mean(losses, module._own(counted, frames=1), module.ranks.world)
+    else:
+        loss = module.loss(module.velocity, clips, 4, generator)
+    loss.backward()
+    gradients = {name: whole(p.grad) for name, p in module.named_parameters()}
+    return {"loss": loss.detach(), "cuts": bool(clips.positions.diff().gt(1).any()), **gradients}
+
+
+def whole(x: Tensor) -> Tensor:
+    return x.full_tensor() if hasattr(x, "full_tensor") else x.clone()
+
+
+def step_on_ranks(
+    group: dist.ProcessGroup, folder: str, shape: tuple[int, int], mask: bool, changes: dict
+) -> dict[str, Any]:
+    """``first_step`` with the ranks of a mesh of this shape."""
+    config = shared_config(folder, *shape, **changes)
+    return first_step(TrainARModule(config, place(group, *shape)), mask)

@@ -1,0 +1,48 @@
+"""Training over several ranks has the numbers of one; so has a run that died and was resumed."""
+
+import pytest
+
+from longlive_recipes.train_ar import TrainARModule
+from tests.processes import Ranks
+from tests.recipes.on_ranks import NEAREST, first_step, shared_config, step_on_ranks
+from tests.recipes.tiny_runs import write_tiny_vae
+
+MESHES = [(2, 1), (1, 2), (2, 2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("parallel")
+    write_tiny_vae(folder / "vae")
+    return str(folder)
+
+
+def assert_as_one_rank(ranks: Ranks, folder: str, shape, mask: bool = False, **changes) -> None:
+    one = first_step(TrainARModule(shared_config(folder, **changes)), mask)
+    answers = ranks(shape[0] * shape[1], step_on_ranks, folder, shape, mask, changes)
+    assert one["cuts"]
+    for many in answers:
+        assert many.keys() == one.keys()
+        for name, wanted in one.items():
+            if name == "cuts":
+                continue
+            error = (many[name] - wanted).norm() / wanted.norm()
+            assert error <= 1e-5, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_loss_and_gradients_are_those_of_one_rank(shape, ranks, folder):
+    assert_as_one_rank(ranks, folder, shape)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_so_are_those_of_frames_that_count(shape, ranks, folder):
+    assert_as_one_rank(ranks, folder, shape, mask=True)
+
+
+def test_so_are_those_of_recomputed_blocks(ranks, folder):
+    assert_as_one_rank(ranks, folder, (2, 2), checkpointing=True)
+
+
+def test_so_are_those_of_products_in_four_bits(ranks, folder):
+    assert_as_one_rank(ranks, folder, (1, 2), quantised=NEAREST)
