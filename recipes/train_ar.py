@@ -19,7 +19,7 @@ from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import TrainingConfig, convert_linears
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, masked_mean
 from longlive_models.diffusion import FlowSchedule
-from longlive_models.folder import fill, fingerprint, load_part, read_config, save_part, unfilled
+from longlive_models.folder import fill, read_config, save_part, unfilled
 from longlive_models.model_spec import ModelSpec
 from longlive_models.objectives import frame_losses
 from longlive_models.pipeline import LongLivePipeline
@@ -27,27 +27,20 @@ from longlive_models.placement import Placement
 from longlive_models.settings import GenerationSettings
 from longlive_models.stream import Video
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
-from longlive_models.vae import VAEConfig, WanVAE, load_vae
+from longlive_models.vae import VAEConfig
 from longlive_models.wan import POCKET, WanConfig, WanTransformer
 from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
-from longlive_recipes.data import LatentClips, TokenClips, encode_clips
-from longlive_recipes.moving_shapes import World, clip, vocabulary
+from longlive_recipes.clip_sets import ClipSet, prepare_clips, trained_vae
+from longlive_recipes.data import LatentClips, TokenClips
+from longlive_recipes.moving_shapes import World, vocabulary
 from longlive_recipes.pack_model import check_text, find_vae, pack_model
 from longlive_recipes.parallel import Parallel, Ranks, shard
-from longlive_recipes.run_record import as_plain, code_version
+from longlive_recipes.run_record import code_version
 from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
 from longlive_recipes.training import Run, check_run, fit
 
 PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
 """Linears as they are: none of their products in four bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSet:
-    """So many clips of so many blocks."""
-
-    blocks: int
-    clips: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +171,7 @@ FRESH = 100
 class TrainARModule(StepModule):
     """One transformer and its text encoder, on clips that are encoded before the first step.
 
-    A batch is drawn alike on every rank, random numbers and all, and a rank keeps its part of it:
-    what is learnt does not depend on how many there are.
+    Every rank draws a batch alike, random numbers and all, and keeps its part of it.
     """
 
     model: WanTransformer
@@ -197,15 +189,16 @@ class TrainARModule(StepModule):
         if hasattr(self, "model"):
             return
         config = self.config
-        if self.device_mesh is not None:  # Lightning's strategy made one
+        if self.device_mesh is not None:
             self.ranks = Ranks.of(self.device_mesh)
+        shared = config.parallel.sequence > 1
         partition = config.partition(config.phases[0].length, 1)
         self.sp = BalancedSP(self.ranks.sequence, partition, heads=config.model.num_heads)
         with torch.device("cpu"):
             torch.manual_seed(self.seed)
             self.model = WanTransformer(
                 config.model,
-                exchange=self.sp if config.parallel.sequence > 1 else None,
+                exchange=self.sp if shared else None,
                 gradient_checkpointing=config.checkpointing,
             )
             self.text = PocketTextEncoder(config.text)
@@ -214,7 +207,8 @@ class TrainARModule(StepModule):
             start_from(self.model, start / "transformer")
             start_from(self.text, start / "text_encoder")
         if config.quantised.quantises:
-            convert_linears(self.model, config.quantised, reduce_amax=self._amax())
+            reduce_amax = self.sp.max_over_group if shared else None
+            convert_linears(self.model, config.quantised, reduce_amax=reduce_amax)
         self.velocity = maybe_compile(self.model.forward, config.run.compile)
         if config.parallel.ranks > 1:
             shard(self.model, self.model.blocks, self.ranks.world)
@@ -223,20 +217,27 @@ class TrainARModule(StepModule):
 
     def on_fit_start(self) -> None:
         config = self.config
-        uncached = replace(config, latent_cache=None)
         self.sets, self.fresh = {}, {}
         for one in config.sets:
             few = replace(one, clips=config.validation_clips)
-            clips = self._prepare(config, one, config.seed + one.blocks)
-            fresh = self._prepare(uncached, few, config.seed + FRESH + one.blocks)
+            clips = self._prepare(one, config.seed + one.blocks, config.latent_cache)
+            fresh = self._prepare(few, config.seed + FRESH + one.blocks, None)
             self.sets[one.blocks] = self.tokenize(clips)
             self.fresh[one.blocks] = self.tokenize(fresh)
 
-    def _prepare(self, config: TrainAR, one: ClipSet, seed: int) -> LatentClips:
-        """Encoded clips, of which a rank keeps its own frames."""
-        clips = prepare_clips(config, one, seed, self.device)
-        self.sp.partition = config.partition(one.blocks, 1)
-        return replace(clips, latents=self.sp.shard(clips.latents, 2).clone())
+    def _prepare(self, one: ClipSet, seed: int, cache: str | None) -> LatentClips:
+        """Encoded clips, this rank's frames of each."""
+        self.sp.partition = self.config.partition(one.blocks, 1)
+        return prepare_clips(
+            one,
+            seed,
+            world=self.config.world,
+            vae=self.config.vae,
+            cache=cache,
+            sp=self.sp,
+            writes=self.ranks.first,
+            device=self.device,
+        )
 
     def tokenize(self, clips: LatentClips) -> TokenClips:
         """Clips with the ids, positions and masks that this model trains them with."""
@@ -284,13 +285,11 @@ class TrainARModule(StepModule):
             frames_per_block=config.model.frames_per_block,
         )
         latents = ranks.clips(clips.latents[some]).float()
-        text = self.text(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
-        noise = self._noise(clips, count)
         return frame_losses(
             model,
             latents,
-            text,
-            noise=noise,
+            self.text(ids.flatten(0, 1)).unflatten(0, ids.shape[:2]),
+            noise=self._noise(clips, count),
             timesteps=self._own(timesteps.to(self.device), frames=1),
             mask=clips.mask(ranks.clips(some)),
             schedule=self.schedule,
@@ -301,24 +300,19 @@ class TrainARModule(StepModule):
     def _own(self, x: Tensor, *, frames: int | None = None, blocks: int | None = None) -> Tensor:
         """This rank's part of what was made for a whole batch: its clips, its frames or blocks."""
         x = self.ranks.clips(x)
-        if blocks is not None:
-            return self.sp.shard_blocks(x, blocks)
+        x = x if blocks is None else self.sp.shard_blocks(x, blocks)
         return x if frames is None else self.sp.shard(x, frames)
 
     def _noise(self, clips: TokenClips, count: int) -> Tensor:
         """Noise of the batch's latents."""
-        channels, _, *size = clips.latents.shape[1:]
-        shape = (count, channels, clips.positions.shape[1], *size)
+        shape = [count, *clips.latents.shape[1:]]
+        shape[2] = clips.positions.shape[1]  # of the whole clip
         return self._own(torch.randn(shape, device=self.device), frames=2)
 
     def _jitter(self, clips: TokenClips, count: int) -> Tensor:
         """A little noise for the clean half, of another strength in each clip."""
         strength = self._own(torch.rand(count, 1, 1, 1, 1, device=self.device))
         return self.config.context_jitter * strength * self._noise(clips, count)
-
-    def _amax(self) -> Callable[[Tensor], Tensor] | None:
-        """One amax of the sequence ranks' parts of an activation; of one rank there is just one."""
-        return self.sp.max_over_group if self.ranks.sequence.size > 1 else None
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
@@ -350,11 +344,10 @@ class TrainARModule(StepModule):
             parts = WanTransformer(config.model), PocketTextEncoder(config.text)
         for part, tensors in zip(parts, weights, strict=True):
             fill(part, copy.deepcopy(tensors), "the module")  # a pipeline freezes its parts
-        model, text = parts
         pipeline = LongLivePipeline(
-            model,
+            parts[0],
             trained_vae(config.vae),
-            text,
+            parts[1],
             settings=config.generation,
             placement=Placement.choose(str(self.device), weights="fp32", kv_cache="fp32"),
         )
@@ -384,33 +377,6 @@ class TrainARModule(StepModule):
             settings=self.config.generation,
             trained={"recipe": "TrainAR", "step": self.global_step, "code": code_version()},
         )
-
-
-def prepare_clips(config: TrainAR, one: ClipSet, seed: int, device: torch.device) -> LatentClips:
-    """Draw and encode the first clips of ``seed``, or read them from the latent cache."""
-    source = {
-        "world": as_plain(config.world),
-        "seed": seed,
-        **as_plain(one),
-        "vae": fingerprint(find_vae(config.vae)),
-    }
-    cache = config.latent_cache and Path(config.latent_cache) / f"blocks_{one.blocks}"
-    if cache and cache.is_dir():
-        return LatentClips.load(cache, source, device)
-    vae = trained_vae(config.vae).to(device)
-    vae.channels_last_()
-    made = [clip(seed, index, world=config.world, blocks=one.blocks) for index in range(one.clips)]
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        clips = encode_clips(vae.encode, made, device=device)
-    if cache:
-        clips.save(cache, source)
-    return clips
-
-
-def trained_vae(name: str) -> WanVAE:
-    """A VAE by folder or model name, in evaluation mode, on the CPU."""
-    settings, weights = load_part(find_vae(name))
-    return load_vae(weights, config=VAEConfig.from_dict(settings))
 
 
 def check(config: TrainAR, *, resume: str | None = None) -> None:

@@ -13,9 +13,10 @@ from longlive_models.settings import read_settings
 from longlive_models.video import read_video
 from longlive_recipes import train_ar
 from longlive_recipes.budget import Budget, Phase
+from longlive_recipes.clip_sets import ClipSet
 from longlive_recipes.data import LatentClips
 from longlive_recipes.step_module import Optimisation
-from longlive_recipes.train_ar import ClipSet, TrainARModule
+from longlive_recipes.train_ar import TrainARModule
 from longlive_recipes.training import fit
 from tests.recipes.tiny_runs import (
     ar_config,
