@@ -8,7 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_core.kv_cache import CacheSnapshot, PagedKVCache
+from longlive_core.kv_cache import (
+    AbsolutePositions,
+    CacheSnapshot,
+    PagedKVCache,
+    PositionPolicy,
+)
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
 from longlive_models.diffusion.samplers import unchanged
@@ -77,6 +82,7 @@ class BlockGenerator:
         guidance: 1 follows the prompt as trained; more follows it more strongly.
         negative_prompt: what guidance moves away from.
         t_scale: multiplies temporal positions.
+        positions: places blocks and their past in time; absolute if not given.
         image: latents of the frame that each video starts with, if it is given: image-to-video.
     """
 
@@ -92,6 +98,7 @@ class BlockGenerator:
         guidance: float = 1.0,
         negative_prompt: str = "",
         t_scale: float = 1.0,
+        positions: PositionPolicy | None = None,
         image: Image | None = None,
     ) -> None:
         branches = 1 if guidance == 1 else 2
@@ -100,6 +107,13 @@ class BlockGenerator:
                 f"the cache holds {cache.layout.samples} samples, but {len(seeds)} videos with "
                 f"guidance {guidance} need {branches * len(seeds)}: build the CacheLayout with "
                 f"one sample for each video and branch, and give one seed or more."
+            )
+        positions = AbsolutePositions() if positions is None else positions
+        if positions.rotated != cache.layout.rotated:
+            raise ValueError(
+                f"{positions} need a cache of CacheLayout(rotated={positions.rotated}), got "
+                f"{cache.layout}: it says whether keys are cached with their positions. "
+                f"Build the layout for the policy."
             )
         for seed in seeds:
             check_seed(seed)
@@ -113,6 +127,7 @@ class BlockGenerator:
         self.guidance = guidance
         self.negative_prompt = negative_prompt
         self.t_scale = t_scale
+        self.positions = positions
         self._image = image
         self._kept: dict[int, KeptBlock] = {}
         self._features: dict[str, Tensor] = {}
@@ -191,6 +206,7 @@ class BlockGenerator:
             guidance=self.guidance,
             negative_prompt=self.negative_prompt,
             t_scale=self.t_scale,
+            positions=self.positions,
             image=self._image,
         )
         other._kept = dict(self._kept)
@@ -231,13 +247,18 @@ class BlockGenerator:
         """What the model says of a block's latents, in both branches under guidance."""
         if self.guidance != 1:
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
-        first, frames = block * self.model.config.frames_per_block, latents.shape[2]
-        positions = torch.arange(first, first + frames, device=latents.device).double() + offset
+        order, frames = self.cache.order, self.model.config.frames_per_block
+        places = self.positions.places(order, block, frames, offset)
+
+        def tensor(numbers: tuple[float, ...]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.float64, device=latents.device)
+
         return self.model(
             latents.to(self.dtype),
             timesteps,
             text,
-            positions=positions,
+            positions=tensor(places.own),
+            key_positions=None if places.keys is None else tensor(places.keys),
             t_scale=self.t_scale,
             memory=self.cache,
             remember=remember,
