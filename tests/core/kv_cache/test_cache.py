@@ -41,11 +41,12 @@ ACTIONS = st.lists(
 )
 
 
-@given(POLICIES, CODECS, ACTIONS)
-def test_any_schedule_reads_what_plain_tensors_give(policy, codec, actions):
+@given(POLICIES, CODECS, st.integers(1, 3), ACTIONS)
+def test_any_schedule_reads_what_plain_tensors_give(policy, codec, samples, actions):
     generator = torch.Generator().manual_seed(0)
+    layout = replace(SMALL, samples=samples)
     with nan_filled_empty():
-        cache, oracle = PagedKVCache(SMALL, policy, codec), Oracle()
+        cache, oracle = PagedKVCache(layout, policy, codec), Oracle()
         saved = (cache.snapshot(), oracle.copy())
         others: list[tuple[PagedKVCache, Oracle]] = []
         for name, *arguments in actions:
@@ -69,7 +70,7 @@ def test_any_schedule_reads_what_plain_tensors_give(policy, codec, actions):
                     oracle = Oracle()
                 case "abandon":
                     cache.begin_block(len(oracle.pages))
-                    k, v = keys_and_values(SMALL, generator, codec.dtype)
+                    k, v = keys_and_values(layout, generator, codec.dtype)
                     cache.write(0, k, v)
                     run_block(cache, oracle, generator, 0, False)
         for other, its_oracle in [(cache, oracle), *others]:
