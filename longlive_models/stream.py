@@ -121,12 +121,15 @@ class Stream:
                 under it; "cut" starts a new shot. See ``SteeringEvent``.
 
         Raises:
-            ValueError: an empty text, an unknown word, a time that is past, or beyond the end.
+            ValueError: an empty text, an unknown word, a time that is past or beyond the end, or a
+                stream that has ended.
         """
+        self._require_open("prompt")
         return self._schedule.add(text, at=at, memory=memory).to_dict()
 
     def cut(self, text: str, *, at: At = "next", forget: bool = False) -> dict[str, Any]:
         """Start a new shot; ``forget`` drops what was before it. As ``prompt`` otherwise."""
+        self._require_open("cut")
         return self._schedule.add(text, at=at, memory="cut", forget=forget).to_dict()
 
     def snapshot(self, path: str | Path, *, notes: Mapping[str, Any] | None = None) -> Path:
@@ -262,14 +265,19 @@ class Stream:
 
     def _pause(self, what: str) -> StreamState | None:
         """Bring all blocks that were generated to ``_ready``; the decoder's state after them."""
-        if not self._end.alive:
-            raise ValueError(
-                f"{what} of a stream that has ended: its state is gone. Take it while blocks are "
-                f"coming, before close() and before an error."
-            )
+        self._require_open(what)
+        if self._error is not None:
+            raise self._error
         while self._decoding:
             self._ready.append(self._take())
         return self._scheduler.state
+
+    def _require_open(self, what: str) -> None:
+        if not self._end.alive:
+            raise ValueError(
+                f"{what} of a stream that has ended: its state is gone. Call it while blocks are "
+                f"coming, before close() and before an error."
+            )
 
 
 def collect(stream: Stream) -> Video:

@@ -167,9 +167,32 @@ def test_a_snapshot_after_the_last_block_has_nothing_left(tmp_path):
     path = stream.snapshot(tmp_path / "a.safetensors")
     assert list(on_lane("inline").resume(path)) == []
     assert list(stream) == []
-    for what in (stream.fork, lambda: stream.snapshot(path)):
-        with pytest.raises(ValueError, match="of a stream that has ended"):
-            what()
+    for what, call in (
+        ("fork", stream.fork),
+        ("snapshot", lambda: stream.snapshot(path)),
+        ("prompt", lambda: stream.prompt("the circle")),
+        ("cut", lambda: stream.cut("the circle")),
+    ):
+        with pytest.raises(ValueError, match=f"{what} of a stream that has ended"):
+            call()
+
+
+@pytest.mark.parametrize("kv_cache", ["bf16", "fp8", "int8", "nvfp4"])
+def test_a_stream_goes_on_whatever_its_pages_are_stored_in(tmp_path, kv_cache):
+    placement = Placement.choose("cpu", kv_cache=kv_cache)
+    pipe = tiny_pipeline(placement, steps=1, guidance=2.0)
+    events = [
+        {"block": 2, "text": "a red square", "memory": "recache"},
+        {"block": 3, "text": "the circle", "memory": "cut", "forget": True},
+    ]
+    stream = pipe.stream("a red circle", seconds=pipe.timing.seconds(5), events=events)
+    for _ in range(2):
+        next(stream)
+    path, fork = stream.snapshot(tmp_path / "a.safetensors"), stream.fork()
+    rest = list(stream)
+    assert [block.index for block in rest] == [2, 3, 4]
+    assert_same_blocks(list(pipe.resume(path)), rest)
+    assert_same_blocks(list(fork), rest)
 
 
 def test_a_write_that_fails_leaves_the_snapshot_before(tmp_path, monkeypatch):
@@ -352,8 +375,11 @@ def test_an_error_while_denoising_comes_after_the_frames_before_it():
     pipe.text.encode = types.MethodType(breaks, pipe.text)
     seen = []
     with pytest.raises(RuntimeError, match="the encoder broke"):
-        for block in pipe.stream(STORY):  # its cut is block 3
+        for block in (stream := pipe.stream(STORY)):  # its cut is block 3
             seen.append(block.index)
+            if block.index == 2:
+                with pytest.raises(RuntimeError, match="the encoder broke"):
+                    stream.fork()
     assert seen == [0, 1, 2]
     assert decoding_threads() == []
 
