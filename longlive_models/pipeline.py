@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from longlive_core import __version__
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
 from longlive_core.nvfp4 import LinearConfig
+from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.diffusion import unipc_schedule
 from longlive_models.first_frame import encode_image
 from longlive_models.folder import (
@@ -44,7 +46,10 @@ from longlive_models.text import (
     UMT5Config,
 )
 from longlive_models.vae import VAEConfig, WanVAE, load_vae
-from longlive_models.wan import WanConfig, WanTransformer
+from longlive_models.wan import WanConfig, WanTransformer, share
+
+ALONE = SequenceGroup()
+"""One rank, which makes its videos by itself."""
 
 DEFAULT_SECONDS = 5.0
 """Length of a video whose shots do not say."""
@@ -65,9 +70,12 @@ class LongLivePipeline:
         settings: sizes, rates and defaults of the model.
         placement: devices and types.
         weights: the folder or file that ``fingerprint`` names.
+        group: ranks that make each video together. All of them call the same methods with the same
+            arguments; the first one decodes, the others' blocks have no frames.
 
     Raises:
-        ValueError: parts that do not fit each other, or the picture's size.
+        ValueError: parts that do not fit each other, or the picture's size; a block that cannot be
+            shared by so many ranks.
         BackendUnavailable: a backend that was named and cannot run, or emulation under ``strict``.
     """
 
@@ -80,6 +88,7 @@ class LongLivePipeline:
         settings: GenerationSettings,
         placement: Placement,
         weights: Path | None = None,
+        group: SequenceGroup = ALONE,
     ) -> None:
         self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
         _check_text(transformer.config, text)
@@ -91,7 +100,7 @@ class LongLivePipeline:
         vae.channels_last_()
         if isinstance(text, torch.nn.Module):
             placement.put(text)
-        self.transformer = transformer
+        self.transformer, self.sp = share(transformer, group, self.spec.latent_size)
         self.vae = vae
         self.text = text
         self.placement = placement
@@ -110,6 +119,7 @@ class LongLivePipeline:
         linear: str = "auto",
         strict: bool = False,
         download: bool = False,
+        group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
         """Load a model by name, folder or hub id (see ``longlive_models.hub.resolve``).
 
@@ -129,7 +139,7 @@ class LongLivePipeline:
         )
         folder = resolve(model, download=download)
         if is_published(folder):
-            return cls.from_published(folder, placement=placement, download=download)
+            return cls.from_published(folder, placement=placement, download=download, group=group)
         spec = read_spec(folder)
         placement.check(spec.transformer)
         transformer = load_transformer(folder / "transformer", spec.transformer, placement)
@@ -137,9 +147,8 @@ class LongLivePipeline:
         values, tensors = load_part(folder / "text_encoder")
         text = PocketTextEncoder(PocketTextConfig.from_dict(values))
         fill(text, tensors, folder / "text_encoder")
-        return cls(
-            transformer, vae, text, settings=spec.settings, placement=placement, weights=folder
-        )
+        how: dict[str, Any] = {"placement": placement, "weights": folder, "group": group}
+        return cls(transformer, vae, text, settings=spec.settings, **how)
 
     @classmethod
     def from_published(
@@ -150,6 +159,7 @@ class LongLivePipeline:
         spec: ModelSpec = LONGLIVE_5B,
         text_config: UMT5Config = UMT5_XXL,
         download: bool = False,
+        group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
         """Load the original's files (see ``longlive_models.published``), of these sizes.
 
@@ -159,7 +169,8 @@ class LongLivePipeline:
         files = find_files(folder, packed=packed, download=download)
         placement.check(spec.transformer)
         parts = load_published(files, placement=placement, spec=spec, text_config=text_config)
-        return cls(*parts, settings=spec.settings, placement=placement, weights=files.transformer)
+        how: dict[str, Any] = {"weights": files.transformer, "group": group}
+        return cls(*parts, settings=spec.settings, placement=placement, **how)
 
     @property
     def settings(self) -> GenerationSettings:
@@ -258,8 +269,10 @@ class LongLivePipeline:
         **past: Any,
     ) -> Stream:
         origin = partial(self._origin, settings)
-        lane = self.placement.lane
-        return Stream(generator, self.vae, schedule, lane=lane, origin=origin, **past)
+        lane, first = self.placement.lane, self.sp.group.rank == 0
+        return Stream(
+            generator, self.vae, schedule, lane=lane, origin=origin, decodes=first, **past
+        )
 
     def _origin(self, settings: GenerationSettings) -> Origin:
         """What must be the same where a stream with these settings is resumed."""
@@ -298,11 +311,13 @@ class LongLivePipeline:
 
         ``image`` has what each video starts with, from ``first_frame.encode_image``.
         """
-        layout = self.spec.cache_layout(settings.branches * len(seeds))
+        samples = settings.branches * len(seeds)
+        layout = replace(self.spec.cache_layout(samples), heads=len(self.sp.heads))
+        codec = self.placement.codec(self.sp.max_over_group)
         return BlockGenerator(
             self.transformer,
             self.text,
-            PagedKVCache(layout, settings.policy, self.placement.codec(), self.placement.device),
+            PagedKVCache(layout, settings.policy, codec, self.placement.device),
             sampler=unipc_schedule(settings.steps, settings.shift),
             latent_size=self.spec.latent_size,
             seeds=seeds,

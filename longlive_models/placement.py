@@ -1,10 +1,11 @@
 """Where a pipeline computes and in which types: all of it decided before a weight is read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from longlive_core import float8, nvfp4
 from longlive_core.async_decode import make_lane
@@ -123,8 +124,11 @@ class Placement:
             return replace(config, activation=packed.activation)
         return config
 
-    def codec(self) -> PageCodec:
-        """How pages of the cache are kept; encoded ones are read in the type of ``compute``."""
+    def codec(self, reduce_amax: Callable[[Tensor], Tensor] | None = None) -> PageCodec:
+        """How pages of the cache are kept; encoded ones are read in the type of ``compute``.
+
+        ``reduce_amax`` makes one amax of those of several ranks that hold heads of one page.
+        """
         dtype = PRECISIONS[self.compute]
         match self.kv_cache:
             case "fp8":
@@ -132,7 +136,7 @@ class Placement:
             case "int8":
                 return Int8PageCodec(dtype=dtype)
             case "nvfp4":
-                return nvfp4.NVFP4PageCodec(dtype=dtype)
+                return nvfp4.NVFP4PageCodec(dtype=dtype, reduce_amax=reduce_amax)
         return PlainCodec(PRECISIONS[self.kv_cache])
 
     @property

@@ -21,7 +21,7 @@ from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import At, LiveSchedule
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.video_block import Stopwatch, Timing, decoder
+from longlive_models.video_block import Stopwatch, Timing, decoder, no_frames
 from longlive_models.video_block import Video as Video
 from longlive_models.video_block import VideoBlock as VideoBlock
 from longlive_models.video_block import to_frames as to_frames
@@ -54,6 +54,7 @@ class Stream:
         origin: what snapshots are to name as their origin; asked when the first one is taken.
         state: of the decoder, after the blocks that the generator has made.
         ready: blocks made already that are to come out first.
+        decodes: False for a rank that leaves this to another one: its blocks have no frames.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Stream:
         origin: Callable[[], Origin],
         state: StreamState | None = None,
         ready: Iterable[VideoBlock] = (),
+        decodes: bool = True,
     ) -> None:
         self._generator = generator
         self._vae = vae
@@ -73,7 +75,9 @@ class Stream:
         self._lane = lane
         self._origin = origin
         self._first_state = state  # held until a lane's stream no longer reads it
-        self._scheduler = AsyncDecodeScheduler(decoder(vae), lane=lane, state=state, to_host=True)
+        self._decodes = decodes
+        decode = decoder(vae) if decodes else no_frames
+        self._scheduler = AsyncDecodeScheduler(decode, lane=lane, state=state, to_host=True)
         self._ahead = 0 if lane == "inline" else 1
         self._decoding: deque[tuple[int, BlockPrompt, Stopwatch]] = deque()
         self._ready = deque(ready)
@@ -171,6 +175,7 @@ class Stream:
                 origin=self._origin,
                 state=state,
                 ready=self._ready,
+                decodes=self._decodes,
             )
 
     def close(self) -> None:

@@ -115,3 +115,8 @@ def decoder(vae: WanVAE) -> Callable[[Tensor, StreamState | None], tuple[Frames,
         return to_frames(video[0]), state
 
     return decode
+
+
+def no_frames(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState | None]:
+    """What a rank that leaves decoding to another one makes of a block."""
+    return torch.empty(0, *latents.shape[3:], 3, dtype=torch.uint8), state

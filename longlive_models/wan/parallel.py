@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_core.sequence_parallel import BalancedSP
+from longlive_core.nvfp4 import NVFP4Linear
+from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
+from longlive_models.wan.attention import SelfAttention
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.transformer import TextContext, WanTransformer
 
@@ -21,15 +23,30 @@ class ParallelTransformer(WanTransformer):
     attends with its own heads, and gathers the result. A memory holds this rank's heads
     (``len(sp.heads)`` of them) of whole blocks. Weights are those of ``WanTransformer``.
 
-    For generation, ``sp.partition`` is that of one block:
-    ``BalancedPartition(frames=frames_per_block, ranks=size, tokens_per_frame=..., copies=1)``.
-    In training keep losses apart instead: pass each rank's own frames to a ``WanTransformer`` with
-    ``exchange=sp``.
+    For generation ``share`` makes one of any model. In training, give each rank's own frames to a
+    ``WanTransformer`` with ``exchange=sp`` instead, so that losses stay apart.
     """
 
     def __init__(self, config: WanConfig, sp: BalancedSP, **how: Any) -> None:
         super().__init__(config, exchange=sp, **how)
         self.sp = sp
+
+    @classmethod
+    def of(cls, model: WanTransformer, sp: BalancedSP) -> "ParallelTransformer":
+        """The layers of ``model``, which gives them away, shared by the ranks from now on.
+
+        Linears in four bits take the largest activation of all ranks for their tensor scale.
+        """
+        with torch.device("meta"):
+            shared = cls(model.config, sp, gradient_checkpointing=model.gradient_checkpointing)
+        for name, child in model.named_children():
+            shared.add_module(name, child)
+        for module in shared.modules():
+            if isinstance(module, SelfAttention):
+                module.exchange = sp
+            elif isinstance(module, NVFP4Linear):
+                module.reduce_amax = sp.max_over_group
+        return shared.train(model.training)
 
     def forward(
         self,
@@ -79,3 +96,24 @@ class ParallelTransformer(WanTransformer):
         if isinstance(text, TextContext):
             return TextContext(tuple((k[:, mine], v[:, mine]) for k, v in text.layers))
         return text[:, mine]
+
+
+def share(
+    model: WanTransformer, group: SequenceGroup, latent_size: tuple[int, int]
+) -> tuple[WanTransformer, BalancedSP]:
+    """The model over a group that generates blocks together, and who holds what of a block.
+
+    ``latent_size`` is (height, width) in latent pixels. One rank alone keeps ``model`` itself.
+
+    Raises:
+        ValueError: more ranks than a block has frames, or the model heads.
+    """
+    config = model.config
+    block = BalancedPartition(
+        frames=config.frames_per_block,
+        ranks=group.size,
+        tokens_per_frame=config.tokens_per_frame(*latent_size),
+        copies=1,
+    )
+    sp = BalancedSP(group, block, heads=config.num_heads)
+    return (model if group.size == 1 else ParallelTransformer.of(model, sp)), sp
