@@ -1,10 +1,12 @@
 """Score a model on moving shapes: generate from captions, judge from pixels alone.
 
-Suites: pairs seen in training, held-out pairs, storyboards with a cut, and the end of long videos.
+Suites: pairs seen in training, held-out pairs, storyboards with a cut, the end of long videos, and
+the first block after a prompt was changed while the video was being made, one suite a way.
 
 Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/results/
 """
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.settings import GenerationSettings
 from longlive_models.shots import Shot, ShotPlan, Storyboard
+from longlive_models.steering import LiveSchedule
 from longlive_models.stream import to_frames
 from longlive_recipes.judge import ClipVerdict, ShotVerdict, judge_clip, judge_shot, score
 from longlive_recipes.moving_shapes import base_caption, caption
@@ -25,6 +28,13 @@ from longlive_recipes.run_record import run_record
 from longlive_recipes.shape_attributes import MOTIONS, Look, Split, looks
 
 ATTRIBUTES = ("shape", "colour", "background", "motion")
+STEERED: dict[str, dict[str, Any]] = {
+    "steered_keep": {"memory": "keep"},
+    "steered_recache": {"memory": "recache"},
+    "steered_cut": {"memory": "cut"},
+    "steered_forget": {"memory": "cut", "forget": True},
+}
+PAST_BLOCKS = 2  # before a video is steered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,7 @@ class Evaluate:
     heldout: int = 100
     storyboards: int = 20
     long: int = 20
+    steered: int = 0  # 50 for the table of steering
     long_seconds: float = 60.0
     tail_seconds: float = 10.0  # of a long video, this much of its end is judged
     paraphrases: bool = True  # every other caption is one
@@ -50,12 +61,12 @@ class Evaluate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.seen, self.heldout, self.storyboards, self.long)
+        counts = (self.seen, self.heldout, self.storyboards, self.long, self.steered)
         if min(counts) < 0 or not any(counts):
             raise ValueError(
                 f"an evaluation needs prompts, got seen={self.seen}, heldout={self.heldout}, "
-                f"storyboards={self.storyboards}, long={self.long}: a suite of 0 is left out. "
-                f"Give one of them a positive number."
+                f"storyboards={self.storyboards}, long={self.long}, steered={self.steered}: a "
+                f"suite of 0 is left out. Give one of them a positive number."
             )
         for name in ("batch", "workers", "seconds", "tail_seconds"):
             if getattr(self, name) <= 0:
@@ -98,6 +109,8 @@ def run(config: Evaluate) -> dict[str, Any]:
         suites["storyboards"] = _storyboards(pipeline, settings, config, rng)
     if config.long:
         suites["long"] = _long(pipeline, settings, config, rng)
+    if config.steered:
+        suites |= _steered(pipeline, settings, config, rng)
     return {
         "suites": suites,
         "steps": settings.steps,
@@ -133,6 +146,34 @@ def generate_clips(
         video, state = pipeline.vae.decode_block(latents, state)
         pieces.append(torch.stack([to_frames(one) for one in video]).cpu())
     return torch.cat(pieces, 1)[:, : plans[0].frames].numpy()
+
+
+@torch.no_grad()
+def steered_blocks(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    prompts: Sequence[tuple[str, str]],
+    seeds: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """The first block after a change of prompt: uint8 [videos, frames, height, width, 3] by way.
+
+    ``prompts`` are of each video the one before and the one after; the ways share their past.
+    """
+    generator, vae = pipeline.generator(seeds, settings), pipeline.vae
+    plans = [pipeline.plan(before, seconds=math.inf) for before, _ in prompts]
+    state, blocks = None, {}
+    for made in generator.blocks(plans, PAST_BLOCKS):
+        _, state = vae.decode_block(made.latents.to(vae.conv2.weight), state)
+    texts = [after for _, after in prompts]
+    for name, how in STEERED.items():
+        steered = [
+            LiveSchedule(plan, [{"block": PAST_BLOCKS, "text": text, **how}]).block(PAST_BLOCKS)
+            for plan, text in zip(plans, texts, strict=True)
+        ]
+        latents = generator.fork().generate(PAST_BLOCKS, steered).latents
+        video, _ = vae.decode_block(latents.to(vae.conv2.weight), state)
+        blocks[name] = torch.stack([to_frames(one) for one in video]).cpu().numpy()
+    return blocks
 
 
 def _generate(
@@ -204,6 +245,31 @@ def _storyboards(
     shots = [judge_shot(part, timing.fps) for clip in clips for part in (clip[:edge], clip[edge:])]
     result = _summary(shots, [look for pair in pairs for look in pair])
     return {"cut_at_the_block": float(np.mean(found)), **result}
+
+
+def _steered(
+    pipeline: LongLivePipeline,
+    settings: GenerationSettings,
+    config: Evaluate,
+    rng: np.random.Generator,
+) -> dict[str, dict[str, Any]]:
+    """Does the first block after a new prompt show it? Its colour is always another one."""
+    pairs: list[list[Look]] = []
+    while len(pairs) < config.steered:
+        before, after = draw_looks(rng, "train", 2)
+        pairs += [[before, after]] if before.colour != after.colour else []
+    clips: dict[str, list[np.ndarray]] = {name: [] for name in STEERED}
+    for first in range(0, len(pairs), config.batch):
+        some = pairs[first : first + config.batch]
+        prompts = [(base_caption(before), base_caption(after)) for before, after in some]
+        seeds = [config.seed + first + place for place in range(len(some))]
+        for name, blocks in steered_blocks(pipeline, settings, prompts, seeds).items():
+            clips[name].extend(blocks)
+    wanted, fps = [after for _, after in pairs], pipeline.settings.fps
+    return {
+        name: _summary(_judge(judge_shot, blocks, fps, config.workers), wanted)
+        for name, blocks in clips.items()
+    }
 
 
 def _judge(judge: Any, clips: Sequence[np.ndarray], fps: float, workers: int) -> list[Any]:

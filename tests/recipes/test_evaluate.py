@@ -10,7 +10,14 @@ import torch
 from longlive_models.shots import SCENE_CUT_PREFIX, ShotPlan
 from longlive_models.stream import to_frames
 from longlive_recipes import evaluate
-from longlive_recipes.evaluate import Evaluate, draw_looks, generate_clips, run
+from longlive_recipes.evaluate import (
+    STEERED,
+    Evaluate,
+    draw_looks,
+    generate_clips,
+    run,
+    steered_blocks,
+)
 from longlive_recipes.moving_shapes import World, base_caption, draw, single_shot
 from longlive_recipes.shape_attributes import MOTIONS, is_held_out, looks
 from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
@@ -131,6 +138,36 @@ def test_clips_are_the_pipelines_videos():
     assert (clips.shape, clips.dtype) == ((2, 12, 32, 32, 3), np.uint8)
     alone = pipe("a blue square", seconds=1.5, seed=5).frames.numpy()
     assert np.abs(clips[1].astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_a_steered_block_is_that_of_a_stream_with_the_event():
+    pipe = tiny_pipeline(guidance=1.0)
+    prompts = ("a red circle", "a blue square")
+    for name, block in steered_blocks(pipe, pipe.settings, [prompts], [4]).items():
+        event = {"block": 2, "text": prompts[1], **STEERED[name]}
+        seconds = pipe.timing.seconds(3)
+        *_, last = pipe.stream(prompts[0], seconds=seconds, seed=4, events=[event])
+        assert np.array_equal(block[0], last.frames.numpy()), name
+
+
+def test_ways_of_steering_are_judged_by_the_new_prompt(config, monkeypatch):
+    """A model that minds a cut alone: it scores there, and nowhere else."""
+
+    def stubborn(pipeline, settings, prompts, seeds):
+        plans = [
+            [pipeline.plan(text, seconds=4.0) for text in texts]
+            for texts in zip(*prompts, strict=True)
+        ]
+        old, new = (drawings(pipeline, settings, some, seeds) for some in plans)
+        return {name: new if name == "steered_cut" else old for name in STEERED}
+
+    monkeypatch.setattr(evaluate, "steered_blocks", stubborn)
+    wanted = replace(config, seen=0, heldout=0, storyboards=0, long=0, steered=3)
+    suites = run(wanted)["suites"]
+    assert {name: row["colour"] for name, row in suites.items()} == {
+        name: float(name == "steered_cut") for name in STEERED
+    }
+    assert all(row["videos"] == 3 for row in suites.values())
 
 
 def test_looks_are_of_their_split_and_of_every_motion():
