@@ -207,7 +207,7 @@ class PagedKVCache:
         """Another cache that goes on from here, on the same device.
 
         The two share the pages that both hold; what either writes from now on is its own. Scratch
-        is not shared, so that forks may run side by side.
+        is not shared, so that forks may run side by side (on a GPU, in one stream).
         """
         self._between_blocks("fork")
         other = copy(self)
@@ -249,15 +249,22 @@ class PagedKVCache:
         """Become what the snapshot holds, on whatever device; a block in progress is forgotten.
 
         Raises:
-            ValueError: the snapshot is of another layout, window policy or codec.
+            ValueError: the snapshot is of another layout, window policy or codec, or incomplete.
         """
         snapshot.check(self.layout, self.policy, self.codec)
         self.reset()
         self._table.load(snapshot.pages)
         for slot in self._table.used:
             self._hold.claim(slot)
+        stored = self._stored()
+        if lost := sorted(stored.keys() - snapshot.tensors.keys()):
+            self.reset()
+            raise ValueError(
+                f"the snapshot lacks {lost[0]} ({len(lost)} of {len(stored)} tensors): a part of a "
+                f"past is not a past. The cache is empty now; take the snapshot's whole file."
+            )
         self._short = dict(snapshot.short)
-        for name, tensor in self._stored().items():
+        for name, tensor in stored.items():
             tensor.copy_(snapshot.tensors[name])
         self._blocks = snapshot.blocks
         self._shot_start = snapshot.shot_start

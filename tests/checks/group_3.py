@@ -56,6 +56,8 @@ def standing(case: Case) -> Verdict | None:
     how = pipeline["inference"]
     if rule := _refusal(pipeline):
         return Verdict.refused(rule)
+    if how.get("independent_first_frame") and "input.initial_latent" not in case.tensors:
+        return Verdict.refused("whole-page window")  # a first block of one frame
     if how.get("shot_clean_recache") and _first_cut(case) < _sink_pages(pipeline):
         return Verdict.differs("forgetting inside the sink")
     return None

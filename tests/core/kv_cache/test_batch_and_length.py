@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
+from longlive_core.nvfp4 import NVFP4PageCodec
 from longlive_core.testing import assert_bitwise_equal
 from tests.core.kv_cache.codecs import ByteCodec
 from tests.core.kv_cache.schedules import CODECS, SMALL, keys_and_values
@@ -56,6 +57,12 @@ def test_heads_of_any_number_and_size(heads, head_dim, tokens, name):
         place = cache.order.index(block) * tokens
         assert_bitwise_equal(got[:, place : place + tokens].contiguous(), k)
         cache.commit()
+
+
+def test_sizes_that_a_codec_cannot_keep_are_refused_at_construction():
+    layout = CacheLayout(layers=1, heads=3, head_dim=24, tokens_per_page=2)
+    with pytest.raises(ValueError, match="cannot keep 3 heads of 24: 16 neighbouring channels"):
+        PagedKVCache(layout, Window(), NVFP4PageCodec())
 
 
 @given(

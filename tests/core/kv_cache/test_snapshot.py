@@ -97,6 +97,16 @@ def test_the_rule_of_a_codec_and_the_fields_of_a_policy_count():
         PagedKVCache(SMALL, Other(), codec).restore(snapshot)
 
 
+def test_a_snapshot_that_lost_tensors_is_refused():
+    cache = PagedKVCache(SMALL, Window(), PlainCodec())
+    filled(cache, 3)
+    snapshot = cache.snapshot()
+    del snapshot.tensors["1.2.keys.page"]
+    with pytest.raises(ValueError, match=r"lacks 1\.2\.keys\.page \(1 of 12 tensors\).*empty now"):
+        cache.restore(snapshot)
+    assert (cache.blocks, cache.pages) == (0, ())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="moves a cache to a GPU and back")
 @pytest.mark.parametrize("codec", [PlainCodec(), Float8PageCodec()], ids=repr)

@@ -33,6 +33,30 @@ def test_the_defaults_reproduce_the_original(cuts, trace):
     assert got == [tuple(map(int, pages)) for pages in trace]
 
 
+def original(pages: int, sink: int, cuts, blocks: int) -> list[tuple[int, ...]]:
+    """The original's buffer, in pages: what each block sees, cuts pinned after their own block."""
+    buffer, pinned, seen = [], None, []
+    for block in range(blocks):
+        if len(buffer) == pages:
+            protected = sink + (pinned is not None and buffer.index(pinned) == sink)
+            del buffer[protected]
+        buffer.append(block)
+        seen.append(tuple(buffer))
+        if block in cuts:
+            pinned = block
+        elif pinned is not None and pinned not in buffer:
+            pinned = None
+    return seen
+
+
+@given(st.integers(1, 3), st.integers(2, 5), st.sets(st.integers(0, 24)))
+def test_any_window_with_room_reproduces_the_original(sink, more, cuts):
+    """Cuts within the sink's own pages apart: there is nothing to anchor."""
+    window, cuts = Window(pages=sink + more, sink=sink), {cut for cut in cuts if cut >= sink}
+    got = [window.visible(block, anchor) for block, anchor in shots(cuts, 25)]
+    assert got == original(window.pages, sink, cuts, 25)
+
+
 @st.composite
 def windows(draw):
     sink, shot_sink = draw(st.integers(0, 3)), draw(st.integers(0, 3))
