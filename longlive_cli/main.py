@@ -7,6 +7,7 @@ import typer
 from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
 from longlive_cli.commands.generate import generate
+from longlive_cli.commands.live import live
 from longlive_cli.commands.quantize import quantize
 from longlive_cli.commands.recipes import recipes
 from longlive_cli.commands.train import train
@@ -41,6 +42,7 @@ def main(
 
 
 app.command()(generate)
+app.command()(live)
 app.command()(train)
 app.command()(evaluate)
 app.command()(quantize)

@@ -12,7 +12,7 @@ from tests.architecture.source import ROOT
 
 PAGES = [path for name in ("README.md", "CONTRIBUTING.md") if (path := ROOT / name).is_file()]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CAN_BE_DRY = ("generate", "train", "evaluate")
+CAN_BE_DRY = ("generate", "live", "train", "evaluate")
 COMMANDS = (*CAN_BE_DRY, "quantize", "recipes", "doctor", "--version")
 
 
@@ -31,7 +31,7 @@ def commands() -> list[pytest.param]:
     found = []
     for block in blocks("sh", "bash", "shell", "console"):
         for line in block.values[0].replace("\\\n", " ").splitlines():
-            for part in re.split(r"&&|;", line.removeprefix("$ ")):
+            for part in re.split(r"&&|;|\|", line.removeprefix("$ ")):
                 words = shlex.split(part, comments=True)
                 if words[:1] == ["longlive"]:
                     found.append(pytest.param(words[1:], id=f"{block.id} {' '.join(words)[:60]}"))

@@ -1,0 +1,114 @@
+"""`longlive live`: type new prompts while the video is being written."""
+
+import math
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longlive_cli import options
+from longlive_cli.commands.generate import tell
+from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
+from longlive_cli.source import Source
+
+if TYPE_CHECKING:
+    from longlive_cli.live_view import Lines, Panel
+    from longlive_recipes.generate import Job, Plan, Result
+    from longlive_recipes.live import LiveSession
+
+Reader = Callable[["LiveSession"], AbstractContextManager[object]]
+
+
+def live(
+    prompt: options.Prompt = None,
+    storyboard: options.Storyboard = None,
+    image: options.Image = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file: .mp4 or .gif.  [default: live.mp4]"),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long the video lasts.  [default: until it is stopped]"),
+    ] = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    weights: options.Weights = None,
+    kv_cache: options.KVCache = None,
+    snapshot: options.Snapshot = None,
+    resume: options.Resume = None,
+    settings: options.Settings = None,
+    config: options.Config = None,
+    as_json: options.AsJson = False,
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Type a new prompt while the video is being written; /help lists what else can be typed.
+
+    Every block is in the file as soon as it is made. The record beside the video holds what was
+    typed: `longlive generate --replay` makes it again. Lines may also be piped in, with a time in
+    front of them (@4s a blue square); a video without --seconds then stops after the last one's
+    block. Where the cursor cannot be moved, plain lines take the place of the panel.
+    """
+    source = Source(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
+    how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
+    how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
+    with bad_input_is_one_sentence():
+        from longlive_recipes import generate as recipe
+
+        base = recipe.Generate(seconds=math.inf)
+        wanted, jobs = source.read(how, settings=settings, file=config, base=base)
+        place = output or (source.output(jobs) if resume else Path("live.mp4"))
+        saving = None if snapshot is None else recipe.Snapshots(path=snapshot)
+        plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    if dry_run:
+        show(plan, as_json=as_json)
+        return
+    tell(_run(plan, jobs[0], snapshot, overwrite), as_json=as_json)
+
+
+def _run(plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool) -> "list[Result]":
+    from longlive_recipes.live import open_session
+
+    view, reader = _screen()
+    try:
+        with view:
+            session = open_session(
+                plan, job, tell=view.tell, snapshot=snapshot, overwrite=overwrite
+            )
+            with reader(session):
+                results = session.run(view.show)
+    except KeyboardInterrupt:
+        note("longlive: interrupted before the first block; nothing was written.")
+        raise typer.Exit(INTERRUPTED) from None
+    if not results:
+        note("longlive: stopped before the first block; nothing was written.")
+    return results
+
+
+def _screen() -> "tuple[Panel | Lines, Reader]":
+    """How to show and how to read: a panel where keys and cursor allow it, else lines."""
+    from importlib.util import find_spec
+
+    from rich.console import Console
+
+    from longlive_cli.live_input import Keyboard, LineEditor, Pipe
+    from longlive_cli.live_view import Lines, Panel, can_draw
+
+    console = Console(stderr=True)
+    keys = sys.stdin.isatty()
+    if keys and can_draw(console) and find_spec("termios"):
+        editor = LineEditor()
+        file = sys.stdin.fileno()
+        panel = Panel(console, lambda: editor.text)
+        panel.tell("type a new prompt, or /help")
+        return panel, lambda session: Keyboard(file, editor, session.receive, session.end_of_input)
+    if keys:
+        note("longlive: the cursor cannot be moved here, so these are plain lines; try /help.")
+    return Lines(note), lambda session: Pipe(sys.stdin, session.receive, session.end_of_input)

@@ -1,0 +1,247 @@
+"""A video that is steered while it is being written: commands in, blocks out. Knows no screen.
+
+What steers takes effect at once, from whatever thread it comes; what needs the state between two
+blocks (a snapshot, a fork) waits for the block that is being made.
+
+Command:  longlive live "a red circle moves right on a navy background"
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longlive_models.video import destination
+from longlive_recipes.generate_plan import Job, Plan, check_output, check_snapshot
+from longlive_recipes.interrupts import Interrupts
+from longlive_recipes.live_commands import HELP, STEERING, Command, parse, steer
+from longlive_recipes.take import Take, load_pipeline, open_take
+from longlive_recipes.video_record import Result, peak_memory
+
+_RECENT = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a video stands after a block.
+
+    Attributes:
+        block: the newest one in the file.
+        seconds: of the video so far.
+        total: seconds that it will have; None where it has no end.
+        speed: frames a second that were made lately; 0 before two blocks are.
+        prompt: what the newest block shows.
+        window: pages that are held, each with what it is held as: "sink", "anchor" or "recent".
+        memory: the most bytes in use so far.
+    """
+
+    block: int
+    seconds: float
+    total: float | None
+    speed: float
+    prompt: str
+    window: tuple[tuple[int, str], ...]
+    memory: int
+
+
+class LiveSession:
+    """A take, its forks, and the commands for them.
+
+    Args:
+        take: at its first block.
+        tell: called with a line for every command, from the thread that it came from.
+        snapshot: where the state goes when the session is stopped before the video ends.
+        overwrite: replace files that are there.
+    """
+
+    def __init__(
+        self,
+        take: Take,
+        *,
+        tell: Callable[[str], None],
+        snapshot: Path | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self._takes = [take]
+        self._tell = tell
+        self._snapshot = snapshot
+        self._overwrite = overwrite
+        self._waiting: list[Command] = []
+        self._written: Path | None = None
+        self._stop = self._no_more = False
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+        self._lock = threading.Lock()
+
+    def receive(self, line: str) -> None:
+        """Understand a line and do it, or keep it for the end of a block or its time."""
+        try:
+            command = parse(line)
+            if command is not None:
+                self._accept(command)
+        except ValueError as error:
+            self._tell(" ".join(str(error).split()))
+
+    def end_of_input(self) -> None:
+        """No more lines will come: a video without an end stops after the last command's block."""
+        self._no_more = True
+
+    def run(self, show: Callable[[Status], None]) -> list[Result]:
+        """Make blocks until the video ends, or is stopped; the takes, those that wrote something.
+
+        Raises:
+            KeyboardInterrupt: an interrupt before the first block.
+        """
+        main, interrupted = self._takes[0], False
+        try:
+            with Interrupts(wait=self._snapshot is not None) as interrupts:
+                try:
+                    while not interrupts.asked and self._advance(show):
+                        pass
+                except KeyboardInterrupt:
+                    if not main.frames_made:
+                        raise
+                    interrupted = True
+                else:
+                    interrupted = interrupts.asked and main.frames != main.video.frames
+                    if self._snapshot is not None and (interrupted or self._stop):
+                        self._write_snapshot(self._snapshot)
+        finally:
+            for take in self._takes:
+                take.close()
+        written = [take for take in self._takes if take.frames_made]
+        return [
+            take.finish(interrupted=interrupted, snapshot=self._written if take is main else None)
+            for take in written
+        ]
+
+    def status(self, prompt: str) -> Status:
+        """Where the main take stands."""
+        take = self._takes[0]
+        settings, start = take.pipeline.settings, take.stream.shot_start
+        anchors = range(start, start + settings.shot_sink)
+        first, last = self._marks[0], self._marks[-1]
+        frames = take.video.frames
+        return Status(
+            block=take.blocks - 1,
+            seconds=take.frames / take.planned.fps,
+            total=None if frames is None else frames / take.planned.fps,
+            speed=(last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else 0.0,
+            prompt=prompt,
+            window=tuple((page, _role(page, settings.sink, anchors)) for page in take.stream.pages),
+            memory=peak_memory(take.pipeline.placement.device),
+        )
+
+    def _accept(self, command: Command) -> None:
+        if command.kind == "help":
+            for usage, what in HELP.items():
+                self._tell(f"{usage}: {what}")
+        elif command.kind in STEERING:
+            stream = self._takes[0].stream
+            self._tell(_described(steer(stream, command), stream.plan.timing.seconds))
+        else:
+            with self._lock:
+                self._waiting.append(command)
+
+    def _advance(self, show: Callable[[Status], None]) -> bool:
+        """Do what is due, and make a block; whether there is more."""
+        main = self._takes[0]
+        for command in self._due():
+            try:
+                self._do(command)
+            except (ValueError, OSError) as error:
+                self._tell(" ".join(str(error).split()))
+        if self._stop or self._is_over():
+            return False
+        block = main.advance()
+        for fork in self._takes[1:]:
+            fork.advance()
+        if block is None:
+            return False
+        self._marks.append((time.perf_counter(), main.frames))
+        show(self.status(block.prompt.text))
+        return True
+
+    def _due(self) -> list[Command]:
+        """Take out what waits for no time, or for the edge of a block that has been reached."""
+        with self._lock:
+            due = [command for command in self._waiting if self._is_due(command)]
+            self._waiting = [command for command in self._waiting if command not in due]
+        return due
+
+    def _is_due(self, command: Command) -> bool:
+        take = self._takes[0]
+        edge = take.stream.plan.timing.blocks_nearest(command.at, opening=True) if command.at else 0
+        return edge <= take.blocks
+
+    def _is_over(self) -> bool:
+        main = self._takes[0]
+        if not (self._no_more and main.stream.plan.endless and main.frames_made):
+            return False
+        last = max((event["block"] for event in main.stream.events), default=0)
+        return not self._waiting and main.blocks > last
+
+    def _do(self, command: Command) -> None:
+        if command.kind == "quit":
+            self._stop = True
+            return
+        assert command.file is not None
+        if command.kind == "snapshot":
+            check_snapshot(command.file, self._overwrite, allowed=self._written)
+            self._write_snapshot(command.file)
+        else:
+            self._fork(command.file, command.then)
+
+    def _write_snapshot(self, path: Path) -> None:
+        self._takes[0].snapshot(path)
+        self._written = path
+        self._tell(f"{path}: go on from here with longlive generate --resume {path}")
+
+    def _fork(self, path: Path, then: Command | None) -> None:
+        main = self._takes[0]
+        if path.suffix.lower() != main.video.path.suffix.lower():
+            raise ValueError(
+                f"{path} cannot begin with the frames of {main.video.path}: they are copied as "
+                f"they are. Give it the same suffix."
+            )
+        if destination(path) in [destination(take.video.path) for take in self._takes]:
+            raise ValueError(f"{path} is being written already: name another file.")
+        check_output(path, self._overwrite)
+        if not main.frames:
+            raise ValueError(
+                f"a fork has a past, and no block is made yet: give {path} after the first one."
+            )
+        fork = main.fork(path)
+        if then is not None:
+            steer(fork.stream, then)
+        self._takes.append(fork)
+        self._tell(f"{path}: a second ending from {main.frames / main.planned.fps:.1f} s on")
+
+
+def open_session(
+    planned: Plan,
+    job: Job,
+    *,
+    tell: Callable[[str], None],
+    snapshot: Path | None = None,
+    overwrite: bool = False,
+) -> LiveSession:
+    """Load the model of a plan for one video, and be ready to make its first block."""
+    began = time.perf_counter()
+    pipeline = load_pipeline(planned)
+    [video] = planned.videos
+    take = open_take(pipeline, planned, job, video, overwrite=overwrite, began=began)
+    return LiveSession(take, tell=tell, snapshot=snapshot, overwrite=overwrite)
+
+
+def _role(page: int, sink: int, anchors: range) -> str:
+    return "sink" if page < sink else "anchor" if page in anchors else "recent"
+
+
+def _described(event: dict[str, Any], seconds: Callable[[int], float]) -> str:
+    how = "forget" if event["forget"] else event["memory"]
+    return (
+        f"from block {event['block']} on ({seconds(event['block']):.1f} s), {how}: {event['text']}"
+    )

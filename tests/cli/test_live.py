@@ -1,0 +1,132 @@
+"""`longlive live` with piped commands: what was typed is shown, and makes the video again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from longlive_cli.live_input import LineEditor
+from longlive_cli.live_view import Panel, can_draw
+from longlive_cli.main import app
+from longlive_models.video import read_video
+from longlive_recipes.live import Status
+from longlive_recipes.live_commands import Command, parse
+from tests.models.tiny_pipeline import write_tiny_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(write_tiny_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def live(*arguments: str, lines: str = ""):
+    return CliRunner().invoke(app, ["live", *arguments], input=lines)
+
+
+def test_piped_commands_steer_fork_and_write_a_record_that_replays(model):
+    lines = (
+        "@1s /cut a blue square\n@1s /snapshot v.snapshot\n@1s /fork w.mp4 a circle\n@2s a red\n"
+    )
+    done = live("a red circle", "--model", model, "-o", "v.mp4", "--seconds", "4", lines=lines)
+    assert done.exit_code == 0, done.output
+    assert "from block 1 on (0.6 s), cut: a blue square" in done.stderr
+    assert "[0 sink][1 anchor]" in done.stderr
+    assert len(read_video("v.mp4")[0]) == len(read_video("w.mp4")[0]) == 32
+    events = json.loads(Path("v.json").read_text())["replay"]["events"]
+    assert [(event["block"], event["text"]) for event in events] == [
+        (1, "a blue square"),
+        (2, "a red"),
+    ]
+    for name in ("v", "w"):
+        again = ["generate", "--replay", f"{name}.json", "-o", f"{name}2.mp4"]
+        assert CliRunner().invoke(app, again).exit_code == 0
+        assert Path(f"{name}2.mp4").read_bytes() == Path(f"{name}.mp4").read_bytes()
+    before = Path("v.mp4").read_bytes()
+    assert CliRunner().invoke(app, ["generate", "--resume", "v.snapshot"]).exit_code == 0
+    assert Path("v.mp4").read_bytes() == before
+
+
+def test_a_video_without_an_end_stops_with_the_input_or_when_told(model):
+    done = live("a red circle", "--model", model, lines="@2s /quit\n")
+    assert done.exit_code == 0, done.output
+    assert len(read_video("live.mp4")[0]) == 13
+    done = live("a red circle", "--model", model, "-o", "b.mp4", lines="@2s a blue square\n")
+    assert len(read_video("b.mp4")[0]) == 21  # to the end of the block that shows it
+
+
+def test_a_bad_line_is_answered_and_the_video_goes_on(model):
+    lines = "/qiut\n@x y\n@9s late\n@1s /fork v.mp4\n@1s /snapshot a.json\n"
+    done = live("a red circle", "--model", model, "-o", "v.mp4", "--seconds", "2", lines=lines)
+    assert done.exit_code == 0, done.output
+    for said in (
+        "did you mean /quit?",
+        "'@x y' is no command with a time",
+        "at=9.0 is past the end",
+        "v.mp4 is being written already",
+        "has the suffix of a video or a record",
+    ):
+        assert said in done.stderr
+    assert len(read_video("v.mp4")[0]) == 16
+
+
+def test_bad_options_are_one_line_and_status_2(model):
+    for arguments, message in (((), "got none of them"), (("a", "--resume", "x"), "PROMPT")):
+        done = live(*arguments, "--model", model)
+        assert done.exit_code == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_lines_become_commands():
+    assert parse("  ") is None
+    assert parse("a red circle") == Command(kind="keep", text="a red circle")
+    assert parse("@4.5s /forget a") == Command(kind="forget", text="a", at=4.5)
+    fork = Command(kind="fork", file=Path("b.mp4"), then=Command(kind="cut", text="a b"))
+    assert parse("/fork b.mp4 /cut a b") == fork
+    for line in ("/cut", "/fork", "/quit now", "@4s", "@1s @2s a", "/fork b.mp4 /quit"):
+        with pytest.raises(ValueError):
+            parse(line)
+
+
+def test_keys_become_lines():
+    editor = LineEditor()
+    assert editor.feed("a blx\x7fue\x1b[A\n") == ["a blue"]
+    assert editor.feed("gone\x15kept\x04") == []
+    assert (editor.text, editor.ended) == ("kept", False)
+    assert editor.feed("\r\x04") == ["kept"]
+    assert editor.ended
+
+
+def test_the_panel_shows_state_window_log_and_what_is_typed():
+    console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    panel = Panel(console, lambda: "a ye")
+    panel.tell("from block 4 on")
+    panel.show(
+        Status(
+            block=3,
+            seconds=10.4,
+            total=60.0,
+            speed=7.6,
+            prompt="a blue star",
+            window=((0, "sink"), (2, "anchor"), (3, "recent")),
+            memory=900_000_000,
+        )
+    )
+    console.print(panel.render())
+    text = console.export_text()
+    console.file.close()
+    for part in (
+        "block 3, 10.4 of 60.0 s, 7.6 frames/s, 0.9 GB",
+        "[0 sink][2 anchor][3]",
+        "> a ye",
+    ):
+        assert part in text
+    assert "from block 4 on" in text
+    assert can_draw(console)
