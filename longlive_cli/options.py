@@ -33,6 +33,9 @@ Guidance = Annotated[
     float | None, typer.Option(help="How strongly the prompt is followed; 1 is as trained.")
 ]
 Model = Annotated[str | None, typer.Option(help="A shipped model's name, a folder or a hub id.")]
+Nproc = Annotated[
+    int, typer.Option(min=1, help="Ranks that make the videos: a GPU each, or a CPU process.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Weights = Annotated[str | None, typer.Option(help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.")]
 KVCache = Annotated[

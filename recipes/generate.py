@@ -63,7 +63,7 @@ def run(
     for job, video in zip(jobs, planned.videos, strict=True):
         take = open_take(pipeline, planned, job, video, overwrite=overwrite, began=began)
         try:
-            result = _generate(take, job, progress, snapshots)
+            result = generate_one(take, job, progress, snapshots)
         except KeyboardInterrupt:
             if not results:
                 raise
@@ -75,7 +75,7 @@ def run(
     return results
 
 
-def _generate(
+def generate_one(
     take: Take, job: Job, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
     """One video, to its end or to an interrupt."""

@@ -125,10 +125,13 @@ class Ranks:
         tensors: dict[str, Any] = get_model_state_dict(module, options=options)
         return tensors
 
-    def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.world.size > 1:
-            dist.barrier()
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank holds, by rank; on the first rank, and nothing on the others."""
+        if self.world.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world.size if self.first else None
+        dist.gather_object(value, values, group=self.world.process_group)
+        return values or []
 
 
 def is_first_process() -> bool:

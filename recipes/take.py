@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.stream import Stream
@@ -160,15 +161,7 @@ def open_take(
     """The video of a job at its first block: from prompts, or from where its past ends."""
     blocks = 0
     if job.past is None:
-        stream = pipeline.stream(
-            job.story,
-            seconds=planned.config.seconds,
-            seed=job.seed,
-            steps=planned.steps,
-            guidance=planned.guidance,
-            image=job.image,
-            events=job.events,
-        )
+        stream = open_stream(pipeline, planned, job)
     else:
         stream = pipeline.resume(job.past.snapshot)
         blocks = job.past.summary.block
@@ -177,8 +170,21 @@ def open_take(
     return Take(pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks)
 
 
-def load_pipeline(planned: Plan) -> LongLivePipeline:
-    """The model that a plan names, as it says."""
+def open_stream(pipeline: LongLivePipeline, planned: Plan, job: Job) -> Stream:
+    """The blocks of a job that has no past, none of them made yet."""
+    return pipeline.stream(
+        job.story,
+        seconds=planned.config.seconds,
+        seed=job.seed,
+        steps=planned.steps,
+        guidance=planned.guidance,
+        image=job.image,
+        events=job.events,
+    )
+
+
+def load_pipeline(planned: Plan, group: SequenceGroup | None = None) -> LongLivePipeline:
+    """The model that a plan names, as it says; over the ranks of a group, if one is given."""
     config = planned.config
     return LongLivePipeline.from_pretrained(
         config.model,
@@ -190,4 +196,5 @@ def load_pipeline(planned: Plan) -> LongLivePipeline:
         linear=config.linear,
         strict=config.strict,
         download=config.download,
+        group=SequenceGroup() if group is None else group,
     )

@@ -39,6 +39,7 @@ def generate(
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
+    nproc: options.Nproc = 1,
 ) -> None:
     """Generate one or more videos from prompts, from a snapshot, or again from a record."""
     source = Source(
@@ -66,7 +67,10 @@ def generate(
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
-    results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)
+    if nproc > 1:
+        results = _run_on_ranks(wanted, jobs, place, nproc, overwrite=overwrite)
+    else:
+        results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)
     tell(results, as_json=as_json)
 
 
@@ -80,6 +84,18 @@ def _run(config: Any, jobs: "list[Job]", output: Path, **how: Any) -> "list[Resu
     except KeyboardInterrupt:
         note("longlive: interrupted before the first block; nothing was written.")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _run_on_ranks(
+    config: Any, jobs: "list[Job]", output: Path, nproc: int, *, overwrite: bool
+) -> "list[Result]":
+    """What was made, in the first process; the others have nothing to tell."""
+    from longlive_recipes import generate_parallel as recipe
+
+    parallel = recipe.spread(nproc, len(jobs))
+    with bad_input_is_one_sentence():
+        recipe.check(config, jobs, parallel)
+    return recipe.run(config, jobs, output, parallel, overwrite=overwrite)
 
 
 def tell(results: "list[Result]", *, as_json: bool) -> None:

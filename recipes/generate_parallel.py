@@ -1,0 +1,131 @@
+"""Generation over several ranks: each video by a group of them, several videos side by side.
+
+The ranks of a sequence group denoise one video together: each has its frames of a block, and its
+heads in attention and in the cache. The first of them decodes and writes; the others keep no VAE
+busy. Groups share out the videos. The same seed gives the same video for any number of ranks, up
+to the order of sums.
+
+Command:  longlive generate "a red circle moves right on a navy background" --nproc 2
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from longlive_recipes.generate import Progress, generate_one
+from longlive_recipes.generate_plan import Generate, Job, Plan, plan
+from longlive_recipes.parallel import Parallel, Ranks
+from longlive_recipes.take import load_pipeline, open_stream, open_take
+from longlive_recipes.training import lightning_is_brief
+from longlive_recipes.video_record import Result
+
+
+def spread(ranks: int, videos: int) -> Parallel:
+    """How ``ranks`` ranks make ``videos`` videos: as many at a time as there are, in equal groups.
+
+    Ranks that work apart send each other nothing; a group shares one video.
+    """
+    data = max(size for size in range(1, ranks + 1) if ranks % size == 0 and size <= videos)
+    return Parallel(data=data, sequence=ranks // data)
+
+
+def check(config: Generate, jobs: Sequence[Job], parallel: Parallel) -> None:
+    """Raise ValueError for what several ranks cannot do."""
+    if any(job.past is not None or job.turn is not None for job in jobs):
+        raise ValueError(
+            f"a video goes on, or is steered, on one rank, got {parallel.ranks}: a snapshot holds "
+            f"all heads of the past. Leave out --nproc."
+        )
+    if config.device.startswith("cuda:"):
+        raise ValueError(
+            f"device={config.device!r} is one device, and {parallel.ranks} ranks take one each: "
+            f"use 'cuda', 'cpu' or 'auto'."
+        )
+
+
+def run(
+    config: Generate,
+    jobs: Sequence[Job],
+    output: Path,
+    parallel: Parallel,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> list[Result]:
+    """Generate every job, over ranks that this process starts, unless torchrun did.
+
+    Returns:
+        of the job's first process all results, in order; of the others none.
+
+    Raises:
+        ValueError, BackendUnavailable: what ``plan`` or ``check`` refuses.
+    """
+    planned = plan(config, jobs, output, overwrite)
+    check(config, jobs, parallel)
+    module = GenerateModule(planned, jobs, progress=progress, overwrite=overwrite)
+    accelerator = "gpu" if planned.device.startswith("cuda") else "cpu"
+    with lightning_is_brief():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=parallel.ranks // parallel.nodes,
+            num_nodes=parallel.nodes,
+            strategy=parallel.strategy(),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        loader: DataLoader[int] = DataLoader(range(len(jobs)), batch_size=None)  # type: ignore[arg-type]
+        trainer.predict(module, loader, return_predictions=False)
+    made = module.ranks.gather(module.results)
+    return [results[place] for place in range(len(jobs)) for results in made if place in results]
+
+
+class GenerateModule(LightningModule):
+    """Makes the videos that Lightning's sampler gives this rank's group.
+
+    Attributes:
+        results: of the videos that this rank wrote, by the place of their job.
+    """
+
+    def __init__(
+        self,
+        planned: Plan,
+        jobs: Sequence[Job],
+        *,
+        progress: Progress | None,
+        overwrite: bool,
+    ) -> None:
+        super().__init__()
+        self.planned = planned
+        self.jobs = jobs
+        self.progress = progress
+        self.overwrite = overwrite
+        self.ranks = Ranks()
+        self.results: dict[int, Result] = {}
+
+    def configure_model(self) -> None:
+        """Find this rank's place; the model comes once the device is known."""
+        if self.device_mesh is not None:
+            self.ranks = Ranks.of(self.device_mesh)
+
+    def on_predict_start(self) -> None:
+        config = replace(self.planned.config, device=str(self.trainer.strategy.root_device))
+        self.pipeline = load_pipeline(replace(self.planned, config=config), self.ranks.sequence)
+
+    def predict_step(self, place: int) -> int:
+        began = time.perf_counter()
+        job, video = self.jobs[place], self.planned.videos[place]
+        if self.ranks.sequence.rank > 0:  # another rank decodes and writes
+            for _ in open_stream(self.pipeline, self.planned, job):
+                pass
+            return place
+        take = open_take(
+            self.pipeline, self.planned, job, video, overwrite=self.overwrite, began=began
+        )
+        self.results[place] = generate_one(take, job, self.progress, None)
+        return place
