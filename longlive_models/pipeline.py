@@ -276,6 +276,11 @@ class LongLivePipeline:
 
     def _origin(self, settings: GenerationSettings) -> Origin:
         """What must be the same where a stream with these settings is resumed."""
+        if self.sp.group.size > 1:
+            raise ValueError(
+                f"a snapshot holds all heads of a stream's past, but this pipeline spreads them "
+                f"over {self.sp.group.size} ranks. Take and resume snapshots on one rank."
+            )
         return Origin(
             version=__version__,
             model=self.fingerprint or self._fingerprint_in_memory(),

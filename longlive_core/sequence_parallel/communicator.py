@@ -37,6 +37,8 @@ class BalancedSP:
             given. Only a wire that rounds nothing carries gradients.
 
     Attributes:
+        group, wire: as given.
+        heads: those that this rank attends with.
         bytes_sent: what this rank has sent to others so far, gradients included.
     """
 

@@ -55,6 +55,21 @@ def test_the_video_is_that_of_one_rank(ranks: Ranks, how, image):
     assert second.shape[0] == 0
 
 
+def snapshot_refusal(process_group: ProcessGroup, path: str) -> str:
+    pipe = pipeline(SequenceGroup.of(process_group))
+    with pipe.stream("a red circle", seconds=1.0) as stream:
+        next(stream)
+        with pytest.raises(ValueError) as refusal:
+            stream.snapshot(path)
+    return str(refusal.value)
+
+
+def test_a_snapshot_of_a_part_of_the_heads_is_refused(ranks: Ranks, tmp_path):
+    for message in ranks(2, snapshot_refusal, str(tmp_path / "s.safetensors")):
+        assert "spreads them over 2 ranks. Take and resume snapshots on one rank" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_ranks_than_frames_of_a_block_are_refused():
     group = SequenceGroup()
     object.__setattr__(group, "size", 3)
