@@ -90,7 +90,8 @@ def dequantize(
 
 def products(codes: Codes, scales: Scales) -> Float32[Tensor, "rows cols"]:
     """Value times block scale, without the tensor's scale: exact, also in bfloat16."""
-    return decode_e2m1(codes) * scales.float().repeat_interleave(BLOCK, dim=-1)
+    values = decode_e2m1(codes).unflatten(-1, (-1, BLOCK))
+    return (values * scales.float()[..., None]).flatten(-2)
 
 
 def spread(amax: Amax, rows: int) -> Float32[Tensor, "rows 1"]:

@@ -54,7 +54,9 @@ def decode_e2m1(codes: UInt8[Tensor, "rows bytes"]) -> Float32[Tensor, "rows col
     signed = [*E2M1_VALUES, *(-value for value in E2M1_VALUES)]
     values = torch.tensor(signed, dtype=torch.float32, device=codes.device)
     pairs = torch.stack((values.repeat(16), values.repeat_interleave(16)), dim=-1)
-    return pairs[codes.int()].flatten(-2)
+    # a pair looked up as one integer: many times faster on a CPU than indexing rows
+    found = pairs.view(torch.int64).flatten().index_select(0, codes.flatten().int())
+    return found.view(torch.float32).view(codes.shape[0], 2 * codes.shape[1])
 
 
 def random_uniform(seed: Int64[Tensor, ""], count: int) -> Float32[Tensor, " count"]:
@@ -71,12 +73,15 @@ def random_uniform(seed: Int64[Tensor, ""], count: int) -> Float32[Tensor, " cou
 
 
 def _step(y: Tensor) -> Tensor:
-    """The distance of neighbours on the grid above each magnitude."""
-    return torch.where(y < 2.0, 0.5, torch.where(y < 4.0, 1.0, 2.0)).to(y.dtype)
+    """The distance of neighbours on the grid above each magnitude up to 6: 0.5, 1 or 2.
+
+    Half the power of two below the magnitude, or below 1: its float32 without the mantissa.
+    """
+    power = (y.clamp(min=1.0).view(torch.int32) & 0x7F800000).view(torch.float32)
+    return power * 0.5
 
 
 def _encode(magnitude: Tensor, x: Tensor) -> Tensor:
     """The code of a magnitude on the grid, with bit 3 set where ``x`` is below zero."""
-    above_two = torch.where(magnitude < 4.0, magnitude + 2.0, magnitude / 2.0 + 4.0)
-    code = torch.where(magnitude < 2.0, magnitude * 2.0, above_two)
+    code = magnitude * 2 - (magnitude - 2).clamp(min=0) - (magnitude - 4).clamp(min=0) / 2
     return (code + 8.0 * (x < 0)).nan_to_num(nan=0.0).to(torch.uint8)
