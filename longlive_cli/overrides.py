@@ -8,6 +8,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -172,11 +173,15 @@ def _as_plain(value: Any, kind: Any) -> Any:
         raise ValueError
     if kind is int and isinstance(value, str):
         return int(value.replace("_", ""))
-    if kind in (float, str, int, Path):
+    if kind in (float, str, int, Path) or _is_enum(kind):
         return kind(value)
     if isinstance(value, kind):
         return value
     raise ValueError
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _as_word(value: Any) -> bool:
@@ -191,6 +196,8 @@ def _name(kind: Any) -> str:
         return " or ".join(_name(part) for part in arguments)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
+    if _is_enum(kind):
+        return " or ".join(repr(choice.value) for choice in kind)
     if kind is types.NoneType:
         return "none"
     if kind is bool:

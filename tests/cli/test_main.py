@@ -50,9 +50,11 @@ def test_the_doctor_names_a_backend_for_every_operation_and_why_not_the_others()
 def test_options_are_few_and_known():
     commands = get_command(app).commands
     changing = {"settings", "config", "as_json", "dry_run"}
-    ours = {"prompt", "prompts", "output", "seconds", "seed", "steps", "guidance", "model"}
+    video = {"prompt", "prompts", "storyboard", "image", "seconds", "seed", "steps", "guidance"}
+    again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
+    machine = {"model", "device", "weights", "kv_cache", "nproc", "output", "overwrite"}
     known = {
-        "generate": ours | changing | {"device", "weights", "kv_cache", "overwrite"},
+        "generate": video | again | machine | changing,
         "train": {"recipe", "resume"} | changing,
         "evaluate": {"videos", "recipe", "output", "overwrite"} | changing,
         "doctor": {"head_dim", "training", "as_json"},
@@ -67,6 +69,7 @@ class Report:
     frames_done: int
     frames_total: int
     seconds: float
+    frames_before: int = 0
 
 
 def test_the_bar_says_frames_speed_and_time_left():
@@ -77,6 +80,9 @@ def test_the_bar_says_frames_speed_and_time_left():
         "61/93 frames, 8.0 frames/s, 0:04 left"
     )
     assert state(Report(0, 60, 0.0)) == "0/60 frames, 0.0 frames/s"
+    assert state(Report(90, 120, 10.0, frames_before=60)) == (
+        "90/120 frames, 3.0 frames/s, 0:10 left"
+    ), "what an earlier run made is not this one's speed"
 
 
 def test_the_bar_has_a_line_a_video_and_is_silent_where_nobody_looks():

@@ -1,6 +1,7 @@
 """Every field can be set by name, typed, and what cannot be is named."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,11 @@ class Phase:
     length: int
 
 
+class Rule(StrEnum):
+    SIX = "amax_6"
+    FOUR = "amax_4"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     steps: int = 10
@@ -31,6 +37,7 @@ class Outer:
     output: Path = Path("runs")
     sizes: tuple[int, ...] = (1, 2)
     weights: Literal["bf16", "nvfp4"] = "bf16"
+    rule: Rule = Rule.SIX
     inner: Inner = field(default_factory=Inner)
     phases: tuple[Phase, ...] = (Phase(length=1), Phase(length=2))
 
@@ -51,6 +58,7 @@ class Outer:
         ("output=x/y", Outer(output=Path("x/y"))),
         ("sizes=3, 4,5", Outer(sizes=(3, 4, 5))),
         ("weights=nvfp4", Outer(weights="nvfp4")),
+        ("rule=amax_4", Outer(rule=Rule.FOUR)),
         ("inner.rate=1e-4", Outer(inner=Inner(rate=1e-4))),
         ("inner.betas=(0.5,0.6)", Outer(inner=Inner(betas=(0.5, 0.6)))),
         ("inner.betas.1=0.7", Outer(inner=Inner(betas=(0.9, 0.7)))),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +23,8 @@ class Settings:
     steps: int = 3
     model: str = "pocket"
     device: str = "cpu"
+    weights: str = "auto"
+    kv_cache: str = "auto"
 
 
 SCORES = {
@@ -68,6 +70,10 @@ def recipe(monkeypatch):
     return module
 
 
+def shown(steps: int) -> str:
+    return f"steps: {steps}\nmodel: pocket\ndevice: cpu\nweights: auto\nkv_cache: auto\n"
+
+
 def longlive(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
 
@@ -106,9 +112,9 @@ def test_a_recipe_is_trained_with_its_changes(recipe, tmp_path):
 
 
 def test_a_dry_run_prints_the_config_and_trains_nothing(recipe):
-    assert longlive("train", "tiny", "--dry-run").stdout == "steps: 3\nmodel: pocket\ndevice: cpu\n"
+    assert longlive("train", "tiny", "--dry-run").stdout == shown(steps=3)
     done = longlive("train", "long", "--dry-run", "--json")
-    assert json.loads(done.stdout) == {"steps": 100, "model": "pocket", "device": "cpu"}
+    assert json.loads(done.stdout) == asdict(Settings(steps=100))
     assert longlive("train", "tiny", "--dry-run", "--resume", "none.ckpt").exit_code == 0
     assert recipe.calls == []
 
@@ -143,7 +149,7 @@ def test_recipes_are_listed_with_their_first_line(recipe):
 
 
 def test_a_recipe_is_shown_with_every_setting(recipe):
-    assert longlive("recipes", "show", "long").stdout == "steps: 100\nmodel: pocket\ndevice: cpu\n"
+    assert longlive("recipes", "show", "long").stdout == shown(steps=100)
 
 
 def test_an_evaluation_prints_a_table_and_stores_the_whole_result(recipe, tmp_path):

@@ -275,5 +275,7 @@ def test_phases_need_clips_of_their_length():
 def test_the_pocket_preset_makes_what_is_shipped():
     config, shipped = train_ar.ar_pocket(), EMBEDDED["pocket"]
     assert config.generation == read_settings(shipped)
-    assert config.model.to_dict() == read_config(shipped / "transformer")
+    packed = read_config(shipped / "transformer")
+    assert packed.pop("quantization_config")["quant_method"] == "longlive_nvfp4"
+    assert config.model.to_dict() == packed
     assert config.text.to_dict() == read_config(shipped / "text_encoder")
