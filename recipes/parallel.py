@@ -72,6 +72,22 @@ class Parallel:
         """How many ranks there are in all."""
         return self.data * self.sequence
 
+    def check_clips(self, name: str, clips: int) -> None:
+        """Raise ValueError where the data ranks cannot share out so many clips evenly."""
+        if clips % self.data:
+            raise ValueError(
+                f"{name} is {clips} clips, which parallel.data={self.data} ranks cannot share out "
+                f"evenly: make it a multiple."
+            )
+
+    def check_compile(self, wanted: bool) -> None:
+        """Raise ValueError where a compiled forward would leave out what gathers the weights."""
+        if wanted and self.ranks > 1:
+            raise ValueError(
+                f"run.compile=true is for one rank, got {self.ranks}: sharded weights are gathered "
+                f"by hooks that a compiled forward leaves out. Set run.compile=false."
+            )
+
     def strategy(self) -> "str | ShardedStrategy":
         """What Lightning's Trainer takes as its strategy."""
         return "auto" if self.ranks == 1 else ShardedStrategy(self)

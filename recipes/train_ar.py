@@ -37,7 +37,7 @@ from longlive_recipes.pack_model import check_text, find_vae, pack_model
 from longlive_recipes.parallel import Parallel, Ranks, shard
 from longlive_recipes.run_record import code_version
 from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
-from longlive_recipes.training import Run, check_run, fit
+from longlive_recipes.training import Run, check_run, fit, load_average
 
 PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
 """Linears as they are: none of their products in four bits."""
@@ -92,18 +92,11 @@ class TrainAR:
                     f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
-            if phase.batch % self.parallel.data:
-                raise ValueError(
-                    f"a phase has batches of {phase.batch} clips, which parallel.data="
-                    f"{self.parallel.data} ranks cannot share out evenly: make them a multiple."
-                )
+            self.parallel.check_clips("a phase's batch", phase.batch)
+        self.parallel.check_clips("validation_clips", self.validation_clips)
         for blocks in known:
             self.partition(blocks, 1)
-        if self.parallel.ranks > 1 and self.run.compile:
-            raise ValueError(
-                f"run.compile=true is for one rank, got {self.parallel.ranks}: sharded weights are "
-                f"gathered by hooks that a compiled forward leaves out. Set run.compile=false."
-            )
+        self.parallel.check_compile(self.run.compile)
 
     def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
         """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""
@@ -163,7 +156,7 @@ def ar_tiny() -> TrainAR:
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
 
-Model = Callable[..., Tensor]
+Model, Random = Callable[..., Tensor], torch.Generator
 FRESH = 100
 """What lies between the seeds of training clips and of validation clips; no clip is as long."""
 
@@ -209,11 +202,12 @@ class TrainARModule(StepModule):
         if config.quantised.quantises:
             reduce_amax = self.sp.max_over_group if shared else None
             convert_linears(self.model, config.quantised, reduce_amax=reduce_amax)
-        self.velocity = maybe_compile(self.model.forward, config.run.compile)
         if config.parallel.ranks > 1:
             shard(self.model, self.model.blocks, self.ranks.world)
             shard(self.text, (), self.ranks.world)
-            self.velocity = self.model
+            self.velocity = self.model.__call__  # with hooks; a module would be a part, held twice
+        else:
+            self.velocity = maybe_compile(self.model.forward, config.run.compile)
 
     def on_fit_start(self) -> None:
         config = self.config
@@ -258,18 +252,14 @@ class TrainARModule(StepModule):
         clips = self.sets[phase.length]
         return {"loss": self.loss(self.velocity, clips, phase.batch, self.choices(step))}
 
-    def loss(
-        self, model: Model, clips: TokenClips, count: int, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """The teacher-forcing loss of ``count`` random clips: of all of them, on every rank."""
         losses = self.losses(model, clips, count, generator)
         if self.ranks.world.size == 1:
             return losses.mean()
         return masked_mean(losses, None, self.ranks.world)
 
-    def losses(
-        self, model: Model, clips: TokenClips, count: int, generator: torch.Generator
-    ) -> Tensor:
+    def losses(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """Of ``count`` random clips, those of this rank: the loss of each of its frames.
 
         Each clip is seen under the mask of its cuts.
@@ -325,7 +315,7 @@ class TrainARModule(StepModule):
 
     def validate(self) -> dict[str, float]:
         """The loss on fresh clips, by their number of blocks; writes the model on the way."""
-        self.export(Path(self.config.run.output) / "model")
+        self.export(Path(self.config.run.output) / "model", self.global_step)
         generator = torch.Generator().manual_seed(self.seed)
         torch.manual_seed(self.seed)
         count = self.config.validation_clips
@@ -337,13 +327,13 @@ class TrainARModule(StepModule):
     def samples(self) -> dict[str, Video]:
         """A video of each sample prompt, from the pipeline that users have; by the first rank."""
         config = self.config
-        weights = self.ranks.whole(self.model), self.ranks.whole(self.text)
+        tensors = self.ranks.whole(self.model), self.ranks.whole(self.text)
         if not self.ranks.first:
             return {}
         with unfilled():
             parts = WanTransformer(config.model), PocketTextEncoder(config.text)
-        for part, tensors in zip(parts, weights, strict=True):
-            fill(part, copy.deepcopy(tensors), "the module")  # a pipeline freezes its parts
+        for part, whole in zip(parts, tensors, strict=True):
+            fill(part, copy.deepcopy(whole), "the module")  # a pipeline freezes its parts
         pipeline = LongLivePipeline(
             parts[0],
             trained_vae(config.vae),
@@ -356,26 +346,24 @@ class TrainARModule(StepModule):
             for number, prompt in enumerate(config.sample_prompts)
         }
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, step: int) -> None:
         """Write a model folder: transformer and text encoder in bfloat16, and the VAE.
 
         All ranks must call it, and the first one writes.
         """
-        parts = {
-            "transformer": (self.config.model.to_dict(), self.ranks.whole(self.model)),
-            "text_encoder": (self.config.text.to_dict(), self.ranks.whole(self.text)),
-        }
+        config = self.config
+        tensors = self.ranks.whole(self.model), self.ranks.whole(self.text)
         if not self.ranks.first:
             return
-        for name, (config, tensors) in parts.items():
-            save_part(folder / name, config, tensors, dtype=torch.bfloat16)
+        parts = {"transformer": config.model, "text_encoder": config.text}
+        for (name, part), whole in zip(parts.items(), tensors, strict=True):
+            save_part(folder / name, part.to_dict(), whole, dtype=torch.bfloat16)
         pack_model(
             folder,
-            transformer=folder / "transformer",
-            text_encoder=folder / "text_encoder",
-            vae=find_vae(self.config.vae),
-            settings=self.config.generation,
-            trained={"recipe": "TrainAR", "step": self.global_step, "code": code_version()},
+            **{name: folder / name for name in parts},
+            vae=find_vae(config.vae),
+            settings=config.generation,
+            trained={"recipe": "TrainAR", "step": step, "code": code_version()},
         )
 
 
@@ -395,6 +383,17 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
     check(config, resume=resume)
     module = TrainARModule(config)
     fit(module, config.run, config, resume=resume, parallel=config.parallel)
-    folder = Path(config.run.output) / "model"
-    module.export(folder)
+    return _write(module, module.global_step)
+
+
+def export(config: TrainAR, *, resume: str) -> Path:
+    """Write the model folder ``<output>/model`` of a checkpoint, whoever trained it."""
+    module = TrainARModule(replace(config, parallel=Parallel()))
+    module.configure_model()
+    return _write(module, load_average(module, resume))
+
+
+def _write(module: TrainARModule, step: int) -> Path:
+    folder = Path(module.config.run.output) / "model"
+    module.export(folder, step)
     return folder

@@ -22,7 +22,7 @@ from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
 from longlive_recipes.data import FramePool
 from longlive_recipes.moving_shapes import World
 from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
-from longlive_recipes.training import Run, check_run, fit
+from longlive_recipes.training import Run, check_run, fit, load_average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class TrainVAEModule(StepModule):
         return self.vae.decode(self.vae.normalize(sample)), mean, logvar
 
     def validate(self) -> dict[str, float]:
-        return export(self.vae, self.fresh, Path(self.config.run.output) / "vae")
+        return write_vae(self.vae, self.fresh, Path(self.config.run.output) / "vae")
 
     def samples(self) -> dict[str, Video]:
         """Clips on the left, their reconstructions on the right."""
@@ -156,7 +156,7 @@ class TrainVAEModule(StepModule):
 
 
 @torch.no_grad()
-def export(vae: WanVAE, pool: FramePool, folder: Path) -> dict[str, float]:
+def write_vae(vae: WanVAE, pool: FramePool, folder: Path) -> dict[str, float]:
     """Write the VAE to ``folder`` in bfloat16, with its latent statistics and its scores.
 
     The weights are rounded first: what is measured is what is written.
@@ -216,8 +216,18 @@ def run(config: TrainVAE, *, resume: str | None = None) -> Path:
     check(config, resume=resume)
     module = TrainVAEModule(config)
     trainer = fit(module, config.run, config, resume=resume)
-    device = trainer.strategy.root_device
+    return _write(module, trainer.strategy.root_device)
+
+
+def export(config: TrainVAE, *, resume: str) -> Path:
+    """Measure and write the model folder ``<output>/vae`` of a checkpoint."""
+    module = TrainVAEModule(config)
+    load_average(module, resume)
+    return _write(module, torch.device("cpu"))
+
+
+def _write(module: TrainVAEModule, device: torch.device) -> Path:
+    config, folder = module.config, Path(module.config.run.output) / "vae"
     fresh = FramePool.draw(config.world, config.validation_clips, config.seed + 2, device)
-    folder = Path(config.run.output) / "vae"
-    export(module.vae.to(device).eval(), fresh, folder)
+    write_vae(module.vae.to(device).eval(), fresh, folder)
     return folder

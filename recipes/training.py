@@ -173,10 +173,19 @@ def put_together(sharded: Path, path: Path) -> Path:
     return path
 
 
-def load_average(module: StepModule, checkpoint: Path) -> None:
-    """Give a module that is not being trained the averaged weights of a checkpoint."""
-    average = read_checkpoint(checkpoint)["callbacks"][AVERAGE]["average"]
-    fill(module, average, checkpoint)
+def load_average(module: StepModule, resume: str) -> int:
+    """Give a module that is not being trained the averaged weights of a run's checkpoint.
+
+    Returns:
+        the steps that the checkpoint has behind it.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is of another module.
+    """
+    file = find_checkpoint(resume)
+    steps = completed_steps(file)
+    fill(module, read_checkpoint(file)["callbacks"][AVERAGE]["average"], file)
+    return steps
 
 
 def build_trainer(

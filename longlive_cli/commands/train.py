@@ -21,6 +21,9 @@ def train(
         bool, typer.Option("--json", help="Print --dry-run's config as JSON.")
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the config and train nothing.")] = False,
+    export: Annotated[
+        bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
+    ] = False,
 ) -> None:
     """Train a model with a recipe."""
     with bad_input_is_one_sentence():
@@ -29,6 +32,11 @@ def train(
 
         preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
         wanted = configure(preset.build(), config, settings)
+        if export and resume is None:
+            raise ValueError("--export writes the model of a run: name it with --resume RUN.")
+        if export and not dry_run:
+            typer.echo(preset.module.export(wanted, resume=resume))
+            return
         if not dry_run:
             preset.module.check(wanted, resume=resume)
     if dry_run:

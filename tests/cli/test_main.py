@@ -55,7 +55,7 @@ def test_options_are_few_and_known():
     machine = {"model", "device", "weights", "kv_cache", "nproc", "output", "overwrite"}
     known = {
         "generate": video | again | machine | changing,
-        "train": {"recipe", "resume"} | changing,
+        "train": {"recipe", "resume", "export"} | changing,
         "evaluate": {"videos", "recipe", "output", "overwrite"} | changing,
         "doctor": {"head_dim", "training", "as_json"},
     }

@@ -71,6 +71,23 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
 
 
+def test_the_model_of_a_checkpoint_is_written_anew(tmp_path):
+    settings = ("--set", "run.samples_every=0", "--set", "run.progress_bar=false")
+    assert longlive("train", "vae_tiny", *settings).exit_code == 0
+    file = tmp_path / "runs" / "vae_tiny" / "vae" / "model.safetensors"
+    written = file.read_bytes()
+    file.unlink()
+    again = ("train", "vae_tiny", "--resume", "runs/vae_tiny", "--export")
+    assert longlive(*again, "--dry-run").exit_code == 0
+    assert not file.exists()
+    done = longlive(*again)
+    assert (done.exit_code, done.stdout) == (0, "runs/vae_tiny/vae\n"), done.output
+    assert file.read_bytes() == written
+    wide = refused(*again, "--set", "vae.encoder_dim=12")
+    assert "does not hold the weights of this TrainVAEModule" in wide
+    assert "name it with --resume" in refused("train", "vae_tiny", "--export")
+
+
 def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     assert "there is no checkpoint 'none.ckpt'" in refused(
         "train", "vae_tiny", "--resume", "none.ckpt"

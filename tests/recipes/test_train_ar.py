@@ -15,9 +15,10 @@ from longlive_recipes import train_ar
 from longlive_recipes.budget import Budget, Phase
 from longlive_recipes.clip_sets import ClipSet
 from longlive_recipes.data import LatentClips
+from longlive_recipes.parallel import Parallel
 from longlive_recipes.step_module import Optimisation
 from longlive_recipes.train_ar import TrainARModule
-from longlive_recipes.training import fit
+from longlive_recipes.training import Run, fit
 from tests.recipes.tiny_runs import (
     ar_config,
     assert_equal,
@@ -270,6 +271,20 @@ def test_phases_need_clips_of_their_length():
     phases = (Phase(length=7, batch=1, until=1.0),)
     with pytest.raises(ValueError, match=r"clips of 7 blocks, but the clip sets have \[2, 3\]"):
         replace(train_ar.ar_tiny(), phases=phases)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_clips": 3}, "validation_clips is 3 clips, which parallel.data=2 ranks"),
+        ({"phases": (Phase(length=2, batch=5, until=1.0),)}, "a phase's batch is 5 clips"),
+        ({"run": Run(output="runs", compile=True)}, "run.compile=true is for one rank, got 2"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused_before_the_run(changes, message):
+    fitting = {"phases": (Phase(length=2, batch=4, until=1.0),), "validation_clips": 2}
+    with pytest.raises(ValueError, match=message):
+        replace(train_ar.ar_tiny(), parallel=Parallel(data=2), **fitting | changes)
 
 
 def test_the_pocket_preset_makes_what_is_shipped():

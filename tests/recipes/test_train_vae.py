@@ -20,10 +20,10 @@ from longlive_recipes.run_record import as_plain
 from longlive_recipes.step_module import Optimisation
 from longlive_recipes.train_vae import (
     TrainVAEModule,
-    export,
     latent_statistics,
     measure,
     near_objects,
+    write_vae,
 )
 from longlive_recipes.training import fit
 from tests.recipes.tiny_runs import (
@@ -195,7 +195,7 @@ def test_writing_a_vae_leaves_the_one_in_training_alone(tmp_path):
         for parameter in module.vae.parameters():
             parameter.add_(1e-4)  # what bfloat16 cannot hold
     before = {name: tensor.clone() for name, tensor in module.vae.state_dict().items()}
-    export(module.vae, module.fresh, tmp_path / "vae")
+    write_vae(module.vae, module.fresh, tmp_path / "vae")
     assert_equal(dict(module.vae.state_dict()), before, "vae")
     assert module.vae.config.latent_std == (1.0,) * 16
     with torch.no_grad():

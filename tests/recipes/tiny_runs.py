@@ -47,7 +47,7 @@ def write_tiny_vae(folder: Path) -> Path:
     torch.manual_seed(0)
     config = replace(train_vae.vae_tiny().vae, encoder_dim=4, decoder_dim=4)
     pool = FramePool.draw(World(size=32), 2, 0, torch.device("cpu"), blocks=1)
-    train_vae.export(WanVAE(config).eval(), pool, folder)
+    train_vae.write_vae(WanVAE(config).eval(), pool, folder)
     return folder
 
 
