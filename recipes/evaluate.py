@@ -1,7 +1,9 @@
 """Score a model on moving shapes: generate from captions, judge from pixels alone.
 
-Suites: pairs seen in training, held-out pairs, storyboards with a cut, the end of long videos, and
-the first block after a prompt was changed while the video was being made, one suite a way.
+Suites: pairs seen in training, held-out pairs, storyboards with a cut, long videos (their end, and
+throughout), and the first block after a prompt was changed while the video was being made, one
+suite a way. ``right`` says of each video which of shape, colour, background and motion are, as in
+"1101": two models with the same settings are compared video by video (``benchmarks/pairs.py``).
 
 Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/results/
 """
@@ -108,7 +110,7 @@ def run(config: Evaluate) -> dict[str, Any]:
     if config.storyboards:
         suites["storyboards"] = _storyboards(pipeline, settings, config, rng)
     if config.long:
-        suites["long"] = _long(pipeline, settings, config, rng)
+        suites |= _long(pipeline, settings, config, rng)
     if config.steered:
         suites |= _steered(pipeline, settings, config, rng)
     return {
@@ -212,17 +214,29 @@ def _long(
     settings: GenerationSettings,
     config: Evaluate,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Any]]:
+    """Long videos: their end, and every stretch as long as it, from the start."""
     wanted = draw_looks(rng, "train", config.long)
     stories = [_story([base_caption(look)]) for look in wanted]
     clips = _generate(pipeline, settings, config, stories, config.long_seconds)
     fps = pipeline.settings.fps
-    tail = round(config.tail_seconds * fps)
+    length = round(config.tail_seconds * fps)
     whole = _judge(judge_shot, clips, fps, config.workers)
-    result = _summary(_judge(judge_shot, [c[-tail:] for c in clips], fps, config.workers), wanted)
-    result["steadiness"] = float(np.mean([verdict.steadiness for verdict in whole]))
-    result["drift_per_second"] = float(np.mean([v.drift_per_second for v in whole]))
-    return result
+    tails = _judge(judge_shot, [clip[-length:] for clip in clips], fps, config.workers)
+    stretches = [
+        (clip[first : first + length], look)
+        for clip, look in zip(clips, wanted, strict=True)
+        for first in range(0, len(clip) - length + 1, length)
+    ]
+    parts, looks_of_parts = zip(*stretches, strict=True)
+    return {
+        "long": {
+            **_summary(tails, wanted),
+            "steadiness": float(np.mean([verdict.steadiness for verdict in whole])),
+            "drift_per_second": float(np.mean([v.drift_per_second for v in whole])),
+        },
+        "long_throughout": _summary(_judge(judge_shot, parts, fps, config.workers), looks_of_parts),
+    }
 
 
 def _storyboards(
@@ -293,6 +307,7 @@ def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[Look]) -> dict[st
         "all_four": float(scores.all(1).mean()),
         "motion_by_kind": by_motion,
         "steadiness": float(np.mean([verdict.steadiness for verdict in verdicts])),
+        "right": ["".join(str(int(right)) for right in row) for row in scores],
     }
 
 

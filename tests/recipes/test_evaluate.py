@@ -69,14 +69,15 @@ def drawings(pipeline, settings, plans: list[ShotPlan], seeds) -> np.ndarray:
 def test_a_model_that_draws_what_it_is_told_scores_full_marks(config, monkeypatch):
     monkeypatch.setattr(evaluate, "generate_clips", drawings)
     suites = run(replace(config, seconds=4.0, seen=6, seed=1))["suites"]
-    assert set(suites) == {"seen", "heldout", "storyboards", "long"}
-    assert [suites[name]["videos"] for name in suites] == [6, 2, 4, 1]
-    for name in ("seen", "heldout", "long"):
+    assert list(suites) == ["seen", "heldout", "storyboards", "long", "long_throughout"]
+    assert [suites[name]["videos"] for name in suites] == [6, 2, 4, 1, 2]
+    for name in ("seen", "heldout", "long", "long_throughout"):
         scores = suites[name]
         assert scores["colour"] == scores["background"] == 1, (name, scores)
         assert scores["shape"] == scores["motion"] == scores["all_four"] == 1, (name, scores)
         assert scores["steadiness"] == 1
         assert set(scores["motion_by_kind"].values()) == {1}
+        assert scores["right"] == ["1111"] * scores["videos"]
     assert suites["long"]["drift_per_second"] < 0.05
     assert suites["storyboards"]["background"] == 1
     assert suites["storyboards"]["cut_at_the_block"] == 1
@@ -93,9 +94,10 @@ def test_a_model_that_draws_something_else_does_not(config, monkeypatch):
     suites = run(replace(config, seconds=4.0, heldout=0, storyboards=0, long=0))["suites"]
     assert suites["seen"]["background"] == suites["seen"]["all_four"] == 0
     assert suites["seen"]["colour"] == 1
+    assert {right[:3] for right in suites["seen"]["right"]} == {"110"}
 
 
-def test_a_long_video_is_judged_by_its_end(config, monkeypatch):
+def test_a_long_video_is_judged_by_its_end_and_throughout(config, monkeypatch):
     def late(pipeline, settings, plans, seeds):
         clips = drawings(pipeline, settings, plans, seeds)
         clips[:, : -round(config.tail_seconds * plans[0].timing.fps)] = 128  # nothing to see
@@ -105,6 +107,7 @@ def test_a_long_video_is_judged_by_its_end(config, monkeypatch):
     suites = run(replace(config, seen=0, heldout=0, storyboards=0))["suites"]
     assert suites["long"]["all_four"] == 1
     assert suites["long"]["steadiness"] < 1  # that is of the whole video
+    assert suites["long_throughout"]["right"] == ["0000", "1111"]
 
 
 def test_every_video_of_a_suite_has_a_seed_of_its_own(config, monkeypatch):
@@ -125,7 +128,7 @@ def test_a_result_is_plain_data_that_says_how_it_was_made(config):
     assert stored == result
     assert (stored["steps"], stored["guidance"]) == (1, 1.0)
     assert len(stored["model_sha256"]) == 64
-    assert set(stored["suites"]) == {"seen", "storyboards", "long"}
+    assert set(stored["suites"]) == {"seen", "storyboards", "long", "long_throughout"}
     assert stored["config"]["seen"] == 2
     assert stored["hardware"]["device"] == "cpu"
 
