@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longlive_recipes.run_record import differences
+
 MAY_DIFFER = ("model", "device", "weights", "kv_cache", "batch", "workers")
 """Fields of an evaluation that two sides of a pair may have of their own."""
 ATTRIBUTES = ("shape", "colour", "background", "motion")
@@ -63,29 +65,24 @@ def _row(pairs: Sequence[tuple[str, str]], place: int) -> dict[str, float]:
 
 
 def _check_pair(one: Record, other: Record) -> None:
-    first, second = (
-        {name: value for name, value in record["config"].items() if name not in MAY_DIFFER}
-        for record in (one, other)
-    )
-    wrong = [f"{k}: {first.get(k)} -> {second.get(k)}" for k in first if first[k] != second.get(k)]
-    for name in ("steps", "guidance"):
-        if one[name] != other[name]:
-            wrong.append(f"{name}: {one[name]} -> {other[name]}")
+    names = ("config", "steps", "guidance")
+    first, second = ({name: side[name] for name in names} for side in (one, other))
+    wrong = differences(first, second, ignore=[f"config.{name}" for name in MAY_DIFFER])
     if wrong:
-        raise ValueError(f"these two evaluations are not of the same videos: {', '.join(wrong)}.")
+        raise ValueError(f"these evaluations are not of the same videos: {'; '.join(wrong)}.")
 
 
 def record(one: Sequence[Record], other: Sequence[Record], command: str) -> Record:
     """The comparison, and how each side was made."""
     sides = {"one": one[0], "other": other[0]}
     told = ("weights", "kv_cache", "seed")
+    made = ("model_sha256", "backends", "hardware", "torch", "code")
     return {
         "suites": compare(one, other),
         **{
             name: {
                 "config": {key: side["config"][key] for key in told},
-                **{key: side[key] for key in ("model_sha256", "backends", "hardware", "versions")},
-                "code": side["code"],
+                **{key: side[key] for key in made},
             }
             for name, side in sides.items()
         },

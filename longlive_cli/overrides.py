@@ -21,32 +21,31 @@ NOTHING = ("none", "null", "")
 def configure(
     config: Config, file: Path | None = None, settings: Iterable[str] | None = None
 ) -> Config:
-    """The config with a YAML file's fields, then every `name=value`, applied."""
-    if file is not None:
-        config = apply_mapping(config, read_config_file(file))
-    return apply_settings(config, settings or ())
+    """The config with a YAML file's fields and every `name=value` applied, at once.
 
-
-def apply_settings(config: Config, settings: Iterable[str]) -> Config:
-    """The config with every `name=value` applied, left to right.
+    A config's checks see the result alone, so the order of settings matters only where two are of
+    the same field: the later one holds, and any holds over the file.
 
     Raises:
-        ValueError: no `=`, an unknown field, or a value that does not fit the field's type.
+        ValueError: no `=`, an unknown field, a value that does not fit the field's type, or what
+            the config itself refuses.
     """
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        name = name.strip()
-        if not equals:
-            raise ValueError(f"--set takes name=value, got {setting!r}: write, say, {name}=1.")
-        config = _changed(config, type(config), name.split("."), text.strip(), name)
-    return config
+    wanted: dict[str, Any] = {}
+    if file is not None:
+        _merge(wanted, read_config_file(file), "")
+    for setting in settings or ():
+        _merge(wanted, _as_mapping(setting), "")
+    return apply_mapping(config, wanted)
 
 
 def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
     """The config with the fields of a nested mapping, as a YAML file holds it."""
-    for name, value in values.items():
-        config = _changed(config, type(config), [str(name)], value, f"{prefix}{name}")
-    return config
+    hints = get_type_hints(type(config))
+    changes = {
+        name: _changed(_field(config, name, f"{prefix}{name}"), hints[name], v, f"{prefix}{name}")
+        for name, v in values.items()
+    }
+    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def read_config_file(path: Path) -> Mapping[str, Any]:
@@ -62,26 +61,56 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _changed(holder: Any, kind: Any, names: list[str], value: Any, path: str) -> Any:
-    """`holder`, of type `kind`, with what `names` leads to replaced by `value`."""
-    if not names and is_dataclass(holder):
+def _as_mapping(setting: str) -> dict[str, Any]:
+    """`a.b=1` as `{"a": {"b": "1"}}`."""
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes name=value, got {setting!r}: write, say, {path.strip()}=1.")
+    value: Any = text.strip()
+    for name in reversed(path.strip().split(".")):
+        value = {name: value}
+    mapping: dict[str, Any] = value
+    return mapping
+
+
+def _merge(into: dict[str, Any], values: Mapping[Any, Any], prefix: str) -> None:
+    for key, value in values.items():
+        name = str(key)
+        if not isinstance(value, Mapping):
+            into[name] = value
+            continue
+        inner = into.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ValueError(
+                f"{prefix}{name} is set as a whole and then in part: write the part into the whole."
+            )
+        _merge(inner, value, f"{prefix}{name}.")
+
+
+def _changed(holder: Any, kind: Any, value: Any, path: str) -> Any:
+    """`holder`, of type `kind`, with `value`, or with the parts of it that `value` maps."""
+    if is_dataclass(holder):
         if isinstance(value, Mapping):
             return apply_mapping(holder, value, f"{path}.")
         inside = ", ".join(field.name for field in fields(holder))
         raise ValueError(f"{path} has fields of its own; set one of them: {inside}.")
-    if not names:
-        return _read(value, kind, path)
-    name, *rest = names
-    if is_dataclass(holder):
-        inner, hint = _field(holder, name, path), get_type_hints(type(holder))[name]
-        return replace(holder, **{name: _changed(inner, hint, rest, value, path)})  # type: ignore[type-var]
-    if isinstance(holder, tuple) and name.isdecimal() and int(name) < len(holder):
+    if isinstance(holder, tuple) and isinstance(value, Mapping):
+        return _changed_places(holder, kind, value, path)
+    return _read(value, kind, path)
+
+
+def _changed_places(
+    holder: tuple[Any, ...], kind: Any, values: Mapping[str, Any], path: str
+) -> tuple[Any, ...]:
+    places = list(holder)
+    for name, value in values.items():
+        if not name.isdecimal() or int(name) >= len(places):
+            raise ValueError(
+                f"{path}.{name}: {name!r} is no place in a list of {len(places)}; from 0."
+            )
         place = int(name)
-        inner = _changed(holder[place], _kind_at(kind, place), rest, value, path)
-        return (*holder[:place], inner, *holder[place + 1 :])
-    if isinstance(holder, tuple):
-        raise ValueError(f"{path}: {name!r} is no place in a list of {len(holder)}; from 0.")
-    raise ValueError(f"{path}: {name!r} cannot be set, {_name(kind)} has no fields.")
+        places[place] = _changed(places[place], _kind_at(kind, place), value, f"{path}.{name}")
+    return tuple(places)
 
 
 def _kind_at(kind: Any, place: int) -> Any:
@@ -107,6 +136,11 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     try:
         return _as(value, kind)
     except (ValueError, TypeError, KeyError) as error:
+        if isinstance(value, Mapping):
+            name = next(iter(value), "")
+            raise ValueError(
+                f"{path}.{name}: {name!r} cannot be set, {_name(kind)} has no fields."
+            ) from error
         raise ValueError(f"{path} takes {_name(kind)}, got {value!r}.") from error
 
 
