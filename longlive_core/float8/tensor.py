@@ -47,7 +47,8 @@ def quantize(x: Float[Tensor, "rows cols"], scaling: Scaling = Scaling.ROW) -> F
     """
     wide = x.float()
     amax = _block_amax(wide, scaling)
-    scales = (amax / E4M3_MAX).clamp_min(torch.finfo(torch.float32).tiny)
+    largest = amax.new_full((), E4M3_MAX)  # CUDA multiplies by the reciprocal of a Python number
+    scales = (amax / largest).clamp_min(torch.finfo(torch.float32).tiny)
     codes = (wide / spread(scales, wide.shape, scaling)).clamp(-E4M3_MAX, E4M3_MAX)
     return Float8Tensor(codes=codes.to(torch.float8_e4m3fn), scales=scales, scaling=scaling)
 
