@@ -17,7 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from longlive_recipes.generate import Progress, generate_one
-from longlive_recipes.generate_plan import Generate, Job, Plan, plan
+from longlive_recipes.generate_plan import Generate, Job, Plan, Snapshots, plan
 from longlive_recipes.parallel import Parallel, Ranks
 from longlive_recipes.take import load_pipeline, open_stream, open_take
 from longlive_recipes.training import lightning_is_brief
@@ -33,12 +33,18 @@ def spread(ranks: int, videos: int) -> Parallel:
     return Parallel(data=data, sequence=ranks // data)
 
 
-def check(config: Generate, jobs: Sequence[Job], parallel: Parallel) -> None:
+def check(
+    config: Generate,
+    jobs: Sequence[Job],
+    parallel: Parallel,
+    snapshots: Snapshots | None = None,
+) -> None:
     """Raise ValueError for what several ranks cannot do."""
-    if any(job.past is not None or job.turn is not None for job in jobs):
+    goes_on = any(job.past is not None or job.turn is not None for job in jobs)
+    if goes_on or snapshots is not None:
         raise ValueError(
-            f"a video goes on, or is steered, on one rank, got {parallel.ranks}: a snapshot holds "
-            f"all heads of the past. Leave out --nproc."
+            f"a video goes on, is steered or is written to a snapshot on one rank, got "
+            f"{parallel.ranks}: a snapshot holds all heads of the past. Leave out --nproc."
         )
     if config.device.startswith("cuda:"):
         raise ValueError(

@@ -12,6 +12,7 @@ from longlive_cli.source import Source, read_snapshots
 
 if TYPE_CHECKING:
     from longlive_recipes.generate import Job, Result
+    from longlive_recipes.parallel import Parallel
 
 
 def generate(
@@ -62,13 +63,18 @@ def generate(
         saving = read_snapshots(snapshot, snapshot_every)
         place = source.output(jobs) if output is None else output
         plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+        if nproc > 1:
+            from longlive_recipes.generate_parallel import check, spread
+
+            parallel = spread(nproc, len(jobs))
+            check(wanted, jobs, parallel, saving)
     if dry_run:
         show(plan, as_json=as_json)
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
     if nproc > 1:
-        results = _run_on_ranks(wanted, jobs, place, nproc, overwrite=overwrite)
+        results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
     else:
         results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)
     tell(results, as_json=as_json)
@@ -87,14 +93,11 @@ def _run(config: Any, jobs: "list[Job]", output: Path, **how: Any) -> "list[Resu
 
 
 def _run_on_ranks(
-    config: Any, jobs: "list[Job]", output: Path, nproc: int, *, overwrite: bool
+    config: Any, jobs: "list[Job]", output: Path, parallel: "Parallel", *, overwrite: bool
 ) -> "list[Result]":
     """What was made, in the first process; the others have nothing to tell."""
     from longlive_recipes import generate_parallel as recipe
 
-    parallel = recipe.spread(nproc, len(jobs))
-    with bad_input_is_one_sentence():
-        recipe.check(config, jobs, parallel)
     return recipe.run(config, jobs, output, parallel, overwrite=overwrite)
 
 

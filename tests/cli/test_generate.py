@@ -226,3 +226,14 @@ def test_a_bug_is_not_taken_for_bad_input(recipe):
     done = longlive("a")
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    "more", [["--nproc", "2"], ["--nproc", "2", "--dry-run"], ["--nproc", "2", "--json"]]
+)
+def test_ranks_write_no_snapshot_and_say_so(recipe, more):
+    done = longlive("a red circle", "-o", "x.mp4", "--snapshot", "x.snapshot", *more)
+    assert done.exit_code == 2
+    assert "is written to a snapshot on one rank, got 2" in done.stderr
+    assert "Leave out --nproc" in done.stderr
+    assert recipe.calls == []
