@@ -40,6 +40,7 @@ def generate(
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
     nproc: options.Nproc = 1,
+    nodes: options.Nodes = 1,
 ) -> None:
     """Generate one or more videos from prompts, from a snapshot, or again from a record."""
     source = Source(
@@ -67,8 +68,8 @@ def generate(
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
-    if nproc > 1:
-        results = _run_on_ranks(wanted, jobs, place, nproc, overwrite=overwrite)
+    if max(nproc, nodes) > 1:
+        results = _run_on_ranks(wanted, jobs, place, nproc, nodes, overwrite=overwrite)
     else:
         results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)
     tell(results, as_json=as_json)
@@ -87,13 +88,13 @@ def _run(config: Any, jobs: "list[Job]", output: Path, **how: Any) -> "list[Resu
 
 
 def _run_on_ranks(
-    config: Any, jobs: "list[Job]", output: Path, nproc: int, *, overwrite: bool
+    config: Any, jobs: "list[Job]", output: Path, nproc: int, nodes: int, *, overwrite: bool
 ) -> "list[Result]":
     """What was made, in the first process; the others have nothing to tell."""
     from longlive_recipes import generate_parallel as recipe
 
-    parallel = recipe.spread(nproc, len(jobs))
     with bad_input_is_one_sentence():
+        parallel = recipe.spread(nproc, len(jobs), nodes)
         recipe.check(config, jobs, parallel)
     return recipe.run(config, jobs, output, parallel, overwrite=overwrite)
 
