@@ -83,6 +83,14 @@ class Parallel:
         """How many ranks there are in all."""
         return self.data * self.sequence
 
+    def require_even(self, clips: int) -> None:
+        """Raise ValueError where data ranks cannot share out a batch of so many clips evenly."""
+        if clips % self.data:
+            raise ValueError(
+                f"parallel.data={self.data} ranks cannot share out a batch of {clips} clips "
+                f"evenly: make batches, and validation_clips, a multiple."
+            )
+
     def strategy(self) -> "str | ShardedStrategy":
         """What Lightning's Trainer takes as its strategy."""
         return "auto" if self.ranks == 1 else ShardedStrategy(self)

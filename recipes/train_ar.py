@@ -92,11 +92,8 @@ class TrainAR:
                     f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
-            if phase.batch % self.parallel.data:
-                raise ValueError(
-                    f"a phase has batches of {phase.batch} clips, which parallel.data="
-                    f"{self.parallel.data} ranks cannot share out evenly: make them a multiple."
-                )
+        for clips in (*(phase.batch for phase in self.phases), self.validation_clips):
+            self.parallel.require_even(clips)
         for blocks in known:
             self.partition(blocks, 1)
         if self.parallel.ranks > 1 and self.run.compile:

@@ -28,6 +28,7 @@ def shared_config(folder: str, data: int = 1, sequence: int = 1, **changes: Any)
         Path(folder) / "vae",
         sets=(ClipSet(blocks=3, clips=6),),
         phases=(Phase(length=3, batch=4, until=1.0),),
+        validation_clips=2,
         parallel=Parallel(data=data, sequence=sequence),
     )
     return replace(config, **changes)

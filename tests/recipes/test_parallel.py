@@ -2,11 +2,13 @@
 
 import pytest
 
+from longlive_recipes.budget import Phase
 from longlive_recipes.train_ar import TrainARModule
 from tests.processes import Ranks
 from tests.recipes.on_ranks import NEAREST, first_step, shared_config, step_on_ranks
 from tests.recipes.tiny_runs import write_tiny_vae
 
+FIVE = Phase(length=3, batch=5, until=1.0)
 MESHES = [(2, 1), (1, 2), (2, 2)]
 
 
@@ -46,3 +48,9 @@ def test_so_are_those_of_recomputed_blocks(ranks, folder):
 
 def test_so_are_those_of_products_in_four_bits(ranks, folder):
     assert_as_one_rank(ranks, folder, (1, 2), quantised=NEAREST)
+
+
+@pytest.mark.parametrize("changes", [{"validation_clips": 3}, {"phases": (FIVE,)}])
+def test_clips_that_ranks_cannot_share_out_are_refused_before_the_run(changes, folder):
+    with pytest.raises(ValueError, match=r"parallel.data=2 ranks cannot share out a batch of [35]"):
+        shared_config(folder, data=2, **changes)
