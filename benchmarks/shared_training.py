@@ -124,8 +124,7 @@ class Encoding:
         self.vae.channels_last_()
         drawn = torch.Generator(place).manual_seed(2)
         shape = (1, 3, sizes.pixel_frames, sizes.height, sizes.width)
-        dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-        self.video = torch.randn(shape, generator=drawn, device=place, dtype=dtype).clamp(-1, 1)
+        self.video = torch.randn(shape, generator=drawn, device=place).clamp_(-1, 1)
         self.whole = range(sizes.latent_frames)
 
     def own(self) -> Tensor:

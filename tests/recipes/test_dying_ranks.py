@@ -1,5 +1,6 @@
 """A rank that dies ends the job within a stated time, with its own error and a status not 0."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from longlive_models.video import read_video
 from longlive_recipes import parallel
 from tests.recipes.tiny_runs import write_tiny_vae
 
@@ -48,6 +50,24 @@ def test_the_error_of_a_rank_ends_the_job(tmp_path, launcher, who, meanwhile):
 )
 def test_so_does_the_death_of_one(tmp_path, launcher, said):
     assert said in failed(tmp_path, launcher, "kill", 1, "train")
+
+
+@pytest.mark.slow
+def test_a_rank_of_a_command_that_is_killed_ends_the_command(tmp_path):
+    video, program = tmp_path / "video.mp4", str(Path(sys.executable).with_name("longlive"))
+    arguments = ["a red circle", "-o", str(video), "--seconds", "60", "--nproc", "2"]
+    with subprocess.Popen(
+        [program, "generate", *arguments], stderr=subprocess.PIPE, text=True
+    ) as command:
+        end = time.monotonic() + LIMIT
+        while not (video.is_file() and video.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.2)
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        printed = command.communicate(timeout=60)[1]
+    assert command.returncode not in (0, None)
+    assert "local rank 1 was killed by signal 9" in printed
+    assert len(read_video(video)[0]) > 0  # what was made before is there
 
 
 def test_ranks_that_wait_are_ended_and_those_that_were_killed_are_named(monkeypatch, caplog):
