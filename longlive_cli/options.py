@@ -36,6 +36,9 @@ Model = Annotated[str | None, typer.Option(help="A shipped model's name, a folde
 Nproc = Annotated[
     int, typer.Option(min=1, help="Ranks that make the videos: a GPU each, or a CPU process.")
 ]
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Machines that share --nproc; run the command on each of them.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Weights = Annotated[str | None, typer.Option(help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.")]
 KVCache = Annotated[

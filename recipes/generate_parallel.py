@@ -24,13 +24,14 @@ from longlive_recipes.training import lightning_is_brief
 from longlive_recipes.video_record import Result
 
 
-def spread(ranks: int, videos: int) -> Parallel:
+def spread(ranks: int, videos: int, nodes: int = 1) -> Parallel:
     """How ``ranks`` ranks make ``videos`` videos: as many at a time as there are, in equal groups.
 
-    Ranks that work apart send each other nothing; a group shares one video.
+    Ranks that work apart send each other nothing; a group shares one video. ``nodes`` machines
+    have equally many of the ranks.
     """
     data = max(size for size in range(1, ranks + 1) if ranks % size == 0 and size <= videos)
-    return Parallel(data=data, sequence=ranks // data)
+    return Parallel(data=data, sequence=ranks // data, nodes=nodes)
 
 
 def check(

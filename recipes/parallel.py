@@ -7,10 +7,15 @@ gradients are averaged over them, as ``longlive_core.sequence_parallel.masked_me
 ``torch.distributed`` lives here and in ``longlive_core.sequence_parallel``, and nowhere else.
 """
 
+import atexit
+import logging
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -36,6 +42,11 @@ AVERAGE = "MovingAverage"
 """The callback whose average is sharded as the weights are."""
 
 SHARDED = ("state_dict", "optimizer_states")
+
+GRACE = 5.0
+"""Seconds that other ranks are given to tell their own error, once the first one has failed."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +194,16 @@ class ShardedStrategy(ModelParallelStrategy):
             timeout=timedelta(minutes=parallel.timeout_minutes),
         )
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Once this rank's error has been told, end the ranks that this process started.
+
+        They wait for it, and not every backend lets them notice before their timeout. If one of
+        them ends first, Lightning ends this process.
+        """
+        super().on_exception(exception)
+        if isinstance(self.launcher, _SubprocessScriptLauncher):
+            atexit.register(end_ranks, self.launcher.procs)
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
@@ -227,6 +248,23 @@ class ShardedStrategy(ModelParallelStrategy):
     def _trained(self) -> Iterator[tuple[str, Any]]:
         assert self.model is not None
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+
+def end_ranks(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Let ranks 1, 2 .. of this machine end within ``GRACE`` seconds, and end those that do not.
+
+    A rank that was killed could not say so: that is logged.
+    """
+    end = time.monotonic() + GRACE
+    for rank, process in enumerate(processes, start=1):
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(max(0.0, end - time.monotonic()))
+            if code < 0:
+                _log.error("local rank %d was killed by signal %d", rank, -code)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

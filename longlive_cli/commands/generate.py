@@ -41,6 +41,7 @@ def generate(
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
     nproc: options.Nproc = 1,
+    nodes: options.Nodes = 1,
 ) -> None:
     """Generate one or more videos from prompts, from a snapshot, or again from a record."""
     source = Source(
@@ -63,17 +64,17 @@ def generate(
         saving = read_snapshots(snapshot, snapshot_every)
         place = source.output(jobs) if output is None else output
         plan = recipe.plan(wanted, jobs, place, overwrite, saving)
-        if nproc > 1:
+        if max(nproc, nodes) > 1:
             from longlive_recipes.generate_parallel import check, spread
 
-            parallel = spread(nproc, len(jobs))
+            parallel = spread(nproc, len(jobs), nodes)
             check(wanted, jobs, parallel, saving)
     if dry_run:
         show(plan, as_json=as_json)
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
-    if nproc > 1:
+    if max(nproc, nodes) > 1:
         results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
     else:
         results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)

@@ -52,7 +52,7 @@ def test_options_are_few_and_known():
     changing = {"settings", "config", "as_json", "dry_run"}
     video = {"prompt", "prompts", "storyboard", "image", "seconds", "seed", "steps", "guidance"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
-    machine = {"model", "device", "weights", "kv_cache", "nproc", "output", "overwrite"}
+    machine = {"model", "device", "weights", "kv_cache", "nproc", "nodes", "output", "overwrite"}
     known = {
         "generate": video | again | machine | changing,
         "train": {"recipe", "resume", "export"} | changing,

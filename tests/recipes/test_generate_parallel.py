@@ -22,6 +22,12 @@ def test_ranks_work_apart_as_far_as_there_are_videos(ranks, videos, data):
     assert spread(ranks, videos) == Parallel(data=data, sequence=ranks // data)
 
 
+def test_nodes_have_equally_many_of_the_ranks():
+    assert spread(4, 1, nodes=2) == Parallel(sequence=4, nodes=2)
+    with pytest.raises(ValueError, match="3 ranks, which nodes=2 cannot share evenly"):
+        spread(3, 1, nodes=2)
+
+
 def test_what_one_device_cannot_do_is_refused():
     job = Job(name="a", story=Storyboard.of("a red circle"), seed=0)
     with pytest.raises(ValueError, match="device='cuda:1' is one device, and 2 ranks take one"):

@@ -1,0 +1,104 @@
+"""What a benchmark leaves: its numbers with hardware, commit and command, and a table of them."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.options import Rows
+from longlive_recipes.run_record import as_plain, code_version, hardware
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def stamped(
+    found: dict[str, Any], options: Any, device: torch.device, command: str
+) -> dict[str, Any]:
+    """A record as it is stored: what was found, and everything needed to find it again.
+
+    ``found`` has ``benchmark`` (its name), ``about``, ``checked``, and ``rows``, or ``parts``: rows
+    by the heading that they have in the table.
+    """
+    return {
+        **found,
+        "command": command,
+        "commit": code_version(),
+        "options": as_plain(options),
+        "hardware": {**hardware(device), "cpu": cpu(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def cpu() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    parts = record.get("parts", {"": record.get("rows")})
+    lines = [
+        line
+        for heading, rows in parts.items()
+        for line in (*((f"## {heading}", "") if heading else ()), *_grid(rows), "")
+    ]
+    made = record["hardware"]
+    where = made.get("gpu", f"{made['cpu']}, threads: {made['threads']}, cores: {made['cores']}")
+    return "\n".join(
+        [
+            f"# {record['benchmark']}",
+            "",
+            record["about"],
+            "",
+            *lines,
+            f"- {where}; torch {record['versions']['torch']}{_placed(record)}",
+            f"- checked: {record['checked']}",
+            f"- commit {record['commit']}: `{record['command']}`",
+            "",
+        ]
+    )
+
+
+def write(record: dict[str, Any], folder: Path) -> Path:
+    """Store record and table; returns the record's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(record["hardware"]["device"]).type
+    path = folder / f"{record['benchmark']}_{device}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(record))
+    return path
+
+
+def _grid(rows: Rows) -> list[str]:
+    """A table's lines: a row for each case, a column for each name."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = [["", *(name.replace("_", " ") for name in names)], ["---"] * (len(names) + 1)]
+    for case, row in rows.items():
+        lines.append([case, *(_number(row.get(name)) for name in names)])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _placed(record: dict[str, Any]) -> str:
+    """What a pipeline was told, where there was one."""
+    if "placement" not in record:
+        return ""
+    placed, settings = record["placement"], record["settings"]
+    return (
+        f"; weights {placed['weights']}, computed in {placed['compute']}; cache "
+        f"{placed['kv_cache']}; lane {placed['lane']}; {settings['steps']} steps, guidance "
+        f"{settings['guidance']:g}; loading took {record['load_seconds']:.2f} s"
+    )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return (
+        str(value) if isinstance(value, int) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    )
