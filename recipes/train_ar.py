@@ -156,9 +156,9 @@ def ar_tiny() -> TrainAR:
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
 
-Model, Random = Callable[..., Tensor], torch.Generator
-FRESH = 100
-"""What lies between the seeds of training clips and of validation clips; no clip is as long."""
+Model = Callable[..., Tensor]
+Random = torch.Generator
+FRESH = 100  # between the seeds of training clips and of validation clips; no clip is as long
 
 
 class TrainARModule(StepModule):
@@ -260,10 +260,7 @@ class TrainARModule(StepModule):
         return masked_mean(losses, None, self.ranks.world)
 
     def losses(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
-        """Of ``count`` random clips, those of this rank: the loss of each of its frames.
-
-        Each clip is seen under the mask of its cuts.
-        """
+        """The loss of each frame of ``count`` random clips that is this rank's, under its mask."""
         config, ranks = self.config, self.ranks
         self.sp.partition = config.partition(clips.ids.shape[1], clips.tokens_per_frame)
         some = clips.draw(count, generator)
@@ -355,12 +352,14 @@ class TrainARModule(StepModule):
         tensors = self.ranks.whole(self.model), self.ranks.whole(self.text)
         if not self.ranks.first:
             return
-        parts = {"transformer": config.model, "text_encoder": config.text}
-        for (name, part), whole in zip(parts.items(), tensors, strict=True):
-            save_part(folder / name, part.to_dict(), whole, dtype=torch.bfloat16)
+        parts = folder / "transformer", folder / "text_encoder"
+        values = config.model.to_dict(), config.text.to_dict()
+        for part, of_part, whole in zip(parts, values, tensors, strict=True):
+            save_part(part, of_part, whole, dtype=torch.bfloat16)
         pack_model(
             folder,
-            **{name: folder / name for name in parts},
+            transformer=parts[0],
+            text_encoder=parts[1],
             vae=find_vae(config.vae),
             settings=config.generation,
             trained={"recipe": "TrainAR", "step": step, "code": code_version()},
@@ -387,7 +386,7 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
 
 
 def export(config: TrainAR, *, resume: str) -> Path:
-    """Write the model folder ``<output>/model`` of a checkpoint, whoever trained it."""
+    """Write the model folder ``<output>/model`` of a checkpoint."""
     module = TrainARModule(replace(config, parallel=Parallel()))
     module.configure_model()
     return _write(module, load_average(module, resume))
