@@ -161,7 +161,8 @@ class _Mp4:
             stream = container.add_stream("libx264", rate=self.fps)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "16", "preset": "fast", "bf": "0"}
+            # no mbtree: it reads memory that nobody wrote, and now and then gives other bytes
+            stream.options = {"crf": "16", "preset": "fast", "bf": "0", "mbtree": "0"}
             codec = stream.codec_context
             codec.gop_size = len(frames) + 1
             codec.color_primaries = codec.color_trc = BT709

@@ -108,6 +108,31 @@ def test_the_frame_rate_is_stored(tmp_path):
         assert read_video(writer.path)[1] == pytest.approx(fps, rel=1e-3)
 
 
+def litter(seed: int) -> None:
+    """Leave other numbers in memory that is free, for whoever reads what it never wrote."""
+    sizes = [512, 2048, 3072, 6000, 12_000, 40_000, 130_000] * 50
+    held = [
+        torch.full((size,), (seed + n) % 256, dtype=torch.uint8) for n, size in enumerate(sizes)
+    ]
+    del held
+
+
+@pytest.mark.slow
+def test_the_same_frames_are_the_same_bytes(tmp_path):
+    """Of 1,000 encodings: an encoder's lookahead that read unset memory gave 7 others."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (5, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    frames = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
+    frames = frames.permute(0, 2, 3, 1).contiguous()
+    found = set()
+    for number in range(1000):
+        litter(number)
+        with VideoWriter(tmp_path / "v.mp4", fps=8, size=(32, 32), overwrite=True) as writer:
+            writer.write(frames)
+        found.add((tmp_path / "v.mp4").read_bytes())
+    assert len(found) == 1
+
+
 def test_a_writer_without_frames_leaves_nothing(tmp_path):
     with recording(tmp_path / "clip.mp4") as writer:
         writer.write(moving_square(0))
