@@ -95,17 +95,21 @@ def test_slots_do_not_disturb_each_other(page, order, count):
 
 @given(pages(), st.sampled_from(RULES))
 def test_writing_what_was_read_changes_nothing(page, rule):
-    """For blocks whose scale is a normal E4M3 number; a code of -0 comes back as 0."""
+    """For blocks whose scale is a normal E4M3 number; a code of -0 comes back as 0.
+
+    An adaptive rule may choose the other of two ways to say the same: 6 times 96 is 4 times 144.
+    """
     codec = NVFP4PageCodec(rule=rule, dtype=torch.float32)
     first = stored(codec, page)
     second = stored(codec, read(codec, first, [0], page))
     scales, again = (store["block_scales"].float() for store in (first, second))
     whole = scales >= 2.0**-6
-    assert torch.equal(again[whole], scales[whole])
     old, new = (
         decode_e2m1(s["codes"].flatten(0, 2)).view(*scales.shape, 16) for s in (first, second)
     )
-    assert torch.equal(new[whole], old[whole])
+    assert torch.equal((new * again[..., None])[whole], (old * scales[..., None])[whole])
+    if not rule.adaptive:
+        assert torch.equal(again[whole], scales[whole])
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
