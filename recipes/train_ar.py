@@ -387,6 +387,7 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
 
 def export(config: TrainAR, *, resume: str) -> Path:
     """Write the model folder ``<output>/model`` of a checkpoint."""
+    check(config, resume=resume)
     module = TrainARModule(replace(config, parallel=Parallel()))
     module.configure_model()
     return _write(module, load_average(module, resume))

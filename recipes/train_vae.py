@@ -221,6 +221,7 @@ def run(config: TrainVAE, *, resume: str | None = None) -> Path:
 
 def export(config: TrainVAE, *, resume: str) -> Path:
     """Measure and write the model folder ``<output>/vae`` of a checkpoint."""
+    check(config, resume=resume)
     module = TrainVAEModule(config)
     load_average(module, resume)
     return _write(module, torch.device("cpu"))

@@ -83,8 +83,11 @@ def test_the_model_of_a_checkpoint_is_written_anew(tmp_path):
     done = longlive(*again)
     assert (done.exit_code, done.stdout) == (0, "runs/vae_tiny/vae\n"), done.output
     assert file.read_bytes() == written
-    wide = refused(*again, "--set", "vae.encoder_dim=12")
-    assert "does not hold the weights of this TrainVAEModule" in wide
+    wide = ("--set", "vae.encoder_dim=12")
+    assert "was begun with another config (vae.encoder_dim: " in refused(*again, *wide)
+    elsewhere = refused(*again, *wide, "--set", "run.output=runs/wide")
+    assert "does not hold the weights of this TrainVAEModule" in elsewhere
+    assert not (tmp_path / "runs" / "wide").exists()
     assert "name it with --resume" in refused("train", "vae_tiny", "--export")
 
 
