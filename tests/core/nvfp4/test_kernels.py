@@ -131,6 +131,14 @@ def test_kernels_compile_and_fuse_no_multiplication_with_an_addition():
     run(COMPILED)
 
 
+def test_kernels_find_their_names_here_as_well():
+    """What checks the annotations of the other modules would hide a kernel's module from it."""
+    pytest.importorskip("triton", reason="triton is there on x86-64 Linux only")
+    from longlive_core.nvfp4.kernels import quantize as kernels
+
+    assert kernels._quantize.__globals__ is vars(kernels)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled kernels need a CUDA device")
 @pytest.mark.parametrize("chunk", range(10))
