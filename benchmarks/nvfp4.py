@@ -44,7 +44,10 @@ def check_nvfp4(device: torch.device, options: Options) -> str:
 
 @torch.no_grad()
 def measure_nvfp4(device: torch.device, options: Options) -> Rows:
-    """Each operation on one bfloat16 matrix; amax is given to all but its own row."""
+    """Each operation on one bfloat16 matrix; amax is given to all but its own row.
+
+    What Python takes to launch an operation is in ``milliseconds_called`` alone.
+    """
     x = matrix(device, options)
     amax, target = tensor_amax(x), torch.empty_like(x)
     cases: dict[str, tuple[int, Callable[[], object]]] = {
@@ -69,12 +72,13 @@ def measure_nvfp4(device: torch.device, options: Options) -> Rows:
         cases[f"both ways in one pass, {rule}"] = x.nbytes + 2 * q.bytes, both_ways
     rows: Rows = {}
     for case, (moved, run) in cases.items():
-        seconds = median_seconds(run, device, options.repeats)
+        seconds = median_seconds(run, device, options.repeats, captured=True)
         speed = moved / seconds / 1e9
         copied = rows["copy"]["gigabytes_per_second"] if rows else speed
         rows[case] = {
             "mib_moved": moved / 2**20,
             "milliseconds": seconds * 1e3,
+            "milliseconds_called": median_seconds(run, device, options.repeats) * 1e3,
             "gigabytes_per_second": speed,
             "share_of_copy": speed / copied,
         }

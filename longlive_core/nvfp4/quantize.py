@@ -88,7 +88,7 @@ def quantize_both(
     if config.rounding == "stochastic":
         seeds = torch.stack([draw_seed(x.device, generator) for _ in range(2)])
     rows, cols = x.shape
-    matrix = F.pad(x, (0, -cols % BLOCK, 0, -rows % BLOCK))
+    matrix = _padded(x, rows + -rows % BLOCK, cols + -cols % BLOCK)
     codes, scales, codes_t, scales_t, amax_t = torch.ops.longlive.nvfp4_quantize_both(
         matrix, amax, seeds, *config_fields(config), rotate, backend
     )
@@ -181,7 +181,10 @@ def as_matrix(
     x: Float[Tensor, "*batch cols"], config: QuantizeConfig
 ) -> Float[Tensor, "rows padded"]:
     """Leading dimensions as rows, contiguous, padded with zeros to whole blocks."""
-    rows, cols = padded_size(tuple(x.shape), config)
-    matrix = x.reshape(-1, x.shape[-1])
+    return _padded(x.reshape(-1, x.shape[-1]), *padded_size(tuple(x.shape), config))
+
+
+def _padded(matrix: Tensor, rows: int, cols: int) -> Tensor:
+    """Zeros below and to the right; no copy of a matrix that needs none."""
     missing = rows - matrix.shape[0], cols - matrix.shape[1]
     return F.pad(matrix, (0, missing[1], 0, missing[0])) if any(missing) else matrix.contiguous()

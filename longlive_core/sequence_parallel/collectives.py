@@ -83,8 +83,9 @@ class Route:
 
 
 class Flight:
-    """One exchange under way: it departs when made, and ``arrive`` waits for it, once.
+    """One exchange under way, without gradients: it departs when made; ``wait`` for it once.
 
+    What is sent may be the memory of ``x`` itself: leave it as it is until the exchange has ended.
     ``sent`` counts the bytes that other ranks are sent; what a rank keeps does not travel.
     """
 
@@ -97,10 +98,14 @@ class Flight:
         incoming = [wire.nbytes(self._part(size), x.dtype) for size in route.joins]
         self._incoming = incoming
         self.sent = sum(outgoing) - outgoing[group.rank]
-        self._sent = send = torch.empty(sum(outgoing), dtype=torch.uint8, device=x.device)
         self._received = torch.empty(sum(incoming), dtype=torch.uint8, device=x.device)
-        for part, room in zip(parts, send.split(outgoing), strict=True):
-            wire.encode(part, room)
+        if x.is_contiguous() and self._in_one_run(x.shape, route.cut):
+            send = x.view(-1).view(torch.uint8)
+        else:
+            send = torch.empty(sum(outgoing), dtype=torch.uint8, device=x.device)
+            for part, room in zip(parts, send.split(outgoing), strict=True):
+                wire.encode(part, room)
+        self._sent = send
         self._work = dist.all_to_all_single(
             self._received, send, incoming, outgoing, group.process_group, async_op=True
         )
@@ -110,15 +115,22 @@ class Flight:
         """The shape of what arrives."""
         return self._shape
 
-    def arrive(self) -> Tensor:
+    def wait(self) -> Tensor:
         """What the ranks sent, put together."""
         self._work.wait()
-        out = self._like.new_empty(self._shape)
-        rooms = out.split(self._route.joins, self._route.join)
-        for message, room in zip(self._received.split(self._incoming), rooms, strict=True):
-            self._wire.decode(message, room)
+        if self._in_one_run(self._shape, self._route.join):
+            out = self._received.view(self._like.dtype).view(self._shape)
+        else:
+            out = self._like.new_empty(self._shape)
+            rooms = out.split(self._route.joins, self._route.join)
+            for message, room in zip(self._received.split(self._incoming), rooms, strict=True):
+                self._wire.decode(message, room)
         del self._work, self._sent, self._received
         return out
+
+    def _in_one_run(self, shape: Sequence[int], dim: int) -> bool:
+        """Whether the tensor's memory is the plain wire: part after part, nothing to copy."""
+        return type(self._wire) is PlainWireCodec and prod(shape[:dim]) == 1
 
     def _part(self, size: int) -> tuple[int, ...]:
         part = list(self._shape)
@@ -178,7 +190,7 @@ class _Departure(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.leg.back.arrive(), None
+        return ctx.leg.back.wait(), None
 
 
 class _Arrival(torch.autograd.Function):
@@ -186,7 +198,7 @@ class _Arrival(torch.autograd.Function):
     def forward(ctx: Any, ticket: Tensor, leg: _Leg) -> Tensor:
         ctx.leg = leg
         assert leg.there is not None
-        return leg.there.arrive()
+        return leg.there.wait()
 
     @staticmethod
     @once_differentiable

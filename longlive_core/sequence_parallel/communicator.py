@@ -94,7 +94,7 @@ class BalancedSP:
         """This rank's blocks of ``x``, such as one text for each block; a view."""
         return _narrow(x, dim, self.blocks, self.partition.blocks, "blocks")
 
-    def start(self, x: Heads) -> Transfer | Arrived:
+    def start(self, x: Heads) -> Transfer | Flight | Arrived:
         """Begin to exchange this rank's tokens, all heads, for all tokens, this rank's heads.
 
         ``start(x).wait()`` is the exchange; what is computed between the two runs beside it.
@@ -140,10 +140,12 @@ class BalancedSP:
         """
         return self.group.max(x)
 
-    def _transfer(self, x: Tensor, route: Route) -> Transfer | Arrived:
+    def _transfer(self, x: Tensor, route: Route) -> Transfer | Flight | Arrived:
         if self.group.size == 1:
             return Arrived(x)
-        if not self.wire.carries_gradients and torch.is_grad_enabled() and x.requires_grad:
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return self._depart(x, route)
+        if not self.wire.carries_gradients:
             raise ValueError(
                 f"{self.wire} rounds what it sends, so it carries no gradient. Train with the "
                 f"plain wire, or generate under torch.no_grad()."

@@ -28,9 +28,8 @@ def e4m3_byte(x):
 
 @triton.jit
 def e4m3_value(byte):
-    """The float32 value of a non-negative E4M3 byte; 0x7F is NaN."""
-    normal = ((byte << 20) + (120 << 23)).to(tl.float32, bitcast=True)
-    value = tl.where(byte < 8, byte.to(tl.float32) * 0.001953125, normal)
+    """The float32 value of a non-negative E4M3 byte (int32); 0x7F is NaN."""
+    value = (byte << 7).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
     return tl.where(byte == NAN_BYTE, float("nan"), value)
 
 
@@ -46,15 +45,17 @@ def rounding_offset(y):
 
     The sum has the grid's step, 0.5 below 2, 1 below 4, 2 below 6, as its last place, and the code
     in its last bits. Taking the offset away again leaves the rounded magnitude.
+    The offset is 2**22, 2**23 + 2 or 2**24 + 8: its bits are a line in the exponent of ``y``.
     """
-    return tl.where(y < 2.0, 4194304.0, tl.where(y < 4.0, 8388610.0, 16777224.0))
+    exponent = tl.maximum(y.to(tl.int32, bitcast=True), 0x3F800000) >> 23
+    return (exponent * 8388610 + 184549122).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def nearest_code(x):
-    """The magnitude code 0 to 7 nearest to |x|, int32."""
+def offset_sum(x):
+    """What is to be rounded plus its offset: the nearest code in the lowest three bits."""
     y = magnitude(x)
-    return (y + rounding_offset(y)).to(tl.int32, bitcast=True) & 7
+    return y + rounding_offset(y)
 
 
 @triton.jit
@@ -94,17 +95,30 @@ def encode_factor(byte, inverse):
 
 @triton.jit
 def block_error(x, byte, inverse, decode, RULE: tl.constexpr, N: tl.constexpr):
-    """The error of blocks of N values by the rule's measure, if their scale were ``byte``."""
+    """The error of blocks of N values by the rule's measure, were their scale ``byte``.
+
+    And the sums that their codes would come from.
+    """
     y = magnitude(x * encode_factor(byte, inverse)[:, None])
     offset = rounding_offset(y)
-    rounded = (y + offset) - offset
-    error = (rounded * e4m3_value(byte)[:, None]) * decode - tl.abs(x)
+    total = y + offset
+    error = ((total - offset) * e4m3_value(byte)[:, None]) * decode - tl.abs(x)
     if RULE == "four_over_six_mse":
-        return tree_sum(error * error, N, x.shape[0])
+        measure = tree_sum(error * error, N, x.shape[0])
     elif RULE == "four_over_six_mae":
-        return tree_sum(tl.abs(error), N, x.shape[0])
+        measure = tree_sum(tl.abs(error), N, x.shape[0])
     else:
-        return tl.max(tl.abs(error), axis=1)
+        measure = tl.max(tl.abs(error), axis=1)
+    return measure, total
+
+
+@triton.jit
+def pack(code, T: tl.constexpr, N: tl.constexpr):
+    """Eight codes a word, the first in the lowest bits: [T, N // 8] from [T, N], int32."""
+    for level in tl.static_range(3):
+        low, high = tl.split(tl.reshape(code, (T, N >> (level + 1), 2)))
+        code = low | (high << (4 << level))
+    return code
 
 
 @triton.jit
@@ -118,7 +132,7 @@ def quantize_blocks(
     STOCHASTIC: tl.constexpr,
     N: tl.constexpr,
 ):
-    """Codes [T, N] and scale bytes [T], int32, of T blocks of N float32 values.
+    """Of T blocks of N float32 values: codes, eight a word, [T, N // 8], and scale bytes [T].
 
     ``amax`` is [T], or [1] where all blocks have the same.
     """
@@ -135,20 +149,21 @@ def quantize_blocks(
         base = tl.div_rn(block_amax, tl.full(block_amax.shape, 6.0, tl.float32)) * scale
         six, four = e4m3_byte(base), e4m3_byte(base * 1.5)
         decode = (amax * (1.0 / FULL))[:, None]
-        error_six = block_error(x, six, inverse, decode, RULE, N)
-        error_four = block_error(x, four, inverse, decode, RULE, N)
-        byte = tl.where(error_four < error_six, four, six)
+        error_six, total_six = block_error(x, six, inverse, decode, RULE, N)
+        error_four, total_four = block_error(x, four, inverse, decode, RULE, N)
+        take_four = error_four < error_six
+        byte = tl.where(take_four, four, six)
     scaled = x * encode_factor(byte, inverse)[:, None]
-    code = stochastic_code(scaled, uniform) if STOCHASTIC else nearest_code(scaled)
-    code |= tl.where(scaled < 0, 8, 0)
-    return tl.where(invalid[:, None], 0, code), tl.where(invalid, NAN_BYTE, byte)
-
-
-@triton.jit
-def pack(code, T: tl.constexpr, N: tl.constexpr):
-    """Two codes a byte, the even one in the low nibble: [T, N // 2] uint8 from [T, N] int32."""
-    low, high = tl.split(tl.reshape(code, (T, N // 2, 2)))
-    return (low | (high << 4)).to(tl.uint8)
+    if STOCHASTIC:
+        code = stochastic_code(scaled, uniform)
+    elif RULE == "amax":
+        code = offset_sum(scaled).to(tl.int32, bitcast=True) & 7
+    else:
+        total = tl.where(take_four[:, None], total_four, total_six)
+        code = total.to(tl.int32, bitcast=True) & 7
+    code |= ((scaled + 0.0).to(tl.int32, bitcast=True) >> 28) & 8  # -0.0 + 0.0 has no sign
+    words = tl.where(invalid[:, None], 0, pack(code, x.shape[0], N))
+    return words, tl.where(invalid, NAN_BYTE, byte)
 
 
 @triton.jit

@@ -8,9 +8,10 @@ import triton.language as tl  # noqa: TID253
 from torch import Tensor
 
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
-from longlive_core.nvfp4.kernels.arithmetic import pack, quantize_blocks, rotate_blocks, uniforms
+from longlive_core.nvfp4.kernels.arithmetic import quantize_blocks, rotate_blocks, uniforms
 
-BLOCKS_PER_PROGRAM = 128  # of 1 x 16; of 16 x 16 an eighth as many
+BLOCKS_PER_PROGRAM = 256  # of 1 x 16; adaptive rules, which keep more of each, take half as many
+SQUARES_PER_PROGRAM = 16  # blocks of 16 x 16
 TILE = 64  # rows and columns of a program that also quantises the transpose
 
 
@@ -23,6 +24,42 @@ def _at(start, blocks_per_row, PER_LINE: tl.constexpr, COUNT: tl.constexpr):
     part = tl.arange(0, COUNT)
     line = start[:, None] + ((part // PER_LINE) * blocks_per_row)[None, :]
     return line * PER_LINE + (part % PER_LINE)[None, :]
+
+
+@triton.jit
+def _load_along(ptr, inside, T: tl.constexpr):
+    """Blocks of 16 neighbours that begin at ``ptr`` [T]: [T, 16].
+
+    Halves are read apart, so that a thread holds whole blocks and reduces them alone.
+    """
+    at = ptr[:, None] + tl.arange(0, 8)[None, :]
+    first = tl.load(at, mask=inside[:, None], other=0.0)
+    second = tl.load(at + 8, mask=inside[:, None], other=0.0)
+    return tl.reshape(tl.permute(tl.join(first, second), (0, 2, 1)), (T, 16))
+
+
+@triton.jit
+def _two(ptr, inside, step):
+    return tl.join(
+        tl.load(ptr, mask=inside, other=0.0), tl.load(ptr + 8 * step, mask=inside, other=0.0)
+    )
+
+
+@triton.jit
+def _four(ptr, inside, step):
+    return tl.join(_two(ptr, inside, step), _two(ptr + 4 * step, inside, step))
+
+
+@triton.jit
+def _eight(ptr, inside, step):
+    return tl.join(_four(ptr, inside, step), _four(ptr + 2 * step, inside, step))
+
+
+@triton.jit
+def _load_apart(ptr, inside, step, T: tl.constexpr):
+    """Blocks of 16 values ``step`` apart that begin at ``ptr`` [T]: [T, 16], whole in a thread."""
+    x = tl.join(_eight(ptr, inside, step), _eight(ptr + step, inside, step))
+    return tl.reshape(x, (T, 16))
 
 
 @triton.jit
@@ -51,7 +88,11 @@ def _quantize(
     if HEIGHT > 1:
         start += (block // blocks_per_row).to(tl.int64) * blocks_per_row * (HEIGHT - 1)
     mask = inside[:, None]
-    x = tl.load(x_ptr + _at(start, blocks_per_row, 16, N), mask=mask, other=0.0).to(tl.float32)
+    if HEIGHT > 1:
+        x = tl.load(x_ptr + _at(start, blocks_per_row, 16, N), mask=mask, other=0.0)
+    else:
+        x = _load_along(x_ptr + start * 16, inside, T)
+    x = x.to(tl.float32)
     if ONE_AMAX:
         amax = tl.load(amax_ptr + tl.arange(0, 1))
     else:
@@ -59,38 +100,42 @@ def _quantize(
     uniform = x
     if STOCHASTIC:
         uniform = uniforms(_at(start, blocks_per_row, 4, N // 4), tl.load(seed_ptr), T, N // 4)
-    code, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, N)
-    tl.store(codes_ptr + _at(start, blocks_per_row, 8, N // 2), pack(code, T, N), mask=mask)
+    words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, N)
+    tl.store(codes_ptr + _at(start, blocks_per_row, 2, N // 8), words, mask=mask)
     byte = tl.broadcast_to(byte[:, None], (T, HEIGHT)).to(tl.uint8)
     tl.store(scales_ptr + _at(start, blocks_per_row, 1, HEIGHT), byte, mask=mask)
 
 
 @triton.jit
-def _load_tile(x_ptr, rows, cols, TILE: tl.constexpr):
-    """A program's square of values as float32, zero outside, and its first row and column."""
-    first_row, first_col = tl.program_id(0) * TILE, tl.program_id(1) * TILE
-    row, col = first_row + tl.arange(0, TILE), first_col + tl.arange(0, TILE)
-    mask = (row < rows)[:, None] & (col < cols)[None, :]
-    at = row.to(tl.int64)[:, None] * cols + col[None, :]
-    return tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32), first_row, first_col
+def _line_blocks(at, first, second, TILE: tl.constexpr):
+    """Of the blocks of a square, counted along its lines: the line, and the block in the line."""
+    return first + at // (TILE // 16), second // 16 + at % (TILE // 16)
 
 
 @triton.jit
-def _store_tile(ptr, values, first_row, first_col, rows, cols, TILE: tl.constexpr):
-    """Bytes of a square [TILE, WIDTH] into a matrix of rows x cols."""
-    row = first_row + tl.arange(0, TILE)
-    col = first_col + tl.arange(0, values.shape[1])
-    mask = (row < rows)[:, None] & (col < cols)[None, :]
-    tl.store(ptr + (row.to(tl.int64)[:, None] * cols + col[None, :]), values, mask=mask)
+def _load_across(x_ptr, rows, cols, first_row, first_col, TILE: tl.constexpr):
+    """Blocks along the rows of a square, [T, 16]; zero outside."""
+    row, block = _line_blocks(tl.arange(0, TILE * TILE // 16), first_row, first_col, TILE)
+    inside = (row < rows) & (block * 16 < cols)
+    return _load_along(x_ptr + (row.to(tl.int64) * cols + block * 16), inside, TILE * TILE // 16)
 
 
 @triton.jit
-def _quantize_tile(
+def _load_down(x_ptr, rows, cols, first_row, first_col, TILE: tl.constexpr):
+    """Blocks along the columns of a square, [T, 16]; zero outside."""
+    col, block = _line_blocks(tl.arange(0, TILE * TILE // 16), first_col, first_row, TILE)
+    inside = (col < cols) & (block * 16 < rows)
+    start = x_ptr + (block.to(tl.int64) * 16 * cols + col)
+    return _load_apart(start, inside, cols, TILE * TILE // 16)
+
+
+@triton.jit
+def _quantize_square(
     x,
-    first_row,
-    first_col,
-    rows,
-    cols,
+    first,
+    second,
+    lines,
+    line_length,
     amax_ptr,
     seed_ptr,
     codes_ptr,
@@ -99,26 +144,21 @@ def _quantize_tile(
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
-    ROTATED: tl.constexpr,
-    ROUNDED_TO: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """A square of values, quantised along its columns, into a matrix of rows x cols."""
+    """The blocks of a square that begins at line ``first``, place ``second``, of a matrix."""
     T: tl.constexpr = TILE * TILE // 16
-    x = tl.reshape(x, (T, 16))
-    if ROTATED:
-        x = rotate_blocks(x, T).to(ROUNDED_TO).to(tl.float32)
+    line, block = _line_blocks(tl.arange(0, T), first, second, TILE)
+    inside = (line < lines) & (block * 16 < line_length)
+    at = line.to(tl.int64) * (line_length // 16) + block
     amax = tl.load(amax_ptr + tl.arange(0, 1))
     uniform = x
     if STOCHASTIC:
-        row = (first_row + tl.arange(0, TILE)).to(tl.int64)
-        quad = row[:, None] * (cols // 4) + (first_col // 4 + tl.arange(0, TILE // 4))[None, :]
-        uniform = uniforms(tl.reshape(quad, (T, 4)), tl.load(seed_ptr), T, 4)
-    code, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, 16)
-    packed = tl.reshape(pack(code, T, 16), (TILE, TILE // 2))
-    _store_tile(codes_ptr, packed, first_row, first_col // 2, rows, cols // 2, TILE)
-    byte = tl.reshape(byte, (TILE, TILE // 16)).to(tl.uint8)
-    _store_tile(scales_ptr, byte, first_row, first_col // 16, rows, cols // 16, TILE)
+        quad = at[:, None] * 4 + tl.arange(0, 4)[None, :]
+        uniform = uniforms(quad, tl.load(seed_ptr), T, 4)
+    words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, 16)
+    tl.store(codes_ptr + (at[:, None] * 2 + tl.arange(0, 2)[None, :]), words, inside[:, None])
+    tl.store(scales_ptr + at, byte.to(tl.uint8), mask=inside)
 
 
 @triton.jit
@@ -140,25 +180,33 @@ def _quantize_both(
     ROTATED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """A square of values along its columns and along its rows."""
-    x, row, col = _load_tile(x_ptr, rows, cols, TILE)
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    _quantize_tile(
-        x, row, col, rows, cols, amax_ptr, seeds_ptr, codes_ptr, scales_ptr,
-        RULE, TARGET, FULL, STOCHASTIC, False, dtype, TILE,
+    """A square of values along its rows and along its columns; the second time it is in a cache."""
+    row, col = tl.program_id(0) * TILE, tl.program_id(1) * TILE
+    x = _load_across(x_ptr, rows, cols, row, col, TILE)
+    _quantize_square(
+        x.to(tl.float32), row, col, rows, cols, amax_ptr, seeds_ptr, codes_ptr, scales_ptr,
+        RULE, TARGET, FULL, STOCHASTIC, TILE,
     )  # fmt: skip
-    _quantize_tile(
-        tl.trans(x), col, row, cols, rows, amax_t_ptr, seeds_ptr + 1, codes_t_ptr, scales_t_ptr,
-        RULE, TARGET, FULL, STOCHASTIC, ROTATED, dtype, TILE,
+    x = _load_down(x_ptr, rows, cols, row, col, TILE)
+    if ROTATED:
+        x = _rotate(x)
+    _quantize_square(
+        x.to(tl.float32), col, row, cols, rows, amax_t_ptr, seeds_ptr + 1, codes_t_ptr,
+        scales_t_ptr, RULE, TARGET, FULL, STOCHASTIC, TILE,
     )  # fmt: skip
+
+
+@triton.jit
+def _rotate(x):
+    """The Hadamard transform of blocks [T, 16], rounded to their type."""
+    return rotate_blocks(x.to(tl.float32), x.shape[0]).to(x.dtype)
 
 
 @triton.jit
 def _rotated_amax(x_ptr, bits_ptr, rows, cols, TILE: tl.constexpr):
     """The bits of the largest magnitude of the rotated transpose."""
-    x, _, _ = _load_tile(x_ptr, rows, cols, TILE)
-    blocks = tl.reshape(tl.trans(x), (TILE * TILE // 16, 16))
-    rotated = rotate_blocks(blocks, TILE * TILE // 16).to(x_ptr.dtype.element_ty).to(tl.float32)
+    row, col = tl.program_id(0) * TILE, tl.program_id(1) * TILE
+    rotated = _rotate(_load_down(x_ptr, rows, cols, row, col, TILE)).to(tl.float32)
     bits = rotated.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     tl.atomic_max(bits_ptr, tl.max(tl.max(bits, axis=1), axis=0))
 
@@ -172,12 +220,13 @@ def quantize(
     codes, scales = _empty(x, rows, cols)
     blocks_per_row = cols // BLOCK
     blocks = rows // height * blocks_per_row
-    per_program = BLOCKS_PER_PROGRAM if height == 1 else BLOCKS_PER_PROGRAM // 8
+    per_program = BLOCKS_PER_PROGRAM // 2 if config.rule.adaptive else BLOCKS_PER_PROGRAM
+    per_program = per_program if height == 1 else SQUARES_PER_PROGRAM
     _quantize[(triton.cdiv(blocks, per_program),)](
         x,
         amax,
         amax if seed is None else seed,
-        codes,
+        codes.view(torch.int32),
         scales.view(torch.uint8),
         blocks,
         blocks_per_row,
@@ -205,9 +254,9 @@ def quantize_both(
         amax,
         amax_t,
         amax if seeds is None else seeds,
-        codes,
+        codes.view(torch.int32),
         scales.view(torch.uint8),
-        codes_t,
+        codes_t.view(torch.int32),
         scales_t.view(torch.uint8),
         rows,
         cols,

@@ -86,8 +86,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from longlive_core.nvfp4.kernels import dequantize as decoder, quantize as coder
 
-POINTERS = {"x_ptr": "*bf16", "seed_ptr": "*i64", "seeds_ptr": "*i64", "codes_ptr": "*u8",
-            "scales_ptr": "*u8", "codes_t_ptr": "*u8", "scales_t_ptr": "*u8", "amax_ptr": "*fp32",
+POINTERS = {"x_ptr": "*bf16", "seed_ptr": "*i64", "seeds_ptr": "*i64", "codes_ptr": "*i32",
+            "scales_ptr": "*u8", "codes_t_ptr": "*i32", "scales_t_ptr": "*u8", "amax_ptr": "*fp32",
             "amax_t_ptr": "*fp32", "bits_ptr": "*i32", "out_ptr": "*bf16"}
 
 def ptx(kernel, capability, **constants):
