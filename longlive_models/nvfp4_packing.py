@@ -127,7 +127,7 @@ def _pack_part(
                 tensor = held.get_tensor(key)
                 before += tensor.nbytes
                 if key in wanted:
-                    packed = quantize_weight(tensor.to(device), config.weight)
+                    packed = quantize_weight(tensor, config.weight, device=device)
                     out = packed_state(wanted.pop(key), packed)
                 else:
                     out = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor}

@@ -35,10 +35,10 @@ def convert_linears(
 
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
-        linear = linear if device is None else linear.to(device)
         if isinstance(config, TrainingConfig):
+            linear = linear if device is None else linear.to(device)
             return NVFP4TrainingLinear.from_linear(linear, config, reduce_amax=reduce_amax)
-        return NVFP4Linear.from_linear(linear, config, reduce_amax=reduce_amax)
+        return NVFP4Linear.from_linear(linear, config, reduce_amax=reduce_amax, device=device)
 
     plan = plan_swap(model, kinds=kinds, why_keep=why_not_convert, keep=keep)
     return swap_linears(model, make, plan)

@@ -9,6 +9,7 @@ On a GPU before Blackwell four bits save memory, not time. The paths that comput
 vendors' documents, and receipts say when they are taken.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,11 +129,18 @@ class NVFP4Linear(nn.Module):
         config: LinearConfig | None = None,
         *,
         reduce_amax: ReduceAmax | None = None,
+        device: torch.device | str | None = None,
     ) -> "NVFP4Linear":
-        """The layer with this linear's weight quantised, and its bias itself."""
+        """The layer with this linear's weight quantised, and its bias itself.
+
+        With ``device`` both are made there, and ``linear`` stays where it is.
+        """
         config = LinearConfig() if config is None else config
-        packed = quantize_weight(linear.weight.detach(), config.weight)
-        return cls.from_packed(packed, linear.bias, config, reduce_amax=reduce_amax)
+        packed = quantize_weight(linear.weight.detach(), config.weight, device=device)
+        bias = linear.bias
+        if bias is not None and bias.device != packed.device:
+            bias = nn.Parameter(bias.detach().to(packed.device), requires_grad=bias.requires_grad)
+        return cls.from_packed(packed, bias, config, reduce_amax=reduce_amax)
 
     @classmethod
     def from_packed(
@@ -283,11 +291,24 @@ class _QuantisedProduct(torch.autograd.Function):
 
 
 def quantize_weight(
-    weight: Float[Tensor, "out in"], config: QuantizeConfig, *, rows: int = 64
+    weight: Float[Tensor, "out in"],
+    config: QuantizeConfig,
+    *,
+    rows: int = 64,
+    device: torch.device | str | None = None,
 ) -> NVFP4Tensor:
-    """``quantize``, some rows at a time: the same bits, and no wide copies of a large matrix."""
-    amax = tensor_amax(weight)
-    parts = [quantize(part, config, amax=amax) for part in weight.split(rows)]
+    """``quantize``, some rows at a time: the same bits, and no wide copies of a large matrix.
+
+    ``device`` is where the packed weight will be. On the way there the weight is never whole beside
+    its codes: what it takes is its own size, and then that of the codes.
+    """
+    pieces = deque(
+        piece if device is None else piece.to(device) for piece in weight.split(16 * rows)
+    )
+    amax = torch.stack([tensor_amax(piece) for piece in pieces]).amax()
+    parts: list[NVFP4Tensor] = []
+    while pieces:
+        parts += (quantize(part, config, amax=amax) for part in pieces.popleft().split(rows))
     return NVFP4Tensor(
         codes=torch.cat([part.codes for part in parts]),
         block_scales=torch.cat([part.block_scales.view(torch.uint8) for part in parts]).view(

@@ -78,11 +78,15 @@ def code_value(code):
 
 
 @triton.jit
-def tree_sum(x, N: tl.constexpr, T: tl.constexpr):
-    """The sum of each row of [T, N], N 16 or 256: neighbours first, then those of sums, ..."""
+def fold(x, LARGEST: tl.constexpr, N: tl.constexpr, T: tl.constexpr):
+    """The sum or the largest of each row of [T, N], N 16 or 256: of neighbours, then of those, ...
+
+    An order that does not depend on the layout: where the compiler has a row in two layouts, it
+    sees one value, and works it out once.
+    """
     for level in tl.static_range(4 if N == 16 else 8):
         first, second = tl.split(tl.reshape(x, (T, N >> (level + 1), 2)))
-        x = first + second
+        x = tl.maximum(first, second) if LARGEST else first + second
     return tl.reshape(x, (T,))
 
 
@@ -104,11 +108,11 @@ def block_error(x, byte, inverse, decode, RULE: tl.constexpr, N: tl.constexpr):
     total = y + offset
     error = ((total - offset) * e4m3_value(byte)[:, None]) * decode - tl.abs(x)
     if RULE == "four_over_six_mse":
-        measure = tree_sum(error * error, N, x.shape[0])
+        measure = fold(error * error, False, N, x.shape[0])
     elif RULE == "four_over_six_mae":
-        measure = tree_sum(tl.abs(error), N, x.shape[0])
+        measure = fold(tl.abs(error), False, N, x.shape[0])
     else:
-        measure = tl.max(tl.abs(error), axis=1)
+        measure = fold(tl.abs(error), True, N, x.shape[0])
     return measure, total
 
 
@@ -137,7 +141,10 @@ def quantize_blocks(
     ``amax`` is [T], or [1] where all blocks have the same.
     """
     # as integers, magnitudes keep their order, and NaN is the largest
-    largest = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)
+    size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    # errors of adaptive rules are folded as well, and so the compiler lays out blocks in two ways
+    once = RULE == "amax" or N > 16
+    largest = tl.max(size, axis=1) if once else fold(size, True, N, x.shape[0])
     block_amax = largest.to(tl.float32, bitcast=True)
     invalid = (amax != amax) | (block_amax != block_amax)
     full = tl.full(amax.shape, FULL, tl.float32)
