@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, convert_linears
+from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, convert_linears, quantize_weight
+from longlive_core.testing import assert_bitwise_equal
 from longlive_models.folder import save_part
 from longlive_models.nvfp4_checkpoint import PackedConfig
 from longlive_models.nvfp4_packing import pack_model_folder
@@ -54,6 +55,21 @@ def test_packing_holds_one_layer_and_what_is_not_yet_written(tmp_path):
     (file,) = (source / "transformer").glob("*.safetensors")
     peak = peak_of_allocations(pack, mapped=file.stat().st_size)
     assert peak < largest + held["packed"] < 0.5 * plain
+
+
+def test_a_weight_is_never_whole_beside_its_codes_on_its_way_to_a_device():
+    """``cpu:0`` stands for a GPU: another device than ``cpu``, so that weights are copied to it."""
+    weight, config = torch.randn(8192, 512).bfloat16(), MSE.weight
+    held = {}
+
+    def pack() -> None:
+        held["packed"] = quantize_weight(weight, config, rows=16, device="cpu:0")
+
+    peak = peak_of_allocations(pack, mapped=-1)
+    assert weight.nbytes < peak < weight.nbytes + held["packed"].bytes
+    want = quantize_weight(weight, config)
+    for name, tensor in held["packed"].tensors().items():
+        assert_bitwise_equal(tensor, want.tensors()[name], name)
 
 
 @pytest.mark.gpu
