@@ -221,21 +221,24 @@ def _long(
     clips = _generate(pipeline, settings, config, stories, config.long_seconds)
     fps = pipeline.settings.fps
     length = round(config.tail_seconds * fps)
-    whole = _judge(judge_shot, clips, fps, config.workers)
-    tails = _judge(judge_shot, [clip[-length:] for clip in clips], fps, config.workers)
     stretches = [
         (clip[first : first + length], look)
         for clip, look in zip(clips, wanted, strict=True)
         for first in range(0, len(clip) - length + 1, length)
     ]
     parts, looks_of_parts = zip(*stretches, strict=True)
+    tails = [clip[-length:] for clip in clips]
+    verdicts = _judge(judge_shot, [*clips, *tails, *parts], fps, config.workers)
+    count = len(clips)
+    whole, ends = verdicts[:count], verdicts[count : 2 * count]
+    throughout = verdicts[2 * count :]
     return {
         "long": {
-            **_summary(tails, wanted),
+            **_summary(ends, wanted),
             "steadiness": float(np.mean([verdict.steadiness for verdict in whole])),
             "drift_per_second": float(np.mean([v.drift_per_second for v in whole])),
         },
-        "long_throughout": _summary(_judge(judge_shot, parts, fps, config.workers), looks_of_parts),
+        "long_throughout": _summary(throughout, looks_of_parts),
     }
 
 
