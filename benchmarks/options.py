@@ -15,9 +15,9 @@ class Options:
         device, weights, kv_cache, attention, lane: those of ``LongLivePipeline.from_pretrained``.
         seconds: length of the video that ``generation`` makes.
         steps, guidance: the model's own unless given.
-        repeats: how often ``vae_decode``, ``kv_decode`` and ``nvfp4`` do their work.
-        page_tokens, heads, head_dim, pages: what one layer sees in ``kv_decode`` and ``nvfp4``;
-            the 5B's window.
+        repeats: how often every benchmark but ``generation`` does its work.
+        page_tokens, heads, head_dim, pages: what one layer sees in ``kv_decode``, ``nvfp4`` and
+            ``linear``; the 5B's window.
     """
 
     model: str = "pocket"

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.generation import check_generation, measure_generation
 from benchmarks.kv_decode import check_kv_decode, kv_decode_backends, measure_kv_decode
+from benchmarks.linear import check_linear, linear_backends, measure_linear
 from benchmarks.nvfp4 import check_nvfp4, measure_nvfp4, nvfp4_backends
 from benchmarks.options import Options, Rows
 from benchmarks.vae_decode import check_vae_decode, measure_vae_decode
@@ -81,6 +82,15 @@ BENCHMARKS = {
             check=check_nvfp4,
             measure=measure_nvfp4,
             backends=nvfp4_backends,
+        ),
+        DeviceBenchmark(
+            name="linear",
+            about="One linear of a block, its weight plain, in eight bits and in four, for the "
+            "tokens of a page, a sixteenth of them, and one row, as called from Python. Weights "
+            "are quantised and repacked beforehand.",
+            check=check_linear,
+            measure=measure_linear,
+            backends=linear_backends,
         ),
     )
 }

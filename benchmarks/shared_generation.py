@@ -1,6 +1,7 @@
 """A rank's part in the generation half of ``balanced_sp``: a block, its wires, a whole video."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ FURTHEST = {"plain": 0.0, "fp8": 0.1, "nvfp4": 0.4}
 
 BLOCK_REPEATS = 3
 """A block takes a small part of a training step's time, and is timed so much more often."""
+
+LAUNCHED = 64
+"""Pixels a side of a block whose work is nothing to a GPU: what is left is launching kernels."""
 
 NEAR = {"cpu": 0.5, "cuda": 8.0}
 """How far a pixel of 0 to 255 may be from one rank's on average."""
@@ -127,7 +131,8 @@ def work_on_block(
 
     Returns:
         ``values``, ``row`` of the plain wire, and ``wires``: a row for each if there are others to
-        send to. ``times_fewer_than_bf16`` compares with two bytes a number.
+        send to. ``times_fewer_than_bf16`` compares with two bytes a number, ``seconds_to_launch``
+        is what Python takes at sizes that are nothing to a GPU.
     """
     rows: dict[str, dict[str, float]] = {}
     values: Values = {}
@@ -155,8 +160,20 @@ def work_on_block(
         if group.size > 1:
             in_bf16 = rows["plain"]["mib_sent"] * torch.bfloat16.itemsize / itemsize
             row["times_fewer_than_bf16"] = in_bf16 / row["mib_sent"]
-    plain = {name: rows["plain"][name] for name in ("seconds_per_block", "mib_sent")}
-    return {"values": values, "row": plain | peak, "wires": rows if group.size > 1 else {}}
+    row = {name: rows["plain"][name] for name in ("seconds_per_block", "mib_sent")}
+    row |= _seconds_to_launch(group, place, sizes) | peak
+    return {"values": values, "row": row, "wires": rows if group.size > 1 else {}}
+
+
+def _seconds_to_launch(group: SequenceGroup, place: torch.device, sizes: Sizes) -> dict[str, float]:
+    """What Python takes for a block on a GPU: no block of these layers is faster."""
+    if place.type != "cuda":
+        return {}
+    small = replace(sizes, height=LAUNCHED, width=LAUNCHED)
+    block = Block(group, place, small, PlainWireCodec())
+    block.run()
+    seconds = slowest_seconds(block.run, group, place, BLOCK_REPEATS * sizes.repeats)
+    return {"seconds_to_launch": seconds}
 
 
 def work_on_video(

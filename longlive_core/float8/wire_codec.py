@@ -1,7 +1,6 @@
 """Float8WireCodec: what ranks send each other in eight bits, for ``sequence_parallel``."""
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,25 +21,22 @@ class Float8WireCodec:
 
     carries_gradients = False
 
-    def nbytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """A byte a number, and four for each row of the last dimension."""
-        return prod(shape) + prod(shape[:-1]) * _SCALE
-
-    def encode(self, message: Float[Tensor, "*rows cols"], wire: UInt8[Tensor, " bytes"]) -> None:
-        """Codes, then scales."""
-        q = quantize(message.reshape(-1, message.shape[-1]))
-        codes, scales = wire.split([q.codes.nbytes, q.scales.nbytes])
-        codes.copy_(q.codes.view(torch.uint8).flatten())
-        scales.copy_(q.scales.view(torch.uint8).flatten())
-
-    def decode(self, wire: UInt8[Tensor, " bytes"], message: Float[Tensor, "*rows cols"]) -> None:
-        """Write what the codes stand for, rounded once to the message's type."""
+    def encode(self, message: Float[Tensor, "*rows cols"]) -> UInt8[Tensor, "*rows bytes"]:
+        """Of each row its codes, then its scale."""
         cols = message.shape[-1]
-        rows = message.numel() // cols
-        codes, scales = wire.split([rows * cols, rows * _SCALE])
+        q = quantize(message.reshape(-1, cols))
+        parts = (q.codes.view(torch.uint8), q.scales.view(torch.uint8))
+        return torch.cat(parts, 1).view(*message.shape[:-1], cols + _SCALE)
+
+    def decode(
+        self, wire: UInt8[Tensor, "*rows bytes"], dtype: torch.dtype
+    ) -> Float[Tensor, "*rows cols"]:
+        """What the codes stand for, rounded once to ``dtype``."""
+        cols = wire.shape[-1] - _SCALE
+        codes, scales = wire.flatten(0, -2).split([cols, _SCALE], 1)
         q = Float8Tensor(
-            codes=codes.view(rows, cols).view(torch.float8_e4m3fn),
-            scales=scales.clone().view(torch.float32).view(rows, 1),  # a copy is aligned
+            codes=codes.contiguous().view(torch.float8_e4m3fn),
+            scales=scales.contiguous().view(torch.float32),
             scaling=Scaling.ROW,
         )
-        message.copy_(dequantize(q, message.dtype).view(message.shape))
+        return dequantize(q, dtype).view(*wire.shape[:-1], cols)

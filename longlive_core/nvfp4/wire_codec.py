@@ -1,7 +1,6 @@
 """NVFP4WireCodec: what ranks send each other in four bits, for ``sequence_parallel``."""
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from jaxtyping import Float, Float32, Int8, UInt8
@@ -32,50 +31,48 @@ class NVFP4WireCodec:
     backend: str = "auto"
     carries_gradients = False
 
-    def nbytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """Half a byte a number, one for 16 of them, and one for each row of the last dimension.
+    def encode(self, message: Float[Tensor, "*rows cols"]) -> UInt8[Tensor, "*rows bytes"]:
+        """Of each row its codes, then block scales, then the exponent.
 
-        Raises ``ValueError`` unless rows are whole blocks of 16.
+        Raises:
+            ValueError: rows are not whole blocks of 16.
         """
-        return sum(_sizes(shape))
-
-    def encode(self, message: Float[Tensor, "*rows cols"], wire: UInt8[Tensor, " bytes"]) -> None:
-        """Codes, then block scales, then exponents."""
-        rows = message.reshape(-1, message.shape[-1])
+        cols = message.shape[-1]
+        widths = _widths(cols)
+        rows = message.reshape(-1, cols)
         exponents = _exponents(rows)
         q = quantize(rows, self._config, amax=_amax(exponents), backend=self.backend)
-        parts = (q.codes, q.block_scales, exponents)
-        for room, part in zip(wire.split(_sizes(message.shape)), parts, strict=True):
-            room.copy_(part.view(torch.uint8).flatten())
+        parts = (q.codes, q.block_scales.view(torch.uint8), exponents[:, None].view(torch.uint8))
+        return torch.cat(parts, 1).view(*message.shape[:-1], sum(widths))
 
-    def decode(self, wire: UInt8[Tensor, " bytes"], message: Float[Tensor, "*rows cols"]) -> None:
-        """Write what the codes stand for, rounded once to the message's type."""
-        cols = message.shape[-1]
-        rows = message.numel() // cols
-        codes, scales, exponents = wire.split(_sizes(message.shape))
+    def decode(
+        self, wire: UInt8[Tensor, "*rows bytes"], dtype: torch.dtype
+    ) -> Float[Tensor, "*rows cols"]:
+        """What the codes stand for, rounded once to ``dtype``."""
+        cols = (wire.shape[-1] - 1) * BLOCK // (BLOCK // 2 + 1)
+        codes, scales, exponents = wire.flatten(0, -2).split(_widths(cols), 1)
         q = NVFP4Tensor(
-            codes=codes.view(rows, cols // 2),
-            block_scales=scales.view(rows, cols // BLOCK).view(torch.float8_e4m3fn),
-            amax=_amax(exponents.view(torch.int8)),
+            codes=codes.contiguous(),
+            block_scales=scales.contiguous().view(torch.float8_e4m3fn),
+            amax=_amax(exponents.flatten().view(torch.int8)),
             config=self._config,
-            shape=(rows, cols),
+            shape=(len(codes), cols),
         )
-        message.copy_(dequantize(q, message.dtype, backend=self.backend).view(message.shape))
+        return dequantize(q, dtype, backend=self.backend).view(*wire.shape[:-1], cols)
 
     @property
     def _config(self) -> QuantizeConfig:
         return QuantizeConfig(rule=self.rule)
 
 
-def _sizes(shape: tuple[int, ...]) -> list[int]:
-    """Bytes of codes, of block scales and of exponents."""
-    if shape[-1] % BLOCK:
+def _widths(cols: int) -> list[int]:
+    """Bytes of a row's codes, of its block scales and of its exponent."""
+    if cols % BLOCK:
         raise ValueError(
-            f"NVFP4WireCodec cannot send heads of {shape[-1]} channels: {BLOCK} neighbouring "
+            f"NVFP4WireCodec cannot send heads of {cols} channels: {BLOCK} neighbouring "
             f"channels share a scale. Use heads of a multiple of {BLOCK}, or Float8WireCodec."
         )
-    numbers = prod(shape)
-    return [numbers // 2, numbers // BLOCK, prod(shape[:-1])]
+    return [cols // 2, cols // BLOCK, 1]
 
 
 def _exponents(rows: Float[Tensor, "rows cols"]) -> Int8[Tensor, " rows"]:

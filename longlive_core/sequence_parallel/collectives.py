@@ -11,32 +11,33 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from longlive_core.sequence_parallel.group import SequenceGroup
 
-Message = Float[Tensor, "*shape"]
-Wire = UInt8[Tensor, " bytes"]
+Message = Float[Tensor, "*rows cols"]
+Wire = Shaped[Tensor, "*rows width"]
 
 
 @runtime_checkable
 class WireCodec(Protocol):
-    """What a message looks like on the wire. Every message is encoded for itself."""
+    """What a message looks like on the wire: each row, its last dimension, for itself.
+
+    A message may therefore be encoded before it is cut up for the ranks along its other dimensions,
+    and decoded after what arrives has been put together: once an exchange, however many ranks.
+    """
 
     @property
     def carries_gradients(self) -> bool:
         """Whether a gradient may travel this way; True only if nothing is rounded."""
 
-    def nbytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """The bytes that a message takes; sender and receiver must agree before it is sent."""
+    def encode(self, message: Message) -> Wire:
+        """The message's rows as they travel, of any dtype; all rows are equally wide."""
 
-    def encode(self, message: Message, wire: Wire) -> None:
-        """Write a message, in any memory layout, to its bytes."""
-
-    def decode(self, wire: Wire, message: Message) -> None:
-        """Write the message that the bytes hold into ``message``, in place."""
+    def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
+        """The message of ``dtype`` that travelled."""
 
 
 class PlainWireCodec:
@@ -44,17 +45,13 @@ class PlainWireCodec:
 
     carries_gradients = True
 
-    def nbytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        """As many as the tensor has."""
-        return prod(shape) * dtype.itemsize
+    def encode(self, message: Message) -> Wire:
+        """The message itself."""
+        return message
 
-    def encode(self, message: Message, wire: Wire) -> None:
-        """Copy, in order."""
-        wire.view(message.dtype).view(message.shape).copy_(message)
-
-    def decode(self, wire: Wire, message: Message) -> None:
-        """Copy, in order."""
-        message.copy_(wire.view(message.dtype).view(message.shape))
+    def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
+        """What travelled itself."""
+        return wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,7 @@ class Route:
 
     def arrival(self, shape: Sequence[int], rank: int) -> tuple[int, ...]:
         """The shape of what a rank has after the exchange of tensors like its own."""
-        after = list(shape)
-        after[self.cut] = self.cuts[rank]
-        after[self.join] = sum(self.joins)
-        return tuple(after)
+        return _with(_with(shape, self.cut, self.cuts[rank]), self.join, sum(self.joins))
 
 
 class Flight:
@@ -90,24 +84,23 @@ class Flight:
     """
 
     def __init__(self, x: Tensor, route: Route, group: SequenceGroup, wire: WireCodec) -> None:
-        self._route, self._wire = route, wire
+        self._route, self._wire, self._dtype = route, wire, x.dtype
         self._shape = route.arrival(x.shape, group.rank)
-        self._like = x.new_empty(())
-        parts = x.split(route.cuts, route.cut)
-        outgoing = [wire.nbytes(tuple(part.shape), x.dtype) for part in parts]
-        incoming = [wire.nbytes(self._part(size), x.dtype) for size in route.joins]
-        self._incoming = incoming
-        self.sent = sum(outgoing) - outgoing[group.rank]
-        self._received = torch.empty(sum(incoming), dtype=torch.uint8, device=x.device)
-        if x.is_contiguous() and self._in_one_run(x.shape, route.cut):
-            send = x.view(-1).view(torch.uint8)
-        else:
-            send = torch.empty(sum(outgoing), dtype=torch.uint8, device=x.device)
-            for part, room in zip(parts, send.split(outgoing), strict=True):
-                wire.encode(part, room)
-        self._sent = send
+        packed = wire.encode(x)
+        self._packed_shape = route.arrival(packed.shape, group.rank)
+        outgoing = _numbers(packed.shape, route.cut, route.cuts)
+        self._incoming = _numbers(self._packed_shape, route.join, route.joins)
+        self._sent = packed.view(-1) if _in_one_run(packed, route.cut) else _cut_up(packed, route)
+        self._received = packed.new_empty(sum(self._incoming))
+        size = packed.itemsize
+        self.sent = (sum(outgoing) - outgoing[group.rank]) * size
         self._work = dist.all_to_all_single(
-            self._received, send, incoming, outgoing, group.process_group, async_op=True
+            self._received.view(torch.uint8),
+            self._sent.view(torch.uint8),
+            [size * numbers for numbers in self._incoming],
+            [size * numbers for numbers in outgoing],
+            group.process_group,
+            async_op=True,
         )
 
     @property
@@ -118,24 +111,43 @@ class Flight:
     def wait(self) -> Tensor:
         """What the ranks sent, put together."""
         self._work.wait()
-        if self._in_one_run(self._shape, self._route.join):
-            out = self._received.view(self._like.dtype).view(self._shape)
+        shape, join = self._packed_shape, self._route.join
+        if prod(shape[:join]) == 1:  # part after part is how it lies
+            packed = self._received.view(shape)
         else:
-            out = self._like.new_empty(self._shape)
-            rooms = out.split(self._route.joins, self._route.join)
-            for message, room in zip(self._received.split(self._incoming), rooms, strict=True):
-                self._wire.decode(message, room)
+            parts = self._received.split(self._incoming)
+            sizes = zip(parts, self._route.joins, strict=True)
+            packed = torch.cat([part.view(_with(shape, join, size)) for part, size in sizes], join)
         del self._work, self._sent, self._received
-        return out
+        return self._wire.decode(packed, self._dtype)
 
-    def _in_one_run(self, shape: Sequence[int], dim: int) -> bool:
-        """Whether the tensor's memory is the plain wire: part after part, nothing to copy."""
-        return type(self._wire) is PlainWireCodec and prod(shape[:dim]) == 1
 
-    def _part(self, size: int) -> tuple[int, ...]:
-        part = list(self._shape)
-        part[self._route.join] = size
-        return tuple(part)
+def _cut_up(x: Tensor, route: Route) -> Tensor:
+    """The parts of ``x`` one after the other, copied in one call."""
+    numbers = _numbers(x.shape, route.cut, route.cuts)
+    out = x.new_empty(sum(numbers))
+    rooms = [
+        room.view(_with(x.shape, route.cut, size))
+        for room, size in zip(out.split(numbers), route.cuts, strict=True)
+    ]
+    torch.split_with_sizes_copy(x, route.cuts, route.cut, out=rooms)
+    return out
+
+
+def _in_one_run(x: Tensor, dim: int) -> bool:
+    """Whether the parts of ``x`` along ``dim`` lie one after the other: nothing to copy."""
+    return x.is_contiguous() and prod(x.shape[:dim]) == 1
+
+
+def _numbers(shape: Sequence[int], dim: int, sizes: Sequence[int]) -> list[int]:
+    """How many numbers each part along ``dim`` has."""
+    others = prod(_with(shape, dim, 1))
+    return [others * size for size in sizes]
+
+
+def _with(shape: Sequence[int], dim: int, size: int) -> tuple[int, ...]:
+    """``shape``, but ``size`` along ``dim``."""
+    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 Depart = Callable[[Tensor, Route], Flight]

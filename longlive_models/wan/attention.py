@@ -2,7 +2,6 @@
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -70,18 +69,12 @@ class _Here:
         return self._x
 
 
-class RMSNorm(nn.Module):
-    """``x / rms(x) * weight`` over the last dimension; at least float32 inside, one rounding."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+class RMSNorm(nn.RMSNorm):
+    """torch's, in the type of what it is given: at least float32 inside, one rounding."""
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * inverse * self.weight).to(x.dtype)
+        weight = self.weight.to(x.dtype)  # of one type the two have a kernel of their own
+        return nn.functional.rms_norm(x, self.normalized_shape, weight, self.eps).to(x.dtype)
 
 
 class _Projections(nn.Module):

@@ -19,10 +19,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Cosines and sines of every token's angles; all layers of a forward share one."""
+    """What every token turns by; all layers of a forward share one.
 
-    cos: Float[Tensor, "samples tokens 1 pairs"]
-    sin: Float[Tensor, "samples tokens 1 pairs"]
+    Attributes:
+        cos: of each pair of channels the cosine.
+        sin: what each channel takes of its neighbour: minus the sine, and the sine.
+    """
+
+    cos: Float[Tensor, "samples tokens 1 pairs 1"]
+    sin: Float[Tensor, "samples tokens 1 pairs 2"]
 
 
 def frequencies(pairs: int, theta: float, device: torch.device | str) -> Float[Tensor, " pairs"]:
@@ -65,7 +70,10 @@ def rotation(
         )
         return torch.cat([part.to(dtype) for part in parts], dim=-1).flatten(1, 3)[:, :, None]
 
-    return Rotation(table(t.cos(), y.cos(), x.cos()), table(t.sin(), y.sin(), x.sin()))
+    sin = table(t.sin(), y.sin(), x.sin())
+    return Rotation(
+        cos=table(t.cos(), y.cos(), x.cos())[..., None], sin=torch.stack((-sin, sin), dim=-1)
+    )
 
 
 def rotate(
@@ -75,9 +83,5 @@ def rotate(
 
     ``turn`` has as many samples as ``x``, or one for all.
     """
-    real, imaginary = x.to(turn.cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    turned = (
-        real * turn.cos - imaginary * turn.sin,
-        real * turn.sin + imaginary * turn.cos,
-    )
-    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+    pairs = x.unflatten(-1, (-1, 2))
+    return torch.addcmul(pairs * turn.cos, pairs.flip(-1), turn.sin).flatten(-2).to(x.dtype)

@@ -46,6 +46,7 @@ NUMBERS = {
         "gigabytes_per_second",
         "share_of_copy",
     },
+    "linear": {"milliseconds", "times_the_plain_one"},
 }
 LAYER = ("--page-tokens", "8", "--heads", "2", "--head-dim", "16", "--pages", "3")
 

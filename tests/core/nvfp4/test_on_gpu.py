@@ -51,6 +51,20 @@ def test_a_frozen_layer_runs_what_its_receipts_say(activation):
     )
 
 
+@torch.no_grad()
+def test_a_repacked_weight_s_product_is_the_decoded_one_s():
+    pytest.importorskip("humming.layer", reason="humming-kernels is not installed")
+    decoded, repacked = (
+        NVFP4Linear.from_linear(linear(), LinearConfig(backend=name))
+        for name in ("decode", "humming")
+    )
+    repacked.prepare()
+    assert repacked.receipts()[0].backend == "humming"
+    for rows in (1, 33, 300):
+        x = torch.randn(rows, 256, device="cuda", dtype=torch.bfloat16)
+        torch.testing.assert_close(repacked(x), decoded(x), rtol=2e-2, atol=1e-2)
+
+
 def test_a_training_layer_s_receipts():
     layer = NVFP4TrainingLinear.from_linear(linear())
     quantising, product = layer.receipts()

@@ -137,13 +137,13 @@ def in_flight_order(process_group: dist.ProcessGroup) -> list[str]:
     calls: list[str] = []
 
     class Watched(PlainWireCodec):
-        def encode(self, message: Tensor, wire: Tensor) -> None:
+        def encode(self, message: Tensor) -> Tensor:
             calls.append("send")
-            super().encode(message, wire)
+            return super().encode(message)
 
-        def decode(self, wire: Tensor, message: Tensor) -> None:
+        def decode(self, wire: Tensor, dtype: torch.dtype) -> Tensor:
             calls.append("arrive")
-            super().decode(wire, message)
+            return super().decode(wire, dtype)
 
     sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 1}, 2, Watched())
     x = torch.randn(1, 2, 2, 4, requires_grad=True)

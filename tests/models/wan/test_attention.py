@@ -1,5 +1,6 @@
 """Attention's contracts: who asks the memory and the exchange for what."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -105,9 +106,17 @@ def test_each_token_attends_to_the_text_of_its_segment():
         torch.testing.assert_close(got[:, token], attention(x[:, token : token + 1], own)[:, 0])
 
 
-def test_rms_norm_is_torchs():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_norm_rounds_once_and_keeps_the_type_of_what_it_is_given(autocast):
     norm = RMSNorm(DIM, 1e-6)
     nn.init.normal_(norm.weight)
-    x = torch.randn(3, 5, DIM)
-    torch.testing.assert_close(norm(x), nn.functional.rms_norm(x, (DIM,), norm.weight, 1e-6))
-    assert norm(x.bfloat16()).dtype == torch.bfloat16
+    norm.weight.data = norm.weight.data.bfloat16().float()
+    x = torch.randn(3, 5, DIM).bfloat16()
+    wide = x.double()
+    want = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.double()
+    with torch.autocast("cpu", enabled=autocast):
+        got = norm(x)
+    assert got.dtype == torch.bfloat16
+    assert (got == want.bfloat16()).float().mean() > 0.99  # float32 may fall on a tie's other side
+    torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=0)
+    torch.testing.assert_close(norm(x.float()).double(), want, rtol=1e-5, atol=1e-7)
