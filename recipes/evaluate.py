@@ -292,7 +292,12 @@ def _steered(
 def _judge(judge: Any, clips: Sequence[np.ndarray], fps: float, workers: int) -> list[Any]:
     if workers == 1:
         return [judge(clip, fps) for clip in clips]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=torch.set_num_threads,  # as many threads as cores in each would be in the way
+        initargs=(1,),
+    ) as pool:
         return list(pool.map(judge, clips, [fps] * len(clips), chunksize=4))
 
 
