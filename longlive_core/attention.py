@@ -119,18 +119,22 @@ def _fa4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _fa3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return torch.ops.longlive.fa3_forward(q, k, v, scale)
+    if torch.compiler.is_compiling():
+        return torch.ops.longlive.fa3_forward(q, k, v, scale)
+    return _fa3_forward(q, k, v, scale)  # an operation of our own takes Python time
 
 
-@torch.library.custom_op("longlive::fa3_forward", mutates_args=())
 def _fa3_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """FlashAttention-3's forward as one opaque operation, so that compiled models can hold it."""
     flash_attn_func, _ = find_function(*_FA3)
     assert flash_attn_func is not None
     return _first(flash_attn_func(q, k, v, softmax_scale=scale))
 
 
-@_fa3_forward.register_fake
+_fa3_operation = torch.library.custom_op("longlive::fa3_forward", _fa3_forward, mutates_args=())
+"""FlashAttention-3's forward as one opaque operation, so that compiled models can hold it."""
+
+
+@_fa3_operation.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 

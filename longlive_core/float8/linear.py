@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from longlive_core.backends import Receipt
+from longlive_core.backends import Receipt, Request
+from longlive_core.byte_rows import ENCODE_ROWS
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
@@ -125,7 +126,7 @@ class Float8Linear(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """Which product runs where the weight is, in the bias's type (bfloat16 without one)."""
+        """What runs where the weight is, in the bias's type (bfloat16 without one)."""
         dtype = torch.bfloat16 if self.bias is None else self.bias.dtype
         return linear_receipts(self.config, device=self.weight_codes.device, dtype=dtype)
 
@@ -188,9 +189,12 @@ def _weight(codes: Tensor, scales: Tensor, config: Float8Config) -> Float8Tensor
 def linear_receipts(
     config: Float8Config, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[Receipt, ...]:
-    """Which product would run there, for inputs of ``dtype``; raises ``BackendUnavailable``."""
+    """What would round and multiply inputs of ``dtype`` there; raises ``BackendUnavailable``."""
     operation = operation_for(config.activation, config.weight)
-    return (receipt(operation, device, dtype, config.backend, config.strict),)
+    return (
+        ENCODE_ROWS.receipt(Request(device=device, dtype=dtype)),
+        receipt(operation, device, dtype, config.backend, config.strict),
+    )
 
 
 def why_not_convert(in_features: int, out_features: int, config: Float8Config) -> str | None:

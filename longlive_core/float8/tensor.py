@@ -19,7 +19,8 @@ from jaxtyping import Float, Float8e4m3fn, Float32
 from torch import Tensor
 from torch.nn.functional import pad
 
-E4M3_MAX = 448.0
+from longlive_core.byte_rows import encode_rows
+
 BLOCK = 128
 
 
@@ -45,12 +46,19 @@ def quantize(x: Float[Tensor, "rows cols"], scaling: Scaling = Scaling.ROW) -> F
 
     In float32 whatever ``x`` is in: ``scale = max(amax / 448, 2 ** -126)``, ``code = x / scale``.
     """
-    wide = x.float()
-    amax = _block_amax(wide, scaling)
-    largest = amax.new_full((), E4M3_MAX)  # CUDA multiplies by the reciprocal of a Python number
-    scales = (amax / largest).clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (wide / spread(scales, wide.shape, scaling)).clamp(-E4M3_MAX, E4M3_MAX)
-    return Float8Tensor(codes=codes.to(torch.float8_e4m3fn), scales=scales, scaling=scaling)
+    if scaling is Scaling.ROW:
+        codes, scales = encode_rows(x, torch.float8_e4m3fn)
+        return Float8Tensor(codes=codes, scales=scales, scaling=scaling)
+    rows, cols = x.shape
+    height = BLOCK if scaling is Scaling.SQUARE else 1
+    missing = (0, -cols % BLOCK, 0, -rows % height)
+    whole = pad(x, missing) if any(missing) else x
+    blocks = whole.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, height)).transpose(1, 2)
+    codes, scales = encode_rows(blocks.flatten(2).flatten(0, 1), torch.float8_e4m3fn)
+    codes = codes.view(blocks.shape).transpose(1, 2).flatten(2).flatten(0, 1)[:rows, :cols]
+    return Float8Tensor(
+        codes=codes.contiguous(), scales=scales.view(blocks.shape[:2]), scaling=scaling
+    )
 
 
 def dequantize(q: Float8Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:
@@ -73,14 +81,3 @@ def spread(
     if scaling is Scaling.SQUARE:
         scales = scales.repeat_interleave(BLOCK, 0)[: shape[0]]
     return scales.repeat_interleave(BLOCK, 1)[:, : shape[1]]
-
-
-def _block_amax(x: Tensor, scaling: Scaling) -> Tensor:
-    magnitude = x.abs()
-    if scaling is Scaling.ROW:
-        return magnitude.amax(1, keepdim=True)
-    rows, cols = x.shape
-    magnitude = pad(magnitude, (0, -cols % BLOCK)).unflatten(1, (-1, BLOCK)).amax(2)
-    if scaling is Scaling.ROW_BLOCK:
-        return magnitude
-    return pad(magnitude, (0, 0, 0, -rows % BLOCK)).unflatten(0, (-1, BLOCK)).amax(1)

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
+from longlive_core.byte_rows import encode_rows
 from longlive_core.pages import EightBitPageCodec
-
-LARGEST = 127.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +22,4 @@ class Int8PageCodec(EightBitPageCodec):
         self, rows: Float[Tensor, "rows head_dim"]
     ) -> tuple[Int8[Tensor, "rows head_dim"], Float32[Tensor, "rows 1"]]:
         """Codes and scales of rows: the nearest step, a step being a 127th of the largest."""
-        wide = rows.float()
-        largest = wide.abs().amax(1, keepdim=True)
-        scales = (largest * (1.0 / LARGEST)).clamp_min(torch.finfo(torch.float32).tiny)
-        steps = (wide / scales).round().clamp(-LARGEST, LARGEST)
-        return steps.nan_to_num(nan=0.0).to(torch.int8), scales  # a scale of NaN says it all
+        return encode_rows(rows, torch.int8)

@@ -11,7 +11,9 @@ Two operations, by what the left operand is:
 Weights lie as [out, in], quantised along ``in``: ``matmul(a, b)`` is a b^T.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_core.backends import Receipt
+from longlive_core.backends import Operation, Receipt
 from longlive_core.nvfp4.matmul_backends import MATMUL as MATMUL
 from longlive_core.nvfp4.matmul_backends import WEIGHT_MATMUL as WEIGHT_MATMUL
 from longlive_core.nvfp4.matmul_backends import MatmulRequest as MatmulRequest
@@ -158,6 +160,14 @@ def _operand(
     )
 
 
+@functools.cache
+def _implementation(
+    operation: Operation, request: MatmulRequest, backend: str, strict: bool
+) -> Callable:
+    """Asked once for each size: a device does not change its mind."""
+    return operation.select(request, backend, strict=strict)
+
+
 @torch.library.custom_op("longlive::nvfp4_matmul", mutates_args=())
 def _matmul(
     a_codes: Tensor,
@@ -182,7 +192,7 @@ def _matmul(
     """a b^T + bias of two quantised matrices."""
     a = _operand(a_codes, a_scales, a_amax, (a_rule, a_bound, a_block_rows, a_rounding))
     b = _operand(b_codes, b_scales, b_amax, (b_rule, b_bound, b_block_rows, b_rounding))
-    run = MATMUL.select(matmul_request(a, b, dtype), backend, strict=strict)
+    run = _implementation(MATMUL, matmul_request(a, b, dtype), backend, strict)
     return run(a, b, bias, dtype)
 
 
@@ -219,7 +229,7 @@ def _weight_matmul(
     """x b^T + bias of a plain and a quantised matrix."""
     b = _operand(codes, scales, amax, (rule, bound, block_rows, rounding))
     request = replace(matmul_request(x, b), needs_grad=needs_grad)
-    return WEIGHT_MATMUL.select(request, backend, strict=strict)(b)(x, bias)
+    return _implementation(WEIGHT_MATMUL, request, backend, strict)(b)(x, bias)
 
 
 @_weight_matmul.register_fake

@@ -6,7 +6,7 @@ which gives ``multiply(x, bias)``: there is one that repacks the weight once for
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from longlive_core.backends import (
 from longlive_core.nvfp4 import reference
 from longlive_core.nvfp4.format import E2M1_MAX, E4M3_MAX
 from longlive_core.nvfp4.quantize import dequantize
+from longlive_core.nvfp4.quantize_ops import decode
 from longlive_core.nvfp4.scale_layout import TILE_COLS, TILE_ROWS, swizzle
 from longlive_core.nvfp4.scale_rules import decode_scale
 from longlive_core.nvfp4.tensor import NVFP4Tensor
@@ -141,16 +142,22 @@ def _products(q: NVFP4Tensor) -> Tensor:
     """Value times block scale: what ``q`` stands for if its amax were its full scale; exact."""
     unit = torch.full((), q.config.full_scale, dtype=torch.float32, device=q.device)
     dtype = torch.bfloat16 if q.device.type == "cuda" else torch.float32
-    return dequantize(replace(q, amax=unit), dtype)
+    return decode(q.codes, q.block_scales, unit, q.config, dtype)
 
 
 def _scaled(
     out: Tensor, a: NVFP4Tensor, b: NVFP4Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    rows = decode_scale(reference.spread(a.amax, out.shape[0]), a.config)
-    cols = decode_scale(reference.spread(b.amax, out.shape[1]), b.config)
-    out = out * (rows * cols.t())
-    return (out if bias is None else out + bias.float()).to(dtype)
+    scale = _tensor_scales(a, out.shape[0]) * _tensor_scales(b, out.shape[1]).t()
+    if bias is not None:
+        return (out * scale + bias.float()).to(dtype)
+    return torch.mul(out, scale, out=torch.empty(out.shape, dtype=dtype, device=out.device))
+
+
+def _tensor_scales(q: NVFP4Tensor, rows: int) -> Tensor:
+    """The scale of each row [rows, 1], or of them all [1, 1]."""
+    one = q.amax.numel() == 1
+    return decode_scale(q.amax.reshape(1, 1) if one else reference.spread(q.amax, rows), q.config)
 
 
 def _prepare_decoded(b: NVFP4Tensor) -> Multiply:

@@ -53,6 +53,21 @@ def _implementation(
     return operation.select(Request(device=device, dtype=dtype), name)
 
 
+def decode(
+    codes: Tensor,
+    scales: Tensor,
+    amax: Tensor,
+    config: QuantizeConfig,
+    dtype: torch.dtype,
+    backend: str = "auto",
+) -> Tensor:
+    """The matrix that codes and block scales stand for; for use within an operation."""
+    rows, half_cols = codes.shape
+    out = torch.empty(rows, 2 * half_cols, dtype=dtype, device=codes.device)
+    _implementation(DEQUANTIZE, codes.device, dtype, backend)(codes, scales, amax, config, out)
+    return out
+
+
 @torch.library.custom_op("longlive::nvfp4_quantize", mutates_args=())
 def _quantize(
     x: Tensor,
@@ -110,11 +125,8 @@ def _dequantize(
     backend: str,
 ) -> Tensor:
     """The matrix that codes and block scales stand for."""
-    rows, half_cols = codes.shape
-    out = torch.empty(rows, 2 * half_cols, dtype=dtype, device=codes.device)
-    run = _implementation(DEQUANTIZE, codes.device, dtype, backend)
-    run(codes, scales, amax, config_from(rule, bound, block_rows, rounding), out)
-    return out
+    config = config_from(rule, bound, block_rows, rounding)
+    return decode(codes, scales, amax, config, dtype, backend)
 
 
 @_dequantize.register_fake

@@ -1,8 +1,7 @@
 """Device functions: the roundings and scale rules of NVFP4, bit for bit those of ``reference.py``.
 
-Roundings are integer arithmetic on the bits of float32, because conversions to eight bits differ
-between GPUs and are wrong in Triton's interpreter. Launch with ``enable_fp_fusion=False``: a fused
-multiply-add rounds once where the reference rounds twice.
+Roundings are integer arithmetic on the bits of float32. Launch with ``enable_fp_fusion=False``: a
+fused multiply-add rounds once where the reference rounds twice.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -10,27 +9,10 @@ multiply-add rounds once where the reference rounds twice.
 import triton  # noqa: TID253 - its home
 import triton.language as tl  # noqa: TID253
 
+from longlive_core.kernels.e4m3 import NAN_BYTE, e4m3_byte, e4m3_value
+
 FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
-NAN_BYTE = tl.constexpr(0x7F)
 SIGN_BITS = tl.constexpr(0b1101_0111_1110_1000)  # bit i is set where hadamard.SIGNS[i] is -1
-
-
-@triton.jit
-def e4m3_byte(x):
-    """Round non-negative float32 to E4M3, ties to even, saturating at 448: the byte as int32."""
-    x = tl.minimum(x, 448.0)
-    bits = x.to(tl.int32, bitcast=True)
-    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
-    # below 2**-6 steps are 2**-9: adding 2**23 rounds to an integer, in the lowest bits
-    subnormal = (x * 512.0 + 8388608.0).to(tl.int32, bitcast=True) & 0xF
-    return tl.where(x < 0.015625, subnormal, normal)
-
-
-@triton.jit
-def e4m3_value(byte):
-    """The float32 value of a non-negative E4M3 byte (int32); 0x7F is NaN."""
-    value = (byte << 7).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
-    return tl.where(byte == NAN_BYTE, float("nan"), value)
 
 
 @triton.jit

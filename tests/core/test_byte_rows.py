@@ -1,0 +1,140 @@
+"""Rows in a byte a number: nearest codes, one meaning in PyTorch and in the kernel."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longlive_core.backends import BackendUnavailable
+from longlive_core.byte_rows import LARGEST, encode_rows
+
+INTERPRETED = """
+import warnings
+import torch
+from longlive_core import byte_rows
+from longlive_core.kernels import encode_byte_rows
+from longlive_core.testing import assert_bitwise_equal
+
+warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy's, where a GPU is silent
+generator = torch.Generator().manual_seed(0)
+for rows, cols in ((1, 1), (70, 16), (5, 100), (33, 128), (3, 5000)):
+    x = torch.randn(rows, cols, generator=generator)
+    x *= 2.0 ** torch.randint(-140, 100, (rows, 1), generator=generator).float()
+    x[-1] = 0
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        small = x.abs() < 1e-35  # the interpreter reads bfloat16's subnormal numbers wrong
+        given = torch.where(small & (dtype == torch.bfloat16), 0, x).to(dtype)
+        given[0, 0] = {1: 1.0}.get(rows, float("inf")) if cols < 5000 else float("nan")
+        for kind in byte_rows.LARGEST:
+            got, want = (f(given, kind) for f in
+                         (encode_byte_rows.encode_rows, byte_rows._reference))
+            name = f"{rows} {cols} {dtype} {kind}"
+            fine = given.isfinite().all(1)
+            assert_bitwise_equal(got[0][fine].view(torch.uint8), want[0][fine].view(torch.uint8),
+                                 name + " codes")
+            assert_bitwise_equal(got[1][fine], want[1][fine], name + " scales")
+            for codes, scales in (got, want):
+                assert (codes[~fine].float() * scales[~fine]).isnan().all(), name
+"""
+
+COMPILED = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from longlive_core.kernels.encode_byte_rows import _encode
+
+kinds = {"x_ptr": "*bf16", "codes_ptr": "*u8", "scales_ptr": "*fp32", "rows": "i32"}
+aligned = {(place,): [["tt.divisibility", 16]] for place in range(3)}
+for cols, rows, warps in ((128, 32, 4), (3072, 1, 4), (16384, 1, 16)):
+    for largest, e4m3 in ((448.0, True), (127.0, False)):
+        constants = {"LARGEST": largest, "E4M3": e4m3, "D": cols, "ROWS": rows,
+                     "WIDTH": triton.next_power_of_2(cols)}
+        signature = {name: kinds.get(name, "constexpr") for name in _encode.arg_names}
+        source = ASTSource(fn=_encode, signature=signature, constexprs=constants, attrs=aligned)
+        for capability in (80, 90):
+            options = {"enable_fp_fusion": False, "num_warps": warps}
+            target = GPUTarget("cuda", capability, 32)
+            code = triton.compile(source, target=target, options=options).asm["ptx"]
+            assert "fma." not in code and ".ftz" not in code, cols
+            assert "ld.global.v4.b32" in code, f"{cols}: not read 16 bytes at a time"
+            stores = set(re.findall(r"st[.]global[.a-z0-9]*", code))
+            assert stores <= {"st.global.v2.b32", "st.global.v4.b32", "st.global.b32"}, stores
+"""
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(1, 70),
+    st.integers(-140, 120),
+    st.sampled_from(sorted(LARGEST, key=str)),
+    st.integers(0, 2**31),
+)
+def test_a_code_is_the_nearest_and_the_largest_number_is_kept(rows, cols, power, kind, seed):
+    x = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed)) * 2.0**power
+    codes, scales = encode_rows(x, kind)
+    assert codes.dtype == kind and scales.shape == (rows, 1)
+    every = torch.arange(256, dtype=torch.uint8).view(kind).double()
+    every = every[every.abs() <= LARGEST[kind]]
+    grid = every * scales.double()[..., None]
+    nearest = (grid - x.double()[..., None]).abs().amin(-1)
+    got = (codes.double() * scales.double() - x.double()).abs()
+    assert (got <= nearest * (1 + 1e-5) + scales.double() * 1e-4).all()
+    if x.abs().amax() > 2.0**-100:
+        top = x.abs().argmax(1, keepdim=True)
+        assert codes.double().abs().gather(1, top).eq(LARGEST[kind]).all()
+
+
+@pytest.mark.parametrize("kind", LARGEST)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_makes_its_row_nan_and_no_other(kind, bad):
+    x = torch.ones(3, 20)
+    x[1, 4] = bad
+    codes, scales = encode_rows(x, kind)
+    back = codes.float() * scales
+    assert back[1].isnan().all()
+    torch.testing.assert_close(back[[0, 2]], torch.ones(2, 20))
+
+
+def test_a_gpu_s_kernel_is_refused_where_there_is_none():
+    with pytest.raises(BackendUnavailable, match="encode_rows.*needs a CUDA device"):
+        encode_rows(torch.zeros(1, 16), torch.int8, backend="triton")
+
+
+def run(code: str, **environment: str) -> None:
+    pytest.importorskip("triton", reason="triton comes with the CUDA builds of torch")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_interpreted_kernel_gives_the_references_bits():
+    run(INTERPRETED, TRITON_INTERPRET="1")
+
+
+def test_the_compiled_kernel_reads_sixteen_bytes_at_a_time_and_rounds_as_the_reference():
+    """For compute capability 8.0 and 9.0, without a GPU."""
+    run(COMPILED)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled kernels need a CUDA device")
+@pytest.mark.parametrize("kind", LARGEST)
+@pytest.mark.parametrize("shape", [(7040, 3072), (168960, 128), (33, 14336), (7, 100), (1, 1)])
+def test_the_compiled_kernel_gives_the_references_bits(kind, shape):
+    generator = torch.Generator("cuda").manual_seed(0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        x = torch.randn(shape, generator=generator, device="cuda")
+        x *= 2.0 ** torch.randint(-20, 9, (shape[0], 1), generator=generator, device="cuda")
+        got, want = (encode_rows(x.to(dtype), kind, backend=b) for b in ("triton", "reference"))
+        assert torch.equal(got[0].view(torch.uint8), want[0].view(torch.uint8))
+        assert torch.equal(got[1], want[1])
