@@ -45,19 +45,27 @@ def on_ranks(count: int, device: str, function: Callable[..., Any], *arguments: 
 
 
 def slowest_seconds(
-    run: Callable[[], object], group: SequenceGroup, place: torch.device, repeats: int
+    run: Callable[[], object],
+    group: SequenceGroup,
+    place: torch.device,
+    repeats: int,
+    *,
+    launched: bool = False,
 ) -> float:
     """The median time of a call, in seconds, of the rank that takes longest in each repeat.
 
-    Ranks begin together; a GPU has ended its work when the clock stops.
+    Ranks begin together; a GPU has ended its work when the clock stops, or has been given all of
+    it if ``launched``.
     """
     times = []
     for _ in range(repeats):
         _meet(group, place)
         began = time.perf_counter()
         run()
-        _finish(place)
-        seconds = torch.tensor(time.perf_counter() - began, dtype=torch.float64, device=place)
+        if not launched:
+            _finish(place)
+        took = time.perf_counter() - began
+        seconds = torch.tensor(took, dtype=torch.float64, device=place)
         times.append(float(group.max(seconds)))
     return median(times)
 

@@ -1,7 +1,6 @@
 """A rank's part in the generation half of ``balanced_sp``: a block, its wires, a whole video."""
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,9 +34,6 @@ FURTHEST = {"plain": 0.0, "fp8": 0.1, "nvfp4": 0.4}
 
 BLOCK_REPEATS = 3
 """A block takes a small part of a training step's time, and is timed so much more often."""
-
-LAUNCHED = 64
-"""Pixels a side of a block whose work is nothing to a GPU: what is left is launching kernels."""
 
 NEAR = {"cpu": 0.5, "cuda": 8.0}
 """How far a pixel of 0 to 255 may be from one rank's on average."""
@@ -132,7 +128,7 @@ def work_on_block(
     Returns:
         ``values``, ``row`` of the plain wire, and ``wires``: a row for each if there are others to
         send to. ``times_fewer_than_bf16`` compares with two bytes a number, ``seconds_to_launch``
-        is what Python takes at sizes that are nothing to a GPU.
+        is how long Python takes until a GPU has all of its work: no block is faster.
     """
     rows: dict[str, dict[str, float]] = {}
     values: Values = {}
@@ -151,8 +147,12 @@ def work_on_block(
         error = relative_error(latents, values["latents"])
         assert error <= FURTHEST[name], f"the {name} wire is {error:.2g} off: {wire}"
         sent = block.exchanged()
-        seconds = slowest_seconds(block.run, group, place, BLOCK_REPEATS * sizes.repeats)
+        repeats = BLOCK_REPEATS * sizes.repeats
+        seconds = slowest_seconds(block.run, group, place, repeats)
         rows[name] = {"seconds_per_block": seconds, "mib_sent": sent / 2**20, "error": error}
+        if place.type == "cuda":
+            launching = slowest_seconds(block.run, group, place, repeats, launched=True)
+            rows[name]["seconds_to_launch"] = launching
         peak = peak or peak_gpu_memory(group, place)
         del block
     itemsize = torch.float32.itemsize if place.type == "cpu" else torch.bfloat16.itemsize
@@ -160,20 +160,9 @@ def work_on_block(
         if group.size > 1:
             in_bf16 = rows["plain"]["mib_sent"] * torch.bfloat16.itemsize / itemsize
             row["times_fewer_than_bf16"] = in_bf16 / row["mib_sent"]
-    row = {name: rows["plain"][name] for name in ("seconds_per_block", "mib_sent")}
-    row |= _seconds_to_launch(group, place, sizes) | peak
+    shown = ("seconds_per_block", "seconds_to_launch", "mib_sent")
+    row = {name: rows["plain"][name] for name in shown if name in rows["plain"]} | peak
     return {"values": values, "row": row, "wires": rows if group.size > 1 else {}}
-
-
-def _seconds_to_launch(group: SequenceGroup, place: torch.device, sizes: Sizes) -> dict[str, float]:
-    """What Python takes for a block on a GPU: no block of these layers is faster."""
-    if place.type != "cuda":
-        return {}
-    small = replace(sizes, height=LAUNCHED, width=LAUNCHED)
-    block = Block(group, place, small, PlainWireCodec())
-    block.run()
-    seconds = slowest_seconds(block.run, group, place, BLOCK_REPEATS * sizes.repeats)
-    return {"seconds_to_launch": seconds}
 
 
 def work_on_video(

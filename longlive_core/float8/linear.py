@@ -49,9 +49,9 @@ class Float8Config:
 class Float8Linear(nn.Module):
     """``y = x W^T + b`` with W in FP8 and x rounded to FP8 at each call (W8A8).
 
-    The product is rounded once to the type of ``x`` (or of autocast), then the bias is added. The
-    weight is frozen; ``x`` gets the gradient of the product with the decoded weight, straight
-    through the rounding of ``x``. A new layer holds no weight: use ``from_linear``, or load one.
+    The sum is one of float32, rounded once to the type of ``x`` (or of autocast). The weight is
+    frozen; ``x`` gets the gradient of the product with the decoded weight, straight through the
+    rounding of ``x``. A new layer holds no weight: use ``from_linear``, or load one.
     """
 
     weight_codes: Tensor  # uint8 [out, in]: E4M3 bytes
@@ -112,17 +112,10 @@ class Float8Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
-            y = _Product.apply(
-                x.to(dtype).reshape(-1, self.in_features),
-                self.weight_codes,
-                self.weight_scales,
-                self.config.scaling,
-                self.config.backend,
-                self.config.strict,
-            )
-            if self.bias is not None:
-                y = y + self.bias.to(dtype)
+            rows = x.to(dtype).reshape(-1, self.in_features)
+            y = _Product.apply(rows, self.weight_codes, self.weight_scales, bias, self.config)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
@@ -150,7 +143,7 @@ class Float8Linear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T with both rounded to FP8; dx = g W."""
+    """x W^T + b with x and W rounded to FP8; dx = g W, db = sum g."""
 
     @staticmethod
     def forward(
@@ -158,24 +151,32 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         codes: Tensor,
         scales: Tensor,
-        scaling: Literal["row", "block"],
-        backend: str,
-        strict: bool,
+        bias: Tensor | None,
+        config: Float8Config,
     ) -> Tensor:
         ctx.save_for_backward(codes, scales)
-        ctx.scaling = scaling
-        config = Float8Config(scaling=scaling)
-        weight = _weight(codes, scales, config)
-        q = quantize(x, config.activation)
-        return matmul(q, weight, out_dtype=x.dtype, backend=backend, strict=strict)
+        ctx.config = config
+        return matmul(
+            quantize(x, config.activation),
+            _weight(codes, scales, config),
+            bias=bias,
+            out_dtype=x.dtype,
+            backend=config.backend,
+            strict=config.strict,
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         codes, scales = ctx.saved_tensors
-        weight = _weight(codes, scales, Float8Config(scaling=ctx.scaling))
-        with torch.autocast(grad.device.type, enabled=False):
-            return (grad @ dequantize(weight, grad.dtype), None, None, None, None, None)
+        to_x = to_bias = None
+        if ctx.needs_input_grad[0]:
+            weight = _weight(codes, scales, ctx.config)
+            with torch.autocast(grad.device.type, enabled=False):
+                to_x = grad @ dequantize(weight, grad.dtype)
+        if ctx.needs_input_grad[3]:
+            to_bias = grad.sum(0)
+        return to_x, None, None, to_bias, None
 
 
 def _weight(codes: Tensor, scales: Tensor, config: Float8Config) -> Float8Tensor:

@@ -28,11 +28,12 @@ def matmul(
     a: Float8Tensor,
     b: Float8Tensor,
     *,
+    bias: Float[Tensor, " cols"] | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     backend: str = "auto",
     strict: bool = False,
 ) -> Float[Tensor, "rows cols"]:
-    """``a b^T``, summed in float32 and rounded once to ``out_dtype``.
+    """``a b^T + bias``, summed in float32 and rounded once to ``out_dtype``, the bias's type.
 
     Both are scaled by rows, or ``a`` by 1x128 and ``b`` by 128x128. ``strict`` refuses emulation.
     Raises ValueError for other pairs and sizes, ``BackendUnavailable`` as every operation does.
@@ -47,7 +48,7 @@ def matmul(
             f"with zeros before quantising, or leave this layer in bfloat16."
         )
     name = _choose(operation.name, a.codes.device, out_dtype, backend, strict)
-    return operation.named(name).run(a, b, out_dtype)
+    return operation.named(name).run(a, b, bias, out_dtype)
 
 
 def multiple(weight: Scaling) -> int:
@@ -95,7 +96,9 @@ def _chosen(name: str, device: torch.device, dtype: torch.dtype, backend: str, s
     return receipt(operation, device, dtype, backend, strict).backend
 
 
-def _scaled_mm_rows(a: Float8Tensor, b: Float8Tensor, out_dtype: torch.dtype) -> Tensor:
+def _scaled_mm_rows(
+    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
     return scaled_mm(
         a.codes,
         b.codes.t(),
@@ -103,11 +106,14 @@ def _scaled_mm_rows(a: Float8Tensor, b: Float8Tensor, out_dtype: torch.dtype) ->
         scale_recipe_a=ScalingType.RowWise,
         scale_b=b.scales.t(),
         scale_recipe_b=ScalingType.RowWise,
+        bias=bias,
         output_dtype=out_dtype,
     )
 
 
-def _scaled_mm_blocks(a: Float8Tensor, b: Float8Tensor, out_dtype: torch.dtype) -> Tensor:
+def _scaled_mm_blocks(
+    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
     """cuBLASLt wants a's rows in fours, a's scales column by column, and b's rows of scales padded
     to a multiple of four."""
     rows = a.codes.shape[0]
@@ -122,13 +128,17 @@ def _scaled_mm_blocks(a: Float8Tensor, b: Float8Tensor, out_dtype: torch.dtype) 
         scale_recipe_a=ScalingType.BlockWise1x128,
         scale_b=scale_b,
         scale_recipe_b=ScalingType.BlockWise128x128,
+        bias=bias,
         output_dtype=out_dtype,
     )
     return out[:rows]
 
 
-def _emulated(a: Float8Tensor, b: Float8Tensor, out_dtype: torch.dtype) -> Tensor:
-    return (dequantize(a) @ dequantize(b).t()).to(out_dtype)
+def _emulated(
+    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    out = dequantize(a) @ dequantize(b).t()
+    return (out if bias is None else out + bias.float()).to(out_dtype)
 
 
 def _needs_cuda_12_9(request: Request) -> str | None:

@@ -14,15 +14,16 @@ PAIRS = [(Scaling.ROW, Scaling.ROW), (Scaling.ROW_BLOCK, Scaling.SQUARE)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_product_is_that_of_the_decoded_matrices(left, right, dtype):
     a, b = quantize(torch.randn(5, 256), left), quantize(torch.randn(384, 256), right)
-    got = matmul(a, b, out_dtype=dtype)
-    want = dequantize(a, torch.float64) @ dequantize(b, torch.float64).t()
+    bias = torch.randn(384).to(dtype)
+    got = matmul(a, b, bias=bias, out_dtype=dtype)
+    want = dequantize(a, torch.float64) @ dequantize(b, torch.float64).t() + bias.double()
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), want, rtol=torch.finfo(dtype).eps, atol=1e-4)
 
 
 def test_the_call_of_the_hardware_agrees_where_it_runs_on_a_cpu():
     a, b = quantize(torch.randn(33, 64)), quantize(torch.randn(48, 64))
-    got = ROW_MATMUL.named("scaled_mm").run(a, b, torch.float32)
+    got = ROW_MATMUL.named("scaled_mm").run(a, b, None, torch.float32)
     torch.testing.assert_close(got, matmul(a, b, out_dtype=torch.float32))
 
 
@@ -33,9 +34,10 @@ def test_the_call_of_the_hardware_agrees_where_it_runs_on_a_cpu():
 def test_every_backend_of_the_gpu_agrees(left, right, rows):
     a = quantize(torch.randn(rows, 512, device="cuda"), left)
     b = quantize(torch.randn(768, 512, device="cuda"), right)
-    want = matmul(a, b, backend="reference").float()
+    bias = torch.randn(768, device="cuda", dtype=torch.bfloat16) * 9
+    want = matmul(a, b, bias=bias, backend="reference").float()
     try:
-        got = matmul(a, b, backend="scaled_mm").float()
+        got = matmul(a, b, bias=bias, backend="scaled_mm").float()
     except BackendUnavailable as reason:
         pytest.skip(str(reason))
     assert (got - want).norm() <= 2e-3 * want.norm()
