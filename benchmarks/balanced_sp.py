@@ -11,7 +11,7 @@ Source of what is compared: LongLive-2.0 (arXiv 2605.18739), Balanced SP.
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from benchmarks.record import RESULTS, stamped, table, write
 from benchmarks.shared_generation import NEAR, work_on_block, work_on_video
 from benchmarks.shared_sizes import TOLERANCE, Sizes
 from benchmarks.shared_training import Values, work_on_training
-from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.wan import WAN_5B
 
 ABOUT = (
@@ -71,23 +70,15 @@ class Options:
                 )
 
 
-PARTS = {"training": work_on_training, "block": work_on_block, "video": work_on_video}
-
-
-def work_on_all(
-    group: SequenceGroup, place: torch.device, sizes: Sizes, expected: dict[str, Values]
-) -> dict[str, dict[str, Any]]:
-    """What a rank does: every part, checked against one rank's values if there are any."""
-    return {name: work(group, place, sizes, expected.get(name)) for name, work in PARTS.items()}
-
-
 def measure(options: Options) -> dict[str, Any]:
-    """Check, then time, every part on every number of ranks.
+    """Check, then time, every part on every number of ranks, each in processes of its own.
 
     Raises:
         AssertionError: ranks gave other numbers than one rank.
     """
-    trained, blocks, videos = _by_part(_on_each(options))
+    trained = _on_each(options, work_on_training)
+    blocks = _on_each(options, work_on_block)
+    videos = _on_each(options, work_on_video)
     bound, pixels = TOLERANCE[options.device], NEAR[options.device]
     return {
         "benchmark": "balanced_sp",
@@ -216,21 +207,14 @@ def _changed(sizes: Sizes, given: dict[str, Any]) -> Sizes:
     return replace(sizes, model=model, **own)
 
 
-def _on_each(options: Options) -> dict[int, list[dict[str, dict[str, Any]]]]:
+def _on_each(options: Options, work: Callable[..., dict[str, Any]]) -> Answers:
     """What ranks find, one rank first: the others are checked against its values."""
-    found: dict[int, list[dict[str, dict[str, Any]]]] = {}
-    expected: dict[str, Values] = {}
+    found: Answers = {}
+    expected: Values | None = None
     for count in options.ranks:
-        found[count] = on_ranks(count, options.device, work_on_all, options.sizes, expected)
-        expected = expected or {name: part["values"] for name, part in found[count][0].items()}
+        found[count] = on_ranks(count, options.device, work, options.sizes, expected)
+        expected = expected or found[count][0]["values"]
     return found
-
-
-def _by_part(found: dict[int, list[dict[str, dict[str, Any]]]]) -> list[Answers]:
-    return [
-        {count: [answer[name] for answer in answers] for count, answers in found.items()}
-        for name in PARTS
-    ]
 
 
 def _most(answers: list[dict[str, Any]], name: str) -> float:

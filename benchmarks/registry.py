@@ -86,8 +86,8 @@ BENCHMARKS = {
         DeviceBenchmark(
             name="linear",
             about="One linear of a block, its weight plain, in eight bits and in four, for the "
-            "tokens of a page, a sixteenth of them, and one row, as called from Python. Weights "
-            "are quantised and repacked beforehand.",
+            "tokens of a page, a sixteenth of them, and one row. Weights are quantised beforehand, "
+            "activations at each call.",
             check=check_linear,
             measure=measure_linear,
             backends=linear_backends,

@@ -63,7 +63,8 @@ def test_ranks_that_give_other_numbers_are_not_timed(arguments, tmp_path, monkey
 
     def wrong(count, device, function, sizes, expected):
         answers = start(count, device, function, sizes, expected)
-        answers[0]["training"]["values"]["gradient"] *= 1.001
+        if "gradient" in answers[0]["values"]:
+            answers[0]["values"]["gradient"] *= 1.001
         return answers
 
     monkeypatch.setattr(balanced_sp, "on_ranks", wrong)
