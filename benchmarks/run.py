@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.options import Options
+from benchmarks.ranks import reset_peak_memory
 from benchmarks.record import RESULTS, stamped, table, write
 from benchmarks.registry import BENCHMARKS, Benchmark, DeviceBenchmark, find
 from longlive_models import LongLivePipeline
@@ -59,6 +60,8 @@ def _run_pipeline(benchmark: Benchmark, options: Options) -> tuple[torch.device,
         lane=options.lane,
     )
     loaded = time.perf_counter() - began
+    for device in {pipe.placement.device, pipe.placement.decode_device}:
+        reset_peak_memory(device)  # another benchmark may have run before
     checked = benchmark.check(pipe, options)
     return pipe.placement.device, {
         "rows": benchmark.measure(pipe, options),
