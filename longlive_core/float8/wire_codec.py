@@ -34,9 +34,10 @@ class Float8WireCodec:
         """What the codes stand for, rounded once to ``dtype``."""
         cols = wire.shape[-1] - _SCALE
         codes, scales = wire.flatten(0, -2).split([cols, _SCALE], 1)
+        scales = scales.clone(memory_format=torch.contiguous_format)  # a copy is aligned
         q = Float8Tensor(
             codes=codes.contiguous().view(torch.float8_e4m3fn),
-            scales=scales.contiguous().view(torch.float32),
+            scales=scales.view(torch.float32),
             scaling=Scaling.ROW,
         )
         return dequantize(q, dtype).view(*wire.shape[:-1], cols)

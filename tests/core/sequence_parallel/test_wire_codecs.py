@@ -33,6 +33,11 @@ def test_a_message_may_be_cut_up_before_or_after_it_is_encoded(codec, dtype, tok
     assert travelled(codec, part).dtype == dtype
 
 
+def test_a_single_row_of_any_length_travels_in_eight_bits():
+    message = torch.arange(1.0, 19.0).view(1, 1, 1, 18)
+    torch.testing.assert_close(travelled(Float8WireCodec(), message), message, rtol=1 / 16, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_plain_wire_is_exact(dtype):
     message = torch.randn(1, 3, 2, 5).to(dtype)
