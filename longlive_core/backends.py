@@ -226,6 +226,12 @@ def needs_function(package: str, *places: tuple[str, str]) -> Condition:
     return why_not
 
 
+needs_triton: Condition = all_of(
+    needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit"))
+)
+"""The condition of a kernel written in Triton."""
+
+
 @functools.cache
 def find_function(*places: tuple[str, str]) -> tuple[Callable | None, tuple[str, ...]]:
     """The first of ``places`` (module, function) that can be imported, or why none can."""

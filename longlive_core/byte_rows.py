@@ -17,14 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
-from longlive_core.backends import (
-    Backend,
-    Operation,
-    Request,
-    all_of,
-    needs_compute_capability,
-    needs_function,
-)
+from longlive_core.backends import Backend, Operation, Request, needs_triton
 
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 """The largest code of each format."""
@@ -83,13 +76,7 @@ def _reference(rows: Tensor, code_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 ENCODE_ROWS = Operation(
     "encode_rows",
     (
-        Backend(
-            name="triton",
-            run=_triton,
-            why_not=all_of(
-                needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit"))
-            ),
-        ),
+        Backend(name="triton", run=_triton, why_not=needs_triton),
         Backend(name="reference", run=_reference),
     ),
 )

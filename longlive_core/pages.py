@@ -14,15 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Int32, Shaped
 from torch import Tensor
 
-from longlive_core.backends import (
-    Backend,
-    Operation,
-    Receipt,
-    Request,
-    all_of,
-    needs_compute_capability,
-    needs_function,
-)
+from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
 
 PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
 Page = Float[Tensor, "samples tokens heads head_dim"]
@@ -173,13 +165,7 @@ def _reference_decode(
 DECODE_BYTE_PAGES = Operation(
     "decode_byte_pages",
     (
-        Backend(
-            name="triton",
-            run=_triton_decode,
-            why_not=all_of(
-                needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit"))
-            ),
-        ),
+        Backend(name="triton", run=_triton_decode, why_not=needs_triton),
         Backend(name="reference", run=_reference_decode),
     ),
 )

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from longlive_core.backends import Backend, Operation, Receipt, Request
+from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
 from longlive_core.nvfp4 import reference
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.quantize import FLOATS, quantize, tensor_amax
-from longlive_core.nvfp4.quantize_ops import TRITON, config_fields, config_from
+from longlive_core.nvfp4.quantize_ops import config_fields, config_from
 from longlive_core.pages import Page, PageShape, slot_tensor
 
 Store = dict[str, Tensor]
@@ -204,7 +204,7 @@ def _reference_decode_pages(
 DECODE_PAGES = Operation(
     "nvfp4.decode_pages",
     (
-        Backend(name="triton", run=_triton_decode_pages, why_not=TRITON),
+        Backend(name="triton", run=_triton_decode_pages, why_not=needs_triton),
         Backend(name="reference", run=_reference_decode_pages),
     ),
 )

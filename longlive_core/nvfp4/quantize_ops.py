@@ -12,14 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from longlive_core.backends import (
-    Backend,
-    Operation,
-    Request,
-    all_of,
-    needs_compute_capability,
-    needs_function,
-)
+from longlive_core.backends import Backend, Operation, Request, needs_triton
 from longlive_core.nvfp4 import reference
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.hadamard import rotate
@@ -229,26 +222,24 @@ def _reference_dequantize(
     out.copy_(reference.dequantize(codes, scales, amax, config))
 
 
-TRITON = all_of(needs_compute_capability((8, 0)), needs_function("triton", ("triton", "jit")))
-
 QUANTIZE = Operation(
     "nvfp4.quantize",
     (
-        Backend(name="triton", run=_triton_quantize, why_not=TRITON),
+        Backend(name="triton", run=_triton_quantize, why_not=needs_triton),
         Backend(name="reference", run=reference.quantize),
     ),
 )
 QUANTIZE_BOTH = Operation(
     "nvfp4.quantize_both",
     (
-        Backend(name="triton", run=_triton_quantize_both, why_not=TRITON),
+        Backend(name="triton", run=_triton_quantize_both, why_not=needs_triton),
         Backend(name="reference", run=_reference_quantize_both),
     ),
 )
 DEQUANTIZE = Operation(
     "nvfp4.dequantize",
     (
-        Backend(name="triton", run=_triton_dequantize, why_not=TRITON),
+        Backend(name="triton", run=_triton_dequantize, why_not=needs_triton),
         Backend(name="reference", run=_reference_dequantize),
     ),
 )

@@ -1,9 +1,5 @@
 """Rows in a byte a number: nearest codes, one meaning in PyTorch and in the kernel."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +7,7 @@ from hypothesis import strategies as st
 
 from longlive_core.backends import BackendUnavailable
 from longlive_core.byte_rows import LARGEST, encode_rows
+from tests.core.kernel_script import run_kernels
 
 INTERPRETED = """
 import warnings
@@ -107,25 +104,13 @@ def test_a_gpu_s_kernel_is_refused_where_there_is_none():
         encode_rows(torch.zeros(1, 16), torch.int8, backend="triton")
 
 
-def run(code: str, **environment: str) -> None:
-    pytest.importorskip("triton", reason="triton comes with the CUDA builds of torch")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_the_interpreted_kernel_gives_the_references_bits():
-    run(INTERPRETED, TRITON_INTERPRET="1")
+    run_kernels(INTERPRETED, interpreted=True)
 
 
 def test_the_compiled_kernel_reads_sixteen_bytes_at_a_time_and_rounds_as_the_reference():
     """For compute capability 8.0 and 9.0, without a GPU."""
-    run(COMPILED)
+    run_kernels(COMPILED, interpreted=False)
 
 
 @pytest.mark.gpu

@@ -1,8 +1,5 @@
 """One launch decodes pages to the reference's bits: interpreted on a CPU, compiled on a GPU."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +9,7 @@ from longlive_core.float8 import Float8PageCodec
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import NVFP4PageCodec, ScaleRule
 from longlive_core.testing import assert_bitwise_equal
+from tests.core.kernel_script import run_kernels
 
 INTERPRETED = """
 import warnings
@@ -104,25 +102,13 @@ for kernel, pointers, constants in (
 """
 
 
-def run(code: str, **environment: str) -> None:
-    pytest.importorskip("triton", reason="triton comes with the CUDA builds of torch")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_interpreted_kernels_give_the_references_bits():
-    run(INTERPRETED, TRITON_INTERPRET="1")
+    run_kernels(INTERPRETED, interpreted=True)
 
 
 def test_compiled_kernels_move_sixteen_bytes_at_a_time_and_round_as_the_reference():
     """For compute capability 8.0 and 9.0, without a GPU."""
-    run(COMPILED)
+    run_kernels(COMPILED, interpreted=False)
 
 
 CODECS = (

@@ -1,9 +1,6 @@
 """The Triton kernels give the reference's bits: interpreted on a CPU, and compiled on a GPU."""
 
-import os
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ from longlive_core.nvfp4 import (
     tensor_amax,
 )
 from longlive_core.testing import assert_bitwise_equal
+from tests.core.kernel_script import run_kernels
 from tests.core.nvfp4.matrices import DTYPES, KINDS, make
 
 INTERPRETED = """
@@ -110,25 +108,13 @@ for kernel, capability, constants in (
 """
 
 
-def run(code: str, **environment: str) -> None:
-    pytest.importorskip("triton", reason="triton is there on x86-64 Linux only")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_interpreted_kernels_give_the_references_bits():
-    run(INTERPRETED, TRITON_INTERPRET="1")
+    run_kernels(INTERPRETED, interpreted=True)
 
 
 def test_kernels_compile_and_fuse_no_multiplication_with_an_addition():
     """For compute capability 8.0 and 9.0, without a GPU: a fused product rounds once, not twice."""
-    run(COMPILED)
+    run_kernels(COMPILED, interpreted=False)
 
 
 def test_kernels_find_their_names_here_as_well():
