@@ -30,8 +30,14 @@ def encode_rows(
 ) -> Encoded:
     """Codes of ``code_dtype`` (float8_e4m3fn or int8) and scales; no gradient.
 
-    ``backend`` is a name of the table ``ENCODE_ROWS`` or "auto".
+    ``backend`` is a name of the table ``ENCODE_ROWS`` or "auto". Raises ``ValueError`` for another
+    ``code_dtype``, ``BackendUnavailable`` for a backend that cannot run.
     """
+    if code_dtype not in LARGEST:
+        raise ValueError(
+            f"encode_rows(code_dtype={code_dtype}): rows become a byte a number, in one of "
+            f"{', '.join(map(str, LARGEST))}. Use one of these."
+        )
     return torch.ops.longlive.encode_rows(rows.detach().contiguous(), code_dtype, backend)
 
 

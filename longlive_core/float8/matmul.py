@@ -47,6 +47,11 @@ def matmul(
             f"{(rows, width)} by {(columns, other)}: the hardware takes them in such steps. Pad "
             f"with zeros before quantising, or leave this layer in bfloat16."
         )
+    if bias is not None and (bias.dtype != out_dtype or bias.shape != (columns,)):
+        raise ValueError(
+            f"float8.matmul adds a bias of {columns} numbers in the result's type, {out_dtype}, "
+            f"got {tuple(bias.shape)} in {bias.dtype}: both are rounded together. Convert the bias."
+        )
     name = _choose(operation.name, a.codes.device, out_dtype, backend, strict)
     return operation.named(name).run(a, b, bias, out_dtype)
 

@@ -1,4 +1,4 @@
-"""FP8 in plain PyTorch: numbers of eight bits that share a scale with their neighbours.
+"""FP8 matrices: numbers of eight bits that share a scale with their neighbours.
 
 A matrix is stored as E4M3 codes and float32 scales, and read back as ``code * scale``. A block of
 numbers shares one scale, ``amax / 448``, so that its largest number becomes E4M3's largest:

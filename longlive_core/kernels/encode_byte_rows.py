@@ -1,4 +1,7 @@
-"""Encode rows in a byte a number: one read, codes and scales written; see ``byte_rows.py``."""
+"""Encode rows in a byte a number, in one launch; ``byte_rows.py`` has the meaning.
+
+A wide row is read twice, the second time from the GPU's caches.
+"""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

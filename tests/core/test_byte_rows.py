@@ -99,6 +99,11 @@ def test_what_is_not_finite_makes_its_row_nan_and_no_other(kind, bad):
     torch.testing.assert_close(back[[0, 2]], torch.ones(2, 20))
 
 
+def test_another_format_is_refused():
+    with pytest.raises(ValueError, match=r"code_dtype=torch.uint8.*float8_e4m3fn, torch.int8"):
+        encode_rows(torch.zeros(1, 16), torch.uint8)
+
+
 def test_a_gpu_s_kernel_is_refused_where_there_is_none():
     with pytest.raises(BackendUnavailable, match="encode_rows.*needs a CUDA device"):
         encode_rows(torch.zeros(1, 16), torch.int8, backend="triton")

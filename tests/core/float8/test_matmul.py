@@ -53,6 +53,15 @@ def test_what_does_not_run_here_says_why():
 
 
 @pytest.mark.parametrize(
+    "bias", [torch.zeros(16), torch.zeros(15, dtype=torch.bfloat16)], ids=["type", "size"]
+)
+def test_a_bias_that_does_not_fit_is_refused(bias):
+    a, b = quantize(torch.randn(2, 16)), quantize(torch.randn(16, 16))
+    with pytest.raises(ValueError, match=r"a bias of 16 numbers .*bfloat16, got \(1[56],\) in"):
+        matmul(a, b, bias=bias)
+
+
+@pytest.mark.parametrize(
     ("left", "right", "message"),
     [
         ((2, 16, Scaling.ROW), (16, 32, Scaling.ROW), r"got \(2, 16\) by \(16, 32\)"),
