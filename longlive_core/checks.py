@@ -1,0 +1,97 @@
+"""Numbers that a caller gave: of the right kind, finite and within bounds, or refused in words.
+
+Used where a dataclass is made and where a public function begins, so that a wrong value is named
+before any work is done. NumPy's numbers and tensors of one element count as numbers.
+"""
+
+import math
+import operator
+from typing import Any
+
+
+def whole(
+    name: str,
+    value: Any,
+    *,
+    why: str,
+    at_least: int | None = None,
+    at_most: int | None = None,
+) -> int:
+    """``value`` as an int, if it is a whole number within the bounds; both bounds are included.
+
+    Args:
+        name: what the caller knows the value by: an argument, a field, an option.
+        value: an int, a NumPy integer or an integer tensor of one element; no bool, no float.
+        why: what the number means and the way out, as whole sentences; ends the message.
+
+    Raises:
+        ValueError: another type, or a number outside the bounds.
+    """
+    number = None
+    if not _is_bool(value):
+        try:
+            number = operator.index(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = None
+    if number is None:
+        raise ValueError(f"{name} is a whole number, got {shown(value)}: {why}")
+    _check_bounds(name, number, at_least, at_most, why)
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    why: str,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """``value`` as a float, if it is a finite number within the bounds.
+
+    Args:
+        name: what the caller knows the value by.
+        value: an int, a float, a NumPy number or a tensor of one element; no bool, no text.
+        why: what the number means and the way out, as whole sentences; ends the message.
+        above: a bound that is not included itself.
+        at_least, at_most: bounds that are included.
+
+    Raises:
+        ValueError: another type, NaN, an infinity, or a number outside the bounds.
+    """
+    number = None
+    if not _is_bool(value) and not isinstance(value, str | bytes | bytearray):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            number = None
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"{name} is a finite number, got {shown(value)}: {why}")
+    if above is not None and number <= above:
+        raise ValueError(f"{name} is above {above:g}, got {shown(value)}: {why}")
+    _check_bounds(name, number, at_least, at_most, why)
+    return number
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value as an error message shows it: its repr, shortened, on one line."""
+    if isinstance(value, int) and not _is_bool(value) and value.bit_length() > 200:
+        return f"a whole number of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _check_bounds(
+    name: str, number: float, at_least: float | None, at_most: float | None, why: str
+) -> None:
+    if at_least is not None and number < at_least:
+        raise ValueError(f"{name} is at least {at_least:g}, got {shown(number)}: {why}")
+    if at_most is not None and number > at_most:
+        raise ValueError(f"{name} is at most {at_most:g}, got {shown(number)}: {why}")
+
+
+def _is_bool(value: Any) -> bool:
+    """Whether it is True or False, of Python, NumPy or torch: no number, though they add up."""
+    typed = hasattr(value, "dtype")
+    return isinstance(value, bool) or (typed and str(value.dtype) in ("bool", "torch.bool"))
