@@ -1,4 +1,4 @@
-"""Small faults that a program can be given: where they fit in a source, and what they make of it."""
+"""Small faults for a program: where they fit in a source, and what they make of it."""
 
 import ast
 from collections.abc import Iterator
