@@ -1,5 +1,6 @@
 """Block by block: noise, a few denoising steps against the cache, one clean pass that fills it."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from longlive_core.kv_cache import (
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
 from longlive_models.diffusion.samplers import unchanged
+from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
 from longlive_models.shots import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
@@ -34,11 +36,14 @@ class LatentBlock:
         index: which block of the video it is.
         latents: float32 [batch, channels, frames, height, width], normalised.
         prompt: what it was asked to show; of a batch, what its first video was.
+        checks: whether its numbers are numbers: read them, before its frames are shown, with
+            ``checks.require(index, parts)``, which waits for the device.
     """
 
     index: int
     latents: Latents
     prompt: BlockPrompt
+    checks: Checks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +137,7 @@ class BlockGenerator:
         self._kept: dict[int, KeptBlock] = {}
         self._features: dict[str, Tensor] = {}
         self._embedded: tuple[tuple[str, ...], TextContext] | None = None
+        self._weights_checked = False
 
     def blocks(self, schedules: Sequence[PromptSchedule], count: int) -> Iterator[LatentBlock]:
         """Generate blocks 0 .. ``count`` - 1; ``schedules`` has one entry for each video."""
@@ -152,19 +158,27 @@ class BlockGenerator:
         noise = self._noise(index)
         image = self._image if index == 0 else None
         self.cache.begin_block(index)
+        answers: dict[Check, Tensor] = {}
+        steps = itertools.count(1)
 
         def denoise(latents: Tensor, timestep: float) -> Tensor:
             timesteps = latents.new_full((len(latents), latents.shape[2]), timestep)
             if image is not None:
                 timesteps = clean_first_frame(timesteps)
             predicted = self._velocity(latents, timesteps, text, index, prompt.offset)
-            if self.guidance == 1:
-                return predicted
-            conditional, unconditional = predicted.chunk(2)
-            return guide(conditional, unconditional, self.guidance)
+            if self.guidance != 1:
+                conditional, unconditional = predicted.chunk(2)
+                predicted = guide(conditional, unconditional, self.guidance)
+            answers[Check("the velocities", next(steps))] = sound(predicted)
+            return predicted
 
         pin = unchanged if image is None else partial(pin_first_frame, image=image)
         latents = unipc(denoise, noise, self.sampler, constrain=pin)
+        answers[Check("the latents", self.sampler.steps)] = sound(latents)
+        if not self._weights_checked:
+            self._weights_checked = True
+            weights = Check("weights of the transformer", 1, LARGEST_WEIGHT)
+            answers[weights] = sound_weights(self.model)
         if prompt.forget:
             self.cache.start_shot(forget=True)
         self._remember(latents, text, index, prompt.offset)
@@ -172,7 +186,7 @@ class BlockGenerator:
             self.cache.start_shot()
         self._kept[index] = KeptBlock(latents, prompt.offset)
         self._kept = {page: self._kept[page] for page in self.cache.pages}
-        return LatentBlock(index, latents, prompt)
+        return LatentBlock(index, latents, prompt, Checks.join(answers))
 
     def snapshot(self) -> GeneratorState:
         """What it takes to go on later, bit for bit, copied to the CPU; between two blocks."""

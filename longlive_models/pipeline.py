@@ -236,6 +236,7 @@ class LongLivePipeline:
 
         Raises:
             ValueError: before anything is generated, for what makes no video.
+            NonFiniteVideo: by the iterator, at a block whose latents or frames hold no numbers.
         """
         settings = self.settings.override(steps=steps, guidance=guidance)
         schedule = LiveSchedule(self.plan(prompt, seconds=seconds), events)

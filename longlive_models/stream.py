@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from longlive_core.async_decode import AsyncDecodeScheduler
+from longlive_models.finite import Checks, NonFiniteVideo
 from longlive_models.generator import BlockGenerator
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import At, LiveSchedule
@@ -30,6 +31,7 @@ from longlive_models.video_block import to_frames as to_frames
 class Stream:
     """An iterator of the blocks of a video, which may be changed while it is being made.
 
+    A block whose latents or frames hold no numbers is an error, ``NonFiniteVideo``.
     The last block is cut where the plan's frames end. Inline, a block comes out before the next is
     generated; on any other lane, when the next one has been: its decoding ran beside that. An error
     comes after the frames of the blocks before it. The decoding lane is freed when the last block
@@ -77,9 +79,9 @@ class Stream:
         self._first_state = state  # held until a lane's stream no longer reads it
         self._decodes = decodes
         decode = decoder(vae) if decodes else no_frames
-        self._scheduler = AsyncDecodeScheduler(decode, lane=lane, state=state, to_host=True)
+        self._scheduler = AsyncDecodeScheduler(decode, lane=lane, state=state)
         self._ahead = 0 if lane == "inline" else 1
-        self._decoding: deque[tuple[int, BlockPrompt, Stopwatch]] = deque()
+        self._decoding: deque[tuple[int, BlockPrompt, Checks, Stopwatch]] = deque()
         self._ready = deque(ready)
         self._error: Exception | None = None
         self._started: float | None = None
@@ -247,15 +249,16 @@ class Stream:
         watch = Stopwatch(self._generator.device)
         index = self._generator.cache.blocks
         prompt = self._schedule.begin(index)
-        latents = self._generator.generate(index, [prompt]).latents
+        block = self._generator.generate(index, [prompt])
+        checks = block.checks.to_host()
         watch.stop()
-        self._scheduler.submit(latents)
-        self._decoding.append((index, prompt, watch))
+        self._scheduler.submit(block.latents)
+        self._decoding.append((index, prompt, checks, watch))
 
     def _take(self) -> VideoBlock:
         """Wait for the block that has been decoding longest."""
-        frames = next(self._scheduler.finish())
-        index, prompt, watch = self._decoding.popleft()
+        decoded = next(self._scheduler.finish())
+        index, prompt, checks, watch = self._decoding.popleft()
         span = self._scheduler.trace[-1]
         self._first_state = None
         assert self._started is not None
@@ -264,6 +267,14 @@ class Stream:
             decode=span.end - span.start,
             elapsed=time.perf_counter() - self._started,
         )
+        try:  # the watch has waited for the latents' checks, the lane for the frames'
+            checks.require(index, {"transformer": self._generator.model})
+            decoded.checks.require(index, {"VAE": self._vae})
+        except NonFiniteVideo as error:
+            self._error = error
+            self._decoding.clear()
+            raise
+        frames = decoded.frames[0]
         if not self.plan.endless:
             frames = frames[: self.plan.frames - self.plan.timing.frames(index)]
         return VideoBlock(index, frames, prompt, timing)

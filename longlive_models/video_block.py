@@ -4,11 +4,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from longlive_core.async_decode import start_host_copy
+from longlive_models.finite import (
+    LARGEST_VALUE,
+    LARGEST_WEIGHT,
+    Check,
+    Checks,
+    sound,
+    sound_weights,
+)
 from longlive_models.shots import BlockPrompt
 from longlive_models.vae import StreamState, WanVAE
 
@@ -100,23 +110,62 @@ class Stopwatch:
             self._clock.append(time.perf_counter())
 
 
+class Decoded(NamedTuple):
+    """A block's frames, of each video of a batch, and whether they were numbers before bytes."""
+
+    frames: UInt8[Tensor, "videos frames height width 3"]
+    checks: Checks
+
+
 def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
-    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device."""
-    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(1, 2, 3, 0).contiguous()
+    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device.
+
+    Raises:
+        ValueError: a pixel is NaN, infinite or far from any colour. On a GPU this waits for it.
+    """
+    if not sound(video):
+        raise ValueError(
+            f"pixels are numbers in [-1, 1], but some of this video of shape {list(video.shape)} "
+            f"are NaN, infinite or above {LARGEST_VALUE:.0f}: as bytes they would be black or "
+            f"noise. Look for weights of the VAE, or latents, that are no numbers."
+        )
+    return _as_bytes(video[None])[0]
 
 
-def decoder(vae: WanVAE) -> Callable[[Tensor, StreamState | None], tuple[Frames, StreamState]]:
-    """One block's latents to its frames, on the VAE's device and in its type."""
+def decoder(
+    vae: WanVAE, *, to_host: bool = True
+) -> Callable[[Tensor, StreamState | None], tuple[Decoded, StreamState]]:
+    """Latents of a block to its frames, on the VAE's device and in its type, with their checks.
+
+    ``to_host`` starts bringing both to the CPU: they may be read once the stream is there.
+    """
+    weights_checked = False
 
     @torch.no_grad()
-    def decode(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState]:
+    def decode(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState]:
+        nonlocal weights_checked
         video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
-        return to_frames(video[0]), state
+        answers = {Check("the frames"): sound(video)}
+        if not weights_checked:
+            weights_checked = True
+            answers[Check("weights of the VAE", largest=LARGEST_WEIGHT)] = sound_weights(vae)
+        frames, checks = _as_bytes(video), Checks.join(answers)
+        if to_host:
+            frames, checks = start_host_copy(frames), checks.to_host()
+        return Decoded(frames, checks), state
 
     return decode
 
 
-def no_frames(latents: Tensor, state: StreamState | None) -> tuple[Frames, StreamState | None]:
+def no_frames(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState | None]:
     """What a rank that leaves decoding to another one makes of a block."""
-    return torch.empty(0, *latents.shape[3:], 3, dtype=torch.uint8), state
+    videos, _, _, *size = latents.shape
+    frames = torch.empty(videos, 0, *size, 3, dtype=torch.uint8, device="cpu")
+    return Decoded(frames, Checks.none()), state
+
+
+def _as_bytes(
+    video: Float[Tensor, "videos 3 frames height width"],
+) -> UInt8[Tensor, "videos frames height width 3"]:
+    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 4, 1).contiguous()

@@ -9,7 +9,7 @@ Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/re
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from longlive_models.generator import LatentBlock
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.settings import GenerationSettings
 from longlive_models.shots import Shot, ShotPlan, Storyboard
 from longlive_models.steering import LiveSchedule
-from longlive_models.stream import to_frames
+from longlive_models.vae import StreamState
+from longlive_models.video_block import decoder
 from longlive_recipes.judge import ClipVerdict, ShotVerdict, judge_clip, judge_shot, score
 from longlive_recipes.moving_shapes import base_caption, caption
 from longlive_recipes.run_record import run_record
@@ -142,11 +144,11 @@ def generate_clips(
 ) -> np.ndarray:
     """Videos side by side: uint8 [videos, frames, height, width, 3]. All are cut alike."""
     generator = pipeline.generator(seeds, settings)
+    decode = decoder(pipeline.vae, to_host=False)
     state, pieces = None, []
     for block in generator.blocks(plans, plans[0].blocks):
-        latents = block.latents.to(pipeline.vae.conv2.weight)  # its device and type
-        video, state = pipeline.vae.decode_block(latents, state)
-        pieces.append(torch.stack([to_frames(one) for one in video]).cpu())
+        frames, state = _decoded(pipeline, decode, block, state)
+        pieces.append(frames)
     return torch.cat(pieces, 1)[:, : plans[0].frames].numpy()
 
 
@@ -161,21 +163,33 @@ def steered_blocks(
 
     ``prompts`` are of each video the one before and the one after; the ways share their past.
     """
-    generator, vae = pipeline.generator(seeds, settings), pipeline.vae
+    generator = pipeline.generator(seeds, settings)
+    decode = decoder(pipeline.vae, to_host=False)
     plans = [pipeline.plan(before, seconds=math.inf) for before, _ in prompts]
     state, blocks = None, {}
     for made in generator.blocks(plans, PAST_BLOCKS):
-        _, state = vae.decode_block(made.latents.to(vae.conv2.weight), state)
+        _, state = _decoded(pipeline, decode, made, state)
     texts = [after for _, after in prompts]
     for name, how in STEERED.items():
         steered = [
             LiveSchedule(plan, [{"block": PAST_BLOCKS, "text": text, **how}]).block(PAST_BLOCKS)
             for plan, text in zip(plans, texts, strict=True)
         ]
-        latents = generator.fork().generate(PAST_BLOCKS, steered).latents
-        video, _ = vae.decode_block(latents.to(vae.conv2.weight), state)
-        blocks[name] = torch.stack([to_frames(one) for one in video]).cpu().numpy()
+        block = generator.fork().generate(PAST_BLOCKS, steered)
+        frames, _ = _decoded(pipeline, decode, block, state)
+        blocks[name] = frames.numpy()
     return blocks
+
+
+def _decoded(
+    pipeline: LongLivePipeline, decode: Callable, block: LatentBlock, state: StreamState | None
+) -> tuple[torch.Tensor, StreamState]:
+    """A block's frames, uint8 [videos, frames, height, width, 3] on the CPU, and the state."""
+    block.checks.require(block.index, {"transformer": pipeline.transformer})
+    latents = block.latents.to(pipeline.vae.conv2.weight.device)
+    decoded, state = decode(latents, state)
+    decoded.checks.require(block.index, {"VAE": pipeline.vae})
+    return decoded.frames.cpu(), state
 
 
 def _generate(

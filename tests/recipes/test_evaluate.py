@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from longlive_models.finite import NonFiniteVideo
 from longlive_models.shots import SCENE_CUT_PREFIX, ShotPlan
 from longlive_models.stream import to_frames
 from longlive_recipes import evaluate
@@ -197,3 +198,15 @@ def test_looks_are_of_their_split_and_of_every_motion():
 def test_an_evaluation_of_nothing_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Evaluate(**change)
+
+
+@pytest.mark.parametrize("part, name", [("transformer", "head.head.bias"), ("vae", "conv2.bias")])
+def test_numbers_that_are_none_are_not_judged(part, name):
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        getattr(pipe, part).get_parameter(name)[0] = torch.nan
+    plan = pipe.plan("a red circle", seconds=1)
+    with pytest.raises(NonFiniteVideo, match=f"block 0.*{name}"):
+        generate_clips(pipe, pipe.settings, [plan], [0])
+    with pytest.raises(NonFiniteVideo, match="block 0"):
+        steered_blocks(pipe, pipe.settings, [("a red circle", "a blue square")], [0])
