@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,13 +26,18 @@ import torch.distributed.checkpoint as dcp
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_recipes.shards import load_shards, read_shards
 
 META = "meta.pt"
 """The file of a sharded checkpoint with what is no tensor of the model."""
@@ -232,18 +236,39 @@ class ShardedStrategy(ModelParallelStrategy):
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
         path = Path(checkpoint_path)
-        checkpoint = super().load_checkpoint(path, weights_only)
-        callback, whole = _average_in(checkpoint)
         average = {name: p.detach().clone() for name, p in self._trained()}
         if path.is_dir():
-            dcp.load({"average": average}, checkpoint_id=path)
+            checkpoint = self._load_sharded(path, average)
+            callback, _ = _average_in(checkpoint)
         else:
+            checkpoint = super().load_checkpoint(path, weights_only)
+            callback, whole = _average_in(checkpoint)
             average = {
                 name: distribute_tensor(whole[name].to(p.device), p.device_mesh, p.placements)
                 for name, p in average.items()
             }
         checkpoint["callbacks"][AVERAGE] = {**callback, "average": average}
         return checkpoint
+
+    def _load_sharded(self, path: Path, average: dict[str, Any]) -> dict[str, Any]:
+        """Load what is sharded, ``average`` too; returns the rest.
+
+        Lightning's own way would run code that the files may hold.
+        """
+        assert self.model is not None
+        [optimizer] = self.optimizers
+        weights = {"state_dict": get_model_state_dict(self.model), "average": average}
+        load_shards(weights, path)
+        self.model.load_state_dict(weights["state_dict"])
+        state = {"optimizer_0": get_optimizer_state_dict(self.model, optimizer)}
+        load_shards(state, path)
+        set_optimizer_state_dict(
+            self.model,
+            optimizer,
+            optim_state_dict=state["optimizer_0"],
+            options=StateDictOptions(cpu_offload=True),
+        )
+        return read_meta(path)
 
     def _trained(self) -> Iterator[tuple[str, Any]]:
         assert self.model is not None
@@ -271,11 +296,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as one rank writes it, whoever wrote it; in memory, on the CPU."""
     if path.is_file():
         return torch.load(path, map_location="cpu", weights_only=True)
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole.pt"
-        dcp_to_torch_save(path, whole)
-        tensors = torch.load(whole, map_location="cpu", weights_only=True)
-    checkpoint = torch.load(path / META, map_location="cpu", weights_only=True)
+    tensors = read_shards(path)
+    checkpoint = read_meta(path)
     callback, _ = _average_in(checkpoint)
     checkpoint["callbacks"][AVERAGE] = {**callback, "average": tensors["average"]}
     optimizers = [_by_number(tensors["optimizer_0"])]

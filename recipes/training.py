@@ -25,6 +25,7 @@ from longlive_recipes.callbacks import LastCheckpoint, Record
 from longlive_recipes.monitoring import LossLog, ProgressBar, SampleVideos, Table, Validation
 from longlive_recipes.parallel import AVERAGE, META, Parallel, read_checkpoint, read_meta
 from longlive_recipes.run_record import as_plain, differences, read_run_record
+from longlive_recipes.shards import read_metadata
 from longlive_recipes.step_module import StepModule
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -121,7 +122,13 @@ def find_checkpoint(resume: str) -> Path:
 
 
 def completed_steps(checkpoint: Path) -> int:
-    """How many steps a checkpoint has behind it."""
+    """How many steps a checkpoint has behind it.
+
+    Raises:
+        ValueError: it is no checkpoint, or one that would run code.
+    """
+    if checkpoint.is_dir():
+        read_metadata(checkpoint)
     try:
         return read_meta(checkpoint)["global_step"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:

@@ -29,7 +29,7 @@ HOMES = {
     "triton": lambda file: "kernels" in file.parts,
     "torch.distributed": lambda file: (
         file.parts[:2] == ("longlive_core", "sequence_parallel")
-        or file == Path("recipes/parallel.py")
+        or file in (Path("recipes/parallel.py"), Path("recipes/shards.py"))
     ),
     "lightning": lambda file: file.parts[0] == "recipes",
     "pytorch_lightning": lambda file: file.parts[0] == "recipes",
