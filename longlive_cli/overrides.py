@@ -50,15 +50,9 @@ def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -
 
 def read_config_file(path: Path) -> Mapping[str, Any]:
     """The mapping that a YAML file holds."""
-    import yaml
+    from longlive_models.documents import read_yaml
 
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} holds no fields: write one `name: value` a line.")
-    return values
+    return read_yaml(path, "a config")
 
 
 def _as_mapping(setting: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from longlive_models.documents import read_json
+
 SHARD = "15MB"
 """No weight file is larger: the shipped model's files stay under 16 MiB."""
 
@@ -68,7 +70,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
+        names = sorted(set(read_json(index, "an index of weights")["weight_map"].values()))
     else:
         names = sorted(file.name for file in folder.glob("*.safetensors"))
     missing = [name for name in names if not (folder / name).is_file()]
@@ -89,21 +91,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no part of a model: it holds no config.json. "
             f"Name a model folder as `longlive train` writes it."
         )
-    return read_json(file)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError, with the file's name, if it holds none."""
-    try:
-        content = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file} is not JSON ({error.msg} at line {error.lineno}): it may have been edited by "
-            f"hand. Write it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold an object {{...}}, got {type(content).__name__}.")
-    return content
+    return read_json(file, "a model's config")
 
 
 @contextmanager

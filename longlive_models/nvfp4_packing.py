@@ -18,7 +18,8 @@ from torch import Tensor
 
 from longlive_core.linear_swap import KEEP, ConversionReport, SwapPlan
 from longlive_core.nvfp4 import plan_conversion, quantize_weight
-from longlive_models.folder import fingerprint, read_config, read_json, unfilled, weight_files
+from longlive_models.documents import read_json
+from longlive_models.folder import fingerprint, read_config, unfilled, weight_files
 from longlive_models.hub import INDEX
 from longlive_models.nvfp4_checkpoint import KEY, PackedConfig, packed_state
 from longlive_models.wan import WanConfig, WanTransformer

@@ -33,6 +33,7 @@ from longlive_models.nvfp4_checkpoint import split_quantization
 from longlive_models.placement import Placement as Placement
 from longlive_models.precision import load_transformer, model_receipts, set_precision
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
+from longlive_models.schema import build
 from longlive_models.settings import GenerationSettings, read_settings
 from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
 from longlive_models.steering import LiveSchedule
@@ -145,7 +146,8 @@ class LongLivePipeline:
         transformer = load_transformer(folder / "transformer", spec.transformer, placement)
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
         values, tensors = load_part(folder / "text_encoder")
-        text = PocketTextEncoder(PocketTextConfig.from_dict(values))
+        words = build(PocketTextConfig, values, folder / "text_encoder" / "config.json")
+        text = PocketTextEncoder(words)
         fill(text, tensors, folder / "text_encoder")
         how: dict[str, Any] = {"placement": placement, "weights": folder, "group": group}
         return cls(transformer, vae, text, settings=spec.settings, **how)
@@ -369,9 +371,10 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
     for part in ("transformer", "vae", "text_encoder"):
         weight_files(folder / part)
     read_config(folder / "text_encoder")
+    sizes = split_quantization(read_config(folder / "transformer"))[0]
     return ModelSpec(
-        transformer=WanConfig.from_dict(split_quantization(read_config(folder / "transformer"))[0]),
-        vae=VAEConfig.from_dict(read_config(folder / "vae")),
+        transformer=build(WanConfig, sizes, folder / "transformer" / "config.json"),
+        vae=build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json"),
         settings=read_settings(folder),
     )
 

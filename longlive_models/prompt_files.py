@@ -1,12 +1,12 @@
 """Prompts as people keep them: text, JSONL, storyboards, and the original's folders."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from longlive_models.documents import lines_of, parse_json, read_text
 from longlive_models.keys import refuse_unknown_keys
 from longlive_models.shots import Shot, Storyboard, require_prompt
 
@@ -51,20 +51,20 @@ def read_prompts(
             f"a prompt file ends in {', '.join(_SUFFIXES)}, got {path.name!r}: the suffix says how "
             f"to read it. Rename the file."
         )
-    text = _read(path)
+    text = read_text(path, "a list of prompts")
     match path.suffix.lower():
         case ".txt":
             return _parse_text(text, path, lines)
         case ".jsonl":
             return _parse_jsonl(text, path)
         case _:
-            value = _parse(text, str(path))
+            value = parse_json(text, str(path))
             with _located(str(path)):
                 return [VideoRequest(storyboard=Storyboard.of(value))]
 
 
 def _parse_text(text: str, path: Path, lines: str) -> list[VideoRequest]:
-    shots = [Shot(prompt=line.strip()) for line in text.splitlines() if line.strip()]
+    shots = [Shot(prompt=line.strip()) for line in lines_of(text) if line.strip()]
     if not shots:
         raise ValueError(
             f"{path}: a prompt file needs at least one line, got none: there is nothing to show. "
@@ -77,10 +77,10 @@ def _parse_text(text: str, path: Path, lines: str) -> list[VideoRequest]:
 
 def _parse_jsonl(text: str, path: Path) -> list[VideoRequest]:
     requests = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            value = _parse(line, place)
+            value = parse_json(line, place)
             with _located(place):
                 requests.append(_request(value, path.parent))
     if not requests:
@@ -146,7 +146,7 @@ def _read_sample(folder: Path) -> Storyboard:
     durations = folder / "shot_durations.txt"
     if not durations.is_file():
         return Storyboard(shots=tuple(Shot(prompt=caption) for caption in captions))
-    words = _read(durations).replace(",", " ").split()
+    words = read_text(durations, "a list of durations").replace(",", " ").split()
     if not words or not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(
             f"{durations.name}: durations are whole numbers of blocks above 0, got "
@@ -157,33 +157,13 @@ def _read_sample(folder: Path) -> Storyboard:
 
 
 def _caption(path: Path) -> str:
-    value = _parse(_read(path), path.name)
+    value = parse_json(read_text(path, "a shot's file"), path.name)
     if not isinstance(value, Mapping) or not isinstance(value.get("caption"), str):
         raise ValueError(
             f"{path.name}: a shot's file is an object with the key 'caption', got none: there is "
             f'nothing to show. Write {{"caption": "..."}}.'
         )
     return value["caption"]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: prompts are UTF-8 text, got the byte {error.object[error.start]:#04x} at "
-            f"{error.start}: it means nothing there. Save the file as UTF-8."
-        ) from error
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{place}: this is not JSON ({error.msg} at column {error.colno} of line "
-            f"{error.lineno} there). Put keys and texts in double quotes."
-        ) from error
 
 
 @contextmanager

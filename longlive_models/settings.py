@@ -1,20 +1,18 @@
 """How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from longlive_core.kv_cache import Window
-from longlive_models.folder import read_json
+from longlive_models.documents import read_json, to_json
 from longlive_models.hub import INDEX
-from longlive_models.keys import refuse_unknown_keys
+from longlive_models.schema import build
 
 _REQUIRED = ("height", "width", "fps", "steps")
 _ABOVE_ZERO = (*_REQUIRED, "shift", "t_scale")
-_WHOLE = ("height", "width", "steps", "window", "sink", "shot_sink")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +86,7 @@ class GenerationSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
         """The settings that ``to_dict`` gave; ValueError for an unknown or a missing key."""
-        known = [field.name for field in fields(cls)]
-        refuse_unknown_keys("a model's generation settings", values, known)
-        missing = [name for name in _REQUIRED if name not in values]
-        if missing:
-            raise ValueError(
-                f"a model's generation settings need {', '.join(missing)} as well: nothing "
-                f"implies them. Add them to {INDEX}."
-            )
-        for name, value in values.items():
-            _check_type(name, value)
-        return cls(**values)
+        return build(cls, values, "")
 
 
 def read_settings(folder: Path) -> GenerationSettings:
@@ -107,29 +95,16 @@ def read_settings(folder: Path) -> GenerationSettings:
     Raises:
         ValueError: the index holds none, or some that cannot be.
     """
-    index = read_json(folder / INDEX)
+    index = read_json(folder / INDEX, "a model's index")
     if not isinstance(index.get("generation"), dict):
         raise ValueError(
             f"{folder / INDEX} holds no 'generation' settings, so it is no index of this library: "
             f"name a model folder as `longlive train` writes it."
         )
-    return GenerationSettings.from_dict(index["generation"])
+    return build(GenerationSettings, index["generation"], f"{folder / INDEX}, generation")
 
 
 def write_index(folder: Path, settings: GenerationSettings, **notes: Any) -> None:
     """Write a model folder's index; ``notes`` say where the model comes from."""
     index = {"pipeline": "LongLivePipeline", "generation": settings.to_dict(), **notes}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _check_type(name: str, value: Any) -> None:
-    """Raise ValueError for a value from a file that is not of its field's type."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if name == "negative_prompt":
-        fits, kind = isinstance(value, str), "a text"
-    elif name in _WHOLE:
-        fits, kind = whole, "a whole number"
-    else:
-        fits, kind = whole or isinstance(value, float), "a number"
-    if not fits:
-        raise ValueError(f"{name} is {kind}, got {value!r}. Mend it in {INDEX}.")
+    (folder / INDEX).write_text(to_json(index, INDEX, indent=2) + "\n", encoding="utf-8")

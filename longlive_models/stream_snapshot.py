@@ -4,25 +4,31 @@ The file is written beside its place and renamed into it: a process that is kill
 snapshot before, whole.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longlive_core.kv_cache import CacheSnapshot
-from longlive_models.generator import GeneratorState, KeptBlock
-from longlive_models.shots import BlockPrompt, BlockTiming, ShotPlan
+from longlive_core.checks import real, shown, whole
+from longlive_core.kv_cache import CacheLayout, CacheSnapshot
+from longlive_models.documents import parse_json, to_json
+from longlive_models.generator import GeneratorState, KeptBlock, check_seed
+from longlive_models.schema import build
+from longlive_models.shots import BlockPrompt, ShotPlan
+from longlive_models.steering import LiveSchedule, SteeringEvent
 from longlive_models.vae import StreamState
 from longlive_models.video_block import Timing, VideoBlock
 
 _FORMAT = 1
+_SHOWN = 80  # letters: hashes are shown whole
 _KEY = "longlive_stream"
+_WAY_OUT = "Name a snapshot as stream.snapshot() wrote it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,9 @@ class Origin:
         version: of this library.
         model: SHA-256 of the weights.
         weights, compute, kv_cache: precisions, as ``Placement`` names them.
-        settings: ``GenerationSettings.to_dict()``.
+        settings: ``GenerationSettings.to_dict()``; "steps" and "guidance" at least.
+
+    Raises ValueError for settings without these.
     """
 
     version: str
@@ -43,13 +51,20 @@ class Origin:
     kv_cache: str
     settings: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        why = "a stream goes on with the settings it was begun with. " + _WAY_OUT
+        whole("settings.steps", self.settings.get("steps"), at_least=1, why=why)
+        real("settings.guidance", self.settings.get("guidance"), at_least=0, why=why)
+
     def require(self, here: "Origin", path: Path) -> None:
         """Raise ValueError if what is ``here`` would not go on as what made this."""
         saved, own = ({**asdict(origin), **origin.settings} for origin in (self, here))
-        for name in (name for name in saved if name != "settings"):
-            if saved[name] != own[name]:
+        for name in (name for name in {**saved, **own} if name != "settings"):
+            before, now = saved.get(name), own.get(name)
+            if before != now:
                 raise ValueError(
-                    f"{path} was made with {name} {saved[name]!r}, but here it is {own[name]!r}: "
+                    f"{path} was made with {name} {shown(before, _SHOWN)}, but here it is "
+                    f"{shown(now, _SHOWN)}: "
                     f"a stream goes on bit for bit, so what makes its frames must be the same. "
                     f"Load the pipeline as it was, or start a new stream."
                 )
@@ -80,11 +95,12 @@ class StreamSnapshot:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        """Write it, in place of what is there."""
+        """Write it, in place of what is there; ValueError for notes that JSON cannot hold."""
         path = Path(path)
+        record = to_json(self._record(), "a snapshot's record")
         new = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
-            save_file(dict(self._tensors()), new, metadata={_KEY: json.dumps(self._record())})
+            save_file(dict(self._tensors()), new, metadata={_KEY: record})
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
@@ -97,8 +113,8 @@ class StreamSnapshot:
         Raises:
             ValueError: there is no such file, or it holds no snapshot of a stream.
         """
-        record, tensors = _read(Path(path), whole=True)
-        return cls._from(record, tensors)
+        record, tensors = _read(Path(path), whole_file=True)
+        return cls._from(record, _Tensors(Path(path), tensors))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.generator.cache.tensors.items():
@@ -134,33 +150,116 @@ class StreamSnapshot:
         }
 
     @classmethod
-    def _from(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "StreamSnapshot":
-        decoder = _below("decoder.", tensors)
+    def _from(cls, record: "_Record", tensors: "_Tensors") -> "StreamSnapshot":
+        decoder = tensors.below("decoder.")
         return cls(
-            origin=Origin(**record["origin"]),
-            seed=record["seed"],
-            plan=_plan(record["plan"]),
-            events=tuple(record["events"]),
+            origin=record.origin,
+            seed=record.seed,
+            plan=record.plan,
+            events=tuple(event.to_dict() for event in record.events),
             generator=GeneratorState(
-                cache=CacheSnapshot.from_dict(record["cache"], _below("cache.", tensors)),
+                cache=CacheSnapshot.from_dict(asdict(record.cache), tensors.below("cache.")),
                 kept={
-                    int(page): KeptBlock(tensors[f"latents.{page}"], offset)
-                    for page, offset in record["offsets"].items()
+                    page: KeptBlock(tensors.of(f"latents.{page}", dims=5), offset)
+                    for page, offset in record.offsets.items()
                 },
-                image=tensors.get("image"),
+                image=tensors.of("image", dims=5) if "image" in tensors.held else None,
             ),
             decoder=StreamState.from_tensors(decoder) if decoder else None,
             ready=tuple(
                 VideoBlock(
-                    block["index"],
-                    tensors[f"frames.{block['index']}"],
-                    BlockPrompt(**block["prompt"]),
-                    Timing(**block["timing"]),
+                    block.index,
+                    tensors.of(f"frames.{block.index}", dims=4, dtype=torch.uint8),
+                    block.prompt,
+                    block.timing,
                 )
-                for block in record["ready"]
+                for block in record.ready
             ),
-            notes=record["notes"],
+            notes=record.notes,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadyBlock:
+    """A block in a snapshot that has not come out yet."""
+
+    index: int
+    prompt: BlockPrompt
+    timing: Timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CacheRecord:
+    """``CacheSnapshot.to_dict``, with its types."""
+
+    layout: CacheLayout
+    policy: str
+    codec: dict[str, str | int]
+    pages: tuple[int | None, ...]
+    blocks: int
+    shot_start: int
+    forgotten: int
+    short: dict[int, int]
+
+    def __post_init__(self) -> None:
+        held = [page for page in self.pages if page is not None]
+        counted = (self.blocks, self.shot_start, self.forgotten, *held, *self.short.values())
+        if min(counted) < 0 or len(set(held)) < len(held) or max(held, default=-1) >= self.blocks:
+            raise ValueError(
+                f"it counts {self.blocks} blocks and holds the pages {shown(held)}: pages are "
+                f"blocks that were made, each once. {_WAY_OUT}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What a snapshot's header holds beside the format; see ``StreamSnapshot``."""
+
+    origin: Origin
+    seed: int
+    plan: ShotPlan
+    events: tuple[SteeringEvent, ...]
+    notes: dict[str, Any]
+    cache: _CacheRecord
+    offsets: dict[int, float]
+    ready: tuple[_ReadyBlock, ...]
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        LiveSchedule(self.plan, self.events)
+        made, first = self.cache.blocks, self.cache.blocks - len(self.ready)
+        if first < 0 or [block.index for block in self.ready] != list(range(first, made)):
+            raise ValueError(
+                f"it has the blocks {[block.index for block in self.ready]} ready, after {made} "
+                f"were made: those that come out next are the last ones. {_WAY_OUT}"
+            )
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The tensors of a snapshot by name, and the file that they are from."""
+
+    path: Path
+    held: Mapping[str, Tensor]
+
+    def of(self, name: str, *, dims: int, dtype: torch.dtype | None = None) -> Tensor:
+        """One of them. Raises ValueError if it is not there, or of another kind."""
+        found = self.held.get(name)
+        if found is None or found.ndim != dims or (dtype is not None and found.dtype != dtype):
+            has = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+            raise ValueError(
+                f"{self.path}: the tensor {name!r} has {dims} dimensions, got {has}: what the file "
+                f"says of itself does not fit what it holds. {_WAY_OUT}"
+            )
+        return found
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """Those whose names start so, without that start."""
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.held.items()
+            if name.startswith(prefix)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,25 +281,19 @@ class SnapshotSummary:
     @classmethod
     def read(cls, path: str | Path) -> "SnapshotSummary":
         """What ``StreamSnapshot.load`` would find. Raises ValueError as that does."""
-        record, _ = _read(Path(path), whole=False)
+        record, _ = _read(Path(path), whole_file=False)
         return cls(
-            origin=Origin(**record["origin"]),
-            seed=record["seed"],
-            plan=_plan(record["plan"]),
-            events=tuple(record["events"]),
-            notes=record["notes"],
-            block=record["cache"]["blocks"] - len(record["ready"]),
+            origin=record.origin,
+            seed=record.seed,
+            plan=record.plan,
+            events=tuple(event.to_dict() for event in record.events),
+            notes=record.notes,
+            block=record.cache.blocks - len(record.ready),
         )
 
 
-def _plan(values: Mapping[str, Any]) -> ShotPlan:
-    timing = BlockTiming(**values["timing"])
-    lists = {name: tuple(values[name]) for name in ("prompts", "lengths")}
-    return ShotPlan(**{**values, **lists, "timing": timing})
-
-
-def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record, and, of the ``whole`` file, the tensors."""
+def _read(path: Path, *, whole_file: bool) -> tuple[_Record, dict[str, Tensor]]:
+    """The record, and, of the whole file, the tensors."""
     if not path.is_file():
         raise ValueError(
             f"there is no snapshot {str(path)!r}: a stream goes on from the file that "
@@ -209,27 +302,19 @@ def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            names = file.keys() if whole else ()
+            names = file.keys() if whole_file else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}): it may have been copied in part. "
             f"Name a file that stream.snapshot() wrote."
         ) from error
-    record = json.loads(header.get(_KEY, "{}"))
-    if record.get("format") != _FORMAT:
+    record = parse_json(header.get(_KEY, "{}"), str(path))
+    made = record.get("format") if isinstance(record, dict) else None
+    if type(made) is not int or made != _FORMAT:
         raise ValueError(
-            f"{path} is no snapshot that this version reads: its format is "
-            f"{record.get('format')!r}, expected {_FORMAT}. Name a file that stream.snapshot() "
-            f"of this version wrote."
+            f"{path} is no snapshot that this version reads: its format is {shown(made)}, "
+            f"expected {_FORMAT}. Name a file that stream.snapshot() of this version wrote."
         )
-    return record, tensors
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start so, without that start."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    values = {name: value for name, value in record.items() if name != "format"}
+    return build(_Record, values, path, _WAY_OUT), tensors

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from longlive_models.shots import Shot, Storyboard
+from longlive_models.shots import Storyboard
 from longlive_recipes.generate_plan import Generate, Job
 from longlive_recipes.live_commands import Command
-from longlive_recipes.past import Recorded, read_config, read_past, read_record
+from longlive_recipes.past import Recorded, read_config, read_notes, read_past, read_record
 
 
 def resume(
@@ -20,16 +20,16 @@ def resume(
     """
     past = read_past(snapshot, only_new=only_new)
     summary = past.summary
-    image = summary.notes.get("image")
+    notes = read_notes(summary, snapshot)
     job = Job(
         name=past.start.path.stem if past.start else snapshot.stem,
         story=Storyboard.of(list(summary.plan.prompts)),
         seed=summary.seed,
-        image=Path(image) if image else None,
+        image=notes.image,
         past=past,
     )
-    if "config" in summary.notes:
-        config = read_config(summary.notes["config"], Generate, snapshot)
+    if notes.config is not None:
+        config = read_config(notes.config, Generate, snapshot)
     else:
         config = Generate(
             weights=summary.origin.weights,
@@ -51,22 +51,22 @@ def replay(path: Path) -> tuple[Generate, Job]:
     Raises:
         ValueError: no record, or one of another version.
     """
-    record = read_record(path, ("replay", "model_sha256", "settings"))
-    again = record["replay"]
+    record = read_record(path)
+    again = record.replay
     job = Job(
         name=path.stem,
-        story=Storyboard(shots=tuple(Shot.of(shot) for shot in again["shots"])),
-        seed=again["seed"],
-        image=Path(again["image"]) if again["image"] else None,
-        events=tuple(again["events"]),
+        story=Storyboard(shots=again.shots),
+        seed=again.seed,
+        image=again.image,
+        events=tuple(event.to_dict() for event in again.events),
         like=Recorded(
             path=path,
-            model_sha256=record["model_sha256"],
-            settings=record["settings"],
-            config=again["config"],
+            model_sha256=record.model_sha256,
+            settings=record.settings,
+            config=again.config,
         ),
     )
-    return read_config(again["config"], Generate, path), job
+    return read_config(again.config, Generate, path), job
 
 
 def default_output(jobs: Sequence[Job]) -> Path:

@@ -1,15 +1,19 @@
 """What a video may start from instead of prompts: a snapshot to go on from, a record to repeat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from longlive_models.folder import read_json
-from longlive_models.keys import refuse_unknown_keys
+from longlive_models.documents import read_json
+from longlive_models.schema import build
+from longlive_models.shots import Shot
+from longlive_models.steering import SteeringEvent
 from longlive_models.stream_snapshot import Origin, SnapshotSummary
 from longlive_models.video_start import VideoStart
 from longlive_recipes.run_record import as_plain, differences
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,8 @@ def read_past(snapshot: Path, *, only_new: bool = False) -> Past:
     summary = SnapshotSummary.read(snapshot)
     shots, start = summary.plan, None
     if not only_new and summary.block:
-        if "video" not in summary.notes:
+        video = read_notes(summary, snapshot).video
+        if video is None:
             raise ValueError(
                 f"{snapshot} does not say which file the video is in, as it was not written by "
                 f"`longlive generate`: pass --only-new and -o, for a file of what comes next."
@@ -78,28 +83,70 @@ def read_past(snapshot: Path, *, only_new: bool = False) -> Past:
         frames = shots.timing.frames(summary.block)
         if not shots.endless:
             frames = min(frames, shots.frames)
-        start = VideoStart(path=Path(summary.notes["video"]), frames=frames)
+        start = VideoStart(path=video, frames=frames)
     return Past(snapshot=snapshot, summary=summary, start=start)
 
 
-def read_record(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+def read_record(path: Path) -> "Record":
     """The record beside a video. Raises ValueError if it is none, or cannot be replayed."""
     if not path.is_file():
         raise ValueError(
             f"there is no record {str(path)!r}: it is the .json file beside a video. "
             f"Check the path."
         )
-    record = read_json(path)
-    missing = [key for key in keys if key not in record]
+    record = read_json(path, "the record of a video")
+    missing = [name for name in ("replay", "model_sha256", "settings") if name not in record]
     if missing:
         raise ValueError(
             f"{path} is no record of a video that can be made again: it lacks "
             f"{', '.join(missing)}. Name the .json file beside a video of this version."
         )
-    return record
+    known = {name: record[name] for name in _names(Record)}
+    return build(Record, known, path, _RECORD_WAY_OUT)
 
 
-def read_config(values: Mapping[str, Any], kind: type, path: Path) -> Any:
+def read_config(values: Any, kind: type[Config], path: Path) -> Config:
     """A config that was written down; ValueError where this version has other fields."""
-    refuse_unknown_keys(f"the config in {path}", values, [field.name for field in fields(kind)])
-    return kind(**values)
+    return build(kind, values, f"{path}, config", _RECORD_WAY_OUT)
+
+
+_RECORD_WAY_OUT = "Name a file as `longlive generate` wrote it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a record holds of how its video is made again."""
+
+    config: dict[str, Any]
+    seed: int
+    image: Path | None
+    shots: tuple[Shot, ...]
+    events: tuple[SteeringEvent, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The part of a video's record that is read again."""
+
+    replay: Replay
+    model_sha256: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What ``longlive generate`` writes into a snapshot; None where somebody else took it."""
+
+    config: dict[str, Any] | None = None
+    video: Path | None = None
+    image: Path | None = None
+
+
+def read_notes(summary: SnapshotSummary, path: Path) -> Notes:
+    """Those of a snapshot's notes that matter here. Raises ValueError for other types."""
+    known = {name: summary.notes[name] for name in _names(Notes) if name in summary.notes}
+    return build(Notes, known, f"{path}, notes", _RECORD_WAY_OUT)
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from longlive_core import __version__
+from longlive_models.documents import read_json, to_json
+from longlive_models.schema import build
 
 RECORD = "run.json"
 
@@ -107,13 +109,27 @@ def write_run_record(
         record = earlier or record
         record = {**record, "resumed": [*record.get("resumed", []), now]}
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    replace_file(folder / RECORD, to_json(record, RECORD, indent=2) + "\n")
 
 
 def read_run_record(folder: Path) -> dict[str, Any] | None:
-    """What ``write_run_record`` wrote into ``folder``, or None."""
+    """What ``write_run_record`` wrote into ``folder``, or None; ValueError for anything else."""
     file = folder / RECORD
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    values = read_json(file, "the record of a run")
+    known = {name: values[name] for name in values if name in ("recipe", "config", "resumed")}
+    build(_Record, known, file, "Name the folder of a run, or resume into a fresh one.")
+    return values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Record:
+    """The part of ``run.json`` that is read again."""
+
+    recipe: str
+    config: dict[str, Any]
+    resumed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def differences(before: Any, now: Any, *, ignore: Collection[str] = ()) -> list[str]:
@@ -151,5 +167,5 @@ def _shown(values: dict[str, Any], key: str) -> str:
 def replace_file(path: Path, text: str) -> None:
     """Write a file that is either the old or the new one at any moment."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -1,7 +1,7 @@
 """A small text encoder that trains together with its model: words, positions, a few layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from longlive_models.keys import refuse_unknown_keys
+from longlive_models.schema import build
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import WordTokenizer
 
@@ -40,13 +40,7 @@ class PocketTextConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PocketTextConfig":
         """The config that ``to_dict`` gave; ValueError for an unknown key or a missing vocab."""
-        refuse_unknown_keys("PocketTextConfig", values, [field.name for field in fields(cls)])
-        if "vocab" not in values:
-            raise ValueError(
-                "PocketTextConfig needs the key 'vocab', got none: the words are the model's own. "
-                "Copy it from the config that the model was trained with."
-            )
-        return cls(**{**values, "vocab": tuple(values["vocab"])})
+        return build(cls, values, "")
 
 
 class PocketTextEncoder(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from longlive_models.keys import refuse_unknown_keys
+from longlive_models.schema import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +134,7 @@ class VAEConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
         """A config from JSON values. Raises ValueError for unknown and for missing keys."""
-        known = [f.name for f in fields(cls)]
-        refuse_unknown_keys("a VAE config", values, known)
-        missing = [f for f in known if f not in values and f != "patch_size"]
-        if missing:
-            raise ValueError(
-                f"a VAE config needs {', '.join(missing)}, got only {', '.join(values)}: sizes are "
-                f"never guessed. Add the missing keys (VAEConfig.to_dict() writes all of them)."
-            )
-        as_fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**as_fields)
+        return build(cls, values, "")
 
 
 # fmt: off

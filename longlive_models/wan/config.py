@@ -1,9 +1,10 @@
 """Sizes of the transformer, and the two presets."""
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from longlive_models.schema import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +76,7 @@ class WanConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "WanConfig":
         """The config that ``to_dict`` gave; ValueError for an unknown or a missing field."""
-        known = {field.name: field for field in fields(cls)}
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(
-                    f"WanConfig has no field {name!r}; {hint}Its fields: {', '.join(known)}."
-                )
-        missing = [name for name in _REQUIRED if name not in values]
-        if missing:
-            raise ValueError(f"WanConfig needs {', '.join(missing)} as well; nothing implies them.")
-        patch_size = tuple(values.get("patch_size", cls.patch_size))  # JSON has lists alone
-        return cls(**{**values, "patch_size": patch_size})
+        return build(cls, values, "")
 
 
 _REQUIRED = (

@@ -37,7 +37,9 @@ HOMES = {
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
     "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
     "av": lambda file: file == Path("longlive_models/video.py"),
-    "yaml": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
+    "yaml": lambda file: (
+        file.parts[0] in ("longlive_cli", "recipes") or file == Path("longlive_models/documents.py")
+    ),
 }
 
 

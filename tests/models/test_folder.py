@@ -72,7 +72,7 @@ def test_what_is_not_there_or_not_readable_is_named(tmp_path):
     with pytest.raises(ValueError, match="config.json is not JSON .* line 1"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="must hold an object .* got list"):
+    with pytest.raises(ValueError, match="must hold an object .* got a list"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"lacks any \*.safetensors"):

@@ -74,7 +74,7 @@ def test_durations_are_blocks_and_leave_later_captions_out(tmp_path):
     [
         ("p.txt", " \n", "p.txt: .*at least one line, got none"),
         ("p.jsonl", "", "p.jsonl: .*at least one line, got none"),
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2: this is not JSON"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": ', "p.jsonl, line 2 is not JSON"),
         ("p.jsonl", '"a"', "line 1: a line is an object"),
         ("p.jsonl", '{"id": "x"}', r"line 1: .*needs the key 'prompt', got \['id'\]"),
         ("p.jsonl", '{"prompt": ""}', "line 1: .*at least one word, got ''"),
@@ -83,7 +83,7 @@ def test_durations_are_blocks_and_leave_later_captions_out(tmp_path):
         ("p.jsonl", '{"prompt": "a", "seed": -1}', "from 0 up, got -1"),
         ("p.jsonl", '{"prompt": "a", "seed": true}', "from 0 up, got True"),
         ("p.jsonl", '{"prompt": "a", "image": 3}', "path of a file, got 3"),
-        ("p.json", "[", "p.json: this is not JSON"),
+        ("p.json", "[", "p.json is not JSON"),
         ("p.json", '{"shots": [{"prompt": "a", "second": 3}]}', "p.json: .*did you mean 'seconds'"),
         ("p.json", '{"shots": [{"prompt": "a", "seconds": 0}]}', "p.json: .*above 0, got 0"),
         ("p.csv", "a", r"ends in .txt, .jsonl, .json, got 'p.csv'.*Rename"),

@@ -75,8 +75,8 @@ def test_settings_that_make_no_video_are_refused(change, message):
         ({"steps": "4"}, "steps is a whole number, got '4'"),
         ({"steps": 2.5}, "steps is a whole number, got 2.5"),
         ({"steps": True}, "steps is a whole number, got True"),
-        ({"fps": None}, "fps is a number, got None"),
-        ({"negative_prompt": 3}, "negative_prompt is a text, got 3"),
+        ({"fps": None}, "fps is a finite number, got None"),
+        ({"negative_prompt": 3}, "negative_prompt is text, got 3"),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused(change, message):
@@ -87,7 +87,7 @@ def test_values_of_the_wrong_kind_are_refused(change, message):
 @pytest.mark.parametrize("name", ["height", "width", "fps", "steps"])
 def test_what_nothing_implies_must_be_there(name):
     values = {key: value for key, value in PLAIN.to_dict().items() if key != name}
-    with pytest.raises(ValueError, match=f"need {name} as well"):
+    with pytest.raises(ValueError, match=f"lacks {name}: nothing implies it"):
         GenerationSettings.from_dict(values)
 
 

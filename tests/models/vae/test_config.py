@@ -25,7 +25,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name():
 def test_a_missing_key_is_named():
     values = SAME.to_dict()
     del values["latent_std"]
-    with pytest.raises(ValueError, match="needs latent_std"):
+    with pytest.raises(ValueError, match="lacks latent_std"):
         VAEConfig.from_dict(values)
 
 
