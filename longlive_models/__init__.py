@@ -1,5 +1,6 @@
 """The models that LongLive is made of."""
 
+from longlive_models.callbacks import StepReport as StepReport
 from longlive_models.finite import NonFiniteVideo as NonFiniteVideo
 from longlive_models.pipeline import LongLivePipeline as LongLivePipeline
 from longlive_models.shots import Shot as Shot

@@ -17,7 +17,7 @@ from longlive_core.kv_cache import (
 )
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
-from longlive_models.diffusion.samplers import unchanged
+from longlive_models.diffusion.samplers import StepDone, unchanged
 from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
 from longlive_models.shots import BlockPrompt, PromptSchedule
@@ -145,8 +145,12 @@ class BlockGenerator:
             yield self.generate(index, [schedule.block(index) for schedule in schedules])
 
     @torch.no_grad()
-    def generate(self, index: int, prompts: Sequence[BlockPrompt]) -> LatentBlock:
+    def generate(
+        self, index: int, prompts: Sequence[BlockPrompt], *, on_step: StepDone | None = None
+    ) -> LatentBlock:
         """Denoise block ``index``, write it to the cache, and return it.
+
+        ``on_step(step, latents)`` is told what each step gave; what it raises ends the block.
 
         Raises:
             ValueError: not one prompt a video, or what moves the cache is not the same in all.
@@ -173,7 +177,7 @@ class BlockGenerator:
             return predicted
 
         pin = unchanged if image is None else partial(pin_first_frame, image=image)
-        latents = unipc(denoise, noise, self.sampler, constrain=pin)
+        latents = unipc(denoise, noise, self.sampler, constrain=pin, on_step=on_step)
         answers[Check("the latents", self.sampler.steps)] = sound(latents)
         if not self._weights_checked:
             self._weights_checked = True

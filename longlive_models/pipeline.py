@@ -16,6 +16,7 @@ from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
 from longlive_core.nvfp4 import LinearConfig
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.callbacks import OnBlock, OnStep
 from longlive_models.diffusion import unipc_schedule
 from longlive_models.first_frame import encode_image
 from longlive_models.folder import (
@@ -23,18 +24,16 @@ from longlive_models.folder import (
     fingerprint,
     fingerprint_tensors,
     load_part,
-    read_config,
-    weight_files,
 )
 from longlive_models.generator import BlockGenerator
 from longlive_models.hub import is_published, resolve
+from longlive_models.model_folder import read_spec as read_spec
 from longlive_models.model_spec import ModelSpec
-from longlive_models.nvfp4_checkpoint import split_quantization
 from longlive_models.placement import Placement as Placement
 from longlive_models.precision import load_transformer, model_receipts, set_precision
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.schema import build
-from longlive_models.settings import GenerationSettings, read_settings
+from longlive_models.settings import GenerationSettings
 from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
 from longlive_models.steering import LiveSchedule
 from longlive_models.stream import Stream, Video, collect
@@ -46,7 +45,7 @@ from longlive_models.text import (
     TextEncoder,
     UMT5Config,
 )
-from longlive_models.vae import VAEConfig, WanVAE, load_vae
+from longlive_models.vae import WanVAE, load_vae
 from longlive_models.wan import WanConfig, WanTransformer, share
 
 ALONE = SequenceGroup()
@@ -197,10 +196,15 @@ class LongLivePipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        negative_prompt: str | None = None,
         image: Any = None,
         events: Iterable[Any] = (),
+        on_step: OnStep | None = None,
+        on_block: OnBlock | None = None,
     ) -> Video:
         """Generate a whole video and keep it in memory; ``stream`` has the arguments.
+
+        Where ``on_step`` or ``on_block`` answers False, the video ends with its last whole block.
 
         Raises:
             ValueError: what ``stream`` refuses, and a video without an end.
@@ -210,8 +214,19 @@ class LongLivePipeline:
                 "seconds=inf makes a video without an end, which no memory holds: use "
                 "pipe.stream(..., seconds=math.inf), and take its blocks as they come."
             )
-        how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
-        return collect(self.stream(prompt, seconds=seconds, image=image, events=events, **how))
+        stream = self.stream(
+            prompt,
+            seconds=seconds,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative_prompt=negative_prompt,
+            image=image,
+            events=events,
+            on_step=on_step,
+            on_block=on_block,
+        )
+        return collect(stream)
 
     def stream(
         self,
@@ -221,8 +236,11 @@ class LongLivePipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        negative_prompt: str | None = None,
         image: Any = None,
         events: Iterable[Any] = (),
+        on_step: OnStep | None = None,
+        on_block: OnBlock | None = None,
     ) -> Stream:
         """Generate a video block by block: an iterator of ``VideoBlock``, which can be steered.
 
@@ -232,50 +250,61 @@ class LongLivePipeline:
                 ``math.inf`` goes on until it is closed.
             seed: the same seed gives the same video, and the start of any longer one.
             steps, guidance: the model's own unless given.
+            negative_prompt: what guidance moves away from; the model's own unless given.
             image: what the video starts with: uint8 [height, width, 3], or a file. Cropped to the
                 video's proportions.
             events: of another stream (``Stream.events``), to make its video again.
+            on_step: called with a ``StepReport`` after each denoising step: block, step, steps,
+                timestep, sigma, latents. False drops the block in progress and ends the video.
+            on_block: called with each ``VideoBlock`` before it comes out; False makes it the last.
 
         Raises:
             ValueError: before anything is generated, for what makes no video.
             NonFiniteVideo: by the iterator, at a block whose latents or frames hold no numbers.
         """
-        settings = self.settings.override(steps=steps, guidance=guidance)
+        settings = self.settings.override(
+            steps=steps, guidance=guidance, negative_prompt=negative_prompt
+        )
         schedule = LiveSchedule(self.plan(prompt, seconds=seconds), events)
         first = None
         if image is not None:
             height, width = self.settings.height, self.settings.width
             first = encode_image(image, self.vae, height, width).to(self.placement.device)
-        return self._start(self.generator([seed], settings, image=first), settings, schedule)
+        generator = self.generator([seed], settings, image=first)
+        return self._start(generator, settings, schedule, on_step=on_step, on_block=on_block)
 
-    def resume(self, path: str | Path) -> Stream:
+    def resume(
+        self, path: str | Path, *, on_step: OnStep | None = None, on_block: OnBlock | None = None
+    ) -> Stream:
         """Go on where ``Stream.snapshot`` was taken, bit for bit, on whatever lane.
+
+        The callbacks are those of ``stream``; a snapshot holds none.
 
         Raises:
             ValueError: no snapshot, or one of another model, precision, setting or version.
         """
         saved = StreamSnapshot.load(path)
         made_with = saved.origin.settings
-        settings = self.settings.override(steps=made_with["steps"], guidance=made_with["guidance"])
+        chosen = ("steps", "guidance", "negative_prompt")
+        settings = self.settings.override(**{name: made_with[name] for name in chosen})
         saved.origin.require(self._origin(settings), Path(path))
         generator = self.generator([saved.seed], settings)
         generator.restore(saved.generator)
         state = None if saved.decoder is None else saved.decoder.to(self.placement.decode_device)
         schedule = LiveSchedule(saved.plan, saved.events, begun=generator.cache.blocks)
-        return self._start(generator, settings, schedule, state=state, ready=saved.ready)
+        how: dict[str, Any] = {"on_step": on_step, "on_block": on_block}
+        return self._start(generator, settings, schedule, state=state, ready=saved.ready, **how)
 
     def _start(
         self,
         generator: BlockGenerator,
         settings: GenerationSettings,
         schedule: LiveSchedule,
-        **past: Any,
+        **how: Any,
     ) -> Stream:
         origin = partial(self._origin, settings)
         lane, first = self.placement.lane, self.sp.group.rank == 0
-        return Stream(
-            generator, self.vae, schedule, lane=lane, origin=origin, decodes=first, **past
-        )
+        return Stream(generator, self.vae, schedule, lane=lane, origin=origin, decodes=first, **how)
 
     def _origin(self, settings: GenerationSettings) -> Origin:
         """What must be the same where a stream with these settings is resumed."""
@@ -355,28 +384,6 @@ def plan_video(
     ):
         seconds = DEFAULT_SECONDS
     return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
-
-
-def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
-    """The sizes and settings of a model folder; reads no weights.
-
-    ``download`` allows to fetch what a folder of published files lacks.
-
-    Raises:
-        ValueError: files that a model needs are not there, by name, or do not fit each other.
-    """
-    if is_published(folder):
-        find_files(folder, download=download)
-        return LONGLIVE_5B
-    for part in ("transformer", "vae", "text_encoder"):
-        weight_files(folder / part)
-    read_config(folder / "text_encoder")
-    sizes = split_quantization(read_config(folder / "transformer"))[0]
-    return ModelSpec(
-        transformer=build(WanConfig, sizes, folder / "transformer" / "config.json"),
-        vae=build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json"),
-        settings=read_settings(folder),
-    )
 
 
 def _check_text(wan: WanConfig, text: TextEncoder) -> None:

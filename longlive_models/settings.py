@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from longlive_core.checks import shown
 from longlive_core.kv_cache import Window
 from longlive_models.documents import read_json, to_json
 from longlive_models.hub import INDEX
@@ -70,14 +71,35 @@ class GenerationSettings:
         return 1 if self.guidance == 1 else 2
 
     def override(
-        self, *, steps: int | None = None, guidance: float | None = None
+        self,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
     ) -> "GenerationSettings":
-        """The settings with what is given changed. Raises ValueError for what cannot be."""
-        return replace(
+        """The settings with what is given changed.
+
+        Raises:
+            ValueError: what cannot be, and a negative prompt that guidance 1 would never read.
+        """
+        changed = replace(
             self,
             steps=self.steps if steps is None else steps,
             guidance=self.guidance if guidance is None else guidance,
         )
+        if negative_prompt is None or negative_prompt == self.negative_prompt:
+            return changed
+        if not isinstance(negative_prompt, str):
+            raise ValueError(
+                f"negative_prompt is a text, got {shown(negative_prompt)}: it says what guidance "
+                f"moves away from. Put it in quotes."
+            )
+        if changed.branches == 1:
+            raise ValueError(
+                f"negative_prompt={shown(negative_prompt)} does nothing at guidance=1, where the "
+                f"model never sees it: pass a guidance above 1 too, or leave it out."
+            )
+        return replace(changed, negative_prompt=negative_prompt)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""

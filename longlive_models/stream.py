@@ -9,13 +9,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from longlive_core.async_decode import AsyncDecodeScheduler
+from longlive_models.callbacks import OnBlock, OnStep, StepReport, asks_to_stop, require_callable
 from longlive_models.finite import Checks, NonFiniteVideo
 from longlive_models.generator import BlockGenerator
 from longlive_models.shots import BlockPrompt, ShotPlan
@@ -57,6 +60,10 @@ class Stream:
         state: of the decoder, after the blocks that the generator has made.
         ready: blocks made already that are to come out first.
         decodes: False for a rank that leaves this to another one: its blocks have no frames.
+        on_step, on_block: told of each denoising step, and of each block before it comes out; see
+            ``longlive_models.callbacks``. They run on the thread that asks for the block. Where one
+            answers False, the stream ends: after the blocks that are made, or after this one.
+            Where one raises, that is the stream's error. A fork has the same two.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class Stream:
         state: StreamState | None = None,
         ready: Iterable[VideoBlock] = (),
         decodes: bool = True,
+        on_step: OnStep | None = None,
+        on_block: OnBlock | None = None,
     ) -> None:
         self._generator = generator
         self._vae = vae
@@ -78,6 +87,11 @@ class Stream:
         self._origin = origin
         self._first_state = state  # held until a lane's stream no longer reads it
         self._decodes = decodes
+        require_callable("on_step", on_step)
+        require_callable("on_block", on_block)
+        self._on_step = on_step
+        self._on_block = on_block
+        self._stopped = self._last = False
         decode = decoder(vae) if decodes else no_frames
         self._scheduler = AsyncDecodeScheduler(decode, lane=lane, state=state)
         self._ahead = 0 if lane == "inline" else 1
@@ -105,6 +119,13 @@ class Stream:
     def next_block(self) -> int:
         """The first block that can still be changed: what ``at="next"`` means."""
         return self._schedule.begun
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame, in pixels."""
+        rows, columns = self._generator.latent_size
+        stride = self._vae.config.spatial_stride
+        return rows * stride, columns * stride
 
     @property
     def pages(self) -> tuple[int, ...]:
@@ -178,6 +199,8 @@ class Stream:
                 state=state,
                 ready=self._ready,
                 decodes=self._decodes,
+                on_step=self._on_step,
+                on_block=self._on_block,
             )
 
     def close(self) -> None:
@@ -191,7 +214,9 @@ class Stream:
     def __next__(self) -> VideoBlock:
         with self._lock:
             try:
-                block = self._next() if self._end.alive else None
+                block = self._next() if self._end.alive and not self._last else None
+                if block is not None and self._on_block is not None:
+                    self._last = asks_to_stop(self._on_block(block), "on_block")
             except BaseException:
                 self.close()
                 raise
@@ -230,11 +255,14 @@ class Stream:
             self._started = time.perf_counter()
         while (
             self._error is None
+            and not self._stopped
             and len(self._ready) + len(self._decoding) <= self._ahead
             and self._schedule.has(self._generator.cache.blocks)
         ):
             try:
                 self._generate()
+            except _Stopped:
+                self._stopped = True
             except Exception as error:  # raised once the blocks before it are out
                 self._error = error
         if self._ready:
@@ -249,11 +277,28 @@ class Stream:
         watch = Stopwatch(self._generator.device)
         index = self._generator.cache.blocks
         prompt = self._schedule.begin(index)
-        block = self._generator.generate(index, [prompt])
+        done = partial(self._step_is_done, index) if self._on_step is not None else None
+        block = self._generator.generate(index, [prompt], on_step=done)
         checks = block.checks.to_host()
         watch.stop()
         self._scheduler.submit(block.latents)
         self._decoding.append((index, prompt, checks, watch))
+
+    def _step_is_done(self, block: int, step: int, latents: Tensor) -> None:
+        """Tell of a step; raises ``_Stopped`` where the answer is False."""
+        assert self._on_step is not None
+        sampler, plan = self._generator.sampler, self.plan
+        report = StepReport(
+            block=block,
+            blocks=None if plan.endless else plan.blocks,
+            step=step,
+            steps=sampler.steps,
+            timestep=sampler.timesteps[step],
+            sigma=sampler.sigmas[step + 1],
+            latents=latents,
+        )
+        if asks_to_stop(self._on_step(report), "on_step"):
+            raise _Stopped
 
     def _take(self) -> VideoBlock:
         """Wait for the block that has been decoding longest."""
@@ -289,13 +334,19 @@ class Stream:
         return self._scheduler.state
 
     def _require_open(self, what: str) -> None:
-        if not self._end.alive:
+        if self._stopped or not self._end.alive:
             raise ValueError(
                 f"{what} of a stream that has ended: its state is gone. Call it while blocks are "
-                f"coming, before close() and before an error."
+                f"coming, before close(), before an error, and before on_step answers False."
             )
 
 
+class _Stopped(Exception):
+    """``on_step`` answered False in the middle of a block."""
+
+
 def collect(stream: Stream) -> Video:
-    """All blocks of a stream, joined."""
-    return Video(torch.cat([block.frames for block in stream]), stream.plan.timing.fps)
+    """All blocks of a stream, joined; of one that is stopped before its first block, no frames."""
+    blocks = [block.frames for block in stream]
+    frames = torch.cat(blocks) if blocks else torch.empty(0, *stream.size, 3, dtype=torch.uint8)
+    return Video(frames, stream.plan.timing.fps)

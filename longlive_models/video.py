@@ -20,9 +20,13 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from torch import Tensor
 
+from longlive_core.checks import real, whole
 from longlive_models.video_start import GIF_END, VideoStart
 
 SUFFIXES = (".mp4", ".gif", ".png")
+CRF = 16
+"""Quality of an mp4 that nobody chose: its errors are hardly seen."""
+WORST_CRF = 51
 BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
 
 
@@ -58,13 +62,27 @@ class _Sink(Protocol):
     def append(self, frames: Tensor, first: int) -> None: ...
 
 
+def check_crf(path: str | Path, crf: int | None) -> None:
+    """Raise ValueError for a quality that no mp4 has, or that is not of an mp4."""
+    if crf is None:
+        return
+    why = f"it is the quality of an mp4, from 0, the best, to {WORST_CRF}. Use, say, 23."
+    whole("crf", crf, at_least=0, at_most=WORST_CRF, why=why)
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(
+            f"crf={crf} is the quality of an mp4, and {path} is none: a .gif has its colours, and "
+            f".png frames lose nothing. Leave it out, or name an .mp4."
+        )
+
+
 class VideoWriter:
     """Writes blocks of frames to one video; each is in the file when `write` returns.
 
     `size` is (height, width). Nothing is created before the first frames come, so a writer that
     never gets any leaves nothing behind. An existing output is refused unless `overwrite` is set.
     `start` goes on from the first frames of a video of the same kind: in place, where it is that
-    of `path`, else on a copy; `frames` then counts them too.
+    of `path`, else on a copy; `frames` then counts them too. `crf` is the quality of an mp4,
+    `CRF` unless given; all pieces of one file need the same.
     """
 
     def __init__(
@@ -75,11 +93,13 @@ class VideoWriter:
         size: tuple[int, int],
         overwrite: bool = False,
         start: VideoStart | None = None,
+        crf: int | None = None,
     ) -> None:
-        if fps <= 0:
-            raise ValueError(f"a video needs more than 0 frames a second, got {fps}.")
+        real("fps", fps, above=0, why="a video needs more than 0 frames a second. Use, say, 12.")
         self.path = destination(path)
         check_size(path, size)
+        check_crf(path, crf)
+        self._crf = CRF if crf is None else crf
         self.fps = Fraction(fps).limit_denominator(1001)
         self.size = size
         self.frames = 0 if start is None else start.frames
@@ -134,14 +154,18 @@ class VideoWriter:
         # unbuffered: what is written survives the process
         file = self._file = open(self.path, mode, buffering=0)  # noqa: SIM115
         file.seek(0, io.SEEK_END)
-        return (_Gif if self._suffix == ".gif" else _Mp4)(file, self.fps, pieces)
+        if self._suffix == ".gif":
+            return _Gif(file, self.fps, pieces)
+        return _Mp4(file, self.fps, pieces, crf=self._crf)
 
 
 class _Mp4:
     """H.264 in a fragmented mp4: header once, then one fragment (moof and mdat) a block."""
 
-    def __init__(self, file: IO[bytes], fps: Fraction, fragments: int = 0) -> None:
-        self.file, self.fps, self.fragments = file, fps, fragments
+    def __init__(
+        self, file: IO[bytes], fps: Fraction, fragments: int = 0, *, crf: int = CRF
+    ) -> None:
+        self.file, self.fps, self.fragments, self.crf = file, fps, fragments, crf
 
     def append(self, frames: Tensor, first: int) -> None:
         self.fragments += 1
@@ -162,7 +186,7 @@ class _Mp4:
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             # no mbtree: it reads memory that nobody wrote, and now and then gives other bytes
-            stream.options = {"crf": "16", "preset": "fast", "bf": "0", "mbtree": "0"}
+            stream.options = {"crf": str(self.crf), "preset": "fast", "bf": "0", "mbtree": "0"}
             codec = stream.codec_context
             codec.gop_size = len(frames) + 1
             codec.color_primaries = codec.color_trc = BT709

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from longlive_core.async_decode import start_host_copy
+from longlive_core.checks import real, shown
 from longlive_models.finite import (
     LARGEST_VALUE,
     LARGEST_WEIGHT,
@@ -21,6 +22,10 @@ from longlive_models.finite import (
 )
 from longlive_models.shots import BlockPrompt
 from longlive_models.vae import StreamState, WanVAE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
 
 Frames = UInt8[Tensor, "frames height width 3"]
 
@@ -57,27 +62,113 @@ class VideoBlock:
     timing: Timing
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Video:
-    """A whole video in memory: uint8 [frames, height, width, 3] at ``fps``."""
+    """A whole video in memory; the last line of a notebook's cell plays it.
+
+    Attributes:
+        frames: uint8 [frames, height, width, 3] on the CPU.
+        fps: frames a second.
+
+    Raises:
+        ValueError: frames of another shape or type, or a rate that is not above 0.
+    """
 
     frames: Frames
     fps: float
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
+    def __post_init__(self) -> None:
+        frames = self.frames
+        if not (
+            isinstance(frames, Tensor)
+            and frames.dtype == torch.uint8
+            and frames.ndim == 4
+            and frames.shape[3] == 3
+        ):
+            tensor = isinstance(frames, Tensor)
+            got = f"{frames.dtype} {list(frames.shape)}" if tensor else shown(frames)
+            raise ValueError(
+                f"a video's frames are a uint8 tensor [frames, height, width, 3], got {got}: "
+                f"colours come last, from 0 to 255. to_frames of longlive_models.stream makes "
+                f"them of pixels in [-1, 1]."
+            )
+        why = "it is how many frames are shown in a second. Use, say, 12."
+        object.__setattr__(self, "fps", real("fps", self.fps, above=0, why=why))
+
+    def __len__(self) -> int:
+        """How many frames it has."""
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.frames.shape
+        return f"Video({count} frames of {width}x{height} at {self.fps:g} a second)"
+
+    def _repr_html_(self) -> str:
+        """A player with the video in it, for notebooks."""
+        from longlive_models.video_html import video_tag  # PyAV, which only files need
+
+        return video_tag(self.frames, self.fps)
+
+    def numpy(self) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        """The frames as a NumPy array, uint8 [frames, height, width, 3], in the same memory."""
+        return self.frames.cpu().numpy()
+
+    def pil(self) -> "list[Image]":
+        """The frames as Pillow's images, one a frame.
 
         Raises:
-            ValueError: the output exists and ``overwrite`` is not set, or no such file can hold it.
+            ImportError: Pillow is not installed.
+        """
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise ImportError(
+                "pil() makes images of Pillow, which is not installed: pip install pillow, or "
+                "take .numpy() or .frames, which need nothing."
+            ) from error
+        return [Image.fromarray(frame) for frame in self.numpy()]
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        crf: int | None = None,
+        fps: float | None = None,
+    ) -> Path:
+        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
+
+        Args:
+            path: its folder is made where it is missing.
+            overwrite: replace what is there.
+            crf: quality of an mp4, from 0, the best, to 51; ``longlive_models.video.CRF`` unless
+                given.
+            fps: play the same frames at another rate.
+
+        Raises:
+            ValueError: the output exists and ``overwrite`` is not set, no such file can hold it,
+                or the video has no frames.
         """
         from longlive_models.video import VideoWriter, destination  # PyAV, which only files need
 
         output = destination(path)
         if output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass overwrite=True to replace it.")
+        if not len(self):
+            raise ValueError(
+                f"{output} cannot be written: the video has no frames, as it was stopped before "
+                f"its first block."
+            )
         height, width = self.frames.shape[1:3]
-        size = (height, width)
-        with VideoWriter(path, fps=self.fps, size=size, overwrite=overwrite) as writer:
+        writer = VideoWriter(
+            path,
+            fps=self.fps if fps is None else fps,
+            size=(height, width),
+            overwrite=overwrite,
+            crf=crf,
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with writer:
             writer.write(self.frames)
         return output
 

@@ -20,6 +20,7 @@ from longlive_models.diffusion.timesteps import SCALE, sigma_grid
 
 Denoise = Callable[[Tensor, float], Tensor]
 Constrain = Callable[[Tensor], Tensor]
+StepDone = Callable[[int, Tensor], None]
 
 FIRST_SIGMA = torch.tensor(0.999).item()
 """Where UniPC's grid starts before the shift: 0.999 as a float32 number, so that truncating
@@ -120,12 +121,18 @@ def unipc(
     schedule: UniPCSchedule,
     *,
     constrain: Constrain = unchanged,
+    on_step: StepDone | None = None,
 ) -> Float[Tensor, "*shape"]:
-    """Sample with UniPC: the default sampler, good from 2 steps on."""
+    """Sample with UniPC: the default sampler, good from 2 steps on.
+
+    ``on_step(step, sample)`` is told what each step gave.
+    """
     x, history = noise.float(), None
     for step, timestep in enumerate(schedule.timesteps):
         x = constrain(x)
         x, history = unipc_step(schedule, step, x, denoise(x, timestep), history)
+        if on_step is not None:
+            on_step(step, x)
     return constrain(x)
 
 

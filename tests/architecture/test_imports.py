@@ -24,6 +24,7 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "transformer_engine",
     "transformer_engine_torch",  # its binding
     "humming",
+    "PIL",
 }
 HOMES = {
     "triton": lambda file: "kernels" in file.parts,
@@ -36,7 +37,8 @@ HOMES = {
     "typer": lambda file: file.parts[0] == "longlive_cli",
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
     "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
-    "av": lambda file: file == Path("longlive_models/video.py"),
+    "av": lambda file: file.parts[0] == "longlive_models" and file.name.startswith("video"),
+    "PIL": lambda file: file == Path("longlive_models/video_block.py"),
     "yaml": lambda file: (
         file.parts[0] in ("longlive_cli", "recipes") or file == Path("longlive_models/documents.py")
     ),

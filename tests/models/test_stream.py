@@ -141,9 +141,9 @@ def test_how_far_denoising_is_ahead_depends_on_nothing_but_the_lane(lane, ahead)
         generator = denoise(seeds, settings, **image)
         generate = generator.generate
 
-        def noted(index, prompts):
+        def noted(index, prompts, **how):
             made.append(index)
-            return generate(index, prompts)
+            return generate(index, prompts, **how)
 
         generator.generate = noted
         return generator

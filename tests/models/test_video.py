@@ -159,7 +159,7 @@ def test_what_cannot_be_written_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="even height and width, got 31x48.*or write a .gif"):
         check_size(Path("clip.mp4"), (31, 48))
     check_size(Path("clip.gif"), (31, 47))
-    with pytest.raises(ValueError, match="more than 0 frames a second, got 0"):
+    with pytest.raises(ValueError, match="fps is above 0, got 0: a video needs more than 0 frames"):
         VideoWriter(tmp_path / "clip.mp4", fps=0, size=(32, 48))
     writer = recording(tmp_path / "clip.mp4")
     with pytest.raises(ValueError, match=r"shape \[frames, 32, 48, 3\].*got torch.uint8 \[2, 48"):

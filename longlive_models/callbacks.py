@@ -1,0 +1,71 @@
+"""What a caller is told while a video is being made, and how the answer stops it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from longlive_core.checks import shown
+from longlive_models.video_block import VideoBlock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepReport:
+    """A denoising step is done.
+
+    Attributes:
+        block: which block of the video, from 0.
+        blocks: how many it has; None where it has no end.
+        step: which step of the block, from 0.
+        steps: how many a block has; one clean pass follows the last one.
+        timestep: what the model was told, of 1000.
+        sigma: the noise level of ``latents``: 0 after the last step.
+        latents: float32 [1, channels, frames, height, width] after the step, normalised, on the
+            model's device. The sampler goes on with this very tensor: to keep or to change it,
+            take a copy.
+    """
+
+    block: int
+    blocks: int | None
+    step: int
+    steps: int
+    timestep: float
+    sigma: float
+    latents: Float[Tensor, "1 channels frames height width"]
+
+
+OnStep = Callable[[StepReport], object]
+"""Called after each denoising step; False stops the video, and the block in progress is dropped."""
+
+OnBlock = Callable[[VideoBlock], object]
+"""Called with each block as it comes out; False makes it the last one."""
+
+
+def asks_to_stop(answer: object, name: str) -> bool:
+    """Whether the callback ``name`` answered False: a bool, or one of NumPy or torch.
+
+    Raises:
+        ValueError: it answered with a mapping, as callbacks do that replace tensors elsewhere.
+    """
+    if isinstance(answer, Mapping):
+        raise ValueError(
+            f"{name} answered {shown(answer)}: it is told what was made and cannot replace it. "
+            f"Return None to go on, or False to stop."
+        )
+    return _is_bool(answer) and not answer
+
+
+def require_callable(name: str, callback: object) -> None:
+    """Raise ValueError for a callback that cannot be called; None is none."""
+    if callback is not None and not callable(callback):
+        raise ValueError(
+            f"{name} is a function of one report, got {shown(callback)}: it is called while the "
+            f"video is made. Pass one, or leave it out."
+        )
+
+
+def _is_bool(answer: Any) -> bool:
+    kind = str(answer.dtype) if hasattr(answer, "dtype") else type(answer).__name__
+    return kind in ("bool", "torch.bool")

@@ -1,0 +1,35 @@
+"""What a model folder says of its model, before a weight is read."""
+
+from pathlib import Path
+
+from longlive_models.folder import read_config, weight_files
+from longlive_models.hub import is_published
+from longlive_models.model_spec import ModelSpec
+from longlive_models.nvfp4_checkpoint import split_quantization
+from longlive_models.published import LONGLIVE_5B, find_files
+from longlive_models.schema import build
+from longlive_models.settings import read_settings
+from longlive_models.vae import VAEConfig
+from longlive_models.wan import WanConfig
+
+
+def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
+    """The sizes and settings of a model folder; reads no weights.
+
+    ``download`` allows to fetch what a folder of published files lacks.
+
+    Raises:
+        ValueError: files that a model needs are not there, by name, or do not fit each other.
+    """
+    if is_published(folder):
+        find_files(folder, download=download)
+        return LONGLIVE_5B
+    for part in ("transformer", "vae", "text_encoder"):
+        weight_files(folder / part)
+    read_config(folder / "text_encoder")
+    sizes = split_quantization(read_config(folder / "transformer"))[0]
+    return ModelSpec(
+        transformer=build(WanConfig, sizes, folder / "transformer" / "config.json"),
+        vae=build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json"),
+        settings=read_settings(folder),
+    )
