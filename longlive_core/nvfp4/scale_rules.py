@@ -5,13 +5,14 @@ With A the tensor's largest magnitude, a the block's, R = target * bound the rul
     encode scale  S  = min(R / A, FLT_MAX); 1 where A = 0
     AMAX_n        s  = E4M3(a * (S * (1 / n)))
     four-over-six s6 = E4M3((a / 6) * S),  s4 = E4M3((a / 6) * S * 1.5)
-                  error of a value x coded as q:  q * s * (A * (1 / R)) - x
+                  error of a value x coded as q:  ((q * s) * A) / R - x
                   s4 if its error is strictly smaller, else s6
 
-Scales saturate at 448. Errors of a block are added in a tree, neighbours first, so that every
-implementation adds them in the same order; squares that leave float32 compare as equal, which keeps
-s6. The first formula is Transformer Engine's (``NVFP4BlockScaling``), the second also that of the
-original LongLive-2.0 (arXiv 2605.18739).
+Scales saturate at 448. The error is a division, not a product with 1 / R, and a block's errors are
+added in one order (``ordered_sum``): where both scales are nearly as good, either decides. Squares
+that leave float32 compare as equal, which keeps s6. The first formula is Transformer Engine's
+(``NVFP4BlockScaling``), the second also that of the original LongLive-2.0 (arXiv 2605.18739), whose
+order of addition it takes.
 """
 
 import torch
@@ -87,18 +88,32 @@ def block_error(
     """The error that rounding to the nearest code leaves in each block, by the rule's measure."""
     rounded = nearest_magnitude(blocks * encode_factor(scales, amax, config)[..., None])
     products = rounded * scales.float()[..., None]
-    error = products * decode_scale(amax, config)[..., None] - blocks.abs()
+    error = divide(products * amax[..., None], config.full_scale) - blocks.abs()
     match config.rule:
         case ScaleRule.FOUR_OVER_SIX_MSE:
-            return tree_sum(error * error)
+            return ordered_sum(error * error)
         case ScaleRule.FOUR_OVER_SIX_MAE:
-            return tree_sum(error.abs())
+            return ordered_sum(error.abs())
         case _:
             return error.abs().amax(-1)
 
 
-def tree_sum(x: Float[Tensor, "*shape elements"]) -> Float[Tensor, "*shape"]:
-    """The sum over the last dimension, a power of two long, of neighbours, of neighbours, ..."""
-    while x.shape[-1] > 1:
-        x = x[..., ::2] + x[..., 1::2]
-    return x[..., 0]
+def ordered_sum(
+    errors: Float[Tensor, "block_rows block_cols elements"],
+) -> Float[Tensor, "block_rows block_cols"]:
+    """The sum of a block's 16 or 256 errors, in the order of a processor with vectors of eight.
+
+    A block of 16 is two vectors, which are added; a block of 256 is 32, added to four sums in turn,
+    which are then added one after another. Last, so are the eight places of what is left. PyTorch
+    on a CPU with AVX2 adds so, and with it the original's reference.
+    """
+    sums = 1 if errors.shape[-1] == 16 else 4
+    vectors = errors.unflatten(-1, (-1, sums, 8))
+    return _one_after_another(_one_after_another(_one_after_another(vectors, -3), -2), -1)
+
+
+def _one_after_another(x: Tensor, dim: int) -> Tensor:
+    total, *rest = x.unbind(dim)
+    for term in rest:
+        total = total + term
+    return total

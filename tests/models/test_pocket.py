@@ -7,12 +7,14 @@ import pytest
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
+from longlive_models.folder import fingerprint
 from longlive_models.hub import INDEX, resolve
 from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
 REFERENCE = "69157b4aec354e927948d40e105a9d51743069b7416b1fbf2cc94c9149cb64d4"
+SHIPPED = "7be6ccb949fd34018968ae6cc3e058749206f78a05c1be1de1fa97f33230e73e"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 
@@ -37,6 +39,11 @@ def test_it_is_packed_and_names_the_model_that_it_was_packed_from():
     index = json.loads((resolve("pocket") / INDEX).read_text())
     assert index["packed_from_sha256"] == REFERENCE
     assert REFERENCE in (resolve("pocket") / "README.md").read_text()
+
+
+def test_its_card_names_the_files_that_ship():
+    assert fingerprint(resolve("pocket")) == SHIPPED
+    assert SHIPPED in (resolve("pocket") / "README.md").read_text()
 
 
 def test_computing_with_packed_weights_is_computing_with_the_decoded_ones(pocket):

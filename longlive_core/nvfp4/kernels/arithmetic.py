@@ -60,16 +60,52 @@ def code_value(code):
 
 
 @triton.jit
-def fold(x, LARGEST: tl.constexpr, N: tl.constexpr, T: tl.constexpr):
-    """The sum or the largest of each row of [T, N], N 16 or 256: of neighbours, then of those, ...
+def fold_largest(x, N: tl.constexpr, T: tl.constexpr):
+    """The largest of each row of [T, N], N 16 or 256: of neighbours, then of those, ...
 
     An order that does not depend on the layout: where the compiler has a row in two layouts, it
     sees one value, and works it out once.
     """
     for level in tl.static_range(4 if N == 16 else 8):
         first, second = tl.split(tl.reshape(x, (T, N >> (level + 1), 2)))
-        x = tl.maximum(first, second) if LARGEST else first + second
+        x = tl.maximum(first, second)
     return tl.reshape(x, (T,))
+
+
+@triton.jit
+def add_four(x, R: tl.constexpr):
+    """The sum of each row of [R, 4], one number after another."""
+    even, odd = tl.split(tl.reshape(x, (R, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return ((first + second) + third) + fourth
+
+
+@triton.jit
+def add_eight(x, R: tl.constexpr):
+    """The sum of each row of [R, 8], one number after another."""
+    even, odd = tl.split(tl.reshape(x, (R, 4, 2)))
+    zero_four, two_six = tl.split(tl.reshape(even, (R, 2, 2)))
+    one_five, three_seven = tl.split(tl.reshape(odd, (R, 2, 2)))
+    x0, x4 = tl.split(zero_four)
+    x2, x6 = tl.split(two_six)
+    x1, x5 = tl.split(one_five)
+    x3, x7 = tl.split(three_seven)
+    return ((((((x0 + x1) + x2) + x3) + x4) + x5) + x6) + x7
+
+
+@triton.jit
+def ordered_sum(x, N: tl.constexpr, T: tl.constexpr):
+    """The sum of each row of [T, N], N 16 or 256, in the order of ``scale_rules.ordered_sum``."""
+    if N == 16:
+        first, second = tl.split(tl.permute(tl.reshape(x, (T, 2, 8)), (0, 2, 1)))
+        x = first + second
+    else:
+        places = tl.permute(tl.reshape(x, (T, 8, 32)), (0, 2, 1))
+        sums = add_eight(tl.reshape(places, (T * 32, 8)), T * 32)
+        places = tl.permute(tl.reshape(sums, (T, 4, 8)), (0, 2, 1))
+        x = add_four(tl.reshape(places, (T * 8, 4)), T * 8)
+    return add_eight(tl.reshape(x, (T, 8)), T)
 
 
 @triton.jit
@@ -80,7 +116,7 @@ def encode_factor(byte, inverse):
 
 
 @triton.jit
-def block_error(x, byte, inverse, decode, RULE: tl.constexpr, N: tl.constexpr):
+def block_error(x, byte, inverse, amax, RULE: tl.constexpr, FULL: tl.constexpr, N: tl.constexpr):
     """The error of blocks of N values by the rule's measure, were their scale ``byte``.
 
     And the sums that their codes would come from.
@@ -88,13 +124,14 @@ def block_error(x, byte, inverse, decode, RULE: tl.constexpr, N: tl.constexpr):
     y = magnitude(x * encode_factor(byte, inverse)[:, None])
     offset = rounding_offset(y)
     total = y + offset
-    error = ((total - offset) * e4m3_value(byte)[:, None]) * decode - tl.abs(x)
+    value = ((total - offset) * e4m3_value(byte)[:, None]) * amax[:, None]
+    error = tl.div_rn(value, tl.full(value.shape, FULL, tl.float32)) - tl.abs(x)
     if RULE == "four_over_six_mse":
-        measure = fold(error * error, False, N, x.shape[0])
+        measure = ordered_sum(error * error, N, x.shape[0])
     elif RULE == "four_over_six_mae":
-        measure = fold(tl.abs(error), False, N, x.shape[0])
+        measure = ordered_sum(tl.abs(error), N, x.shape[0])
     else:
-        measure = fold(tl.abs(error), True, N, x.shape[0])
+        measure = fold_largest(tl.abs(error), N, x.shape[0])
     return measure, total
 
 
@@ -126,7 +163,7 @@ def quantize_blocks(
     size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     # errors of adaptive rules are folded as well, and so the compiler lays out blocks in two ways
     once = RULE == "amax" or N > 16
-    largest = tl.max(size, axis=1) if once else fold(size, True, N, x.shape[0])
+    largest = tl.max(size, axis=1) if once else fold_largest(size, N, x.shape[0])
     block_amax = largest.to(tl.float32, bitcast=True)
     invalid = (amax != amax) | (block_amax != block_amax)
     full = tl.full(amax.shape, FULL, tl.float32)
@@ -137,9 +174,8 @@ def quantize_blocks(
     else:
         base = tl.div_rn(block_amax, tl.full(block_amax.shape, 6.0, tl.float32)) * scale
         six, four = e4m3_byte(base), e4m3_byte(base * 1.5)
-        decode = (amax * (1.0 / FULL))[:, None]
-        error_six, total_six = block_error(x, six, inverse, decode, RULE, N)
-        error_four, total_four = block_error(x, four, inverse, decode, RULE, N)
+        error_six, total_six = block_error(x, six, inverse, amax, RULE, FULL, N)
+        error_four, total_four = block_error(x, four, inverse, amax, RULE, FULL, N)
         take_four = error_four < error_six
         byte = tl.where(take_four, four, six)
     scaled = x * encode_factor(byte, inverse)[:, None]
