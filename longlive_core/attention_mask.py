@@ -96,8 +96,8 @@ class AttentionMask:
     def _rows(
         self, start: int, stop: int, device: torch.device, tables: tuple[Tensor, ...]
     ) -> Tensor:
-        q = torch.arange(start, stop, device=device)[:, None]
-        kv = torch.arange(self.kv_len, device=device)[None, :]
+        q = torch.arange(start, stop, dtype=torch.int64, device=device)[:, None]
+        kv = torch.arange(self.kv_len, dtype=torch.int64, device=device)[None, :]
         zero = torch.zeros((), dtype=torch.long, device=device)
         return self.mask_mod(zero, zero, q, kv, *tables).expand(stop - start, self.kv_len)
 

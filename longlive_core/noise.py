@@ -56,8 +56,8 @@ def gaussian(
             f"noise needs a shape of 1 to 2**34 - 1 elements, got {shape} with {elements}: "
             f"one frame's elements share a 32-bit counter."
         )
-    quads = torch.arange(-(-elements // 4))
-    noise = torch.empty(len(frames), elements)
+    quads = torch.arange(-(-elements // 4), dtype=torch.int64, device="cpu")
+    noise = torch.empty(len(frames), elements, dtype=torch.float32, device="cpu")
     for row, frame in zip(noise, frames, strict=True):
         row.copy_(_normal_frame(seed, frame, quads).flatten()[:elements])
     return noise.view(len(frames), *shape).to(device)

@@ -27,7 +27,8 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
 
         return read_image(image)
     try:
-        pixels = torch.as_tensor(image)
+        device = image.device if isinstance(image, Tensor) else "cpu"
+        pixels = torch.as_tensor(image, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"an image is a file or an array of bytes, got {type(image).__name__} ({error}): a "
@@ -99,5 +100,5 @@ def first_frame_loss_mask(
 
 
 def _after_first(timesteps: Float[Tensor, "batch frames"]) -> Float[Tensor, " frames"]:
-    frames = torch.arange(timesteps.shape[1], device=timesteps.device)
+    frames = torch.arange(timesteps.shape[1], dtype=torch.int64, device=timesteps.device)
     return (frames > 0).to(timesteps.dtype)

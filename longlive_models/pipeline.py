@@ -146,7 +146,8 @@ class LongLivePipeline:
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
         values, tensors = load_part(folder / "text_encoder")
         words = build(PocketTextConfig, values, folder / "text_encoder" / "config.json")
-        text = PocketTextEncoder(words)
+        with torch.device("cpu"):
+            text = PocketTextEncoder(words)
         fill(text, tensors, folder / "text_encoder")
         how: dict[str, Any] = {"placement": placement, "weights": folder, "group": group}
         return cls(transformer, vae, text, settings=spec.settings, **how)

@@ -8,6 +8,7 @@ gives fewer frames than the others (29 and 32 at the usual sizes).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,7 +43,7 @@ class BlockTiming:
 
     def frames_in(self, seconds: Number) -> int:
         """Video frames nearest to ``seconds``, at least one."""
-        return max(1, math.floor(_positive_seconds(seconds) * self.fps + 0.5))
+        return max(1, math.floor(self._exact_frames(seconds) + Fraction(1, 2)))
 
     def blocks_covering(self, frames: int) -> int:
         """The fewest blocks that give at least ``frames`` video frames."""
@@ -51,10 +52,16 @@ class BlockTiming:
 
     def blocks_nearest(self, seconds: Number, *, opening: bool) -> int:
         """Whole blocks nearest to a shot's ``seconds``, at least one; ``opening`` has block 0."""
-        frames = _positive_seconds(seconds) * self.fps
+        frames = self._exact_frames(seconds)
         lacking = self.temporal_factor - 1 if opening else 0
         block = self.frames_per_block * self.temporal_factor
-        return max(1, math.floor((frames + lacking) / block + 0.5))
+        return max(1, math.floor((frames + lacking) / block + Fraction(1, 2)))
+
+    def _exact_frames(self, seconds: Number) -> Fraction:
+        """Frames in ``seconds``, of the decimal numbers as they are written: floats round halves
+        either way."""
+        _positive_seconds(seconds)
+        return Fraction(repr(float(seconds))) * Fraction(repr(float(self.fps)))
 
 
 @dataclass(frozen=True, kw_only=True)

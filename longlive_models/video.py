@@ -336,7 +336,7 @@ def contact_sheet(
     count, height, width, _ = frames.shape
     rows = -(-count // columns)
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
-    sheet = torch.full(shape, 255, dtype=torch.uint8)
+    sheet = torch.full(shape, 255, dtype=torch.uint8, device="cpu")
     for i, frame in enumerate(frames):
         top = gap + (i // columns) * (height + gap)
         left = gap + (i % columns) * (width + gap)

@@ -68,11 +68,15 @@ class FramePool:
                 f"a window of {length} frames cannot be cut from clips of {frames}: "
                 f"use a length of 1 to {frames}."
             )
-        which = torch.randint(clips, (count,), generator=generator)
-        first = torch.randint(frames - length + 1, (count,), generator=generator)
-        mirrored = torch.rand(2, generator=generator) < 0.5
+        which = torch.randint(clips, (count,), generator=generator, device=generator.device)
+        first = torch.randint(
+            frames - length + 1, (count,), generator=generator, device=generator.device
+        )
+        mirrored = (
+            torch.rand(2, generator=generator, dtype=torch.float32, device=generator.device) < 0.5
+        )
         device = self.frames.device
-        index = (first[:, None] + torch.arange(length)).to(device)
+        index = (first[:, None] + torch.arange(length, dtype=torch.int64, device="cpu")).to(device)
         which = which[:, None].to(device)
         flips = [axis for axis, flip in zip((-1, -2), mirrored.tolist(), strict=True) if flip]
 
@@ -158,7 +162,11 @@ def encode_clips(
         for first in range(0, len(clips), batch)
     ]
     captions = tuple(tuple(made.captions) for made in clips)
-    return LatentClips(torch.cat(parts), captions, torch.tensor([made.cuts for made in clips]))
+    return LatentClips(
+        torch.cat(parts),
+        captions,
+        torch.tensor([made.cuts for made in clips], dtype=torch.bool, device="cpu"),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +213,7 @@ class TokenClips:
             for caption, cut in zip(captions, cuts, strict=True)
         ]
         shots = clips.cuts.cumsum(1).repeat_interleave(frames_per_block, 1)
-        frames = torch.arange(blocks * frames_per_block)
+        frames = torch.arange(blocks * frames_per_block, dtype=torch.int64, device="cpu")
         return cls(
             latents=clips.latents,
             ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
@@ -219,7 +227,9 @@ class TokenClips:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """The numbers of ``count`` random clips."""
-        return torch.randint(len(self), (count,), generator=generator).to(self.ids.device)
+        return torch.randint(len(self), (count,), generator=generator, device=generator.device).to(
+            self.ids.device
+        )
 
     def mask(self, some: Tensor) -> TableMask:
         """Who may see whom in these clips."""

@@ -156,13 +156,18 @@ def _eroded(mask: Tensor) -> Tensor:
 
 def _offsets(size: int, centre: Tensor) -> Tensor:
     """[frames, size] distance of every pixel centre from `centre` along one axis of the torus."""
-    offset = (torch.arange(size) + 0.5) / size - centre[:, None]
+    offset = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) / size - centre[:, None]
     return offset - offset.round()
 
 
 def _circular_centre(mask: Tensor) -> Tensor:
     """[frames, 2] x and y of the mean direction of the mask's pixels on the torus."""
-    turn = 2 * math.pi * (torch.arange(mask.shape[-1]) + 0.5) / mask.shape[-1]
+    turn = (
+        2
+        * math.pi
+        * (torch.arange(mask.shape[-1], dtype=torch.float32, device="cpu") + 0.5)
+        / mask.shape[-1]
+    )
     table = torch.stack((turn.cos(), turn.sin()), 1)
     axes = [mask.float().sum(axis) @ table for axis in (1, 2)]
     angles = torch.stack([torch.atan2(each[:, 1], each[:, 0]) for each in axes], 1)
@@ -186,11 +191,11 @@ def _colours(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     inner = torch.where(thin[:, None, None], mask, inner)
     frame = inner.nonzero()[:, 0]
     picked = pixels.permute(0, 2, 3, 1)[inner]
-    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32, device="cpu")
     palette = torch.cat((palette, palette * (1.0 - RIM_SHADE)))
     nearest = torch.cdist(picked, palette).argmin(1) % len(COLOURS)
     votes = torch.bincount(frame * len(COLOURS) + nearest, minlength=len(mask) * len(COLOURS))
-    sums = torch.zeros(len(mask), 3).index_add_(0, frame, picked)
+    sums = torch.zeros(len(mask), 3, dtype=torch.float32, device="cpu").index_add_(0, frame, picked)
     return votes.unflatten(0, (len(mask), -1)), sums / inner.sum((1, 2)).clamp(min=1)[:, None]
 
 
@@ -199,7 +204,7 @@ def _patches(soft: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     size = soft.shape[-1]
     half = size // 2
     padded = functional.pad(soft[:, None], (half, half, half, half), "circular")
-    steps = torch.linspace(-_PATCH_REACH, _PATCH_REACH, _PATCH)
+    steps = torch.linspace(-_PATCH_REACH, _PATCH_REACH, _PATCH, dtype=torch.float32, device="cpu")
     places = (centre[:, :, None] + radius[:, None, None] * steps) * size + half
     places = places / (size + 2 * half) * 2.0 - 1.0
     grid = torch.stack(
@@ -218,14 +223,19 @@ def _templates() -> tuple[Tensor, tuple[Tensor, ...]]:
     patches, angles = [], []
     for shape, turns in SYMMETRY.items():
         period = 2 * math.pi / turns if turns else _TEMPLATE_STEP
-        turned = torch.arange(round(period / _TEMPLATE_STEP)) * _TEMPLATE_STEP
+        turned = (
+            torch.arange(round(period / _TEMPLATE_STEP), dtype=torch.float32, device="cpu")
+            * _TEMPLATE_STEP
+        )
         half = torch.full_like(turned, 0.5)
         poses = torch.stack((half, half, torch.full_like(turned, 0.18), turned.cos(), turned.sin()))
-        ground = torch.zeros(len(turned), 3)
+        ground = torch.zeros(len(turned), 3, dtype=torch.float32, device="cpu")
         _, coverage = paint(shape, poses.T.contiguous(), ground, ground, 128)
         soft = _smooth(coverage[:, 0])
         mask = soft > 0.5
-        centre = _mean_centre(mask, torch.full((len(turned), 2), 0.5))
+        centre = _mean_centre(
+            mask, torch.full((len(turned), 2), 0.5, dtype=torch.float32, device="cpu")
+        )
         patches.append(_patches(soft, centre, (mask.float().mean((1, 2)) / math.pi).sqrt()))
         angles.append(turned)
     return torch.cat(patches), tuple(angles)

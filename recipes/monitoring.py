@@ -208,7 +208,11 @@ def write_samples(folder: Path, videos: Mapping[str, Video], *, columns: int) ->
         path, (height, width) = folder / f"{name}.mp4", video.frames.shape[1:3]
         with VideoWriter(path, fps=video.fps, size=(height, width), overwrite=True) as writer:
             writer.write(video.frames)
-        places = torch.linspace(0, len(video.frames) - 1, columns).round().long()
+        places = (
+            torch.linspace(0, len(video.frames) - 1, columns, dtype=torch.float32, device="cpu")
+            .round()
+            .long()
+        )
         shown.append(video.frames[places])
     sheet = contact_sheet(torch.cat(shown), columns=columns)
     write_png(folder / "sheet.png", sheet)

@@ -132,8 +132,12 @@ def paint_groups(
     The coverage is None unless asked for.
     """
     device = poses.device
-    pictures = torch.empty(len(shapes), 3, size, size, device=device)
-    covered = torch.empty(len(shapes), 1, size, size, device=device) if coverage else None
+    pictures = torch.empty(len(shapes), 3, size, size, dtype=torch.float32, device=device)
+    covered = (
+        torch.empty(len(shapes), 1, size, size, dtype=torch.float32, device=device)
+        if coverage
+        else None
+    )
     chunk = max(1, PIXELS_PER_CHUNK.get(device.type, 1 << 18) // size**2)
     for number, shape in enumerate(OUTLINES):
         for rows in (shapes == number).nonzero()[:, 0].split(chunk):

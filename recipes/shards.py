@@ -107,7 +107,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
     """All that a sharded checkpoint holds, on this process's CPU. Raises as ``load_shards``."""
     held = read_metadata(folder)
     flat: dict[str, Any] = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="cpu")
         if isinstance(entry, metadata.TensorStorageMetadata)
         else None
         for name, entry in held.state_dict_metadata.items()

@@ -294,17 +294,25 @@ class TrainARModule(StepModule):
         """Noise of the batch's latents."""
         shape = [count, *clips.latents.shape[1:]]
         shape[2] = clips.positions.shape[1]  # of the whole clip
-        return self._own(torch.randn(shape, device=self.device), frames=2)
+        return self._own(torch.randn(shape, dtype=torch.float32, device=self.device), frames=2)
 
     def _jitter(self, clips: TokenClips, count: int) -> Tensor:
         """A little noise for the clean half, of another strength in each clip."""
-        strength = self._own(torch.rand(count, 1, 1, 1, 1, device=self.device))
+        strength = self._own(torch.rand(count, 1, 1, 1, 1, dtype=torch.float32, device=self.device))
         return self.config.context_jitter * strength * self._noise(clips, count)
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
-        clips = torch.rand(len(ids), 1, generator=generator) < self.config.prompt_dropout
-        words = torch.rand(ids.shape, generator=generator) < self.config.word_dropout
+        clips = (
+            torch.rand(
+                len(ids), 1, generator=generator, dtype=torch.float32, device=generator.device
+            )
+            < self.config.prompt_dropout
+        )
+        words = (
+            torch.rand(ids.shape, generator=generator, dtype=torch.float32, device=generator.device)
+            < self.config.word_dropout
+        )
         empty = self.text.tokenize([""])[0].to(ids.device)
         known = ids > self.text.tokenizer.END
         ids = torch.where(words.to(ids.device) & known, self.text.tokenizer.UNKNOWN, ids)

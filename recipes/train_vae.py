@@ -107,7 +107,8 @@ class TrainVAEModule(StepModule):
     def __init__(self, config: TrainVAE) -> None:
         super().__init__(config.budget, config.optimisation, config.seed)
         self.config = config
-        self.vae = WanVAE(config.vae)
+        with torch.device("cpu"):
+            self.vae = WanVAE(config.vae)
         if config.start_from:
             start_from(self.vae, Path(config.start_from))
         self.compiled = maybe_compile(self.reconstruct, config.run.compile)
@@ -175,8 +176,8 @@ def write_vae(vae: WanVAE, pool: FramePool, folder: Path) -> dict[str, float]:
 @torch.no_grad()
 def measure(vae: WanVAE, pool: FramePool, batch: int = 8) -> dict[str, float]:
     """Peak signal-to-noise ratio in dB, over all pixels and over the objects' alone."""
-    error = torch.zeros(2, dtype=torch.float64)
-    count = torch.zeros(2, dtype=torch.float64)
+    error = torch.zeros(2, dtype=torch.float64, device="cpu")
+    count = torch.zeros(2, dtype=torch.float64, device="cpu")
     for video, coverage in pool.batches(batch):
         mean, _ = vae.moments(video)
         restored = vae.decode(vae.normalize(mean)).float().clamp(-1, 1)

@@ -66,7 +66,7 @@ class PagedKVCache:
         ]
         summaries = (policy.capacity, layout.layers, samples, heads, head_dim)
         self._summaries = (
-            torch.zeros(summaries, device=self.device)
+            torch.zeros(summaries, dtype=torch.float32, device=self.device)
             if isinstance(policy, ContentPolicy)
             else None
         )

@@ -182,7 +182,7 @@ def _amax_torchao(tensors: Tensors, config: QuantizeConfig) -> Tensor:
     if name in tensors:
         stored = _scalar(tensors[name], name)
     else:  # a matrix with one level of scales
-        stored = torch.ones((), device=tensors["qdata"].device)
+        stored = torch.ones((), dtype=torch.float32, device=tensors["qdata"].device)
     return _amax_of(stored, stored * config.full_scale, decode_scale, config)
 
 

@@ -366,4 +366,4 @@ def _written(config: QuantizeConfig, shape: tuple[int, int]) -> Tensor:
         *config.block,
         *shape,
     )
-    return torch.tensor(values, dtype=torch.int32)
+    return torch.tensor(values, dtype=torch.int32, device="cpu")

@@ -65,7 +65,7 @@ def random_uniform(seed: Int64[Tensor, ""], count: int) -> Float32[Tensor, " cou
     Number ``i`` is from word ``i % 4`` of Philox4x32-10 with counter (i // 4, seed's low word, its
     high word, 0) and key 0: its upper 24 bits. ``count`` is at most 2**34.
     """
-    quads = torch.arange(-(-count // 4), device=seed.device)
+    quads = torch.arange(-(-count // 4), dtype=torch.int64, device=seed.device)
     low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
     counter = (quads, low.expand_as(quads), high.expand_as(quads), torch.zeros_like(quads))
     words = torch.stack(philox4x32(counter, (0, 0)), dim=-1).flatten()[:count]

@@ -9,6 +9,7 @@ frame with it.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 Constrain = Callable[[Tensor], Tensor]
 StepDone = Callable[[int, Tensor], None]
 
-FIRST_SIGMA = torch.tensor(0.999).item()
+FIRST_SIGMA = torch.tensor(0.999, dtype=torch.float32, device="cpu").item()
 """Where UniPC's grid starts before the shift: 0.999 as a float32 number, so that truncating
 1000 times it gives 999."""
 
@@ -72,7 +73,7 @@ def step_schedule(steps: int, shift: float = 5.0) -> StepSchedule:
     and 625, the steps that distillation trains on.
     """
     grid = sigma_grid(steps, shift)
-    return StepSchedule(sigmas=(*grid, 0.0), timesteps=_truncated(grid))
+    return StepSchedule(sigmas=(*grid, 0.0), timesteps=_timesteps(steps, shift))
 
 
 def unipc_schedule(steps: int, shift: float = 5.0) -> UniPCSchedule:
@@ -88,7 +89,7 @@ def unipc_schedule(steps: int, shift: float = 5.0) -> UniPCSchedule:
     none = (0.0, 0.0, 0.0, 0.0)
     return UniPCSchedule(
         sigmas=sigmas,
-        timesteps=_truncated(grid),
+        timesteps=_timesteps(steps, shift, first=FIRST_SIGMA),
         correct=(none, *(_corrector(sigmas, i, orders[i - 1]) for i in range(1, steps))),
         predict=tuple(_predictor(sigmas, i, orders[i]) for i in range(steps)),
     )
@@ -174,8 +175,15 @@ def few_step(
     return constrain(x)
 
 
-def _truncated(sigmas: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(math.floor(SCALE * sigma)) for sigma in sigmas)
+def _timesteps(steps: int, shift: float, *, first: float = 1.0) -> tuple[float, ...]:
+    """1000 times each shifted level, truncated: of the exact product, not of its nearest float.
+
+    A float just below an integer would lose a whole timestep: 6 steps of shift 5 have 500, and
+    floats give 499.99999999999994. The shift is the decimal number that its caller wrote.
+    """
+    exact = Fraction(repr(float(shift)))
+    levels = [Fraction(first) * (steps - i) / steps for i in range(steps)]
+    return tuple(float(math.floor(int(SCALE) * exact * s / (1 + (exact - 1) * s))) for s in levels)
 
 
 def _log_ratio(sigma: float) -> float:

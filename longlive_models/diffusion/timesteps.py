@@ -68,19 +68,19 @@ class FlowSchedule:
     @cached_property
     def sigmas(self) -> Float[Tensor, " table"]:
         """The levels, decreasing, float32 on the CPU."""
-        return torch.tensor(sigma_grid(self.levels, self.shift) + self._tail)
+        return _table(sigma_grid(self.levels, self.shift) + self._tail)
 
     @cached_property
     def timesteps(self) -> Float[Tensor, " table"]:
         """1000 times each level, float32 on the CPU."""
         grid = sigma_grid(self.levels, self.shift) + self._tail
-        return torch.tensor([SCALE * sigma for sigma in grid])
+        return _table([SCALE * sigma for sigma in grid])
 
     @cached_property
     def weights(self) -> Float[Tensor, " table"]:
         """The loss weight of each level, mean 1 over the training levels, float32 on the CPU."""
         grid = sigma_grid(self.levels, self.shift)
-        return torch.tensor(loss_weights([SCALE * sigma for sigma in grid]) + self._tail)
+        return _table(loss_weights([SCALE * sigma for sigma in grid]) + self._tail)
 
     def index(self, timesteps: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """The table entry nearest to each timestep, the noisier one of two as near."""
@@ -115,6 +115,10 @@ class FlowSchedule:
     @property
     def _tail(self) -> tuple[float, ...]:
         return () if self.parity else (0.0,)
+
+
+def _table(levels: Sequence[float]) -> Float[Tensor, " table"]:
+    return torch.tensor(levels, dtype=torch.float32, device="cpu")
 
 
 def _require_steps(steps: int) -> None:

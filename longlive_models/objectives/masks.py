@@ -41,8 +41,10 @@ def teacher_forcing_mask(
     seen, tables = _seen(-(-frames // frames_per_block), policy, shot_starts)
     if order is not None:
         index = _places(order, frames)
-        blocks = torch.tensor([place % frames // frames_per_block for place in index])
-        noisy = torch.tensor([place >= frames for place in index])
+        blocks = torch.tensor(
+            [place % frames // frames_per_block for place in index], dtype=torch.int64, device="cpu"
+        )
+        noisy = torch.tensor([place >= frames for place in index], dtype=torch.bool, device="cpu")
         tables = (*tables, blocks, noisy)
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor, *tables: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def teacher_forcing_table(
     that lie otherwise: for each its number, and whether it is the noisy copy.
     """
     clean = _visible(policy, shot_starts)
-    own = torch.eye(len(shot_starts), dtype=torch.bool)
+    own = torch.eye(len(shot_starts), dtype=torch.bool, device="cpu")
     above = torch.cat((clean, torch.zeros_like(own)), 1)
     below = torch.cat((clean & ~own, own), 1)
     table = torch.cat((above, below))
@@ -146,7 +148,7 @@ def _seen(
 
 def _visible(policy: WindowPolicy, shot_starts: Sequence[int]) -> Tensor:
     """True where a block (row) sees a clean block (column)."""
-    table = torch.zeros(len(shot_starts), len(shot_starts), dtype=torch.bool)
+    table = torch.zeros(len(shot_starts), len(shot_starts), dtype=torch.bool, device="cpu")
     for block, start in enumerate(shot_starts):
         table[block, list(policy.visible(block, start))] = True
     return table

@@ -49,7 +49,8 @@ def encode_distinct(
     if len(distinct) == len(prompts):
         return features
     place = {prompt: row for row, prompt in enumerate(distinct)}
-    return features[torch.tensor([place[prompt] for prompt in prompts], device=features.device)]
+    rows = [place[prompt] for prompt in prompts]
+    return features[torch.tensor(rows, dtype=torch.int64, device=features.device)]
 
 
 def zero_padding(

@@ -53,10 +53,12 @@ class PocketTextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = WordTokenizer(config.vocab, config.text_len)
-        self.embedding = nn.Embedding(len(self.tokenizer), config.dim)
-        self.position = nn.Parameter(torch.randn(config.text_len, config.dim) * 0.02)
+        self.embedding = nn.Embedding(len(self.tokenizer), config.dim, dtype=torch.float32)
+        self.position = nn.Parameter(
+            torch.randn(config.text_len, config.dim, dtype=torch.float32) * 0.02
+        )
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, dtype=torch.float32)
 
     @property
     def text_len(self) -> int:
@@ -97,14 +99,14 @@ class _Layer(nn.Module):
     def __init__(self, config: PocketTextConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.attention_norm = nn.LayerNorm(config.dim)
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.ffn_norm = nn.LayerNorm(config.dim)
+        self.attention_norm = nn.LayerNorm(config.dim, dtype=torch.float32)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, dtype=torch.float32)
+        self.out = nn.Linear(config.dim, config.dim, dtype=torch.float32)
+        self.ffn_norm = nn.LayerNorm(config.dim, dtype=torch.float32)
         self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim),
+            nn.Linear(config.dim, config.ffn_dim, dtype=torch.float32),
             nn.GELU(approximate="tanh"),
-            nn.Linear(config.ffn_dim, config.dim),
+            nn.Linear(config.ffn_dim, config.dim, dtype=torch.float32),
         )
 
     def forward(

@@ -58,11 +58,11 @@ class WordTokenizer:
 
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "prompts text_len"]:
         """Token numbers, int64 on the CPU; each row holds words, one end, then padding."""
-        ids = torch.full((len(prompts), self.text_len), self.PAD)
+        ids = torch.full((len(prompts), self.text_len), self.PAD, dtype=torch.int64, device="cpu")
         for row, prompt in zip(ids, prompts, strict=True):
             known = [self._ids.get(word, self.UNKNOWN) for word in words(prompt)]
             numbers = [*known[: self.text_len - 1], self.END]
-            row[: len(numbers)] = torch.tensor(numbers)
+            row[: len(numbers)] = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         return ids
 
     def detokenize(self, ids: Int[Tensor, " tokens"]) -> str:

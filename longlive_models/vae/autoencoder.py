@@ -42,16 +42,20 @@ class WanVAE(nn.Module):
         self.conv1 = PointwiseConv3d(2 * channels, 2 * channels)
         self.conv2 = PointwiseConv3d(channels, channels)
         self.decoder = Decoder(config)
-        self.register_buffer("latent_mean", torch.empty(0), persistent=False)
-        self.register_buffer("latent_std", torch.empty(0), persistent=False)
+        self.register_buffer("latent_mean", torch.empty(0, dtype=torch.float32), persistent=False)
+        self.register_buffer("latent_std", torch.empty(0, dtype=torch.float32), persistent=False)
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
         """Put the config's latent statistics (again) beside the weights, in float32."""
         device = self.conv2.weight.device
         shape = (1, self.config.latent_channels, 1, 1, 1)
-        self.latent_mean = torch.tensor(self.config.latent_mean, device=device).view(shape)
-        self.latent_std = torch.tensor(self.config.latent_std, device=device).view(shape)
+
+        def statistic(values: tuple[float, ...]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device).view(shape)
+
+        self.latent_mean = statistic(self.config.latent_mean)
+        self.latent_std = statistic(self.config.latent_std)
 
     def channels_last_(self) -> None:
         """Lay the weights of convolutions out channels-last, in place; features follow them.

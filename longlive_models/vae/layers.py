@@ -44,7 +44,7 @@ class PointwiseConv3d(nn.Conv3d):
     """A 1 x 1 x 1 convolution: a linear layer on the channels of every position."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__(channels, out_channels, 1)
+        super().__init__(channels, out_channels, 1, dtype=torch.float32)
 
     def forward(self, x: Features) -> Features:
         return features(F.linear(rows(x), self.weight.flatten(1), self.bias))
@@ -54,7 +54,9 @@ class TemporalConv3d(nn.Conv3d):
     """A 3 x 1 x 1 convolution without padding: a linear layer on three frames' channels."""
 
     def __init__(self, channels: int, out_channels: int, *, stride: int = 1) -> None:
-        super().__init__(channels, out_channels, (3, 1, 1), stride=(stride, 1, 1))
+        super().__init__(
+            channels, out_channels, (3, 1, 1), stride=(stride, 1, 1), dtype=torch.float32
+        )
 
     def forward(self, x: Features) -> Features:
         x, stride = rows(x), self.stride[0]
@@ -69,7 +71,7 @@ class ChannelNorm(nn.Module):
     def __init__(self, channels: int, *, dims: int = 3) -> None:
         super().__init__()
         self.scale = channels**0.5
-        self.gamma = nn.Parameter(torch.ones(channels, *[1] * dims))
+        self.gamma = nn.Parameter(torch.ones(channels, *[1] * dims, dtype=torch.float32))
 
     def forward(self, x: Features) -> Features:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -82,7 +84,7 @@ class CausalConv3d(nn.Conv3d):
     """A 3 x 3 x 3 convolution that sees two earlier frames and no later one."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__(channels, out_channels, 3, padding=(0, 1, 1))
+        super().__init__(channels, out_channels, 3, padding=(0, 1, 1), dtype=torch.float32)
 
     def forward(self, x: Features, history: History) -> Features:
         if history.first:
@@ -139,8 +141,8 @@ class FrameAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels, dims=2)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = nn.Conv2d(channels, channels, 1)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1, dtype=torch.float32)
+        self.proj = nn.Conv2d(channels, channels, 1, dtype=torch.float32)
         nn.init.zeros_(self.proj.weight)
 
     def forward(self, x: Features) -> Features:
@@ -161,7 +163,8 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, *, temporal: bool) -> None:
         super().__init__()
         self.resample = nn.Sequential(
-            nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2)
+            nn.ZeroPad2d((0, 1, 0, 1)),
+            nn.Conv2d(channels, channels, 3, stride=2, dtype=torch.float32),
         )
         if temporal:
             self.time_conv = TemporalConv3d(channels, channels, stride=2)
@@ -187,7 +190,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.resample = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1, dtype=torch.float32),
         )
         if temporal:
             self.time_conv = TemporalConv3d(channels, 2 * channels)

@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -83,12 +84,12 @@ class _Projections(nn.Module):
     def __init__(self, dim: int, num_heads: int, eps: float, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.o = nn.Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps) if qk_norm else nn.Identity()
-        self.norm_k = RMSNorm(dim, eps) if qk_norm else nn.Identity()
+        self.q = nn.Linear(dim, dim, dtype=torch.float32)
+        self.k = nn.Linear(dim, dim, dtype=torch.float32)
+        self.v = nn.Linear(dim, dim, dtype=torch.float32)
+        self.o = nn.Linear(dim, dim, dtype=torch.float32)
+        self.norm_q = RMSNorm(dim, eps, dtype=torch.float32) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(dim, eps, dtype=torch.float32) if qk_norm else nn.Identity()
 
     def split(self, x: Float[Tensor, "*batch tokens dim"]) -> Tensor:
         """[..., tokens, dim] -> [..., tokens, heads, head_dim]."""

@@ -43,15 +43,17 @@ class WanBlock(nn.Module):
             backend=attention,
             masked_backend=masked_attention,
         )
-        self.norm3 = nn.LayerNorm(dim, eps) if config.cross_attn_norm else nn.Identity()
+        self.norm3 = (
+            nn.LayerNorm(dim, eps, dtype=torch.float32) if config.cross_attn_norm else nn.Identity()
+        )
         self.cross_attn = CrossAttention(dim, heads, eps=eps, qk_norm=qk_norm, backend=attention)
         self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim),
+            nn.Linear(dim, config.ffn_dim, dtype=torch.float32),
             nn.GELU(approximate="tanh"),
-            nn.Linear(config.ffn_dim, dim),
+            nn.Linear(config.ffn_dim, dim, dtype=torch.float32),
         )
-        self.modulation = nn.Parameter(torch.empty(1, 6, dim))
+        self.modulation = nn.Parameter(torch.empty(1, 6, dim, dtype=torch.float32))
 
     def forward(
         self,

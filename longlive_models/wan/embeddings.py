@@ -11,8 +11,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: int, dim: int, patch_size: tuple[int, int, int]) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.weight = nn.Parameter(torch.empty(dim, channels, *patch_size))
-        self.bias = nn.Parameter(torch.empty(dim))
+        self.weight = nn.Parameter(torch.empty(dim, channels, *patch_size, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(dim, dtype=torch.float32))
 
     def forward(self, latents: Float[Tensor, "B C F Y X"]) -> Float[Tensor, "B F tokens dim"]:
         """Tokens of a frame lie row by row."""
@@ -52,8 +52,8 @@ class Head(nn.Module):
     def __init__(self, dim: int, values: int, eps: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.head = nn.Linear(dim, values)
-        self.modulation = nn.Parameter(torch.empty(1, 2, dim))
+        self.head = nn.Linear(dim, values, dtype=torch.float32)
+        self.modulation = nn.Parameter(torch.empty(1, 2, dim, dtype=torch.float32))
 
     def forward(
         self, x: Float[Tensor, "B steps tokens dim"], time: Float[Tensor, "B steps dim"]

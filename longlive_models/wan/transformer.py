@@ -55,12 +55,18 @@ class WanTransformer(nn.Module):
         dim = config.dim
         self.patch_embedding = PatchEmbedding(config.in_channels, dim, config.patch_size)
         self.text_embedding = nn.Sequential(
-            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            nn.Linear(config.text_dim, dim, dtype=torch.float32),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(dim, dim, dtype=torch.float32),
         )
         self.time_embedding = nn.Sequential(
-            nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+            nn.Linear(config.freq_dim, dim, dtype=torch.float32),
+            nn.SiLU(),
+            nn.Linear(dim, dim, dtype=torch.float32),
         )
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_projection = nn.Sequential(
+            nn.SiLU(), nn.Linear(dim, 6 * dim, dtype=torch.float32)
+        )
         self.blocks = nn.ModuleList(
             WanBlock(
                 config,

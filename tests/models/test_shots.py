@@ -244,3 +244,11 @@ def test_planning_needs_no_tensors():
     folder = Path(shots.__file__).parent
     done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "seconds, fps, frames", [(1.005, 100, 101), (0.29, 50, 15), (4.35, 10, 44), (1.15, 30, 35)]
+)
+def test_halves_of_a_frame_round_up_whatever_their_floats_are(seconds, fps, frames):
+    """1.005 * 100 is 100.49999999999999 as floats."""
+    assert BlockTiming(fps=fps).frames_in(seconds) == frames

@@ -27,6 +27,23 @@ def noise(seed: int = 0) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("shift", [1, 2, 3, 5, 8])
+def test_a_truncated_timestep_is_that_of_the_exact_level(shift):
+    """Whole numbers alone: 6 steps of shift 5 have 500, where floats have 499.99999999999994."""
+    for steps in range(1, 51):
+        left = [steps - i for i in range(steps)]
+        exact = [1000 * shift * n // (steps + (shift - 1) * n) for n in left]
+        assert list(step_schedule(steps, float(shift)).timesteps) == exact, steps
+    assert step_schedule(6, 5.0).timesteps[-1] == 500
+
+
+def test_a_shift_is_the_decimal_number_that_was_written():
+    """1.1 * 0.5 / (1 + 0.1 * 0.5) is 11 / 21, and 0.25 of shift 3 a half."""
+    assert step_schedule(2, 1.1).timesteps == (1000.0, 523.0)
+    assert step_schedule(10, 0.1).timesteps[1] == 473.0  # 0.09 / 0.19
+    assert step_schedule(4, 3.0).timesteps == (1000.0, 900.0, 750.0, 500.0)
+
+
 def recorded(denoise, calls):
     def call(x, timestep):
         calls.append((x, timestep))
