@@ -347,6 +347,6 @@ class _Stopped(Exception):
 
 def collect(stream: Stream) -> Video:
     """All blocks of a stream, joined; of one that is stopped before its first block, no frames."""
-    blocks = [block.frames for block in stream]
-    frames = torch.cat(blocks) if blocks else torch.empty(0, *stream.size, 3, dtype=torch.uint8)
+    none = torch.empty(0, *stream.size, 3, dtype=torch.uint8, device="cpu")
+    frames = torch.cat([none, *(block.frames for block in stream)])
     return Video(frames, stream.plan.timing.fps)

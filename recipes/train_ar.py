@@ -303,16 +303,9 @@ class TrainARModule(StepModule):
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
-        clips = (
-            torch.rand(
-                len(ids), 1, generator=generator, dtype=torch.float32, device=generator.device
-            )
-            < self.config.prompt_dropout
-        )
-        words = (
-            torch.rand(ids.shape, generator=generator, dtype=torch.float32, device=generator.device)
-            < self.config.word_dropout
-        )
+        drawn = {"generator": generator, "dtype": torch.float32, "device": generator.device}
+        clips = torch.rand(len(ids), 1, **drawn) < self.config.prompt_dropout
+        words = torch.rand(ids.shape, **drawn) < self.config.word_dropout
         empty = self.text.tokenize([""])[0].to(ids.device)
         known = ids > self.text.tokenizer.END
         ids = torch.where(words.to(ids.device) & known, self.text.tokenizer.UNKNOWN, ids)
