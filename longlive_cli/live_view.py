@@ -1,4 +1,7 @@
-"""What a person sees of a video that is being made: a panel that is drawn again, or plain lines."""
+"""What a person sees of a video that is being made: a panel that is drawn again, or plain lines.
+
+Between two blocks the panel counts the steps of the one that is being made.
+"""
 
 import threading
 from collections import deque
@@ -8,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from longlive_models import StepReport
     from longlive_recipes.live import Status
 
-LINES = 8
+LINES, METER = 8, 16
 STYLES = {"sink": "bold cyan", "anchor": "bold magenta", "recent": "green"}
 
 
@@ -29,6 +34,7 @@ class Panel:
     def __init__(self, console: Console, typed: Callable[[], str]) -> None:
         self._typed = typed
         self._status: Status | None = None
+        self._working = Spinner("dots", "loading the model")
         self._lines: deque[str] = deque(maxlen=LINES)
         self._lock = threading.Lock()
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=8)
@@ -42,6 +48,10 @@ class Panel:
         """A block is in the file."""
         self._status = status
 
+    def step(self, report: "StepReport") -> None:
+        """A denoising step is done."""
+        self._working.update(text=working(report))
+
     def render(self) -> RenderableType:
         """The panel as it is now."""
         with self._lock:
@@ -50,8 +60,9 @@ class Panel:
         table.add_column(style="dim")
         table.add_column()
         status = self._status
-        table.add_row("video", "loading the model" if status is None else state(status))
+        table.add_row("now", self._working)
         if status is not None:
+            table.add_row("video", state(status))
             table.add_row("prompt", Text(status.prompt))
             table.add_row("window", window(status))
         for line in lines:
@@ -81,6 +92,9 @@ class Lines:
         """A block is in the file."""
         self.tell(f"{state(status)}, window {window(status).plain}: {status.prompt}")
 
+    def step(self, report: "StepReport") -> None:
+        """A line says that a block is made, and nothing of its steps."""
+
     def __enter__(self) -> "Lines":
         return self
 
@@ -99,6 +113,13 @@ def state(status: "Status") -> str:
     speed = f", {status.speed:.1f} frames/s" if status.speed else ""
     memory = f"{status.memory / 1e9:.1f} GB"
     return f"block {status.block}, {status.seconds:.1f}{total} s{speed}, {memory}"
+
+
+def working(report: "StepReport") -> str:
+    """`block 4, step 5/8 [=====---]`: what is being made."""
+    done = (report.step + 1) * METER // report.steps
+    meter = "=" * done + "-" * (METER - done)
+    return f"block {report.block}, step {report.step + 1}/{report.steps} [{meter}]"
 
 
 def window(status: "Status") -> Text:

@@ -8,9 +8,12 @@ Command:  longlive generate "a red circle moves right on a navy background" -o c
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from longlive_models.callbacks import StepReport
 from longlive_recipes.generate_plan import Generate as Generate
 from longlive_recipes.generate_plan import Job as Job
 from longlive_recipes.generate_plan import Plan as Plan
@@ -36,6 +39,10 @@ class BlockReport:
 
 
 Progress = Callable[[BlockReport], None]
+"""Called for each block of each video."""
+
+StepProgress = Callable[[str, StepReport], None]
+"""Called with the name of a video and each of its denoising steps."""
 
 
 def run(
@@ -44,6 +51,7 @@ def run(
     output: Path,
     *,
     progress: Progress | None = None,
+    on_step: StepProgress | None = None,
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
 ) -> list[Result]:
@@ -60,8 +68,11 @@ def run(
     planned = plan(config, jobs, output, overwrite, snapshots)
     pipeline = load_pipeline(planned)
     results: list[Result] = []
-    for job, video in zip(jobs, planned.videos, strict=True):
-        take = open_take(pipeline, planned, job, video, overwrite=overwrite, began=began)
+    for named, video in zip(jobs, planned.videos, strict=True):
+        job = replace(named, name=video.name)
+        told = None if on_step is None else partial(on_step, video.name)
+        how: dict[str, Any] = {"overwrite": overwrite, "began": began, "on_step": told}
+        take = open_take(pipeline, planned, job, video, **how)
         try:
             result = generate_one(take, job, progress, snapshots)
         except KeyboardInterrupt:

@@ -311,7 +311,7 @@ def _model_sha256(folder: Path) -> str:
 
 def _planned(job: Job, path: Path, shots: ShotPlan) -> PlannedVideo:
     return PlannedVideo(
-        name=job.name,
+        name=path.stem,
         path=path,
         seed=job.seed,
         frames=None if shots.endless else shots.frames,

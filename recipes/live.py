@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longlive_models.callbacks import OnStep
 from longlive_models.video import destination
 from longlive_recipes.generate_plan import Job, Plan, check_output, check_snapshot
 from longlive_recipes.interrupts import Interrupts
@@ -225,6 +226,7 @@ def open_session(
     job: Job,
     *,
     tell: Callable[[str], None],
+    on_step: OnStep | None = None,
     snapshot: Path | None = None,
     overwrite: bool = False,
 ) -> LiveSession:
@@ -232,7 +234,9 @@ def open_session(
     began = time.perf_counter()
     pipeline = load_pipeline(planned)
     [video] = planned.videos
-    take = open_take(pipeline, planned, job, video, overwrite=overwrite, began=began)
+    take = open_take(
+        pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=on_step
+    )
     return LiveSession(take, tell=tell, snapshot=snapshot, overwrite=overwrite)
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.callbacks import OnStep
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.stream import Stream
@@ -157,20 +158,23 @@ def open_take(
     *,
     overwrite: bool,
     began: float,
+    on_step: OnStep | None = None,
 ) -> Take:
     """The video of a job at its first block: from prompts, or from where its past ends."""
     blocks = 0
     if job.past is None:
-        stream = open_stream(pipeline, planned, job)
+        stream = open_stream(pipeline, planned, job, on_step=on_step)
     else:
-        stream = pipeline.resume(job.past.snapshot)
+        stream = pipeline.resume(job.past.snapshot, on_step=on_step)
         blocks = job.past.summary.block
     if job.turn is not None:
         steer(stream, job.turn)
     return Take(pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks)
 
 
-def open_stream(pipeline: LongLivePipeline, planned: Plan, job: Job) -> Stream:
+def open_stream(
+    pipeline: LongLivePipeline, planned: Plan, job: Job, *, on_step: OnStep | None = None
+) -> Stream:
     """The blocks of a job that has no past, none of them made yet."""
     return pipeline.stream(
         job.story,
@@ -180,6 +184,7 @@ def open_stream(pipeline: LongLivePipeline, planned: Plan, job: Job) -> Stream:
         guidance=planned.guidance,
         image=job.image,
         events=job.events,
+        on_step=on_step,
     )
 
 

@@ -77,17 +77,20 @@ def generate(
     if max(nproc, nodes) > 1:
         results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
     else:
-        results = _run(wanted, jobs, place, overwrite=overwrite, snapshots=saving)
+        names = [video.name for video in plan.videos]
+        results = _run(wanted, jobs, place, names, overwrite=overwrite, snapshots=saving)
     tell(results, as_json=as_json)
 
 
-def _run(config: Any, jobs: "list[Job]", output: Path, **how: Any) -> "list[Result]":
+def _run(
+    config: Any, jobs: "list[Job]", output: Path, names: list[str], **how: Any
+) -> "list[Result]":
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate as recipe
 
     try:
-        with FrameBar([job.name for job in jobs]) as bar:
-            return recipe.run(config, jobs, output, progress=bar, **how)
+        with FrameBar(names) as bar:
+            return recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
     except KeyboardInterrupt:
         note("longlive: interrupted before the first block; nothing was written.")
         raise typer.Exit(INTERRUPTED) from None

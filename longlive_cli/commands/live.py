@@ -80,7 +80,7 @@ def _run(plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool) -> "l
     try:
         with view:
             session = open_session(
-                plan, job, tell=view.tell, snapshot=snapshot, overwrite=overwrite
+                plan, job, tell=view.tell, on_step=view.step, snapshot=snapshot, overwrite=overwrite
             )
             with reader(session):
                 results = session.run(view.show)

@@ -20,6 +20,7 @@ class PlannedNothing:
     snapshots: Snapshots | None
     stored: str = "plain"
     weights: str = "plain"
+    videos: tuple = ()
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Recorded:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
         return PlannedNothing(config=config, output=output, snapshots=snapshots)
 
-    def run(self, config, jobs, output, *, progress, overwrite, snapshots):
+    def run(self, config, jobs, output, *, progress, on_step, overwrite, snapshots):
         self.calls.append((config, jobs, output, overwrite))
         if self.stop is not None:
             raise self.stop

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from longlive_cli.live_input import LineEditor
 from longlive_cli.live_view import Panel, can_draw
 from longlive_cli.main import app
+from longlive_models import StepReport
 from longlive_models.video import read_video
 from longlive_recipes.live import Status
 from longlive_recipes.live_commands import Command, parse
@@ -104,10 +106,17 @@ def test_keys_become_lines():
     assert editor.ended
 
 
+LATENTS = torch.zeros(1, 1, 1, 1, 1)
+
+
 def test_the_panel_shows_state_window_log_and_what_is_typed():
     console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     panel = Panel(console, lambda: "a ye")
+    console.print(panel.render())
+    assert "loading the model" in console.export_text()
     panel.tell("from block 4 on")
+    step = {"block": 4, "blocks": None, "step": 4, "steps": 8}
+    panel.step(StepReport(**step, timestep=1.0, sigma=0.1, latents=LATENTS))
     panel.show(
         Status(
             block=3,
@@ -124,6 +133,7 @@ def test_the_panel_shows_state_window_log_and_what_is_typed():
     console.file.close()
     for part in (
         "block 3, 10.4 of 60.0 s, 7.6 frames/s, 0.9 GB",
+        "block 4, step 5/8 [==========------]",
         "[0 sink][2 anchor][3]",
         "> a ye",
     ):
