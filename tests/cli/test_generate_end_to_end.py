@@ -46,6 +46,8 @@ def test_a_prompt_becomes_a_video_and_a_record(model):
     sidecar = json.loads(Path("out/circle.json").read_text())
     assert sidecar["plan"]["config"]["model"] == model
     assert sidecar["video"]["shots"][0]["prompt"] == "a red circle"
+    assert sidecar["video"]["name"] == "circle"
+    assert [line.split(",")[0] for line in done.stderr.splitlines()] == ["circle: block 1/1"]
 
 
 def test_the_same_seed_gives_the_same_frames_and_a_longer_video_starts_with_them(model):
