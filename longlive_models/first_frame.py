@@ -5,9 +5,11 @@ timestep set to 0; so the other frames of the block see the clean image. The fra
 See LongLive-2.0 (arXiv 2605.18739), image-to-video.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -17,29 +19,41 @@ from longlive_models.vae import WanVAE
 
 
 def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
-    """An image from a file, or from a tensor or array of bytes.
+    """An image from a file, a Pillow image, or a tensor or array of bytes; on the CPU.
+
+    A file and a Pillow image come as a viewer shows them: upright, over white where they are
+    transparent (see ``longlive_models.picture``).
 
     Raises:
-        ValueError: it is none of these, or has another shape than [height, width, 3].
+        ValueError: it is none of these, has another shape than [height, width, 3], is damaged, or
+            has more pixels than ``picture.MOST_PIXELS``.
     """
-    if isinstance(image, str | Path):
-        from longlive_models.video import read_image  # PyAV, which only files need
+    from longlive_models.picture import check_pixels, from_pillow, is_pillow  # what files need
+    from longlive_models.video_reader import read_image
 
-        return read_image(image)
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if is_pillow(image):
+        return from_pillow(image)
     try:
         device = image.device if isinstance(image, Tensor) else "cpu"
-        pixels = torch.as_tensor(image, device=device)
+        # of arrays a copy: torch takes neither a flipped one nor one that is only to be read
+        plain = image.copy() if isinstance(image, np.ndarray) else image
+        pixels = torch.as_tensor(plain, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"an image is a file or an array of bytes, got {type(image).__name__} ({error}): a "
             f"video starts from its pixels. Pass a path, or np.asarray(image.convert('RGB'))."
         ) from error
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not len(pixels):
+    bytes_in_place = pixels.dtype == torch.uint8 and pixels.layout == torch.strided
+    if pixels.is_meta or not bytes_in_place or pixels.shape[2:] != (3,) or pixels.numel() == 0:
         raise ValueError(
-            f"an image is uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)}: its "
-            f"colours come last, as bytes. Convert it, for example with image.convert('RGB')."
+            f"an image is uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)} "
+            f"({'meta' if pixels.is_meta else str(pixels.layout)}): its colours come last, as "
+            f"bytes. Convert it, for example with image.convert('RGB')."
         )
-    return pixels
+    check_pixels("the image", *pixels.shape[:2])
+    return pixels.cpu()
 
 
 @torch.no_grad()
@@ -68,13 +82,13 @@ def image_to_pixels(
     ``crop`` keeps the image's proportions and loses its margins; ``stretch`` keeps all of it, as
     the original does. Resized with antialiasing.
     """
-    pixels = image.permute(2, 0, 1)[None].float() / 127.5 - 1
     if fit == "crop":
         rows, columns = image.shape[:2]
         kept_rows = min(rows, max(1, round(columns * height / width)))
         kept_columns = min(columns, max(1, round(rows * width / height)))
         top, left = (rows - kept_rows) // 2, (columns - kept_columns) // 2
-        pixels = pixels[..., top : top + kept_rows, left : left + kept_columns]
+        image = image[top : top + kept_rows, left : left + kept_columns]
+    pixels = image.permute(2, 0, 1)[None].float().div_(127.5).sub_(1)  # in place: it may be large
     resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
     return resized.clamp(-1, 1)[:, :, None]
 

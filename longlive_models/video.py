@@ -21,13 +21,23 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from longlive_core.checks import real, whole
-from longlive_models.video_start import GIF_END, VideoStart
+from longlive_models.picture import check_pixels
+from longlive_models.video_reader import CutShort as CutShort
+from longlive_models.video_reader import read_image as read_image
+from longlive_models.video_reader import read_video as read_video
+from longlive_models.video_start import GIF_END, VideoStart, with_gif_times
 
 SUFFIXES = (".mp4", ".gif", ".png")
 CRF = 16
 """Quality of an mp4 that nobody chose: its errors are hardly seen."""
 WORST_CRF = 51
 BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
+SIDES = {".mp4": 16_384, ".gif": 65_535, ".png": 65_535}
+"""The longest side of a frame: what the H.264 encoder takes, and what sixteen bits count to."""
+GIF_TIMES = (1, 65_535)
+"""Hundredths of a second that a gif's frame can last."""
+ENCODER_THREADS = 8
+"""How many frames of a block are encoded at a time: a constant, as the bytes name it."""
 
 
 def destination(path: str | Path) -> Path:
@@ -47,14 +57,35 @@ def destination(path: str | Path) -> Path:
 
 def check_size(path: str | Path, size: tuple[int, int]) -> None:
     """Raise ValueError where frames of (height, width) cannot be stored in a file of this kind."""
-    height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"a frame is at least 1x1 pixels, got {height}x{width}.")
-    if Path(path).suffix.lower() == ".mp4" and (height % 2 or width % 2):
+    suffix = Path(path).suffix.lower()
+    longest = SIDES.get(suffix, max(SIDES.values()))
+    why = f"a side of a frame in pixels; a {suffix or 'frame'} has sides of {longest:,} at most."
+    height, width = (
+        whole(name, side, at_least=1, at_most=longest, why=why)
+        for name, side in zip(("height", "width"), size, strict=True)
+    )
+    check_pixels("a frame", height, width)
+    if suffix == ".mp4" and (height % 2 or width % 2):
         raise ValueError(
             f"mp4 needs an even height and width, got {height}x{width}: its colours are stored at "
             f"half size. Use an even size, or write a .gif or .png."
         )
+
+
+def check_rate(path: str | Path, fps: float | Fraction) -> Fraction:
+    """``fps`` as it is stored in a file of this kind. Raises ValueError where it cannot be."""
+    why = "a video has more than 0 frames a second, say, 12."
+    real("fps", fps, above=0, at_most=1_000_000, why=why)
+    if fps < 0.001:  # the fractions below have no smaller number
+        raise ValueError(f"a frame lasts 1,000 seconds at most, got {float(fps):g} a second: {why}")
+    rate = Fraction(fps).limit_denominator(1001)
+    shortest, longest = GIF_TIMES
+    if Path(path).suffix.lower() == ".gif" and not shortest <= 100 / rate <= longest:
+        raise ValueError(
+            f"a gif has at most {100 // shortest} frames a second, got {float(fps):g}: each lasts "
+            f"{shortest} to {longest:,} hundredths of a second. Write an .mp4, or fewer frames."
+        )
+    return rate
 
 
 @runtime_checkable
@@ -95,12 +126,11 @@ class VideoWriter:
         start: VideoStart | None = None,
         crf: int | None = None,
     ) -> None:
-        real("fps", fps, above=0, why="a video needs more than 0 frames a second. Use, say, 12.")
         self.path = destination(path)
         check_size(path, size)
         check_crf(path, crf)
         self._crf = CRF if crf is None else crf
-        self.fps = Fraction(fps).limit_denominator(1001)
+        self.fps = check_rate(path, fps)
         self.size = size
         self.frames = 0 if start is None else start.frames
         self._start = start
@@ -110,7 +140,13 @@ class VideoWriter:
         self._file: IO[bytes] | None = None
 
     def write(self, frames: UInt8[Tensor, "frames height width 3"]) -> None:
-        """Append frames; when this returns, the operating system has them."""
+        """Append frames; when this returns, the operating system has them.
+
+        Raises:
+            ValueError: frames of another size or type.
+            OSError: they could not be stored whole, as on a full disk; the file then holds what
+                it held before, and is a whole video.
+        """
         if tuple(frames.shape[1:]) != (*self.size, 3) or frames.dtype != torch.uint8:
             raise ValueError(
                 f"{self.path} takes uint8 frames of shape [frames, {self.size[0]}, "
@@ -120,7 +156,11 @@ class VideoWriter:
             return
         if self._sink is None:
             self._sink = self._open()
-        self._sink.append(frames.cpu().contiguous(), self.frames)
+        try:
+            self._sink.append(frames.cpu().contiguous(), self.frames)
+        except OSError as error:
+            self._forget_nothing()
+            raise OSError(error.errno, self._loss(error, len(frames)), str(self.path)) from error
         self.frames += len(frames)
 
     def close(self) -> None:
@@ -138,6 +178,23 @@ class VideoWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _loss(self, error: OSError, frames: int) -> str:
+        held = f"the {self.frames} frames before it are there, whole" if self.frames else "no other"
+        return (
+            f"{error.strerror or error}: the block of frames {self.frames} to "
+            f"{self.frames + frames - 1} could not be stored; {held}"
+        )
+
+    def _forget_nothing(self) -> None:
+        """Leave no file, or folder, that holds no frame."""
+        if self.frames == 0:
+            self.close()
+            self._sink = self._file = None
+            if self.path.is_dir():
+                self.path.rmdir()
+            else:
+                self.path.unlink()
 
     def _open(self) -> _Sink:
         pieces = 0
@@ -168,16 +225,17 @@ class _Mp4:
         self.file, self.fps, self.fragments, self.crf = file, fps, fragments, crf
 
     def append(self, frames: Tensor, first: int) -> None:
-        self.fragments += 1
-        wanted = {"ftyp", "moov", "moof", "mdat"} if self.fragments == 1 else {"moof", "mdat"}
+        kinds = {"moof", "mdat"} if self.fragments else {"ftyp", "moov", "moof", "mdat"}
         boxes = _boxes(self._fragment(frames, first))
-        self.file.write(b"".join(box for kind, box in boxes if kind in wanted))
+        place = self.file.seek(0, io.SEEK_END)
+        _write_whole(self.file, b"".join(box for kind, box in boxes if kind in kinds), place)
+        self.fragments += 1
 
     def _fragment(self, frames: Tensor, first: int) -> bytes:
         """A whole small mp4 whose only fragment has the time and number it has in the long one."""
         options = {
             "movflags": "frag_custom+empty_moov+default_base_moof+frag_discont+skip_trailer",
-            "fragment_index": str(self.fragments),
+            "fragment_index": str(self.fragments + 1),
             "avoid_negative_ts": "disabled",  # else every fragment would be moved to time 0
         }
         buffer = io.BytesIO()
@@ -189,6 +247,9 @@ class _Mp4:
             stream.options = {"crf": str(self.crf), "preset": "fast", "bf": "0", "mbtree": "0"}
             codec = stream.codec_context
             codec.gop_size = len(frames) + 1
+            # PyAV asks for slices, as many as there are cores: they cost bytes, and are not the
+            # same ones everywhere. Whole frames side by side are, and none is left behind below.
+            codec.thread_type, codec.thread_count = "FRAME", ENCODER_THREADS
             codec.color_primaries = codec.color_trc = BT709
             codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
             for i, frame in enumerate(_video_frames(frames, first, self.fps)):
@@ -218,12 +279,13 @@ class _Gif:
         self.file, self.fps, self.images = file, fps, images
 
     def append(self, frames: Tensor, first: int) -> None:
-        data = self._animation(frames)
-        images = data.index(b"\x21\xf9\x04")  # the first image's control block ends the header
+        ends = [round(100 * n / self.fps) for n in range(first, first + len(frames) + 1)]
+        times = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+        data, place = with_gif_times(self._animation(frames), times), 0
         if self.images:
-            self.file.seek(-len(GIF_END), io.SEEK_END)
-            data = data[images:]
-        self.file.write(data)
+            place = self.file.seek(-len(GIF_END), io.SEEK_END)
+            data = data[data.index(b"\x21\xf9\x04") :]  # a control block, where the header ends
+        _write_whole(self.file, data, place, end=GIF_END if self.images else b"")
         self.images += len(frames)
 
     def _animation(self, frames: Tensor) -> bytes:
@@ -270,8 +332,27 @@ class _Frames:
         self.folder = folder
 
     def append(self, frames: Tensor, first: int) -> None:
-        for number, frame in enumerate(frames, start=first):
-            write_png(self.folder / f"{number:05d}.png", frame)
+        paths = [self.folder / f"{first + n:05d}.png" for n in range(len(frames))]
+        try:
+            for path, frame in zip(paths, frames, strict=True):
+                write_png(path, frame)
+        except OSError:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+
+
+def _write_whole(file: IO[bytes], data: bytes, place: int, end: bytes = b"") -> None:
+    """Write all of ``data`` at ``place``; else leave what was before it, closed by ``end``."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]  # of a large write the system may take a part
+    except OSError:
+        file.truncate(place)
+        file.seek(place)
+        file.write(end)
+        raise
 
 
 def _video_frames(frames: Tensor, first: int, fps: Fraction) -> Iterator[av.VideoFrame]:
@@ -288,45 +369,8 @@ def write_png(path: str | Path, image: UInt8[Tensor, "height width 3"]) -> None:
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
     frame = av.VideoFrame.from_ndarray(image.cpu().contiguous().numpy(), format="rgb24")
     packets = [*codec.encode(frame), *codec.encode(None)]
-    Path(path).write_bytes(b"".join(bytes(packet) for packet in packets))
-
-
-def read_video(path: str | Path) -> tuple[UInt8[Tensor, "frames height width 3"], float]:
-    """All frames of a video file and its frames a second.
-
-    Raises:
-        ValueError: the file holds no video.
-    """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = [
-                torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                for frame in container.decode(stream)
-            ]
-            rate = stream.average_rate
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video: {error}.") from error
-    if not frames or not rate:
-        raise ValueError(f"{path} holds no frames.")
-    return torch.stack(frames), float(rate)
-
-
-def read_image(path: str | Path) -> UInt8[Tensor, "height width 3"]:
-    """The picture in an image file, or the first one of a video's.
-
-    Raises:
-        ValueError: the file is not there, or holds no picture.
-    """
-    try:
-        with av.open(str(path)) as container:
-            frame = next(container.decode(video=0))
-            return torch.from_numpy(frame.to_ndarray(format="rgb24"))
-    except (av.error.FFmpegError, IndexError, StopIteration) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}): a video starts from a picture. "
-            f"Name a png or jpg file."
-        ) from error
+    with open(path, "wb", buffering=0) as file:
+        _write_whole(file, b"".join(bytes(packet) for packet in packets), 0)
 
 
 def contact_sheet(

@@ -7,12 +7,13 @@ number of bytes. Frames are counted in the file itself: fragments of an mp4, ima
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 GIF_END = b"\x3b"
-_EXTENSION, _IMAGE = 0x21, 0x2C
+_EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +88,66 @@ def _frame(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.png"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CutMP4:
+    """An mp4 that ends inside a fragment: bytes up to that one, and what of it is not there."""
+
+    length: int
+    missing: str
+
+
+def cut_mp4(file: IO[bytes]) -> CutMP4 | None:
+    """Where an mp4 of fragments is cut; None where it is whole, or no such file."""
+    size = os.fstat(file.fileno()).st_size
+    whole, announced, place = 0, None, 0
+    for kind, place, length in _boxes(file):
+        if place == 0 and kind != b"ftyp":
+            return None
+        if kind == b"moof":
+            file.seek(place + 8)
+            announced = _samples(file.read(length - 8))
+        elif kind == b"mdat" and announced is not None:
+            whole, announced = place + length, None
+        elif whole and announced is None:
+            whole = place + length
+        place += length
+    if whole == size or not (whole or announced):
+        return None
+    frames = f" of {announced} frames" if announced else ""
+    return CutMP4(
+        length=whole,
+        missing=f"of its next block{frames} {size - whole:,} bytes are there, and no more",
+    )
+
+
 def _mp4_fragments(path: Path) -> Iterator[tuple[int, int, int]]:
     """After each whole fragment: frames, bytes and fragments so far."""
-    frames = fragments = place = 0
-    size = path.stat().st_size
+    frames = fragments = 0
     with open(path, "rb") as file:
-        while place + 8 <= size:
-            file.seek(place)
-            length, kind = struct.unpack(">I4s", file.read(8))
-            if length < 8 or place + length > size:
-                return  # a write that was killed
+        for kind, place, length in _boxes(file):
             if kind == b"moof":
+                file.seek(place + 8)
                 frames += _samples(file.read(length - 8))
-            place += length
             if kind == b"mdat":
                 fragments += 1
-                yield frames, place, fragments
+                yield frames, place + length, fragments
+
+
+def _boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and length of each box of an mp4's outermost row that is there whole."""
+    size = os.fstat(file.fileno()).st_size
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1 and place + 16 <= size:  # a length that needs 64 bits
+            (length,) = struct.unpack(">Q", file.read(8))
+        elif length == 0:
+            length = size - place
+        if length < 8 or place + length > size:
+            return  # a write that was killed
+        yield kind, place, length
+        place += length
 
 
 def _samples(boxes: bytes) -> int:
@@ -119,24 +164,44 @@ def _samples(boxes: bytes) -> int:
 
 
 def _gif_images(path: Path) -> Iterator[tuple[int, int, int]]:
-    """After each whole image: images, bytes and images so far. See the GIF89a specification."""
-    data = path.read_bytes()
-    place = 13 + _colours(data[10])
+    """After each whole image: images, bytes and images so far."""
     images = 0
-    while place < len(data) and data[place] in (_EXTENSION, _IMAGE):
-        image = data[place] == _IMAGE
-        if image:
+    for kind, _, end in _gif_blocks(path.read_bytes()):
+        if kind == _IMAGE:
+            images += 1
+            yield images, end, images
+
+
+def with_gif_times(data: bytes, times: Sequence[int]) -> bytes:
+    """A gif whose images last the given hundredths of a second."""
+    timed, left = bytearray(data), iter(times)
+    for kind, place, _ in _gif_blocks(data):
+        if kind == _CONTROL:
+            struct.pack_into("<H", timed, place + 4, next(left))
+    return bytes(timed)
+
+
+def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Kind (of extensions, their label), start and end of each whole block of a gif.
+
+    See the GIF89a specification.
+    """
+    place = 13 + _colours(data[10])
+    while place + 1 < len(data) and data[place] in (_EXTENSION, _IMAGE):
+        start, kind = place, data[place]
+        if kind == _IMAGE:
             if place + 10 > len(data):
                 return
             place += 11 + _colours(data[place + 9])
         else:
+            kind = data[place + 1]
             place += 2
         while place < len(data) and data[place]:
             place += data[place] + 1
         place += 1
-        if image and place <= len(data):
-            images += 1
-            yield images, place, images
+        if place > len(data):
+            return
+        yield kind, start, place
 
 
 def _colours(flags: int) -> int:

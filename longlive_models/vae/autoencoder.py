@@ -159,7 +159,7 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"the VAE encodes {rule} frames {'at the start' if first else 'later on'} of a "
                 f"video, got {frames}: the first latent frame holds one frame, every later one "
-                f"{group}. Pass {near or near + group} frames."
+                f"{group}. Pass {near if near > 0 else near + group} frames."
             )
 
     def _check_latents(self, latents: Latents) -> None:

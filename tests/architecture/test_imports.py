@@ -38,7 +38,10 @@ HOMES = {
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
     "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
     "av": lambda file: file.parts[0] == "longlive_models" and file.name.startswith("video"),
-    "PIL": lambda file: file == Path("longlive_models/video_block.py"),
+    "PIL": lambda file: (
+        file.parts[0] == "longlive_models"
+        and file.stem in ("picture", "video_reader", "video_block")
+    ),
     "yaml": lambda file: (
         file.parts[0] in ("longlive_cli", "recipes") or file == Path("longlive_models/documents.py")
     ),

@@ -8,7 +8,7 @@ from tests.architecture.source import FILES, ROOT, imported_by, module_name
 from tests.architecture.test_imports import OPTIONAL
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-IMPORT_NAMES = {"pyyaml": "yaml"}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 NOT_IMPORTED = {"tensorboard": "the training logger needs it", "numpy": "PyAV's frames are arrays"}
 
 

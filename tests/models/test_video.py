@@ -1,11 +1,18 @@
 """Whatever a writer has reported is in a playable file, and comes back as it went in."""
 
+import builtins
+import errno
+import os
+import re
+import resource
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import av
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longlive_models.video import (
+    ENCODER_THREADS,
     VideoWriter,
+    check_rate,
     check_size,
     contact_sheet,
     destination,
@@ -133,6 +142,146 @@ def test_the_same_frames_are_the_same_bytes(tmp_path):
     assert len(found) == 1
 
 
+@pytest.fixture
+def short_writes(monkeypatch):
+    """Files whose raw writes take 100 bytes at most, as the system may."""
+    opened = builtins.open
+
+    def open_short(path, mode="r", buffering=-1, **how):
+        file = opened(path, mode, buffering, **how)
+        if buffering != 0:
+            return file
+        return Short(file)
+
+    class Short:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            return self.file.write(memoryview(data)[:100])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    monkeypatch.setattr(builtins, "open", open_short)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+def test_writes_that_take_a_part_are_gone_on_with(suffix, short_writes, tmp_path):
+    with recording(tmp_path / f"clip{suffix}") as writer:
+        writer.write(moving_square(8))
+        writer.write(moving_square(5, first=8))
+    assert_same_pictures(writer.path, moving_square(13))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+def test_a_block_that_does_not_fit_is_not_reported(suffix, tmp_path):
+    """A limit on the size of files does what a full disk does: it takes a part of a block."""
+    noise = torch.randint(0, 256, (4, 32, 48, 3), dtype=torch.uint8)
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"clip{suffix}"
+    for target, blocks in ((whole, 1), (path, 2)):
+        with recording(target) as writer:
+            writer.write(moving_square(8))
+            if blocks == 1:
+                continue
+            size = 3000 if suffix == ".png" else writer.path.stat().st_size + 500
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            try:
+                with pytest.raises(OSError, match="frames 8 to 11 .* 8 frames before it") as error:
+                    writer.write(noise)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert error.value.filename == str(writer.path) and error.value.errno == errno.EFBIG
+            assert writer.frames == 8
+            assert_same_pictures(writer.path, moving_square(8))
+            if suffix != ".png":
+                assert path.read_bytes() == whole.read_bytes()
+            writer.write(moving_square(3, first=8))  # there is room again
+            assert_same_pictures(writer.path, moving_square(11))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+def test_a_first_block_that_does_not_fit_leaves_nothing(suffix, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = torch.randint(0, 256, (4, 32, 48, 3), dtype=torch.uint8)
+    with recording(tmp_path / f"clip{suffix}") as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+        try:
+            with pytest.raises(OSError, match="frames 0 to 3 could not be stored; no other"):
+                writer.write(noise)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == [] and writer.frames == 0
+        writer.write(moving_square(3))
+        assert_same_pictures(writer.path, moving_square(3))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_an_mp4_is_the_same_on_any_number_of_cores(tmp_path):
+    cores = os.sched_getaffinity(0)
+    found = set()
+    for count in {1, len(cores)}:
+        path = tmp_path / f"{count}.mp4"
+        os.sched_setaffinity(0, set(sorted(cores)[:count]))
+        try:
+            with recording(path) as writer:
+                writer.write(moving_square(17))
+        finally:
+            os.sched_setaffinity(0, cores)
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    settings = re.search(rb"threads=(\d+) .*sliced_threads=(\d)", found.pop())
+    assert settings is not None and settings.groups() == (b"%d" % ENCODER_THREADS, b"0")
+
+
+def test_an_mp4_has_one_key_frame_a_block(tmp_path):
+    with recording(tmp_path / "clip.mp4") as writer:
+        for length in (9, 1, 17):
+            writer.write(moving_square(length, first=writer.frames))
+    with av.open(str(writer.path)) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert [place for place, key in enumerate(keys) if key] == [0, 9, 10] and len(keys) == 27
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [
+        ("a.mp4", (2, 16_386), "width is at most 16384, got 16386: .* a .mp4 has sides of 16,384"),
+        ("a.gif", (65_536, 2), "height is at most 65535"),
+        ("a.png", (10_000, 10_000), "a frame has 10000x10000 pixels"),
+        ("a.png", (0, 5), "height is at least 1, got 0"),
+    ],
+)
+def test_sizes_that_no_file_holds_are_refused(name, size, told):
+    with pytest.raises(ValueError, match=told):
+        check_size(name, size)
+    check_size(name, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "fps", "told"),
+    [
+        ("a.gif", 120, "at most 100 frames a second, got 120: .*Write an .mp4"),
+        ("a.gif", 0.001, "1 to 65,535 hundredths"),
+        ("a.mp4", float("nan"), "fps is a finite number"),
+        ("a.mp4", -3, "fps is above 0, got -3"),
+        ("a.mp4", 1e-5, "a frame lasts 1,000 seconds at most"),
+        ("a.mp4", 1e9, "fps is at most"),
+    ],
+)
+def test_rates_that_no_file_holds_are_refused(name, fps, told):
+    with pytest.raises(ValueError, match=told):
+        check_rate(name, fps)
+    assert check_rate(name, 24000 / 1001) == Fraction(24000, 1001)
+
+
 def test_a_writer_without_frames_leaves_nothing(tmp_path):
     with recording(tmp_path / "clip.mp4") as writer:
         writer.write(moving_square(0))
@@ -159,7 +308,7 @@ def test_what_cannot_be_written_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(ValueError, match="even height and width, got 31x48.*or write a .gif"):
         check_size(Path("clip.mp4"), (31, 48))
     check_size(Path("clip.gif"), (31, 47))
-    with pytest.raises(ValueError, match="fps is above 0, got 0: a video needs more than 0 frames"):
+    with pytest.raises(ValueError, match="fps is above 0, got 0: .*say, 12"):
         VideoWriter(tmp_path / "clip.mp4", fps=0, size=(32, 48))
     writer = recording(tmp_path / "clip.mp4")
     with pytest.raises(ValueError, match=r"shape \[frames, 32, 48, 3\].*got torch.uint8 \[2, 48"):

@@ -146,6 +146,8 @@ def test_leftover_frames_are_refused_unless_parity_drops_them():
     vae, video = VAES[SAME], random_video(SAME, 7)
     with pytest.raises(ValueError, match=r"encodes 1 \+ 4 n frames at the start .*got 7.*Pass 5"):
         vae.encode(video)
+    with pytest.raises(ValueError, match=r"got 0: .*Pass 1 frames"):
+        vae.encode(video[:, :, :0])
     with torch.no_grad():
         assert difference(vae.encode(video, parity=True), vae.encode(video[:, :, :5])) == 0
 

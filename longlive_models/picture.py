@@ -1,0 +1,168 @@
+"""Pictures in files, as a viewer shows them.
+
+Turned as their EXIF orientation says, over white where they are transparent, in eight bits. A
+picture that is cut or damaged is an error, and one that is too large is refused from its header.
+Pillow decodes; files are opened here, so that a name is always a path.
+"""
+
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Pixels = UInt8[Tensor, "height width 3"]
+
+BEHIND = (255, 255, 255)
+"""The colour behind what is transparent: white, as a page is."""
+MOST_BYTES = 2**30
+"""Memory that one picture may take: four bytes a pixel as read, twelve as floats in [-1, 1]."""
+MOST_PIXELS = MOST_BYTES // (4 + 3 * 4)
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # no format that runs code
+_DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error)
+"""What Pillow raises at a file that is cut or damaged."""
+
+
+def check_pixels(what: str, height: int, width: int) -> None:
+    """Raise ValueError where a picture of this size would take more than ``MOST_BYTES``."""
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"{what} has {width}x{height} pixels, and {MOST_PIXELS:,} are the most: each takes 16 "
+            f"bytes while it is read, and a picture may take {MOST_BYTES / 2**30:g} GiB. Make it "
+            f"smaller."
+        )
+
+
+@contextmanager
+def open_file(path: str | Path, kind: str) -> Iterator[IO[bytes]]:
+    """A regular file to read as ``kind``; ``path`` is never an address.
+
+    Raises:
+        ValueError: it is not there, cannot be opened, is empty or no file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            reason = "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file"
+            raise refusal(path, kind, reason)
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise refusal(path, kind, error.strerror or str(error)) from error
+    with file:
+        if not file.read(1):
+            raise refusal(path, kind, "it is empty")
+        file.seek(0)
+        yield file
+
+
+def refusal(path: str | Path, kind: str, reason: str) -> ValueError:
+    """What to raise where a file has no picture or video to give."""
+    return ValueError(
+        f"{path} cannot be read as {kind}: {reason}. Name a png or jpg file, a video as mp4, mov, "
+        f"mkv, webm or gif, that is whole."
+    )
+
+
+def open_picture(path: str | Path, file: IO[bytes]) -> Image.Image | None:
+    """The picture in a file, its pixels not read yet; None where it is no picture.
+
+    Raises:
+        ValueError: damage in its header, or more pixels than ``MOST_PIXELS``.
+    """
+    file.seek(0)
+    with damage_is_named(path):
+        try:
+            with warnings.catch_warnings():  # sizes are refused below, EXIF may be broken
+                warnings.simplefilter("ignore")
+                image = Image.open(file, formats=_FORMATS)
+        except Image.UnidentifiedImageError:
+            return None
+    check_pixels(str(path), image.height, image.width)
+    return image
+
+
+def read_picture(path: str | Path, file: IO[bytes]) -> Pixels | None:
+    """The pixels of a picture as it is shown, of a moving one the first; None if it is none.
+
+    Raises:
+        ValueError: damage, or more pixels than ``MOST_PIXELS``.
+    """
+    image = open_picture(path, file)
+    if image is None:
+        return None
+    with damage_is_named(path):
+        image.verify()  # checksums, after which Pillow wants the file opened again
+    image = open_picture(path, file)
+    assert image is not None
+    with damage_is_named(path):
+        return as_shown(image)
+
+
+def is_pillow(image: Any) -> bool:
+    """Whether it is a picture that Pillow holds."""
+    return isinstance(image, Image.Image)
+
+
+def from_pillow(image: Image.Image) -> Pixels:
+    """The pixels of a picture that a caller opened or made, as it is shown.
+
+    Raises:
+        ValueError: damage in its file, or more pixels than ``MOST_PIXELS``.
+    """
+    check_pixels("the image", image.height, image.width)
+    with damage_is_named("the image"):
+        return as_shown(image)
+
+
+def as_shown(image: Image.Image) -> Pixels:
+    """A picture's pixels, upright, over ``BEHIND``, in eight bits a colour."""
+    with warnings.catch_warnings():  # a broken EXIF block turns nothing
+        warnings.simplefilter("ignore")
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        over = Image.new("RGBA", image.size, BEHIND)
+        over.alpha_composite(image.convert("RGBA"))
+        image = over
+    return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey in sixteen bits, which Pillow's own conversion would clip at 255."""
+    if not image.mode.startswith("I;16") and image.format != "PPM":
+        raise ValueError(f"its numbers (mode {image.mode}) have no white")
+    values = np.asarray(image).astype(np.uint32)
+    eight = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is not None:
+        eight.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return eight
+
+
+@contextmanager
+def damage_is_named(path: str | Path) -> Iterator[None]:
+    """What Pillow raises at a file that is cut or damaged, as a ValueError with its name."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has more than {MOST_PIXELS:,} pixels, the most that are read ({error}): each "
+            f"takes 16 bytes, and a picture may take {MOST_BYTES / 2**30:g} GiB. Make it smaller."
+        ) from error
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path} cannot be read whole ({error}): it is cut, damaged, or of a kind that is not "
+            f"read. Copy it again, or save it as png."
+        ) from error
