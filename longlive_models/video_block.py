@@ -114,18 +114,9 @@ class Video:
         return self.frames.cpu().numpy()
 
     def pil(self) -> "list[Image]":
-        """The frames as Pillow's images, one a frame.
+        """The frames as Pillow's images, one a frame."""
+        from PIL import Image
 
-        Raises:
-            ImportError: Pillow is not installed.
-        """
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise ImportError(
-                "pil() makes images of Pillow, which is not installed: pip install pillow, or "
-                "take .numpy() or .frames, which need nothing."
-            ) from error
         return [Image.fromarray(frame) for frame in self.numpy()]
 
     def save(

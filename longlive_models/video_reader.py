@@ -49,8 +49,8 @@ _FORMATS = (
     "yuv4mpegpipe,nut,dv,wtv,mxf"
 )
 """What FFmpeg may take a file for: containers of frames, and no list of other files to open."""
-_NO_DELAY = 0.1
-"""Seconds that viewers show a moving picture's frame for that names no time."""
+_NO_DELAY = 100
+"""Milliseconds that viewers show a moving picture's frame for that names no time."""
 
 
 class CutShort(UserWarning):
@@ -152,7 +152,7 @@ def _read_moving(path: str | Path, image: Moving) -> tuple[Frames, float]:
         first = int(bool(image.info.get("default_image", False)))  # a png's stand-in, not shown
         count = image.n_frames - first
     frames = _room(path, count, image.height, image.width)
-    seconds = 0.0
+    milliseconds = 0
     for place in range(count):
         try:
             with damage_is_named(path):
@@ -162,10 +162,10 @@ def _read_moving(path: str | Path, image: Moving) -> tuple[Frames, float]:
             if place == 0:
                 raise
             _warn(path, place, f"what follows is not whole: {count - place} of {count} or more")
-            return frames[:place], place / seconds
+            return frames[:place], 1000 * place / milliseconds
         frames[place] = _same_size(f"{path}, frame {place}", picture, frames)
-        seconds += image.info.get("duration", 0) / 1000 or _NO_DELAY
-    return frames, count / seconds
+        milliseconds += image.info.get("duration", 0) or _NO_DELAY
+    return frames, 1000 * count / milliseconds
 
 
 class _Clip:

@@ -24,7 +24,6 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "transformer_engine",
     "transformer_engine_torch",  # its binding
     "humming",
-    "PIL",
 }
 HOMES = {
     "triton": lambda file: "kernels" in file.parts,
