@@ -40,6 +40,7 @@ class WireCodec(Protocol):
         """The message of ``dtype`` that travelled."""
 
 
+@dataclass(frozen=True)
 class PlainWireCodec:
     """Tensors as they are."""
 

@@ -116,6 +116,28 @@ def encode_factor(byte, inverse):
 
 
 @triton.jit
+def read_back(value, byte, amax, FULL: tl.constexpr):
+    """``((value * s) * A) / FULL`` of values of the E2M1 grid, [T, N], rounded at each operation.
+
+    A value is 1 or 1.5 times a power of two, and such a power changes no rounding as long as
+    nothing is subnormal or overflows: two divisions a block then serve all its values.
+    """
+    scale = e4m3_value(byte)
+    ordinary = (amax > 1e-30) & (amax < 1e30)
+    if tl.min(ordinary.to(tl.int32), axis=0) == 1:
+        full = tl.full(scale.shape, FULL, tl.float32)
+        one = tl.div_rn(scale * amax, full)
+        one_and_a_half = tl.div_rn((1.5 * scale) * amax, full)
+        bits = value.to(tl.int32, bitcast=True)
+        power = (bits & 0x7F800000).to(tl.float32, bitcast=True)
+        quotient = power * tl.where((bits & 0x400000) == 0, one[:, None], one_and_a_half[:, None])
+    else:
+        product = (value * scale[:, None]) * amax[:, None]
+        quotient = tl.div_rn(product, tl.full(product.shape, FULL, tl.float32))
+    return quotient
+
+
+@triton.jit
 def block_error(x, byte, inverse, amax, RULE: tl.constexpr, FULL: tl.constexpr, N: tl.constexpr):
     """The error of blocks of N values by the rule's measure, were their scale ``byte``.
 
@@ -124,8 +146,7 @@ def block_error(x, byte, inverse, amax, RULE: tl.constexpr, FULL: tl.constexpr, 
     y = magnitude(x * encode_factor(byte, inverse)[:, None])
     offset = rounding_offset(y)
     total = y + offset
-    value = ((total - offset) * e4m3_value(byte)[:, None]) * amax[:, None]
-    error = tl.div_rn(value, tl.full(value.shape, FULL, tl.float32)) - tl.abs(x)
+    error = read_back(total - offset, byte, amax, FULL) - tl.abs(x)
     if RULE == "four_over_six_mse":
         measure = ordered_sum(error * error, N, x.shape[0])
     elif RULE == "four_over_six_mae":

@@ -13,6 +13,9 @@ class ByteCodec:
 
     dtype = torch.float32
 
+    def __repr__(self) -> str:
+        return "ByteCodec()"
+
     def workspace_pages(self, slots: int) -> int:
         return slots
 
