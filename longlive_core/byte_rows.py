@@ -6,19 +6,21 @@ largest: what FP8 matrices, eight-bit pages and the FP8 wire have in common.
     E4M3   scale = max(amax / 448, 2 ** -126)        code = x / scale, to nearest, ties to even
     INT8   scale = max(amax * (1 / 127), 2 ** -126)  code = x / scale, to nearest, ties to even
 
-In float32, whatever the numbers are in. A row of zeros has the smallest scale and decodes to zeros.
-A row with a NaN or an infinity decodes to NaN as a whole; the bits of such a row are not defined.
+In float32, whatever float type the numbers are in. A row of zeros has the smallest scale and
+decodes to zeros. A row with a NaN or an infinity decodes to NaN as a whole; the bits of such a row
+are not defined.
 """
 
 import functools
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Request, needs_triton
 
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 """The largest code of each format."""
 
@@ -26,7 +28,7 @@ Encoded = tuple[Shaped[Tensor, "rows cols"], Float32[Tensor, "rows 1"]]
 
 
 def encode_rows(
-    rows: Float[Tensor, "rows cols"], code_dtype: torch.dtype, *, backend: str = "auto"
+    rows: Shaped[Tensor, "..."], code_dtype: torch.dtype, *, backend: str = "auto"
 ) -> Encoded:
     """Codes of ``code_dtype`` (float8_e4m3fn or int8) and scales; no gradient.
 
@@ -37,6 +39,11 @@ def encode_rows(
         raise ValueError(
             f"encode_rows(code_dtype={code_dtype}): rows become a byte a number, in one of "
             f"{', '.join(map(str, LARGEST))}. Use one of these."
+        )
+    if rows.dtype not in FLOATS or rows.ndim != 2:
+        raise ValueError(
+            f"encode_rows takes a matrix of {', '.join(map(str, FLOATS))}, got {rows.dtype} of "
+            f"shape {tuple(rows.shape)}: its arithmetic is float32, a scale a row. Convert it."
         )
     return torch.ops.longlive.encode_rows(rows.detach().contiguous(), code_dtype, backend)
 

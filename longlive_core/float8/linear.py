@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.byte_rows import ENCODE_ROWS
+from longlive_core.checks import features
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
@@ -110,6 +111,7 @@ class Float8Linear(nn.Module):
         return linear.train(self.training)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        features("Float8Linear", x, self.in_features)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)

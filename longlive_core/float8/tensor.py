@@ -41,11 +41,16 @@ class Float8Tensor:
     scaling: Scaling
 
 
-def quantize(x: Float[Tensor, "rows cols"], scaling: Scaling = Scaling.ROW) -> Float8Tensor:
+def quantize(x: Float[Tensor, "..."], scaling: Scaling = Scaling.ROW) -> Float8Tensor:
     """Round a matrix to FP8. The last blocks of a ragged matrix are smaller.
 
     In float32 whatever ``x`` is in: ``scale = max(amax / 448, 2 ** -126)``, ``code = x / scale``.
     """
+    if x.ndim != 2:
+        raise ValueError(
+            f"float8.quantize rounds a matrix, got shape {tuple(x.shape)}: scales belong to "
+            f"rows or blocks of one. Flatten the leading dimensions; a row is x.reshape(1, -1)."
+        )
     if scaling is Scaling.ROW:
         codes, scales = encode_rows(x, torch.float8_e4m3fn)
         return Float8Tensor(codes=codes, scales=scales, scaling=scaling)

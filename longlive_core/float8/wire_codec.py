@@ -21,8 +21,13 @@ class Float8WireCodec:
 
     carries_gradients = False
 
-    def encode(self, message: Float[Tensor, "*rows cols"]) -> UInt8[Tensor, "*rows bytes"]:
+    def encode(self, message: Float[Tensor, "..."]) -> UInt8[Tensor, "*rows bytes"]:
         """Of each row its codes, then its scale."""
+        if message.ndim == 0:
+            raise ValueError(
+                "Float8WireCodec sends rows of numbers, got a single one, of shape (): give it a "
+                "dimension, message.reshape(1)."
+            )
         cols = message.shape[-1]
         q = quantize(message.reshape(-1, cols))
         parts = (q.codes.view(torch.uint8), q.scales.view(torch.uint8))

@@ -21,10 +21,17 @@ def rotate(x: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
     """x H in blocks of 16 columns, added in float32 and rounded once to the type of ``x``.
 
     Four rounds of sums and differences of columns 1, 2, 4 and 8 apart; the order is fixed, so every
-    device gives the same bits. Raises ``ValueError`` unless the columns divide by 16.
+    device gives the same bits. A result can be four times the largest number: float16 beyond 16,376
+    may become infinite, which ``rotate(x.float())`` does not. Raises ``ValueError`` unless the
+    columns divide by 16.
     """
     blocks = _blocks(x).float() * _signs(x)
     return (_butterflies(blocks) * 0.25).to(x.dtype).view(x.shape)
+
+
+def rotate_wide(x: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
+    """``rotate``, with float16 left in float32, whose range it cannot leave."""
+    return rotate(x.float() if x.dtype == torch.float16 else x)
 
 
 def unrotate(x: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
@@ -34,7 +41,11 @@ def unrotate(x: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
 
 
 def _blocks(x: Tensor) -> Tensor:
-    if x.shape[-1] % BLOCK:
+    if not x.is_floating_point():
+        raise ValueError(
+            f"the Hadamard transform adds float32, and {x.dtype} is no float type. Convert it."
+        )
+    if x.ndim == 0 or x.shape[-1] % BLOCK:
         raise ValueError(
             f"the Hadamard transform needs columns divisible by {BLOCK}, got shape "
             f"{tuple(x.shape)}: it mixes blocks of {BLOCK}. Pad the last dimension with zeros."

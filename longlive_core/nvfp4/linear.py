@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
+from longlive_core.checks import features
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.matmul import (
     MATMUL,
@@ -196,6 +197,7 @@ class NVFP4Linear(nn.Module):
             self._prepared = prepare_weight(self.weight, dtype=dtype, backend=backend)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        features("NVFP4Linear", x, self.in_features)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)

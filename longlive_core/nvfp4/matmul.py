@@ -41,7 +41,7 @@ def matmul_request(
 
     ``dtype`` is the result's where both are quantised. Raises ``ValueError`` if they do not fit.
     """
-    if len(b.shape) != 2 or a.shape[-1] != b.shape[1]:
+    if len(b.shape) != 2 or len(a.shape) == 0 or a.shape[-1] != b.shape[1]:
         raise ValueError(
             f"nvfp4.matmul computes a b^T for b of shape [out, in], quantised along in; got a of "
             f"shape {tuple(a.shape)} and b of shape {b.shape}: the last dimensions must be equal. "
@@ -79,6 +79,20 @@ def matmul(
     ``WEIGHT_MATMUL``; ``strict`` refuses emulation. Raises ``BackendUnavailable``.
     """
     request = matmul_request(a, b, dtype)
+    if not request.dtype.is_floating_point:
+        raise ValueError(
+            f"nvfp4.matmul computes in float types, got {request.dtype}. Convert the operand, or "
+            f"choose another dtype=."
+        )
+    if bias is not None and bias.shape != b.shape[:1]:
+        raise ValueError(
+            f"nvfp4.matmul adds a bias of {b.shape[0]} numbers, one an output, got shape "
+            f"{tuple(bias.shape)}."
+        )
+    if bias is not None and isinstance(a, Tensor) and bias.dtype != a.dtype:
+        raise ValueError(
+            f"nvfp4.matmul adds a bias of the type of a, {a.dtype}, got {bias.dtype}: convert it."
+        )
     if isinstance(a, NVFP4Tensor):
         out = torch.ops.longlive.nvfp4_matmul(
             a.codes,
@@ -97,7 +111,7 @@ def matmul(
         return out[: math.prod(a.shape[:-1]), : b.shape[0]].reshape(*a.shape[:-1], b.shape[0])
     x = F.pad(a, (0, request.inner - a.shape[-1])) if request.inner != a.shape[-1] else a
     out = torch.ops.longlive.nvfp4_weight_matmul(
-        x.reshape(-1, request.inner),
+        x.reshape(math.prod(a.shape[:-1]), request.inner),
         b.codes,
         b.block_scales,
         b.amax,
@@ -193,6 +207,9 @@ def _matmul(
     a = _operand(a_codes, a_scales, a_amax, (a_rule, a_bound, a_block_rows, a_rounding))
     b = _operand(b_codes, b_scales, b_amax, (b_rule, b_bound, b_block_rows, b_rounding))
     run = _implementation(MATMUL, matmul_request(a, b, dtype), backend, strict)
+    if a_codes.numel() == 0:  # no rows, or sums of nothing
+        out = torch.zeros(a_codes.shape[0], b_codes.shape[0], dtype=dtype, device=a_codes.device)
+        return out if bias is None else (out + bias).to(dtype)
     return run(a, b, bias, dtype)
 
 

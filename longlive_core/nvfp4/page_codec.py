@@ -87,11 +87,11 @@ class NVFP4PageCodec:
 
     def write(self, store: Store, slot: int, page: Page) -> None:
         """Quantise ``page`` into ``slot``, each sample with an amax of its own."""
-        samples, tokens = page.shape[:2]
+        samples, tokens, width = _matrices(tuple(page.shape))
         amax = tensor_amax(page, samples)
         if self.reduce_amax is not None:
             amax = self.reduce_amax(amax)
-        rows = page.reshape(samples * tokens, -1)
+        rows = page.reshape(samples * tokens, width)
         q = quantize(rows, self.config, amax=amax, backend=self.backend)
         for name, tensor in q.tensors().items():
             place = store[name][slot]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from longlive_core.checks import real, shown
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
 from longlive_core.nvfp4.quantize_ops import DEQUANTIZE as DEQUANTIZE
 from longlive_core.nvfp4.quantize_ops import QUANTIZE as QUANTIZE
@@ -16,42 +17,54 @@ from longlive_core.nvfp4.tensor import NVFP4Tensor, check_amax, padded_size
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
+Given = Tensor | float | None
+"""An amax as callers give it: a tensor of any type, a number, or None for the tensor's own."""
+
 _DEFAULT = QuantizeConfig()
 
 
 def tensor_amax(x: Float[Tensor, "..."], groups: int | None = None) -> Float32[Tensor, "*groups"]:
     """The largest magnitude of ``x``, or of each of ``groups`` equal parts along its rows.
 
-    NaN and infinity give NaN: a tensor that holds one decodes to NaN as a whole.
+    NaN and infinity give NaN: a tensor that holds one decodes to NaN as a whole. Of no values the
+    largest is 0. Raises ``ValueError`` for other types, and for groups that are not equal.
     """
-    if x.numel() == 0:
-        raise ValueError(f"nvfp4 needs at least one value, got shape {tuple(x.shape)}.")
+    check_floats(x, fewest=0)
+    if groups is not None and (groups < 1 or math.prod(x.shape[:-1]) % groups):
+        raise ValueError(
+            f"tensor_amax(groups={groups}): {math.prod(x.shape[:-1])} rows make no {groups} equal "
+            f"groups. Choose a number that divides the rows."
+        )
     x = x.detach()
+    if x.numel() == 0:
+        shape = () if groups is None else (groups,)
+        return torch.zeros(shape, dtype=torch.float32, device=x.device)
     parts = x.flatten() if groups is None else x.reshape(groups, -1)
     return largest_magnitude(parts)
 
 
 def quantize(
-    x: Float[Tensor, "*batch cols"],
+    x: Float[Tensor, "..."],
     config: QuantizeConfig = _DEFAULT,
     *,
-    amax: Float32[Tensor, "*groups"] | None = None,
+    amax: Given = None,
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> NVFP4Tensor:
     """Quantise to NVFP4; leading dimensions of ``x`` are rows of one matrix.
 
     ``amax`` is the magnitude that the scales are made for, if it is known or shared; a vector gives
-    equal groups of rows one each. ``generator`` seeds stochastic rounding (torch's global one
-    unless given). Ragged sizes are padded with zeros to whole blocks. NaN and infinity propagate:
-    see ``reference.py``. ``backend`` is a name of the table ``QUANTIZE`` or "auto"; a named one
-    that cannot run raises ``BackendUnavailable``. Gives no gradient: see ``fake_quantize``.
+    equal groups of rows, of whole blocks, one each. It is used in float32. ``generator`` seeds
+    stochastic rounding (torch's global one unless given). Ragged sizes are padded with zeros to
+    whole blocks; no rows give no codes. NaN and infinity propagate: see ``reference.py``.
+    ``backend`` is a name of the table ``QUANTIZE`` or "auto"; a named one that cannot run raises
+    ``BackendUnavailable``. Gives no gradient: see ``fake_quantize``.
     """
     check_floats(x)
-    amax = tensor_amax(x) if amax is None else amax
+    amax = _amax(x, amax)
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
+    check_amax(amax, math.prod(x.shape[:-1]), config)
     matrix = as_matrix(x.detach(), config)
-    check_amax(amax, matrix.shape[0], config)
     codes, scales = torch.ops.longlive.nvfp4_quantize(
         matrix, amax, seed, *config_fields(config), backend
     )
@@ -61,11 +74,11 @@ def quantize(
 
 
 def quantize_both(
-    x: Float[Tensor, "rows cols"],
+    x: Float[Tensor, "..."],
     config: QuantizeConfig = _DEFAULT,
     *,
     rotate: bool = False,
-    amax: Float32[Tensor, ""] | None = None,
+    amax: Given = None,
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> tuple[NVFP4Tensor, NVFP4Tensor]:
@@ -73,17 +86,28 @@ def quantize_both(
 
     What training needs: one product runs along the columns, the other along the rows, and
     quantising twice would round twice. ``rotate`` applies the Hadamard transform to the transpose.
-    Equal to ``quantize(x)`` and ``quantize(rotate(x.t()))``, seeds drawn in this order. Blocks are
-    (1, 16); with (16, 16) use ``NVFP4Tensor.transpose``.
+    Equal to ``quantize(x)`` and ``quantize(rotate(x.t()))``, seeds drawn in this order; float16 is
+    rotated as float32, because its range is too small for the sums. Blocks are (1, 16); with
+    (16, 16) use ``NVFP4Tensor.transpose``.
     """
     check_floats(x)
+    if x.ndim != 2:
+        raise ValueError(
+            f"quantize_both takes a matrix, which has one transpose, got shape {tuple(x.shape)}. "
+            f"Flatten the leading dimensions."
+        )
     if config.block != (1, BLOCK):
         raise ValueError(
             f"quantize_both takes blocks of (1, {BLOCK}), got {config.block}: with square blocks "
             f"the transpose holds the same values. Use quantize(x).transpose()."
         )
     x = x.detach()
-    amax = tensor_amax(x) if amax is None else amax
+    amax = _amax(x, amax)
+    if amax.numel() != 1:
+        raise ValueError(
+            f"quantize_both got amax of shape {tuple(amax.shape)}: groups of rows are no groups of "
+            f"the transpose. Give one amax."
+        )
     seeds = None
     if config.rounding == "stochastic":
         seeds = torch.stack([draw_seed(x.device, generator) for _ in range(2)])
@@ -120,6 +144,16 @@ def dequantize(
     rows, cols = math.prod(q.shape[:-1]), q.shape[-1]
     config = q.config
     whole = padded_size(q.shape, config) == (rows, cols)
+    if out is not None and (out.shape != q.shape or not out.is_contiguous()):
+        raise ValueError(
+            f"dequantize(out=...) writes values of shape {q.shape} into contiguous memory, got "
+            f"shape {tuple(out.shape)} with strides {out.stride()}. Without out= you get a tensor."
+        )
+    if not (dtype if out is None else out.dtype).is_floating_point:
+        raise ValueError(
+            f"dequantize to {dtype if out is None else out.dtype}: values are no whole numbers. "
+            f"Choose a float type."
+        )
     if out is not None and whole:
         torch.ops.longlive.nvfp4_dequantize_into(
             out.view(rows, cols),
@@ -140,35 +174,57 @@ def dequantize(
 
 
 def fake_quantize(
-    x: Float[Tensor, "*batch cols"],
+    x: Float[Tensor, "..."],
     config: QuantizeConfig = _DEFAULT,
     *,
-    amax: Float32[Tensor, "*groups"] | None = None,
+    amax: Given = None,
     generator: torch.Generator | None = None,
     backend: str = "auto",
-) -> Float[Tensor, "*batch cols"]:
+) -> Float[Tensor, "..."]:
     """``x`` rounded to what NVFP4 can hold, in the type of ``x``; its gradient passes unchanged.
 
     The straight-through estimator, for quantisation-aware training and for accuracy studies.
     """
     check_floats(x)
-    amax = tensor_amax(x) if amax is None else amax
+    amax = _amax(x, amax)
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
+    check_amax(amax, math.prod(x.shape[:-1]), config)
     matrix = as_matrix(x, config)
-    check_amax(amax, matrix.shape[0], config)
     values = torch.ops.longlive.nvfp4_fake_quantize(
         matrix, amax, seed, *config_fields(config), backend
     )
     return values[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
 
 
-def check_floats(x: Tensor) -> None:
-    """Refuse what the arithmetic, float32, would round before it quantises."""
+def check_floats(x: Tensor, *, fewest: int = 1) -> None:
+    """Refuse what the arithmetic, float32, would round before it quantises.
+
+    And what has fewer dimensions than ``fewest``: blocks lie along the last one.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"nvfp4 quantises a tensor, got {shown(x)}: make one with torch.tensor.")
     if x.dtype not in FLOATS:
         raise ValueError(
             f"nvfp4 quantises float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
             f"float32. Convert the tensor first."
         )
+    if x.ndim < fewest:
+        raise ValueError(
+            "nvfp4 quantises along the last dimension, and a single number, of shape (), has "
+            "none. Give it one: x.reshape(1)."
+        )
+
+
+def _amax(x: Tensor, given: Given) -> Float32[Tensor, "*groups"]:
+    """What the scales are made for, float32, where ``x`` is."""
+    if given is None:
+        return tensor_amax(x)
+    if not isinstance(given, Tensor):
+        number = real("amax", given, at_least=0, why="It is the largest magnitude to be expected.")
+        return torch.full((), number, dtype=torch.float32, device=x.device)
+    if given.dtype == torch.bool or given.is_complex():
+        raise ValueError(f"amax is a tensor of numbers, got {given.dtype}: give magnitudes.")
+    return given.detach().to(device=x.device, dtype=torch.float32)
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None) -> Int64[Tensor, ""]:
@@ -181,7 +237,8 @@ def as_matrix(
     x: Float[Tensor, "*batch cols"], config: QuantizeConfig
 ) -> Float[Tensor, "rows padded"]:
     """Leading dimensions as rows, contiguous, padded with zeros to whole blocks."""
-    return _padded(x.reshape(-1, x.shape[-1]), *padded_size(tuple(x.shape), config))
+    matrix = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return _padded(matrix, *padded_size(tuple(x.shape), config))
 
 
 def _padded(matrix: Tensor, rows: int, cols: int) -> Tensor:

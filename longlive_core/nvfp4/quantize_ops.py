@@ -15,7 +15,7 @@ from torch import Tensor
 from longlive_core.backends import Backend, Operation, Request, needs_triton
 from longlive_core.nvfp4 import reference
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
-from longlive_core.nvfp4.hadamard import rotate
+from longlive_core.nvfp4.hadamard import rotate_wide
 
 
 def config_fields(config: QuantizeConfig) -> tuple[str, int, int, str]:
@@ -57,8 +57,22 @@ def decode(
     """The matrix that codes and block scales stand for; for use within an operation."""
     rows, half_cols = codes.shape
     out = torch.empty(rows, 2 * half_cols, dtype=dtype, device=codes.device)
-    _implementation(DEQUANTIZE, codes.device, dtype, backend)(codes, scales, amax, config, out)
+    decode_into(out, codes, scales, amax, config, backend)
     return out
+
+
+def decode_into(
+    out: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    amax: Tensor,
+    config: QuantizeConfig,
+    backend: str = "auto",
+) -> None:
+    """``decode`` into memory that is already there."""
+    run = _implementation(DEQUANTIZE, codes.device, out.dtype, backend)
+    if codes.numel():
+        run(codes, scales, amax, config, out)
 
 
 @torch.library.custom_op("longlive::nvfp4_quantize", mutates_args=())
@@ -74,6 +88,9 @@ def _quantize(
 ) -> tuple[Tensor, Tensor]:
     """Codes and block scales of a matrix of whole blocks."""
     run = _implementation(QUANTIZE, x.device, x.dtype, backend)
+    _refuse_negative(amax)
+    if x.numel() == 0:  # no backend launches anything for nothing
+        return _empty_codes(x, *x.shape)
     return run(x, amax, config_from(rule, bound, block_rows, rounding), seed)
 
 
@@ -96,6 +113,10 @@ def _quantize_both(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Codes and block scales of a matrix and of its transpose, and the transpose's amax."""
     run = _implementation(QUANTIZE_BOTH, x.device, x.dtype, backend)
+    _refuse_negative(amax)
+    if x.numel() == 0:
+        rows, cols = x.shape
+        return *_empty_codes(x, rows, cols), *_empty_codes(x, cols, rows), amax.clone()
     return run(x, amax, config_from(rule, bound, block_rows, rounding), seeds, rotated)
 
 
@@ -140,8 +161,8 @@ def _dequantize_into(
     backend: str,
 ) -> None:
     """The same, into memory that is already there."""
-    run = _implementation(DEQUANTIZE, codes.device, out.dtype, backend)
-    run(codes, scales, amax, config_from(rule, bound, block_rows, rounding), out)
+    config = config_from(rule, bound, block_rows, rounding)
+    decode_into(out, codes, scales, amax, config, backend)
 
 
 @torch.library.custom_op("longlive::nvfp4_fake_quantize", mutates_args=())
@@ -171,6 +192,15 @@ def _pass_gradient(context: object, gradient: Tensor) -> tuple[Tensor | None, ..
 
 
 _fake_quantize.register_autograd(_pass_gradient)
+
+
+def _refuse_negative(amax: Tensor) -> None:
+    """Where asking costs nothing: another device would have to be waited for."""
+    if amax.device.type == "cpu" and bool((amax < 0).any()):
+        raise ValueError(
+            f"nvfp4 got an amax of {amax.min().item():g}: it is the largest magnitude, which is "
+            f"never negative. Take x.abs().max()."
+        )
 
 
 def _empty_codes(x: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +239,7 @@ def _triton_dequantize(
 def _reference_quantize_both(
     x: Tensor, amax: Tensor, config: QuantizeConfig, seeds: Tensor | None, rotated: bool
 ) -> tuple[Tensor, ...]:
-    turned = rotate(x.t().contiguous()) if rotated else x.t()
+    turned = rotate_wide(x.t().contiguous()) if rotated else x.t()
     amax_t = largest_magnitude(turned.flatten()) if rotated else amax.clone()
     seed, seed_t = (None, None) if seeds is None else seeds.unbind()
     rowwise = reference.quantize(x, amax, config, seed)

@@ -37,7 +37,7 @@ class NVFP4Tensor:
                 f"{found[1]}. Scales are stored linear, one for {BLOCK} columns of each row: "
                 f"undo a swizzle first (scale_layout.unswizzle)."
             )
-        check_amax(self.amax, rows, self.config)
+        check_amax(self.amax, math.prod(self.shape[:-1]), self.config)
 
     @property
     def device(self) -> torch.device:
@@ -110,11 +110,15 @@ def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, in
 
 
 def check_amax(amax: Tensor, rows: int, config: QuantizeConfig) -> None:
-    """Raise ``ValueError`` unless the groups that have an amax each share the blocks evenly."""
-    groups = amax.numel()
-    if amax.ndim > 1 or groups == 0 or rows // config.block[0] % groups:
+    """Raise ``ValueError`` unless the groups that have an amax each are equal and of whole blocks.
+
+    ``rows`` are those of what is quantised, without padding: padding belongs to the last group
+    alone, so several groups leave no room for it.
+    """
+    groups, height = amax.numel(), config.block[0]
+    if amax.ndim > 1 or (rows and groups == 0) or (groups > 1 and rows % (groups * height)):
         raise ValueError(
-            f"nvfp4 got amax of shape {tuple(amax.shape)} for {rows} rows in blocks of "
-            f"{config.block[0]}: give one for the matrix, or one for each of several equal groups "
-            f"of rows, cut between blocks."
+            f"nvfp4 got amax of shape {tuple(amax.shape)} for {rows} rows in blocks of {height}: "
+            f"give one for the matrix, or one for each of several equal groups of rows, cut "
+            f"between blocks (of a multiple of {height} rows each)."
         )

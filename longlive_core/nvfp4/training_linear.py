@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
+from longlive_core.checks import features
 from longlive_core.nvfp4 import hadamard
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.linear import ReduceAmax, quantize_shared
@@ -134,6 +135,7 @@ class NVFP4TrainingLinear(nn.Linear):
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if not self.config.quantises:
             return super().forward(x)
+        features("NVFP4TrainingLinear", x, self.in_features)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
@@ -238,7 +240,7 @@ def _across(
     tokens, cols = x.shape
     turned = nn.functional.pad(x.t(), (0, -tokens % BLOCK))
     if rotate:
-        turned = hadamard.rotate(turned)
+        turned = hadamard.rotate_wide(turned)
     return replace(quantize_shared(turned, how, reduce_amax), shape=(cols, tokens))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Int8, UInt8
 from torch import Tensor
 
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
-from longlive_core.nvfp4.quantize import dequantize, quantize
+from longlive_core.nvfp4.quantize import check_floats, dequantize, quantize
 from longlive_core.nvfp4.tensor import NVFP4Tensor
 
 _NOT_FINITE = -128  # the exponent of a row with NaN or infinity
@@ -31,12 +31,13 @@ class NVFP4WireCodec:
     backend: str = "auto"
     carries_gradients = False
 
-    def encode(self, message: Float[Tensor, "*rows cols"]) -> UInt8[Tensor, "*rows bytes"]:
+    def encode(self, message: Float[Tensor, "..."]) -> UInt8[Tensor, "*rows bytes"]:
         """Of each row its codes, then block scales, then the exponent.
 
         Raises:
             ValueError: rows are not whole blocks of 16.
         """
+        check_floats(message)
         cols = message.shape[-1]
         widths = _widths(cols)
         rows = message.reshape(-1, cols)

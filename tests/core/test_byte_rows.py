@@ -130,3 +130,19 @@ def test_the_compiled_kernel_gives_the_references_bits(kind, shape):
         got, want = (encode_rows(x.to(dtype), kind, backend=b) for b in ("triton", "reference"))
         assert torch.equal(got[0].view(torch.uint8), want[0].view(torch.uint8))
         assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.ones(2, 16).int(), torch.ones(2, 16).bool(), torch.ones(()), torch.ones(2, 2, 8)]
+)
+def test_what_is_no_matrix_of_floats_is_refused(rows):
+    with pytest.raises(ValueError, match=r"encode_rows takes a matrix of .*got torch\."):
+        encode_rows(rows, torch.int8)
+
+
+def test_wider_numbers_are_rounded_to_float32_first():
+    rows = torch.randn(3, 16)
+    for got, want in zip(
+        encode_rows(rows.double(), torch.int8), encode_rows(rows, torch.int8), strict=True
+    ):
+        assert torch.equal(got, want)

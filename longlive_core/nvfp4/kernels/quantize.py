@@ -198,15 +198,18 @@ def _quantize_both(
 
 @triton.jit
 def _rotate(x):
-    """The Hadamard transform of blocks [T, 16], rounded to their type."""
-    return rotate_blocks(x.to(tl.float32), x.shape[0]).to(x.dtype)
+    """The Hadamard transform of blocks [T, 16], in float32; of bfloat16, rounded to it."""
+    rotated = rotate_blocks(x.to(tl.float32), x.shape[0])
+    if x.dtype == tl.bfloat16:
+        rotated = rotated.to(tl.bfloat16).to(tl.float32)
+    return rotated
 
 
 @triton.jit
 def _rotated_amax(x_ptr, bits_ptr, rows, cols, TILE: tl.constexpr):
     """The bits of the largest magnitude of the rotated transpose."""
     row, col = tl.program_id(0) * TILE, tl.program_id(1) * TILE
-    rotated = _rotate(_load_down(x_ptr, rows, cols, row, col, TILE)).to(tl.float32)
+    rotated = _rotate(_load_down(x_ptr, rows, cols, row, col, TILE))
     bits = rotated.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     tl.atomic_max(bits_ptr, tl.max(tl.max(bits, axis=1), axis=0))
 

@@ -65,3 +65,10 @@ def test_a_block_shares_one_scale(scaling, shape):
     x = x.bfloat16().float()
     last = {"row": x[0], "1x128": x[0, 128:], "128x128": x[:, 128:]}[scaling.value]
     assert q.scales[0, -1] == last.abs().max() / 448
+
+
+def test_what_is_no_matrix_is_refused():
+    for x in (torch.tensor(1.0), torch.ones(16), torch.ones(2, 3, 16)):
+        for scaling in Scaling:
+            with pytest.raises(ValueError, match="float8.quantize rounds a matrix, got shape"):
+                quantize(x, scaling)

@@ -1,11 +1,19 @@
 """What belongs to the format: rules, their bounds, blocks; and what a quantised tensor carries."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from longlive_core.nvfp4 import NVFP4Tensor, QuantizeConfig, ScaleRule, quantize
+from longlive_core.nvfp4 import (
+    NVFP4Tensor,
+    QuantizeConfig,
+    ScaleRule,
+    fake_quantize,
+    quantize,
+    tensor_amax,
+)
 from longlive_core.testing import assert_bitwise_equal
 
 FULL_SCALES = {
@@ -92,8 +100,32 @@ def test_swizzled_or_missing_scales_are_refused():
 def test_groups_must_divide_the_rows():
     with pytest.raises(ValueError, match=r"amax of shape \(3,\) for 4 rows"):
         quantize(torch.randn(4, 16), amax=torch.ones(3))
+    square = QuantizeConfig(block=(16, 16))
     with pytest.raises(ValueError, match="for 32 rows in blocks of 16"):
-        quantize(torch.randn(32, 16), QuantizeConfig(block=(16, 16)), amax=torch.ones(4))
+        quantize(torch.randn(32, 16), square, amax=torch.ones(4))
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(20, 2), (48, 2), (30, 3), (17, 17)])
+def test_groups_must_not_cut_a_block(rows, groups):
+    """Padding would move the border: 20 rows are padded to 32, and half of those is not 10."""
+    square = QuantizeConfig(block=(16, 16))
+    x, amax = torch.randn(rows, 16), torch.arange(1.0, groups + 1)
+    for call in (quantize, fake_quantize):
+        with pytest.raises(ValueError, match=f"for {rows} rows .*of a multiple of 16 rows each"):
+            call(x, square, amax=amax)
+    whole = quantize(x, square)
+    with pytest.raises(ValueError, match="cut between blocks"):
+        replace(whole, amax=amax)
+    assert quantize(x, square, amax=amax[:1]).shape == (rows, 16)
+
+
+def test_groups_of_whole_blocks_are_matrices_of_their_own():
+    square = QuantizeConfig(block=(16, 16))
+    x = torch.randn(48, 32) * torch.tensor([1.0, 9.0, 0.1]).repeat_interleave(16)[:, None]
+    got = quantize(x, square, amax=tensor_amax(x, 3)).dequantize()
+    assert_bitwise_equal(
+        got, torch.cat([quantize(part, square).dequantize() for part in x.split(16)])
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 48), (20, 35)])

@@ -174,6 +174,24 @@ def test_a_state_dict_that_does_not_fit_is_refused(change, message):
 
 
 @CONFIGS
+@pytest.mark.parametrize("shape", [(0, 64), (2, 0, 64)])
+def test_no_rows_give_no_outputs_with_a_gradient(config, shape):
+    _, layer = layer_of(config)
+    x = torch.zeros(shape, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert (y.shape, x.grad.shape) == ((*shape[:-1], 96), shape)
+    assert not layer.bias.grad.any()
+
+
+@CONFIGS
+def test_another_width_is_refused(config):
+    _, layer = layer_of(config)
+    with pytest.raises(ValueError, match=r"NVFP4Linear multiplies rows of 64 .*shape \(2, 96\)"):
+        layer(torch.zeros(2, 96))
+
+
+@CONFIGS
 def test_it_follows_autocast(config):
     _, layer = layer_of(config)
     x = torch.randn(4, 64)

@@ -14,6 +14,7 @@ from longlive_core.nvfp4 import (
     WEIGHT_MATMUL,
     QuantizeConfig,
     ScaleRule,
+    dequantize,
     matmul,
     matmul_request,
     prepare_weight,
@@ -236,3 +237,33 @@ def test_a_rule_is_part_of_the_operand():
     a, b = quantize(x, QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)), quantize(x)
     close(matmul(a, b, dtype=torch.float32), exact(a, b), 1e-6)
     assert a.config.full_scale != b.config.full_scale
+
+
+def test_a_bias_or_a_type_that_does_not_fit_is_refused():
+    x, weight = torch.randn(2, 32), quantize(torch.randn(4, 32))
+    with pytest.raises(ValueError, match=r"bias of 4 numbers, one an output, got shape \(3,\)"):
+        matmul(x, weight, bias=torch.zeros(3))
+    with pytest.raises(ValueError, match="of the type of a, torch.bfloat16, got torch.float32"):
+        matmul(x.bfloat16(), weight, bias=torch.zeros(4))
+    with pytest.raises(ValueError, match="computes in float types, got torch.int32"):
+        matmul(quantize(x), weight, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("inner", [0, 32])
+def test_no_rows_and_sums_of_nothing(inner):
+    weight, bias = quantize(torch.zeros(4, inner)), torch.arange(4.0)
+    for rows in (0, 3):
+        if rows and inner:
+            continue
+        for left in (torch.zeros(rows, inner), quantize(torch.zeros(rows, inner))):
+            got = matmul(left, weight, bias=bias, dtype=torch.float32)
+            assert torch.equal(got, bias.expand(rows, 4))
+
+
+def test_memory_of_another_shape_is_refused():
+    q = quantize(torch.randn(4, 32))
+    for out in (torch.empty(2, 2), torch.empty(32, 4).t()):
+        with pytest.raises(ValueError, match=r"writes values of shape \(4, 32\) into contiguous"):
+            dequantize(q, out=out)
+    with pytest.raises(ValueError, match="values are no whole numbers"):
+        dequantize(q, torch.int32)

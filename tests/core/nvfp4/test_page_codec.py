@@ -198,3 +198,17 @@ def test_a_codec_says_what_its_bytes_mean():
         "dtype": "bfloat16",
     }
     assert NVFP4PageCodec(reduce_amax=torch.abs).to_dict() == NVFP4PageCodec().to_dict()
+
+
+def test_pages_of_wider_numbers_are_refused():
+    codec = NVFP4PageCodec()
+    store = codec.allocate(1, (1, 2, 2, 16), CPU)
+    with pytest.raises(ValueError, match="got torch.float64.*Convert the tensor first"):
+        codec.write(store, 0, torch.ones(1, 2, 2, 16).double())
+
+
+def test_a_page_of_no_tokens_holds_nothing():
+    codec = NVFP4PageCodec()
+    store = codec.allocate(1, (2, 0, 2, 16), CPU)
+    codec.write(store, 0, torch.zeros(2, 0, 2, 16))
+    assert codec.read([store], [0], [torch.zeros(2, 0, 2, 16)])[0].numel() == 0

@@ -190,6 +190,39 @@ def test_the_activation_is_kept_in_four_bits_for_the_backward():
     assert sum(t.nbytes for t in packed) <= (512 + 256) * 256 * 0.57
 
 
+def test_half_precision_has_room_for_the_rotation():
+    """float16 up to its largest: a rotated number is up to four times as large."""
+    for reduce_amax in (None, lambda amax: amax):
+        layer = NVFP4TrainingLinear(32, 16, bias=False, config=NEAREST, reduce_amax=reduce_amax)
+        x = torch.randn(32, 32).sign() * 60_000
+        y, dx, dw = gradients(layer, (x / 2**16).half() * 2**16, torch.randn(32, 16).half() / 64)
+        assert dx.isfinite().all()
+        assert dw.isfinite().all()
+        assert y.shape == (32, 16)
+    *_, want = gradients(layer, x, torch.randn(32, 16))
+    assert want.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (2, 0, 32)])
+@pytest.mark.parametrize("reduce_amax", [None, lambda amax: amax])
+@pytest.mark.parametrize(
+    "config",
+    [ON, ROWS, replace(ON, forward=False), replace(ON, input_gradient=False), OFF],
+)
+def test_no_tokens_give_no_outputs_and_gradients_of_zero(shape, reduce_amax, config):
+    layer = NVFP4TrainingLinear(32, 16, config=config, reduce_amax=reduce_amax)
+    grad = torch.zeros(*shape[:-1], 16)
+    y, dx, dw, db = gradients(layer, torch.zeros(shape), grad)
+    assert (y.shape, dx.shape) == (grad.shape, shape)
+    assert dw.shape == (16, 32) and not dw.any()
+    assert db.shape == (16,) and not db.any()
+
+
+def test_another_width_is_refused():
+    with pytest.raises(ValueError, match="NVFP4TrainingLinear multiplies rows of 32 numbers"):
+        NVFP4TrainingLinear(32, 16)(torch.zeros(2, 16))
+
+
 def test_a_frozen_weight_gets_no_gradient_and_costs_no_product():
     layer = NVFP4TrainingLinear(32, 32)
     layer.requires_grad_(False)

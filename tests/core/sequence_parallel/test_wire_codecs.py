@@ -88,6 +88,20 @@ def test_heads_that_are_no_whole_blocks_are_refused():
         NVFP4WireCodec().encode(torch.zeros(1, 2, 3, 24))
 
 
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+@pytest.mark.parametrize("shape", [(1, 0, 2, 16), (0, 3, 2, 32), (1, 3, 0, 16)])
+def test_no_rows_travel_as_no_bytes(codec, shape):
+    message = torch.zeros(shape)
+    assert codec.encode(message).numel() == 0
+    assert travelled(codec, message).shape == shape
+
+
+@pytest.mark.parametrize("codec", ROUNDING[:2], ids=repr)
+def test_a_single_number_and_numbers_that_are_none_are_refused(codec):
+    with pytest.raises(ValueError, match=r"of shape \(\)"):
+        codec.encode(torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("codec", ROUNDING[:2], ids=repr)
 def test_what_arrives_does_not_depend_on_the_number_of_ranks(ranks: Ranks, codec):
     want = travelled(codec, on_ranks.wide())
