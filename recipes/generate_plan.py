@@ -18,7 +18,7 @@ from longlive_models.settings import GenerationSettings
 from longlive_models.shots import ShotPlan, Storyboard
 from longlive_models.steering import LiveSchedule
 from longlive_models.stream_snapshot import Origin
-from longlive_models.video import SUFFIXES, check_size, destination
+from longlive_models.video import SUFFIXES, check_rate, check_size, destination
 from longlive_models.video_start import VideoStart
 from longlive_recipes.live_commands import Command
 from longlive_recipes.past import Past, Recorded
@@ -158,6 +158,7 @@ def plan(
     for job, path in zip(jobs, output_paths(jobs, output), strict=True):
         _check_job(job, path, overwrite)
         check_size(path, (settings.height, settings.width))
+        check_rate(path, settings.fps)
         if job.like is not None:
             job.like.require(_model_sha256(folder), settings.to_dict(), config)
         if job.past is not None:

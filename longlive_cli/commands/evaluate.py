@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longlive_cli.messages import bad_input_is_one_sentence, show
+from longlive_cli.messages import bad_input_is_one_sentence, note, show
 
 if TYPE_CHECKING:
     from longlive_recipes.judge import ShotVerdict
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     videos: Annotated[
-        list[Path] | None, typer.Argument(help="Videos to judge; none: evaluate a model.")
+        list[Path] | None,
+        typer.Argument(help="Videos to judge, or folders of frames; none: evaluate a model."),
     ] = None,
     recipe: Annotated[
         str, typer.Option(help="What to evaluate; `longlive recipes list`.")
@@ -27,13 +28,16 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Store the whole result as JSON here.")
     ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the config and evaluate nothing.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
     if videos:
-        _judge(videos, as_json)
+        _judge(videos, as_json, fps)
         return
     with bad_input_is_one_sentence():
         from longlive_cli.catalog import find, presets
@@ -78,13 +82,11 @@ def _number(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _judge(videos: list[Path], as_json: bool) -> None:
+def _judge(videos: list[Path], as_json: bool, fps: float | None) -> None:
     with bad_input_is_one_sentence():
-        from longlive_models.video import read_video
-        from longlive_recipes.judge import judge_clip
+        from longlive_recipes.clip_files import judge_files
 
-        clips = {path: read_video(path) for path in videos}
-        verdicts = {path: judge_clip(frames.numpy(), fps) for path, (frames, fps) in clips.items()}
+        verdicts = judge_files(videos, fps=fps, note=note)
     for path, verdict in verdicts.items():
         if as_json:
             typer.echo(json.dumps({"video": str(path), **asdict(verdict)}))

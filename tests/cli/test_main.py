@@ -52,7 +52,7 @@ def test_options_are_few_and_known():
     known = {
         "generate": video | again | machine | changing,
         "train": {"recipe", "resume", "export"} | changing,
-        "evaluate": {"videos", "recipe", "output", "overwrite"} | changing,
+        "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing,
         "doctor": {"head_dim", "training", "as_json"},
     }
     for name, options in known.items():

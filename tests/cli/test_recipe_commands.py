@@ -186,6 +186,35 @@ def test_videos_are_judged_one_by_one(tmp_path):
     assert text[1].startswith("  shot 1: none none, motion none, on navy; steady in ")
 
 
+def test_a_folder_of_frames_is_judged_at_the_rate_of_its_record(tmp_path):
+    frames = torch.zeros(25, 64, 64, 3, dtype=torch.uint8)
+    for suffix in (".png", ".mp4"):
+        with VideoWriter(tmp_path / f"a{suffix}", fps=12, size=(64, 64)) as writer:
+            writer.write(frames)
+    refused = longlive("evaluate", str(tmp_path / "a"))
+    assert refused.exit_code == 2 and "no record a.json beside it" in refused.stderr
+    (tmp_path / "a.json").write_text('{"result": {"fps": "many"}}')
+    refused = longlive("evaluate", str(tmp_path / "a"))
+    assert refused.exit_code == 2 and "result.fps in" in refused.stderr
+    (tmp_path / "a.json").write_text('{"result": {"fps": 12}}')
+    verdicts = [
+        json.loads(longlive("evaluate", str(tmp_path / name), "--json", *more).stdout)
+        for name, more in (("a", ()), ("a", ("--fps", "12")), ("a.mp4", ()))
+    ]
+    assert [verdict["shots"] for verdict in verdicts] == [verdicts[0]["shots"]] * 3
+
+
+def test_what_is_whole_of_a_cut_video_is_judged_and_the_rest_is_told(tmp_path):
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, fps=12, size=(64, 64)) as writer:
+        for _ in range(2):
+            writer.write(torch.zeros(25, 64, 64, 3, dtype=torch.uint8))
+    path.write_bytes(path.read_bytes()[:-9])
+    done = longlive("evaluate", str(path), "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["cuts"] == []
+    assert "a.mp4 is cut: its first 25 frames are whole" in " ".join(done.stderr.split())
+
+
 def test_what_a_recipe_prints_is_a_file_that_gives_it_again():
     for preset in catalog.presets():
         config = preset.build()

@@ -115,7 +115,7 @@ def test_what_comes_next_may_be_written_alone(stopped, model, whole):
     done = longlive("generate", "--resume", "v.snapshot", *options)
     assert json.loads(done.stdout)["frames"] == 31
     longlive(*PROMPT, "--model", model, "--seconds", "5.5", "-o", "all.png")
-    rest, every = (read_video(f"{name}/%05d.png")[0] for name in ("rest", "all"))
+    rest, every = (read_video(name, fps=FPS)[0] for name in ("rest", "all"))
     assert_bitwise_equal(rest, every[13:])
 
 

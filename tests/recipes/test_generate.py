@@ -1,6 +1,7 @@
 """The generation recipe: what is planned, what a record holds, and what is left after a failure."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_a_result_is_what_is_in_the_file(config, tmp_path):
         (1, 8, 8),
     ]
     assert {report.blocks for report in began} == {2}
-    stored, _ = read_video(tmp_path / "a" / "%05d.png")
+    stored, _ = read_video(tmp_path / "a", fps=FPS)
     frames = tiny_pipeline()("a red circle", seconds=1, seed=3).frames
     assert_bitwise_equal(stored, frames)
 
@@ -205,3 +206,25 @@ def test_outputs_are_files_or_are_in_a_folder(tmp_path):
     (tmp_path / "v1.5").mkdir()
     assert output_paths([job("n")], tmp_path / "v1.5") == [tmp_path / "v1.5" / "n.mp4"]
     check_output(tmp_path / "new" / "deep" / "a.mp4", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "told"),
+    [
+        ({"height": 33}, "a.mp4", "33"),
+        ({"fps": 120}, "a.gif", "at most 100 frames a second, got 120"),
+        ({"width": 16_400}, "a.mp4", "width is at most 16384, got 16400"),
+    ],
+)
+def test_frames_that_the_file_cannot_hold_are_refused_before_weights_are_read(
+    changed, name, told, config, tmp_path
+):
+    folder = tmp_path / "other"
+    shutil.copytree(config.model, folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.write_bytes(b"")  # read by nobody
+    index = json.loads((folder / "model_index.json").read_text())
+    index["generation"].update(changed)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=told):
+        plan(replace(config, model=str(folder)), [job()], tmp_path / name)
