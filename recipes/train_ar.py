@@ -303,7 +303,7 @@ class TrainARModule(StepModule):
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
-        drawn = {"generator": generator, "dtype": torch.float32, "device": generator.device}
+        drawn: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": generator.device}
         clips = torch.rand(len(ids), 1, **drawn) < self.config.prompt_dropout
         words = torch.rand(ids.shape, **drawn) < self.config.word_dropout
         empty = self.text.tokenize([""])[0].to(ids.device)

@@ -4,15 +4,18 @@ A lane runs jobs one after another in the order given. It knows nothing of block
 is a function of one tensor, and a ``Ticket`` is what one can ask about it.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from longlive_core.checks import shown
 
 Job = Callable[[Tensor], Any]
 
@@ -53,9 +56,13 @@ class Lane(Protocol):
         """Drop jobs that have not begun, wait for the one that runs, and free the lane."""
 
 
+class LaneClosed(ValueError):
+    """Something was asked of a lane that has been closed, or of a job that closing it dropped."""
+
+
 def make_lane(name: str) -> Lane:
     """The lane called "inline", "thread", "stream" or "device:" and a device ("device:cuda:1")."""
-    kind, _, device = name.partition(":")
+    kind, _, device = name.partition(":") if isinstance(name, str) else ("", "", "")
     if name == "inline":
         return InlineLane()
     if name == "thread":
@@ -63,10 +70,18 @@ def make_lane(name: str) -> Lane:
     if name == "stream":
         return StreamLane()
     if kind == "device" and device:
-        return ThreadLane(torch.device(device))
+        try:
+            return ThreadLane(torch.device(device))
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(
+                f"lane {shown(name)} names no device that torch knows ({first}): it decodes "
+                f"there. Name one such as 'device:cuda:1' or 'device:cpu'."
+            ) from error
     raise ValueError(
-        f"there is no lane {name!r}: decoding runs 'inline', on a 'thread', on a CUDA 'stream', or "
-        f"on a 'device:' such as 'device:cuda:1'. Name one of them, or pass a Lane of your own."
+        f"there is no lane {shown(name)}: decoding runs 'inline', on a 'thread', on a CUDA "
+        f"'stream', or on a 'device:' such as 'device:cuda:1'. Name one of them, or pass a Lane of "
+        f"your own."
     )
 
 
@@ -99,17 +114,32 @@ class ThreadLane:
         self.device = device
         self.name = "thread" if device is None else f"device:{device}"
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._process = os.getpid()
+        self._closed = False
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Queue the job behind the ones before it."""
+        """Queue the job behind the ones before it.
+
+        Raises:
+            LaneClosed: the lane has been closed.
+            ValueError: another process made it.
+        """
+        _require_own(self._process)
+        if self._closed:
+            raise LaneClosed(
+                "this lane is closed, so no job begins on it: its thread has ended. Make another."
+            )
         ready = _mark(latents.device)
         modes = (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
-        return _Queued(self._worker.submit(self._work, job, latents, ready, modes))
+        queued = self._worker.submit(self._work, job, latents, ready, modes)
+        return _Queued(queued, self._process)
 
     def close(self) -> None:
-        """Drop what has not begun and wait for the rest."""
-        self._worker.shutdown(cancel_futures=True)
+        """Drop what has not begun and wait for the rest; in a forked process there is neither."""
+        self._closed = True
+        if self._process == os.getpid():
+            self._worker.shutdown(cancel_futures=True)
 
     def _work(
         self, job: Job, latents: Tensor, ready: torch.cuda.Event | None, modes: tuple[bool, bool]
@@ -200,12 +230,23 @@ class _Ended:
 @dataclass(frozen=True, slots=True)
 class _Queued:
     future: Future[Outcome]
+    process: int
 
     def done(self) -> bool:
-        return self.future.done() and not self.future.cancelled()
+        return self.future.done()
 
     def outcome(self) -> Outcome:
-        outcome = self.future.result()
+        if not self.future.done():
+            _require_own(self.process)
+        try:
+            outcome = self.future.result()
+        except CancelledError:
+            now = time.perf_counter()
+            dropped = LaneClosed(
+                "the lane was closed before this job began, so it was dropped and has no result. "
+                "Take all results before close()."
+            )
+            return Outcome(None, dropped, now, now)
         _use_on_current_stream(outcome.value)
         return outcome
 
@@ -227,6 +268,16 @@ class _Launched:
         start = seconds + origin.elapsed_time(self.begun) / 1000
         end = seconds + origin.elapsed_time(self.ended) / 1000
         return Outcome(self.launched.value, self.launched.error, start, end)
+
+
+def _require_own(process: int) -> None:
+    """Raise ValueError in a process that was forked from the one that made a lane."""
+    if process != os.getpid():
+        raise ValueError(
+            f"this lane was made by process {process}, and this is process {os.getpid()}: fork() "
+            f"does not copy its thread, so a job would never end. Make a lane after the fork, or "
+            f"start processes with 'spawn'."
+        )
 
 
 def _run(job: Job, latents: Tensor) -> Outcome:

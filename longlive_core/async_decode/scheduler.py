@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.async_decode.host_copy import start_host_copy
-from longlive_core.async_decode.lanes import Lane, Outcome, Ticket, make_lane
+from longlive_core.async_decode.lanes import Lane, LaneClosed, Outcome, Ticket, make_lane
 from longlive_core.async_decode.trace import Span
+from longlive_core.checks import whole
 
 Decode = Callable[[Tensor, Any], tuple[Any, Any]]
 
@@ -48,17 +49,19 @@ class AsyncDecodeScheduler:
         state: Any = None,
         to_host: bool = False,
     ) -> None:
-        if depth < 1:
-            raise ValueError(
-                f"AsyncDecodeScheduler(depth={depth}): at least one block must be in flight for "
-                f"anything to be decoded. Pass 1 or more."
-            )
+        depth = whole(
+            "AsyncDecodeScheduler's depth",
+            depth,
+            at_least=1,
+            why="at least one block must be in flight for anything to be decoded. Pass 1 or more.",
+        )
         self._decode = decode
         self._lane = make_lane(lane) if isinstance(lane, str) else lane
         self._depth = depth
         self._to_host = to_host
         self._state = state
         self._broken = False
+        self._closed = False
         self._submitted = 0
         self._pending: deque[tuple[int, Ticket]] = deque()
         self._spans: deque[Span] = deque(maxlen=4096)
@@ -92,8 +95,14 @@ class AsyncDecodeScheduler:
     def submit(self, latents: Float[Tensor, "..."]) -> None:
         """Give the next block's latents; waits only while ``depth`` blocks are in flight.
 
-        The scheduler keeps no copy: do not write into ``latents`` afterwards.
+        The scheduler keeps no copy: do not write into ``latents`` afterwards. Raises ``LaneClosed``
+        after ``close``.
         """
+        if self._closed:
+            raise LaneClosed(
+                "submit after close(): the lane has ended, so nothing more is decoded. Make "
+                "another scheduler, from state if this video is to go on."
+            )
         if len(self._pending) >= self._depth:
             self._pending[-self._depth][1].outcome()
         self._raise_errors()
@@ -106,12 +115,16 @@ class AsyncDecodeScheduler:
             yield self._take_first()
 
     def finish(self) -> Iterator[Any]:
-        """The frames of all blocks submitted, in order, waiting for each."""
+        """The frames of all blocks submitted, in order, waiting for each.
+
+        Raises ``LaneClosed`` at the first block that ``close`` has dropped.
+        """
         while self._pending:
             yield self._take_first()
 
     def close(self) -> None:
-        """End the lane. Blocks not begun are dropped; frames not taken are lost."""
+        """End the lane. Blocks not begun are dropped; those that were decoded can be taken."""
+        self._closed = True
         self._lane.close()
 
     def __enter__(self) -> "AsyncDecodeScheduler":
@@ -120,7 +133,7 @@ class AsyncDecodeScheduler:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self.close()
         if kind is None:
-            self._raise_errors()
+            self._raise_errors(dropped=False)
 
     def _decode_next(self, latents: Tensor) -> Any:
         """What the lane runs. Jobs run one at a time, so the state needs no lock."""
@@ -146,9 +159,11 @@ class AsyncDecodeScheduler:
         )
         return outcome.value
 
-    def _raise_errors(self) -> None:
+    def _raise_errors(self, *, dropped: bool = True) -> None:
+        """Raise the first error there is; of blocks that were dropped if that is asked for."""
         for outcome in self._ended():
-            if outcome.error is not None:
+            is_dropped = isinstance(outcome.error, LaneClosed)
+            if outcome.error is not None and (dropped or not is_dropped):
                 raise outcome.error
 
     def _ended(self) -> Iterator[Outcome]:

@@ -6,6 +6,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from longlive_core.checks import shown, whole
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.content import ContentPolicy, PageChoice
 from longlive_core.kv_cache.layout import CacheBytes, CacheLayout
@@ -14,6 +15,7 @@ from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.pool import PagePool
 from longlive_core.kv_cache.snapshot import CacheSnapshot, describe
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
+from longlive_core.memory import require_room
 
 
 class PagedKVCache:
@@ -57,19 +59,28 @@ class PagedKVCache:
         self.policy = policy
         self.codec = codec
         self.device = torch.device(device)
+        by_content = isinstance(policy, ContentPolicy)
+        require_room(
+            f"keys and values in {shown(policy.capacity)} pages",
+            layout.bytes(codec, policy.capacity, summaries=by_content).total,
+            self.device,
+            why=f"{layout} under {policy}. Take a smaller window, fewer samples, or a codec of "
+            f"fewer bits.",
+        )
         self._table = PageTable(policy.capacity)
         self._hold = PagePool(layout, codec, policy.capacity, self.device).hold()
         samples, tokens, heads, head_dim = layout.page_shape
         room = (samples, codec.workspace_pages(policy.capacity) * tokens, heads, head_dim)
-        self._workspaces = [
-            torch.empty(room, dtype=codec.dtype, device=self.device) for _ in range(2)
-        ]
         summaries = (policy.capacity, layout.layers, samples, heads, head_dim)
-        self._summaries = (
-            torch.zeros(summaries, dtype=torch.float32, device=self.device)
-            if isinstance(policy, ContentPolicy)
-            else None
-        )
+        with torch.inference_mode(False):  # what is made under it can only be written under it
+            self._workspaces = [
+                torch.empty(room, dtype=codec.dtype, device=self.device) for _ in range(2)
+            ]
+            self._summaries = (
+                torch.zeros(summaries, dtype=torch.float32, device=self.device)
+                if by_content
+                else None
+            )
         self._blocks = 0
         self._shot_start = 0
         self._forgotten = 0
@@ -109,6 +120,7 @@ class PagedKVCache:
         Beginning the block in progress again discards what was written for it. A block of fewer
         ``tokens`` than the others (the first or the last of a video) takes a whole page's room.
         """
+        block = whole("begin_block's block", block, why="blocks are counted from 0.")
         if block != self._blocks:
             raise ValueError(
                 f"begin_block({block}) after {self._blocks} committed blocks: blocks come in "
@@ -119,15 +131,19 @@ class PagedKVCache:
                 f"begin_block({block}) while page {self._open.page} is rewritten: its old keys and "
                 f"values are gone, it has to be finished. Write every layer and commit()."
             )
-        whole = self.layout.tokens_per_page
-        if tokens is not None and not 1 <= tokens <= whole:
-            raise ValueError(
-                f"begin_block({block}, tokens={tokens}): a page has room for {whole} tokens, and "
-                f"a block has one or more. Build the CacheLayout for the longest block."
-            )
+        most = self.layout.tokens_per_page
+        tokens = whole(
+            "begin_block's tokens",
+            most if tokens is None else tokens,
+            at_least=1,
+            at_most=most,
+            why="a page has room for so many, and a block has one or more. Build the CacheLayout "
+            "for the longest block.",
+        )
+        self._settle()
         choice = self._choice(block)
         self._table.make_room(block, choice.retained)
-        self._short[block] = whole if tokens is None else tokens
+        self._short[block] = tokens
         self._drop_the_rest()
         self._begin(block, choice.visible)
 
@@ -139,6 +155,7 @@ class PagedKVCache:
         first, each with one clean pass over its latents.
         """
         self._between_blocks("begin_rewrite")
+        page = whole("begin_rewrite's page", page, why="pages are counted from 0.")
         if page not in self.pages:
             raise ValueError(
                 f"begin_rewrite({page}): that page is not held (held: {list(self.pages)}), so no "
@@ -150,6 +167,7 @@ class PagedKVCache:
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
         """Take the block's own keys and values; ``clean`` on the pass whose values are kept."""
         own = self._in_progress("write")
+        layer = self._layer("write", layer)
         own.write(layer, k, v, clean)
         if clean and self._summaries is not None:
             self._summaries[own.slot, layer] = k.detach().float().mean(1)
@@ -160,7 +178,7 @@ class PagedKVCache:
         A plain cache gives a view of its pages where they lie side by side: use it before the next
         ``write``, and do not change it. Any other gives the shared workspace or a copy.
         """
-        return self._in_progress("read").read(layer)
+        return self._in_progress("read").read(self._layer("read", layer))
 
     def commit(self) -> None:
         """Keep the block in progress: every layer has had its clean write."""
@@ -214,17 +232,23 @@ class PagedKVCache:
         other._table = PageTable(self.policy.capacity)
         other._table.load(self._table.pages)
         other._hold = self._hold.fork()
-        other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
-        if self._summaries is not None:
-            other._summaries = self._summaries.clone()
+        with torch.inference_mode(False):
+            other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
+            if self._summaries is not None:
+                other._summaries = self._summaries.clone()
         other._short = dict(self._short)
         return other
 
     @property
     def own_bytes(self) -> CacheBytes:
-        """What this cache takes by itself: pages that none of its forks holds, and its scratch."""
+        """What this cache takes by itself: pages that none of its forks holds, its scratch, and
+        its summaries."""
         own = self.layout.bytes(self.codec, self._hold.pool.exclusive(self._hold)).pages
-        return CacheBytes(pages=own, scratch=sum(x.nbytes for x in self._workspaces))
+        return CacheBytes(
+            pages=own,
+            scratch=sum(x.nbytes for x in self._workspaces),
+            summaries=0 if self._summaries is None else self._summaries.nbytes,
+        )
 
     def snapshot(self) -> CacheSnapshot:
         """What it takes to go on later, bit for bit, copied to the CPU."""
@@ -281,8 +305,10 @@ class PagedKVCache:
     def tensors(self) -> dict[str, Tensor]:
         """Everything allocated for this cache and, of its forks, for their pages.
 
-        Of a cache without forks, ``layout.bytes`` is the sum of their sizes.
+        Of a cache without forks, ``layout.bytes`` is the sum of their sizes: what forks that are
+        gone have left elsewhere is brought home first, unless a block is in progress.
         """
+        self._settle()
         keys, values = self._workspaces
         summaries = {} if self._summaries is None else {"summaries": self._summaries}
         return {
@@ -291,6 +317,11 @@ class PagedKVCache:
             "workspace.values": values,
             **summaries,
         }
+
+    def _settle(self) -> None:
+        """Bring pages home that forks, now gone, had kept from their places."""
+        if self._open is None:
+            self._hold.come_home()
 
     def _stored(self) -> dict[str, Tensor]:
         """Everything stored of the pages held, by layer, page and name."""
@@ -330,16 +361,16 @@ class PagedKVCache:
     def _drop_the_rest(self) -> None:
         """Let go of everything about pages that the table has dropped."""
         self._hold.keep(self._table.used)
-        whole, held = self.layout.tokens_per_page, self.pages
+        most, held = self.layout.tokens_per_page, self.pages
         self._short = {
-            page: tokens for page, tokens in self._short.items() if page in held and tokens < whole
+            page: tokens for page, tokens in self._short.items() if page in held and tokens < most
         }
 
     def _begin(self, page: int, visible: tuple[int, ...]) -> None:
         slot, seen = self._table.slot(page), self._table.slots(visible)
         self._hold.claim(slot)
-        whole = self.layout.tokens_per_page
-        lengths = [self._short.get(self._table.page(other), whole) for other in seen]
+        most = self.layout.tokens_per_page
+        lengths = [self._short.get(self._table.page(other), most) for other in seen]
         self._open = OpenBlock(page, slot, seen, lengths, self._hold, self._workspaces)
 
     def _in_progress(self, what: str) -> OpenBlock:
@@ -349,6 +380,11 @@ class PagedKVCache:
                 f"Call begin_block({self._blocks}) first."
             )
         return self._open
+
+    def _layer(self, what: str, layer: int) -> int:
+        last = self.layout.layers - 1
+        why = "layers are counted from 0. Build the CacheLayout for all layers of the model."
+        return whole(f"{what}'s layer", layer, at_least=0, at_most=last, why=why)
 
     def _between_blocks(self, what: str) -> None:
         if self._open is not None:

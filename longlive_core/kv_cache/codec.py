@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.checks import shown
+
 PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
 Page = Float[Tensor, "samples tokens heads head_dim"]
 
@@ -69,6 +71,11 @@ class PlainCodec:
     """
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+            raise ValueError(
+                f"PlainCodec keeps pages in a floating type that attention reads, got "
+                f"{shown(dtype)}: use torch.bfloat16, or a codec that encodes."
+            )
         self.dtype = dtype
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from longlive_core.checks import shown, whole
 from longlive_core.kv_cache.codec import PageCodec, PageShape
 
 
@@ -40,19 +41,19 @@ class CacheLayout:
     rotated: bool = True
 
     def __post_init__(self) -> None:
-        sizes = {
-            "layers": self.layers,
-            "heads": self.heads,
-            "head_dim": self.head_dim,
-            "tokens_per_page": self.tokens_per_page,
-            "samples": self.samples,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(
-                    f"CacheLayout({name}={value}): a cache has at least one of each. "
-                    f"Take the sizes from the model's configuration."
-                )
+        for name in ("layers", "heads", "head_dim", "tokens_per_page", "samples"):
+            size = whole(
+                f"CacheLayout's {name}",
+                getattr(self, name),
+                at_least=1,
+                why="a cache has at least one of each. Take the sizes from the model's config.",
+            )
+            object.__setattr__(self, name, size)
+        if not isinstance(self.rotated, bool):
+            raise ValueError(
+                f"CacheLayout's rotated is True or False, got {shown(self.rotated)}: it says "
+                f"whether keys carry their positions. Take it from the position policy."
+            )
 
     @property
     def page_shape(self) -> PageShape:

@@ -66,6 +66,11 @@ class OpenBlock:
                 f"pages. Write one whole block, build the CacheLayout for this block size, or "
                 f"begin_block(..., tokens=) for a block that is shorter than the others."
             )
+        if not (k.is_floating_point() and v.is_floating_point()):
+            raise ValueError(
+                f"keys and values are floating-point tensors, got {k.dtype} and {v.dtype}: codecs "
+                f"round them. Convert them first."
+            )
         if self.tokens < whole:
             rest = (0, 0, 0, 0, 0, whole - self.tokens)
             k, v = (torch.nn.functional.pad(x, rest) for x in (k, v))

@@ -62,6 +62,24 @@ class PagePool:
                 self._more[place] = self._allocate(1)
             self.trim()
 
+    def come_home(self, hold: "PageHold") -> None:
+        """Move what a hold alone has in further extents to free places of the first one.
+
+        Forks kept those places from it and are gone; without this a page that is never written
+        again, a sink, would take an extent for good. Only between blocks: windows are views.
+        """
+        with self._lock:
+            others = self._taken(apart_from=hold)
+            for slot, place in enumerate(hold.places):
+                if place is None or place < self.slots or place in others:
+                    continue
+                taken = self._taken()
+                free = [home for home in (slot, *range(self.slots)) if home not in taken]
+                if free:
+                    self._copy(place, free[0])
+                    hold.places[slot] = free[0]
+            self.trim()
+
     def trim(self) -> None:
         """Give back the memory of further extents that nobody holds."""
         with self._lock:
@@ -93,15 +111,25 @@ class PagePool:
         holds = [hold for hold in self._holds if hold is not apart_from]
         return {place for hold in holds for place in hold.places if place is not None}
 
+    def _copy(self, source: int, target: int) -> None:
+        """Copy all that is stored of a page to another place."""
+        (here, index), (there, home) = self.find(source), self.find(target)
+        for stores, homes in zip(here, there, strict=True):
+            for store, kept in zip(stores, homes, strict=True):
+                parts = self.codec.page(kept, home)
+                for name, part in self.codec.page(store, index).items():
+                    parts[name].copy_(part)
+
     def _allocate(self, slots: int) -> Extent:
         shape = self.layout.page_shape
-        return [
-            (
-                self.codec.allocate(slots, shape, self.device),
-                self.codec.allocate(slots, shape, self.device),
-            )
-            for _ in range(self.layout.layers)
-        ]
+        with torch.inference_mode(False):  # what is made under it can only be written under it
+            return [
+                (
+                    self.codec.allocate(slots, shape, self.device),
+                    self.codec.allocate(slots, shape, self.device),
+                )
+                for _ in range(self.layout.layers)
+            ]
 
 
 class PageHold:
@@ -122,6 +150,11 @@ class PageHold:
     def claim(self, slot: int) -> None:
         """Make sure that nobody else holds the place of a slot: it is about to be written."""
         self.pool.take(self, slot)
+
+    def come_home(self) -> None:
+        """Give up further extents where the first one has room again."""
+        if any(place is not None and place >= self.pool.slots for place in self.places):
+            self.pool.come_home(self)
 
     def write(self, layer: int, slot: int, pages: tuple[Page, Page]) -> None:
         """Store keys and values in a slot that was claimed."""

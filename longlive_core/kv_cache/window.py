@@ -7,6 +7,8 @@ page ``n``. The same policy drives the cache at inference and the teacher-forcin
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from longlive_core.checks import whole
+
 
 @runtime_checkable
 class WindowPolicy(Protocol):
@@ -56,12 +58,10 @@ class Window:
     shot_sink: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("sink", self.sink), ("shot_sink", self.shot_sink)):
-            if value < 0:
-                raise ValueError(
-                    f"Window({name}={value}): a sink is a number of whole pages, 0 or more. "
-                    f"Pass 0 to go without."
-                )
+        for name in ("pages", "sink", "shot_sink"):
+            why = "it is a number of whole pages, and a sink of 0 goes without. See Window."
+            pages = whole(f"Window's {name}", getattr(self, name), at_least=0, why=why)
+            object.__setattr__(self, name, pages)
         if self.pages <= self.sink + self.shot_sink:
             raise ValueError(
                 f"Window(pages={self.pages}, sink={self.sink}, shot_sink={self.shot_sink}) leaves "

@@ -1,11 +1,13 @@
 """A lane runs jobs in order, keeps their errors, and works under the caller's modes."""
 
+import os
 import threading
+import warnings
 
 import pytest
 import torch
 
-from longlive_core.async_decode import InlineLane, StreamLane, ThreadLane, make_lane
+from longlive_core.async_decode import InlineLane, LaneClosed, StreamLane, ThreadLane, make_lane
 
 LANES = [InlineLane, ThreadLane, lambda: ThreadLane(torch.device("cpu"))]
 
@@ -91,4 +93,58 @@ def test_a_stream_off_cuda_is_refused():
     lane = StreamLane()
     with pytest.raises(ValueError, match="needs latents on a CUDA device, got cpu.*lane='thread'"):
         lane.start(lambda latents: latents, torch.zeros(1))
+    lane.close()
+
+
+@pytest.mark.parametrize("name", ["device:nonsense", "device:cpu:x"])
+def test_what_names_no_lane_is_refused_in_words(name):
+    with pytest.raises(ValueError, match="lane"):
+        make_lane(name)
+
+
+def test_a_job_that_closing_dropped_has_ended_and_says_so():
+    lane, gate = ThreadLane(), threading.Event()
+    running = lane.start(lambda latents: gate.wait(10), torch.zeros(1))
+    waiting = lane.start(lambda latents: 1, torch.zeros(1))
+    assert not waiting.done()
+    closing = threading.Thread(target=lane.close)
+    closing.start()
+    while not waiting.done():
+        pass
+    assert isinstance(waiting.outcome().error, LaneClosed)
+    assert "dropped" in str(waiting.outcome().error)
+    gate.set()
+    closing.join()
+    assert running.outcome().value is True
+    with pytest.raises(LaneClosed, match="this lane is closed"):
+        lane.start(lambda latents: 1, torch.zeros(1))
+
+
+def test_a_lane_that_was_inherited_through_fork_is_refused():
+    """Its thread is not copied: a job would never end."""
+    lane, gate = ThreadLane(), threading.Event()
+    ended = lane.start(lambda latents: 3, torch.zeros(1))
+    assert ended.outcome().value == 3
+    pending = lane.start(lambda latents: gate.wait(10), torch.zeros(1))
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if child == 0:
+        told = [str(ended.outcome().value)]
+        for ask in (lambda: lane.start(lambda latents: 1, torch.zeros(1)), pending.outcome):
+            try:
+                ask()
+                told.append("went on")
+            except ValueError as error:
+                told.append(str(error)[:25])
+        lane.close()
+        os.write(writer, "|".join(told).encode())
+        os._exit(0)
+    os.close(writer)
+    gate.set()
+    with os.fdopen(reader) as pipe:
+        ready = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert ready == "|".join(["3", *["this lane was made by pro"] * 2])
     lane.close()

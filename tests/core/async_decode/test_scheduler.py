@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_core.async_decode import AsyncDecodeScheduler, InlineLane, Span
+from longlive_core.async_decode import AsyncDecodeScheduler, InlineLane, LaneClosed, Span
 from longlive_core.testing import assert_bitwise_equal
 
 CPU_LANES = ["inline", "thread", "device:cpu"]
@@ -276,5 +276,47 @@ def test_frames_come_to_the_host_when_asked(lane):
 
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_depth_of_nothing_is_refused(depth):
-    with pytest.raises(ValueError, match=f"depth={depth}.*at least one block must be in flight"):
+    with pytest.raises(ValueError, match="depth is.*at least one block must be in flight"):
         AsyncDecodeScheduler(decode, depth=depth)
+
+
+def test_closing_a_busy_lane_leaves_what_was_decoded_and_names_what_was_dropped():
+    gate = threading.Event()
+
+    def gated(latents, state):
+        assert gate.wait(PATIENCE)
+        return decode(latents, state)
+
+    decoder = AsyncDecodeScheduler(gated, lane="thread", depth=4)
+    blocks = latents_for("thread", 3)
+    for latents in blocks:
+        decoder.submit(latents)
+    closing = threading.Thread(target=decoder.close)
+    closing.start()
+    wait_until(lambda: decoder.in_flight == 1)  # the one that runs
+    gate.set()
+    closing.join()
+    assert decoder.in_flight == 0
+    finished = decoder.finish()
+    assert_bitwise_equal(next(finished), one_by_one(blocks)[0][0])
+    with pytest.raises(LaneClosed, match="dropped"):
+        next(finished)
+    with pytest.raises(LaneClosed):
+        _ = decoder.state
+    with pytest.raises(LaneClosed, match="submit after close"):
+        decoder.submit(blocks[0])
+
+
+@pytest.mark.parametrize("lane", CPU_LANES)
+def test_every_lane_is_closed_for_good(lane):
+    decoder = AsyncDecodeScheduler(decode, lane=lane)
+    decoder.close()
+    decoder.close()
+    with pytest.raises(LaneClosed):
+        decoder.submit(torch.zeros(2, 2))
+
+
+def test_leaving_a_with_early_is_no_error():
+    with AsyncDecodeScheduler(decode, lane="thread", depth=9) as decoder:
+        for latents in latents_for("thread", 5):
+            decoder.submit(latents)

@@ -101,7 +101,7 @@ def test_a_shorter_block_is_read_without_its_padding(codec, lengths, gradients):
 def test_a_block_of_no_or_too_many_tokens_is_refused():
     cache = PagedKVCache(SMALL, Window(), PlainCodec())
     for tokens in (0, 5):
-        with pytest.raises(ValueError, match=rf"tokens={tokens}\): a page has room for 4 tokens"):
+        with pytest.raises(ValueError, match=rf"tokens is.*got {tokens}: a page has room"):
             cache.begin_block(0, tokens=tokens)
     cache.begin_block(0, tokens=2)
     page = torch.zeros(SMALL.page_shape)

@@ -90,6 +90,8 @@ def test_summaries_are_counted_and_only_there_for_who_asks():
     predicted = SMALL.bytes(codec, 4, summaries=True)
     assert predicted.total == sum(x.nbytes for x in watched.tensors().values())
     assert predicted.summaries == watched.tensors()["summaries"].nbytes > 0
+    fill(watched, range(6), {})
+    assert watched.own_bytes == predicted
     plain = PagedKVCache(SMALL, Window(), codec)
     assert "summaries" not in plain.tensors()
     assert SMALL.bytes(codec, 4).summaries == 0

@@ -183,3 +183,56 @@ def test_forks_go_on_in_threads_of_their_own():
     for thread in threads:
         thread.join()
     assert sorted(done) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(torch.float32), ByteCodec()], ids=repr)
+def test_a_cache_whose_fork_is_gone_takes_what_its_layout_says(codec):
+    """A page that is not written again, a sink, would else take an extent for good."""
+    parent, oracle = PagedKVCache(SMALL, Window(), codec), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        run_block(parent, oracle, generator, 0, False)
+    fork = parent.fork()
+    rewrite(parent, oracle, generator, 0, 0)  # the sink's page, in a place of its own
+    run_block(parent, oracle, generator, 0, False)
+    before = parent.snapshot().tensors
+    assert page_bytes(parent) > SMALL.bytes(codec, 4).pages
+    del fork
+    gc.collect()
+    assert page_bytes(parent) == SMALL.bytes(codec, 4).pages
+    after = parent.snapshot().tensors
+    for name, x in before.items():
+        assert_bitwise_equal(after[name], x, name)
+    for _ in range(4):
+        run_block(parent, oracle, generator, 0, False)
+    assert sum(x.nbytes for x in parent.tensors().values()) == SMALL.bytes(codec, 4).total
+
+
+def test_pages_do_not_move_while_a_block_is_made():
+    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        run_block(parent, oracle, generator, 0, False)
+    fork = parent.fork()
+    rewrite(parent, oracle, generator, 0, 0)
+    k, v = keys_and_values(SMALL, generator, torch.float32)
+    parent.begin_block(4)
+    parent.write(0, k, v)
+    seen = parent.read(0)[0]
+    del fork
+    gc.collect()
+    grown = page_bytes(parent)
+    assert grown > SMALL.bytes(parent.codec, 4).pages
+    assert_bitwise_equal(parent.read(0)[0], seen)
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(torch.float32), ByteCodec()], ids=repr)
+def test_a_cache_made_under_inference_mode_goes_on_outside_it(codec):
+    with torch.inference_mode():
+        cache = PagedKVCache(SMALL, Window(), codec)
+        run_block(cache, oracle := Oracle(), torch.Generator().manual_seed(0), 0, False)
+        fork, its_oracle = cache.fork(), oracle.copy()
+        run_block(fork, its_oracle, torch.Generator().manual_seed(1), 0, False)
+    for each, known in ((cache, oracle), (fork, its_oracle)):
+        run_block(each, known, torch.Generator().manual_seed(2), 0, False)
+        rewrite(each, known, torch.Generator().manual_seed(3), 0, 0)
