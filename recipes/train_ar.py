@@ -303,13 +303,13 @@ class TrainARModule(StepModule):
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""
-        drawn: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": generator.device}
-        clips = torch.rand(len(ids), 1, **drawn) < self.config.prompt_dropout
-        words = torch.rand(ids.shape, **drawn) < self.config.word_dropout
+        clips = torch.rand(len(ids), 1, generator=generator, dtype=torch.float32, device="cpu")
+        words = torch.rand(ids.shape, generator=generator, dtype=torch.float32, device="cpu")
+        lost = (clips < self.config.prompt_dropout)[..., None].to(ids.device)
+        unread = (words < self.config.word_dropout).to(ids.device)
         empty = self.text.tokenize([""])[0].to(ids.device)
-        known = ids > self.text.tokenizer.END
-        ids = torch.where(words.to(ids.device) & known, self.text.tokenizer.UNKNOWN, ids)
-        return torch.where(clips[..., None].to(ids.device), empty, ids)
+        unread &= ids > self.text.tokenizer.END
+        return torch.where(lost, empty, torch.where(unread, self.text.tokenizer.UNKNOWN, ids))
 
     def validate(self) -> dict[str, float]:
         """The loss on fresh clips, by their number of blocks; writes the model on the way."""
