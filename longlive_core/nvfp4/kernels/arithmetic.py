@@ -116,29 +116,42 @@ def encode_factor(byte, inverse):
 
 
 @triton.jit
-def read_back(value, byte, amax, FULL: tl.constexpr):
+def is_ordinary(amax):
+    """Whether no number that ``read_back`` meets is subnormal or overflows: one answer for all."""
+    return tl.min(((amax > 1e-30) & (amax < 1e30)).to(tl.int32), axis=0) == 1
+
+
+@triton.jit
+def read_back(value, byte, amax, FULL: tl.constexpr, ORDINARY: tl.constexpr):
     """``((value * s) * A) / FULL`` of values of the E2M1 grid, [T, N], rounded at each operation.
 
-    A value is 1 or 1.5 times a power of two, and such a power changes no rounding as long as
-    nothing is subnormal or overflows: two divisions a block then serve all its values.
+    A value is 1 or 1.5 times a power of two, and such a power changes no rounding of ordinary
+    numbers: two divisions a block then serve all its values.
     """
     scale = e4m3_value(byte)
-    ordinary = (amax > 1e-30) & (amax < 1e30)
-    if tl.min(ordinary.to(tl.int32), axis=0) == 1:
+    if ORDINARY:
         full = tl.full(scale.shape, FULL, tl.float32)
         one = tl.div_rn(scale * amax, full)
         one_and_a_half = tl.div_rn((1.5 * scale) * amax, full)
         bits = value.to(tl.int32, bitcast=True)
         power = (bits & 0x7F800000).to(tl.float32, bitcast=True)
-        quotient = power * tl.where((bits & 0x400000) == 0, one[:, None], one_and_a_half[:, None])
+        return power * tl.where((bits & 0x400000) == 0, one[:, None], one_and_a_half[:, None])
     else:
         product = (value * scale[:, None]) * amax[:, None]
-        quotient = tl.div_rn(product, tl.full(product.shape, FULL, tl.float32))
-    return quotient
+        return tl.div_rn(product, tl.full(product.shape, FULL, tl.float32))
 
 
 @triton.jit
-def block_error(x, byte, inverse, amax, RULE: tl.constexpr, FULL: tl.constexpr, N: tl.constexpr):
+def block_error(
+    x,
+    byte,
+    inverse,
+    amax,
+    RULE: tl.constexpr,
+    FULL: tl.constexpr,
+    ORDINARY: tl.constexpr,
+    N: tl.constexpr,
+):
     """The error of blocks of N values by the rule's measure, were their scale ``byte``.
 
     And the sums that their codes would come from.
@@ -146,7 +159,7 @@ def block_error(x, byte, inverse, amax, RULE: tl.constexpr, FULL: tl.constexpr, 
     y = magnitude(x * encode_factor(byte, inverse)[:, None])
     offset = rounding_offset(y)
     total = y + offset
-    error = read_back(total - offset, byte, amax, FULL) - tl.abs(x)
+    error = read_back(total - offset, byte, amax, FULL, ORDINARY) - tl.abs(x)
     if RULE == "four_over_six_mse":
         measure = ordered_sum(error * error, N, x.shape[0])
     elif RULE == "four_over_six_mae":
@@ -174,11 +187,12 @@ def quantize_blocks(
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    ORDINARY: tl.constexpr,
     N: tl.constexpr,
 ):
     """Of T blocks of N float32 values: codes, eight a word, [T, N // 8], and scale bytes [T].
 
-    ``amax`` is [T], or [1] where all blocks have the same.
+    ``amax`` is [T], or [1] where all blocks have the same; see ``is_ordinary``.
     """
     # as integers, magnitudes keep their order, and NaN is the largest
     size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
@@ -195,8 +209,8 @@ def quantize_blocks(
     else:
         base = tl.div_rn(block_amax, tl.full(block_amax.shape, 6.0, tl.float32)) * scale
         six, four = e4m3_byte(base), e4m3_byte(base * 1.5)
-        error_six, total_six = block_error(x, six, inverse, amax, RULE, FULL, N)
-        error_four, total_four = block_error(x, four, inverse, amax, RULE, FULL, N)
+        error_six, total_six = block_error(x, six, inverse, amax, RULE, FULL, ORDINARY, N)
+        error_four, total_four = block_error(x, four, inverse, amax, RULE, FULL, ORDINARY, N)
         take_four = error_four < error_six
         byte = tl.where(take_four, four, six)
     scaled = x * encode_factor(byte, inverse)[:, None]

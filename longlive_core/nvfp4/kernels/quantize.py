@@ -8,7 +8,12 @@ import triton.language as tl  # noqa: TID253
 from torch import Tensor
 
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
-from longlive_core.nvfp4.kernels.arithmetic import quantize_blocks, rotate_blocks, uniforms
+from longlive_core.nvfp4.kernels.arithmetic import (
+    is_ordinary,
+    quantize_blocks,
+    rotate_blocks,
+    uniforms,
+)
 
 BLOCKS_PER_PROGRAM = 256  # of 1 x 16; adaptive rules, which keep more of each, take half as many
 SQUARES_PER_PROGRAM = 16  # blocks of 16 x 16
@@ -63,6 +68,40 @@ def _load_apart(ptr, inside, step, T: tl.constexpr):
 
 
 @triton.jit
+def _encode(
+    x,
+    amax,
+    uniform,
+    codes_ptr,
+    scales_ptr,
+    inside,
+    RULE: tl.constexpr,
+    TARGET: tl.constexpr,
+    FULL: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    N: tl.constexpr,
+    HEIGHT: tl.constexpr,
+):
+    """Quantise T blocks and store them, by the short way where the amax allows it.
+
+    Each way stores what it has: joined after the branch, their results would change layout.
+    """
+    if RULE == "amax" or is_ordinary(amax):
+        words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, True, N)
+        _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT)
+    else:
+        words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, False, N)
+        _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT)
+
+
+@triton.jit
+def _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT: tl.constexpr):
+    tl.store(codes_ptr, words, mask=inside[:, None])
+    byte = tl.broadcast_to(byte[:, None], (words.shape[0], HEIGHT)).to(tl.uint8)
+    tl.store(scales_ptr, byte, mask=inside[:, None])
+
+
+@triton.jit
 def _quantize(
     x_ptr,
     amax_ptr,
@@ -100,10 +139,11 @@ def _quantize(
     uniform = x
     if STOCHASTIC:
         uniform = uniforms(_at(start, blocks_per_row, 4, N // 4), tl.load(seed_ptr), T, N // 4)
-    words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, N)
-    tl.store(codes_ptr + _at(start, blocks_per_row, 2, N // 8), words, mask=mask)
-    byte = tl.broadcast_to(byte[:, None], (T, HEIGHT)).to(tl.uint8)
-    tl.store(scales_ptr + _at(start, blocks_per_row, 1, HEIGHT), byte, mask=mask)
+    codes_ptr += _at(start, blocks_per_row, 2, N // 8)
+    scales_ptr += _at(start, blocks_per_row, 1, HEIGHT)
+    _encode(
+        x, amax, uniform, codes_ptr, scales_ptr, inside, RULE, TARGET, FULL, STOCHASTIC, N, HEIGHT
+    )
 
 
 @triton.jit
@@ -156,9 +196,9 @@ def _quantize_square(
     if STOCHASTIC:
         quad = at[:, None] * 4 + tl.arange(0, 4)[None, :]
         uniform = uniforms(quad, tl.load(seed_ptr), T, 4)
-    words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, 16)
-    tl.store(codes_ptr + (at[:, None] * 2 + tl.arange(0, 2)[None, :]), words, inside[:, None])
-    tl.store(scales_ptr + at, byte.to(tl.uint8), mask=inside)
+    codes_ptr += at[:, None] * 2 + tl.arange(0, 2)[None, :]
+    scales_ptr += at[:, None]
+    _encode(x, amax, uniform, codes_ptr, scales_ptr, inside, RULE, TARGET, FULL, STOCHASTIC, 16, 1)
 
 
 @triton.jit
