@@ -136,8 +136,9 @@ class FrameBar:
         over = report.frames_done >= report.frames_total
         if self._draws:
             total = self._progress.tasks[self._progress.task_ids.index(task)].total
-            done = {"total": total or 1, "completed": total or 1} if over else {}
-            self._progress.update(task, state=text, **done)
+            self._progress.update(task, state=text)
+            if over:
+                self._progress.update(task, total=total or 1, completed=total or 1)
         else:
             note(f"{name}: block {report.index + 1}/{report.blocks}, {text}")
         if over:
