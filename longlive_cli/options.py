@@ -32,6 +32,31 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps a block.")]
 Guidance = Annotated[
     float | None, typer.Option(help="How strongly the prompt is followed; 1 is as trained.")
 ]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(help="What the video is to move away from; it needs a guidance above 1."),
+]
+Count = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=10_000,
+        help="Make each video so often, from the seeds SEED, SEED+1, ...; their names say which: "
+        "circle-seed0.mp4, circle-seed1.mp4.",
+    ),
+]
+FPS = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        help="Frames a second that the file plays at. The frames stay the same, and --seconds are "
+        "the model's: at twice its rate, 5 s of video play in 2.5 s.  [default: the model's]",
+    ),
+]
+CRF = Annotated[
+    int | None,
+    typer.Option("--crf", help="Quality of an mp4, from 0, the best, to 51.  [default: 16]"),
+]
 Model = Annotated[str | None, typer.Option(help="A shipped model's name, a folder or a hub id.")]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Ranks that make the videos: a GPU each, or a CPU process.")

@@ -1,5 +1,6 @@
 """What a command line asks a video to be made of: prompts, a snapshot, or a record."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longlive_recipes.generate import Generate, Job
+
+MOST_VIDEOS = 100_000
+"""Of one command: all of them are planned before the first is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,7 @@ class Source:
     storyboard: Path | None = None
     image: Path | None = None
     seed: int | None = None
+    count: int = 1
     resume: Path | None = None
     forks: tuple[str, ...] = ()
     only_new: bool = False
@@ -68,7 +73,9 @@ class Source:
         rest = {
             "--image": self.image,
             "--seed": self.seed,
+            "--count": None if self.count == 1 else self.count,
             **{f"--{name}": how.get(name) for name in ("seconds", "steps", "guidance")},
+            "--negative-prompt": how.get("negative_prompt"),
             "--config": file,
         }
         if self.forks and self.resume is None:
@@ -104,10 +111,10 @@ class Source:
         return None, []
 
     def _from_prompts(self) -> "list[Job]":
-        """The videos asked for, each with a name that depends on its place and seed only."""
+        """The videos asked for, each with a name of its own: by id or place, and by seed."""
         from longlive_models.prompt_files import VideoRequest, read_prompts
         from longlive_models.shots import Storyboard
-        from longlive_recipes.generate import Job
+        from longlive_recipes.generate_plan import Job, seed_names
 
         file = self.prompts or self.storyboard
         if file is None:
@@ -119,23 +126,33 @@ class Source:
                 f"a storyboard is a .json file of shots, or a .txt file with a shot a line, got "
                 f"{self.storyboard}: several videos come from --prompts."
             )
+        if len(requests) * self.count > MOST_VIDEOS:
+            raise ValueError(
+                f"{len(requests)} prompts, {self.count} times each, are more than the "
+                f"{MOST_VIDEOS:,} videos that one command plans: lower --count."
+            )
+        alone = "video" if file is None else file.stem
         jobs: list[Job] = []
         for place, request in enumerate(requests):
-            seed = (self.seed or 0) if request.seed is None else request.seed
-            name = f"{place:03d}-seed{seed}" if request.id is None else request.id
-            if Path(name).name != name or name in (".", ".."):
-                raise ValueError(f"the id {name!r} cannot name a file: leave out slashes.")
-            if name in [job.name for job in jobs]:
-                raise ValueError(f"two prompts of {file} have the id {name!r}: give each its own.")
+            first = (self.seed or 0) if request.seed is None else request.seed
+            seeds = range(first, first + self.count)
             image = request.image or self.image
-            jobs.append(
-                Job(
-                    name=name,
-                    story=request.storyboard,
-                    seed=seed,
-                    image=image.resolve() if image else None,
+            start = request.id or (alone if len(requests) == 1 else f"{place:03d}")
+            names = [request.id] if request.id and self.count == 1 else seed_names(seeds, start)
+            for name, seed in zip(names, seeds, strict=True):
+                if Path(name).name != name or name in (".", ".."):
+                    raise ValueError(f"the id {name!r} cannot name a file: leave out slashes.")
+                jobs.append(
+                    Job(
+                        name=name,
+                        story=request.storyboard,
+                        seed=seed,
+                        image=image.resolve() if image else None,
+                    )
                 )
-            )
+        names = [job.name for job in jobs]
+        for name in (name for name, times in Counter(names).items() if times > 1):
+            raise ValueError(f"two prompts of {file} have the id {name!r}: give each its own.")
         return jobs
 
 

@@ -18,7 +18,7 @@ from longlive_models.settings import GenerationSettings
 from longlive_models.shots import ShotPlan, Storyboard
 from longlive_models.steering import LiveSchedule
 from longlive_models.stream_snapshot import Origin
-from longlive_models.video import SUFFIXES, check_rate, check_size, destination
+from longlive_models.video import CRF, SUFFIXES, check_crf, check_rate, check_size, destination
 from longlive_models.video_start import VideoStart
 from longlive_recipes.live_commands import Command
 from longlive_recipes.past import Past, Recorded
@@ -29,7 +29,9 @@ class Generate:
     """How videos are generated. None and "auto" leave a choice to the model or the machine.
 
     ``longlive_models.placement.Placement`` says what device, precisions, backends and lane mean;
-    bf16 weights on a CPU, say, are computed with in fp32.
+    bf16 weights on a CPU, say, are computed with in fp32. ``fps`` and ``crf`` (the quality of an
+    mp4, from 0, the best, to 51) say how frames are stored, and change none: ``seconds`` are of
+    the model's own rate, so a video of 5 s plays for 2.5 s at twice that rate.
     """
 
     model: str = "pocket"
@@ -37,6 +39,9 @@ class Generate:
     seconds: float | None = None
     steps: int | None = None
     guidance: float | None = None
+    negative_prompt: str | None = None
+    fps: float | None = None
+    crf: int | None = None
     weights: str = "auto"
     kv_cache: str = "auto"
     attention: str = "auto"
@@ -70,6 +75,13 @@ class Job:
     past: Past | None = None
     turn: Command | None = None
 
+    @property
+    def recorded_crf(self) -> int | None:
+        """The quality that a record or a snapshot brings along, which nobody chose for this run."""
+        if self.like is not None:
+            return self.like.config.get("crf")
+        return None if self.past is None else self.past.stored.get("crf")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshots:
@@ -90,6 +102,8 @@ class Snapshots:
 class PlannedVideo:
     """A video before it is made; ``frames`` and ``seconds`` are None where it has no end.
 
+    ``name`` is that of its file. ``seconds`` is how long it plays.
+
     ``start``: the frames that are there already, where it goes on from others.
     """
 
@@ -105,13 +119,19 @@ class PlannedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is decided before a weight is read."""
+    """Everything that is decided before a weight is read.
+
+    ``fps`` is the rate of the files, ``model_fps`` that of the model, which seconds are counted at.
+    """
 
     config: Generate
     size: str
     fps: float
+    model_fps: float
     steps: int
     guidance: float
+    negative_prompt: str
+    crf: int | None
     device: str
     stored: str
     weights: str
@@ -152,30 +172,39 @@ def plan(
     )
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
-    settings = spec.settings.override(steps=config.steps, guidance=config.guidance)
+    settings = spec.settings.override(
+        steps=config.steps, guidance=config.guidance, negative_prompt=config.negative_prompt
+    )
+    fps = settings.fps if config.fps is None else config.fps
     attention = placement.receipt(spec.transformer.head_dim).backend
     videos = []
     for job, path in zip(jobs, output_paths(jobs, output), strict=True):
         _check_job(job, path, overwrite)
         check_size(path, (settings.height, settings.width))
-        check_rate(path, settings.fps)
+        check_rate(path, fps)
+        if path.suffix.lower() == ".mp4" or config.crf != job.recorded_crf:
+            check_crf(path, config.crf)
         if job.like is not None:
             job.like.require(_model_sha256(folder), settings.to_dict(), config)
         if job.past is not None:
             job.past.require(_origin(folder, placement, settings))
+            job.past.require_form(fps=config.fps, crf=config.crf)
             shots = job.past.summary.plan
         else:
             shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
             LiveSchedule(shots, job.events)
-        videos.append(_planned(job, path, shots))
+        videos.append(_planned(job, path, shots, fps))
     if snapshots is not None:
         _check_snapshots(snapshots, jobs, overwrite)
     return Plan(
         config=config,
         size=f"{settings.width}x{settings.height}",
-        fps=settings.fps,
+        fps=fps,
+        model_fps=settings.fps,
         steps=settings.steps,
         guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        crf=_crf(config, videos),
         device=str(placement.device),
         stored=stored_precision(folder),
         weights=placement.weights,
@@ -189,19 +218,37 @@ def plan(
 
 
 def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
-    """The file of each job: ``output`` itself for one job and a video's suffix, else inside it."""
+    """The file of each job: ``output`` itself for one job and a video's suffix, else inside it.
+
+    Jobs that differ in their seed alone share a file's name: circle-seed7.mp4, circle-seed8.mp4.
+    """
     if output.suffix and not output.is_dir():
-        if len(jobs) > 1:
+        if len(jobs) == 1:
+            return [output]
+        if not differ_in_seed_alone(jobs):
             raise ValueError(
                 f"{len(jobs)} videos cannot all go to {output}: name a folder with --output."
             )
-        return [output]
+        names = seed_names([job.seed for job in jobs], output.stem)
+        return [output.with_stem(name) for name in names]
     names = [job.name for job in jobs]
     if len(set(names)) < len(names):
         raise ValueError(f"two videos have one name among {', '.join(names)}: give each its own.")
     starts = [job.past.start if job.past else None for job in jobs]
     suffixes = [start.suffix if start else ".mp4" for start in starts]
     return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
+
+
+def differ_in_seed_alone(jobs: Sequence[Job]) -> bool:
+    """Whether the jobs are one video, made from several seeds: their names say so."""
+    start = jobs[0].name.rpartition("-seed")[0]
+    return [job.name for job in jobs] == seed_names([job.seed for job in jobs], start)
+
+
+def seed_names(seeds: Sequence[int], start: str) -> list[str]:
+    """A name for each seed: ``start-seed08``, ``start-seed09``, ...; equally wide, so they sort."""
+    width = max(len(str(seed)) for seed in seeds)
+    return [f"{start}-seed{seed:0{width}d}" for seed in seeds]
 
 
 def settled(planned: Plan) -> Generate:
@@ -213,6 +260,9 @@ def settled(planned: Plan) -> Generate:
         device=planned.device,
         steps=planned.steps,
         guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
+        fps=planned.fps,
+        crf=planned.crf,
         weights=planned.weights,
         kv_cache=planned.kv_cache,
         attention=planned.attention,
@@ -310,13 +360,20 @@ def _model_sha256(folder: Path) -> str:
     return fingerprint(find_files(folder).transformer if is_published(folder) else folder)
 
 
-def _planned(job: Job, path: Path, shots: ShotPlan) -> PlannedVideo:
+def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
+    """The quality of the mp4 files; None where there are none."""
+    if all(video.path.suffix.lower() != ".mp4" for video in videos):
+        return None
+    return CRF if config.crf is None else config.crf
+
+
+def _planned(job: Job, path: Path, shots: ShotPlan, fps: float) -> PlannedVideo:
     return PlannedVideo(
         name=path.stem,
         path=path,
         seed=job.seed,
         frames=None if shots.endless else shots.frames,
-        seconds=None if shots.endless else shots.frames / shots.timing.fps,
+        seconds=None if shots.endless else shots.frames / fps,
         shots=shots.describe(),
         image=job.image,
         start=job.past.start if job.past else None,

@@ -31,7 +31,7 @@ class Status:
 
     Attributes:
         block: the newest one in the file.
-        seconds: of the video so far.
+        seconds: of the video so far, at the model's own rate, as times of commands are.
         total: seconds that it will have; None where it has no end.
         speed: frames a second that were made lately; 0 before two blocks are.
         prompt: what the newest block shows.
@@ -127,8 +127,8 @@ class LiveSession:
         frames = take.video.frames
         return Status(
             block=take.blocks - 1,
-            seconds=take.frames / take.planned.fps,
-            total=None if frames is None else frames / take.planned.fps,
+            seconds=take.frames / take.planned.model_fps,
+            total=None if frames is None else frames / take.planned.model_fps,
             speed=(last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else 0.0,
             prompt=prompt,
             window=tuple((page, _role(page, settings.sink, anchors)) for page in take.stream.pages),
@@ -218,7 +218,7 @@ class LiveSession:
         if then is not None:
             steer(fork.stream, then)
         self._takes.append(fork)
-        self._tell(f"{path}: a second ending from {main.frames / main.planned.fps:.1f} s on")
+        self._tell(f"{path}: a second ending from {main.frames / main.planned.model_fps:.1f} s on")
 
 
 def open_session(

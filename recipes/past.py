@@ -27,6 +27,12 @@ class Past:
     summary: SnapshotSummary
     start: VideoStart | None
 
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """The config that the frames so far were made and stored with, as far as it is known."""
+        config: Mapping[str, Any] = self.summary.notes.get("config", {})
+        return config
+
     def require(self, here: Origin) -> None:
         """Raise ValueError if what is ``here`` would not go on bit for bit, or nothing is left."""
         self.summary.origin.require(here, self.snapshot)
@@ -36,6 +42,19 @@ class Past:
                 f"{self.snapshot} was taken at the end of its video, after block {block} of "
                 f"{shots.blocks}: nothing is left to be made. Name an earlier snapshot."
             )
+
+    def require_form(self, *, fps: float | None, crf: int | None) -> None:
+        """Raise ValueError where new frames would be stored otherwise than those in the file."""
+        if self.start is None:
+            return
+        for name, given in (("fps", fps), ("crf", crf)):
+            before = self.stored.get(name)
+            if given != before:
+                raise ValueError(
+                    f"{name}={given} does not go on with {self.start.path}, whose frames were "
+                    f"stored with {name}={before}: one file has one. Leave it as it was, or pass "
+                    f"--only-new for a file of what comes next."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +80,7 @@ class Recorded:
             )
 
 
-_ANY = ("model", "device", "lane", "download", "strict")
+_ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
 """Fields of a config that do not decide what is shown."""
 
 

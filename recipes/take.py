@@ -60,6 +60,7 @@ class Take:
             size=(pipeline.settings.height, pipeline.settings.width),
             overwrite=overwrite,
             start=video.start,
+            crf=planned.crf,
         )
         self._before = self._writer.frames
 
@@ -182,6 +183,7 @@ def open_stream(
         seed=job.seed,
         steps=planned.steps,
         guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
         image=job.image,
         events=job.events,
         on_step=on_step,

@@ -56,14 +56,19 @@ def video_record(
 ) -> dict[str, Any]:
     """The sidecar: enough to make the video again, and to know what it took."""
     events = [event for event in stream.events if event["block"] < result.blocks]
-    settings = pipeline.settings.override(steps=planned.steps, guidance=planned.guidance)
+    config = replace(settled(planned), seconds=result.frames / planned.model_fps)
+    settings = pipeline.settings.override(
+        steps=planned.steps,
+        guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
+    )
     return {
         "video": as_plain(video),
         "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
         "settings": settings.to_dict(),
         "result": as_plain(result),
         "replay": {
-            "config": as_plain(replace(settled(planned), seconds=result.frames / result.fps)),
+            "config": as_plain(config),
             "seed": video.seed,
             "image": as_plain(video.image),
             "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in video.shots],

@@ -23,8 +23,12 @@ def generate(
     output: options.Output = None,
     seconds: options.Seconds = None,
     seed: options.Seed = None,
+    count: options.Count = 1,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    negative_prompt: options.NegativePrompt = None,
+    fps: options.FPS = None,
+    crf: options.CRF = None,
     model: options.Model = None,
     device: options.Device = None,
     weights: options.Weights = None,
@@ -50,6 +54,7 @@ def generate(
         storyboard=storyboard,
         image=image,
         seed=seed,
+        count=count,
         resume=resume,
         forks=tuple(fork or ()),
         only_new=only_new,
@@ -57,6 +62,7 @@ def generate(
     )
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
+    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
     with bad_input_is_one_sentence():
         from longlive_recipes import generate as recipe
 

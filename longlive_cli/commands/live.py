@@ -37,6 +37,9 @@ def live(
     seed: options.Seed = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    negative_prompt: options.NegativePrompt = None,
+    fps: options.FPS = None,
+    crf: options.CRF = None,
     model: options.Model = None,
     device: options.Device = None,
     weights: options.Weights = None,
@@ -59,6 +62,7 @@ def live(
     source = Source(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
+    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
     with bad_input_is_one_sentence():
         from longlive_recipes import generate as recipe
 

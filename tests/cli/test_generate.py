@@ -81,7 +81,7 @@ def test_a_prompt_and_options_reach_the_recipe(recipe):
     assert done.exit_code == 0, done.output
     [(config, [job], output, overwrite)] = recipe.calls
     assert config == Generate(seconds=2.0, steps=6)
-    assert (job.name, job.seed) == ("000-seed7", 7)
+    assert (job.name, job.seed) == ("video-seed7", 7)
     assert [shot.prompt for shot in job.story.shots] == ["a red circle"]
     assert (output, overwrite) == (Path("x.gif"), False)
 

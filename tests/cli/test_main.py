@@ -47,10 +47,11 @@ def test_options_are_few_and_known():
     commands = get_command(app).commands
     changing = {"settings", "config", "as_json", "dry_run"}
     video = {"prompt", "prompts", "storyboard", "image", "seconds", "seed", "steps", "guidance"}
+    video |= {"negative_prompt", "fps", "crf"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
     machine = {"model", "device", "weights", "kv_cache", "nproc", "nodes", "output", "overwrite"}
     known = {
-        "generate": video | again | machine | changing,
+        "generate": video | again | machine | changing | {"count"},
         "train": {"recipe", "resume", "export"} | changing,
         "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing,
         "doctor": {"head_dim", "training", "as_json"},
