@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 Pixels = UInt8[Tensor, "height width 3"]
@@ -28,6 +28,7 @@ MOST_BYTES = 2**30
 """Memory that one picture may take: four bytes a pixel as read, twelve as floats in [-1, 1]."""
 MOST_PIXELS = MOST_BYTES // (4 + 3 * 4)
 
+_ROWS = 256
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # no format that runs code
 _DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error)
 """What Pillow raises at a file that is cut or damaged."""
@@ -79,12 +80,9 @@ def open_picture(path: str | Path, file: IO[bytes]) -> Image.Image | None:
     Raises:
         ValueError: damage in its header, or more pixels than ``MOST_PIXELS``.
     """
-    file.seek(0)
     with damage_is_named(path):
         try:
-            with warnings.catch_warnings():  # sizes are refused below, EXIF may be broken
-                warnings.simplefilter("ignore")
-                image = Image.open(file, formats=_FORMATS)
+            image = _opened(file)
         except Image.UnidentifiedImageError:
             return None
     check_pixels(str(path), image.height, image.width)
@@ -102,10 +100,14 @@ def read_picture(path: str | Path, file: IO[bytes]) -> Pixels | None:
         return None
     with damage_is_named(path):
         image.verify()  # checksums, after which Pillow wants the file opened again
-    image = open_picture(path, file)
-    assert image is not None
-    with damage_is_named(path):
-        return as_shown(image)
+        return as_shown(_opened(file))
+
+
+def _opened(file: IO[bytes]) -> Image.Image:
+    file.seek(0)
+    with warnings.catch_warnings():  # sizes are refused here, and EXIF may be broken
+        warnings.simplefilter("ignore")
+        return Image.open(file, formats=_FORMATS)
 
 
 def is_pillow(image: Any) -> bool:
@@ -129,14 +131,23 @@ def as_shown(image: Image.Image) -> Pixels:
     with warnings.catch_warnings():  # a broken EXIF block turns nothing
         warnings.simplefilter("ignore")
         image.load()
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if image.has_transparency_data:
-        over = Image.new("RGBA", image.size, BEHIND)
-        over.alpha_composite(image.convert("RGBA"))
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        over = Image.new("RGB", image.size, BEHIND)
+        over.paste(image, mask=image)
         image = over
-    return torch.from_numpy(np.array(image.convert("RGB")))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _ROWS):  # not all at once, which takes its memory twice
+        below = min(image.height, top + _ROWS)
+        pixels[top:below] = np.asarray(image.crop((0, top, image.width, below)))
+    return torch.from_numpy(pixels)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

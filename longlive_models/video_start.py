@@ -142,7 +142,7 @@ def _boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
         length, kind = struct.unpack(">I4s", file.read(8))
         if length == 1 and place + 16 <= size:  # a length that needs 64 bits
             (length,) = struct.unpack(">Q", file.read(8))
-        elif length == 0:
+        elif length == 0 and kind == b"mdat":  # up to the end of the file
             length = size - place
         if length < 8 or place + length > size:
             return  # a write that was killed
@@ -155,9 +155,11 @@ def _samples(boxes: bytes) -> int:
     count = place = 0
     while place + 8 <= len(boxes):
         length, kind = struct.unpack_from(">I4s", boxes, place)
+        if length < 8:
+            break  # no box: damage
         if kind == b"traf":
             count += _samples(boxes[place + 8 : place + length])
-        elif kind == b"trun":
+        elif kind == b"trun" and place + 16 <= len(boxes):
             count += struct.unpack_from(">I", boxes, place + 12)[0]
         place += length
     return count
@@ -186,7 +188,7 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
 
     See the GIF89a specification.
     """
-    place = 13 + _colours(data[10])
+    place = 13 + _colours(data[10]) if len(data) > 10 else 13
     while place + 1 < len(data) and data[place] in (_EXTENSION, _IMAGE):
         start, kind = place, data[place]
         if kind == _IMAGE:

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from longlive_models.diffusion import FlowSchedule, unipc, unipc_schedule
 from longlive_models.first_frame import (
@@ -71,6 +73,24 @@ def test_black_and_white_are_the_ends_of_the_range():
     image = torch.zeros(4, 4, 3, dtype=torch.uint8)
     assert (image_to_pixels(image, 4, 4) == -1).all()
     assert (image_to_pixels(image + 255, 4, 4) == 1).all()
+
+
+def test_a_large_image_is_averaged_not_sampled():
+    """Without antialiasing, one pixel in eight would decide, and a fine pattern become noise."""
+    rows, columns = torch.arange(64)[:, None], torch.arange(96)[None, :]
+    fine = (((rows + columns) % 2) * 255).to(torch.uint8)[..., None].repeat(1, 1, 3)
+    assert image_to_pixels(fine, 8, 12).abs().max() < 0.02  # grey all over
+    image = torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8)
+    pillow = Image.fromarray(image.numpy()).resize((12, 8), Image.Resampling.BILINEAR)
+    want = torch.from_numpy(np.array(pillow)).permute(2, 0, 1).float() / 127.5 - 1
+    assert (image_to_pixels(image, 8, 12)[0, :, 0] - want).abs().max() < 1.5 / 127.5
+
+
+def test_the_image_is_left_as_it_was():
+    image = torch.randint(0, 256, (16, 24, 3), dtype=torch.uint8)
+    before = image.clone()
+    image_to_pixels(image, 16, 16)
+    assert torch.equal(image, before)
 
 
 @pytest.mark.parametrize("wide", [True, False])

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from longlive_models.first_frame import load_image
-from longlive_models.picture import BEHIND, MOST_PIXELS
+from longlive_models.first_frame import image_to_pixels, load_image
+from longlive_models.picture import BEHIND, MOST_BYTES, MOST_PIXELS
 from longlive_models.video import read_image, read_video
+from tests.models.resident import peak
 
 RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (20, 40, 210), (120, 120, 120)
 
@@ -188,6 +189,19 @@ def test_too_many_pixels_are_refused_from_the_header(size, tmp_path):
     for reader in (read_image, load_image, read_video):
         with pytest.raises(ValueError, match=rf"bomb\.png .*{MOST_PIXELS:,}.*16 bytes.*1 GiB"):
             reader(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_picture_takes_no_more_memory_than_the_bound_says(suffix, tmp_path):
+    path = tmp_path / f"large{suffix}"
+    image = Image.new("RGBA" if suffix == ".png" else "RGB", (4096, 4096), (10, 200, 30))
+    image.save(path, compress_level=1)
+    del image
+
+    def work() -> torch.Tensor:
+        return image_to_pixels(load_image(path), 64, 64)
+
+    assert peak(work) < 4096 * 4096 * MOST_BYTES / MOST_PIXELS + 40e6  # and what is loaded once
 
 
 def test_files_that_are_no_pictures_are_named(tmp_path):
