@@ -1,36 +1,69 @@
-"""The presets of the recipes: found by their `PRESETS` tables, named as they are there."""
+"""The presets of the recipes: found by their `PRESETS` tables, named as they are there.
 
+Tables are read from the source, so that a name can be looked up before any recipe is imported.
+"""
+
+import ast
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+CONFIG = "_config"
+"""What the name of a module ends in that holds a recipe's config and presets, and no more."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One entry of a recipe module's `PRESETS`; `build` returns its frozen config."""
+    """One entry of a `PRESETS` table.
+
+    Attributes:
+        name: as the table has it.
+        recipe: the module that runs it.
+        home: the module with the table: the recipe's own, or its `_config`.
+        about: the first line of what the preset says of itself.
+        package: where the modules are.
+    """
 
     name: str
     recipe: str
-    module: ModuleType
-    build: Callable[[], Any]
+    home: str
+    about: str = ""
+    package: str = "longlive_recipes"
 
     @property
     def full_name(self) -> str:
         return f"{self.recipe}.{self.name}"
 
+    @property
+    def module(self) -> ModuleType:
+        """The recipe, imported."""
+        return importlib.import_module(f"{self.package}.{self.recipe}")
+
+    def build(self) -> Any:
+        """The preset's frozen config; imports the module with the table alone."""
+        home = importlib.import_module(f"{self.package}.{self.home}")
+        make: Callable[[], Any] = home.PRESETS[self.name]
+        return make()
+
 
 def presets(package: ModuleType | None = None) -> list[Preset]:
-    """All presets, by recipe and in the order of its table."""
-    home = package or importlib.import_module("longlive_recipes")
+    """All presets, by recipe and in the order of its table. Imports no recipe."""
+    place = package or importlib.import_module("longlive_recipes")
     found = []
-    for info in pkgutil.iter_modules(home.__path__):
-        module = importlib.import_module(f"{home.__name__}.{info.name}")
-        for name, build in vars(module).get("PRESETS", {}).items():
-            found.append(Preset(name, info.name, module, build))
+    for folder in place.__path__:
+        for info in pkgutil.iter_modules([folder]):
+            file = Path(folder) / f"{info.name}.py"
+            if file.is_file():
+                recipe = info.name.removesuffix(CONFIG)
+                found += [
+                    Preset(name, recipe, info.name, about, place.__name__)
+                    for name, about in _table(file.read_text(encoding="utf-8"))
+                ]
     return found
 
 
@@ -51,3 +84,21 @@ def find(name: str, among: list[Preset]) -> Preset:
     hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(dict.fromkeys(names)) or "none"
     raise ValueError(f"there is no recipe {name!r}; {hint}The recipes: {listed}.")
+
+
+def _table(source: str) -> Iterator[tuple[str, str]]:
+    """Names in a module's `PRESETS`, each with the first line of its function's docstring."""
+    if "\nPRESETS = {" not in source:
+        return
+    body = ast.parse(source).body
+    lines = {
+        node.name: (ast.get_docstring(node) or "").partition("\n")[0]
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+    }
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRESETS":
+            assert isinstance(node.value, ast.Dict)
+            for key, value in zip(node.value.keys, node.value.values, strict=True):
+                assert isinstance(key, ast.Constant)
+                yield str(key.value), lines.get(ast.unparse(value), "")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from longlive_cli.boundary import Boundary
 from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
 from longlive_cli.commands.generate import generate
@@ -14,6 +15,7 @@ from longlive_cli.commands.train import train
 
 app = typer.Typer(
     name="longlive",
+    cls=Boundary,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -36,6 +38,9 @@ def main(
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where something went wrong; goes anywhere.")
     ] = False,
 ) -> None:
     """Train and run long autoregressive video generation."""

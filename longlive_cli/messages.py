@@ -1,45 +1,64 @@
-"""How the command line speaks: results on standard output, everything else on standard error."""
+"""How the command line speaks: results on standard output, everything else on standard error.
+
+Whatever is printed passes through here, so that no byte of a file name, a prompt or another
+program's message can move a terminal's cursor.
+"""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from typing import Any
 
 import typer
 
-BAD_INPUT = 2
-INTERRUPTED = 130
+MOST_OF_A_WORD, MOST_OF_A_MESSAGE = 160, 1200
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """Text as a terminal may get it: what it would obey rather than show becomes an escape."""
+    return _UNSEEN.sub(_escape, text)
+
+
+def in_one_line(text: str) -> str:
+    """A message as one line of readable length: its end, which says the way out, is kept."""
+    words = [_shortened(word, MOST_OF_A_WORD) for word in plain(" ".join(text.split())).split()]
+    return _shortened(" ".join(words), MOST_OF_A_MESSAGE)
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    typer.echo(plain(text))
 
 
 def note(text: str) -> None:
-    """Say something that is not a result."""
-    typer.echo(text, err=True)
-
-
-@contextmanager
-def bad_input_is_one_sentence() -> Iterator[None]:
-    """Turn what a caller can mend into one line and exit status 2; nothing has been written yet."""
-    from longlive_core.backends import BackendUnavailable
-
+    """Say something that is not a result; nobody may be there to hear it."""
     try:
-        yield
-    except (ValueError, BackendUnavailable) as error:
-        note(f"longlive: {' '.join(str(error).split())}")
-        raise typer.Exit(BAD_INPUT) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        note(f"longlive: {error.filename}: {reason}." if error.filename else f"longlive: {reason}.")
-        raise typer.Exit(BAD_INPUT) from error
+        typer.echo(plain(text), err=True)
+    except OSError:
+        return  # standard error is closed or full: there is nowhere left to say so
 
 
 def show(value: Any, *, as_json: bool) -> None:
     """Print a config or a plan: YAML for people, one JSON line for programs."""
     from longlive_recipes.run_record import as_plain
 
-    plain = as_plain(value)
+    values = as_plain(value)
     if as_json:
-        typer.echo(json.dumps(plain))
+        say(json.dumps(values))
         return
     import yaml
 
-    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
+    say(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 3]}...{text[-end:]}"

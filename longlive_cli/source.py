@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longlive_recipes.generate import Generate, Job
+    from longlive_recipes.generate_config import Generate, Job, Snapshots
+    from longlive_recipes.inputs import Named
 
 MOST_VIDEOS = 100_000
 """Of one command: all of them are planned before the first is made."""
@@ -48,7 +49,7 @@ class Source:
             ValueError: nothing to show, two answers to one question, a file that cannot be read.
         """
         from longlive_cli.overrides import apply_mapping, configure
-        from longlive_recipes.generate import Generate
+        from longlive_recipes.generate_config import Generate
 
         named = {name: value for name, value in how.items() if value is not None}
         self._refuse_what_does_not_go_together(named, file)
@@ -57,10 +58,18 @@ class Source:
             config, jobs = configure(base or Generate(), file=file), self._from_prompts()
         return configure(apply_mapping(config, named), settings=settings), jobs
 
+    def files(self) -> "list[Named]":
+        """The files that say what is shown; images are the jobs' own."""
+        found: list[Named] = []
+        for option, path in (("--prompts", self.prompts), ("--storyboard", self.storyboard)):
+            inside = path.glob("**/*") if path is not None and path.is_dir() else ()
+            found += [(option, one) for one in (path, *inside) if one is not None and one.is_file()]
+        return found
+
     @staticmethod
     def output(jobs: "list[Job]") -> Path:
         """Where videos go that ``--output`` does not name a place for."""
-        from longlive_recipes.jobs import default_output
+        from longlive_recipes.outputs import default_output
 
         return default_output(jobs)
 
@@ -99,11 +108,19 @@ class Source:
                 )
 
     def _from_the_past(self) -> "tuple[Any, list[Job]]":
-        from longlive_recipes import jobs
+        if self.resume is None and self.replay is None:
+            return None, []
         from longlive_recipes.live_commands import parse_turn
 
+        turns = [parse_turn(text) for text in self.forks]
         if self.resume is not None:
-            turns = [parse_turn(text) for text in self.forks]
+            _require(self.resume, "snapshot", "a video goes on from a file that --snapshot wrote")
+        if self.replay is not None:
+            _require(self.replay, "record", "it is the .json file beside a video")
+
+        from longlive_recipes import jobs
+
+        if self.resume is not None:
             return jobs.resume(self.resume, turns, only_new=self.only_new)
         if self.replay is not None:
             config, job = jobs.replay(self.replay)
@@ -114,7 +131,8 @@ class Source:
         """The videos asked for, each with a name of its own: by id or place, and by seed."""
         from longlive_models.prompt_files import VideoRequest, read_prompts
         from longlive_models.shots import Storyboard
-        from longlive_recipes.generate_plan import Job, seed_names
+        from longlive_recipes.generate_config import Job
+        from longlive_recipes.outputs import seed_names
 
         file = self.prompts or self.storyboard
         if file is None:
@@ -156,6 +174,48 @@ class Source:
         return jobs
 
 
+def look_at_files(
+    source: Source,
+    config_file: Path | None,
+    config: "Generate",
+    jobs: "list[Job]",
+    output: Path,
+    overwrite: bool,
+    snapshots: "Snapshots | None",
+    *,
+    typed: bool = False,
+) -> "list[Named]":
+    """Check all that is read and written, and that the model is here, before torch is loaded.
+
+    Args:
+        typed: lines are read from standard input, which may be a file too.
+
+    Returns:
+        what is read that is no job's own.
+
+    Raises:
+        ValueError: see ``outputs.check_files`` of the recipes, and ``hub.resolve`` of the models.
+    """
+    from longlive_models.hub import resolve
+    from longlive_recipes.outputs import check_files
+
+    reads = source.files()
+    if config_file is not None:
+        reads.append(("--config", config_file))
+    if typed and Path("/dev/stdin").exists():
+        reads.append(("standard input", Path("/dev/stdin")))
+    check_files(config, jobs, output, overwrite, snapshots, reads)
+    if not config.download:
+        resolve(config.model)
+    return reads
+
+
+def _require(path: Path, what: str, why: str) -> None:
+    """Raise ValueError unless a file is there."""
+    if not path.is_file():
+        raise ValueError(f"there is no {what} {str(path)!r}: {why}. Check the path.")
+
+
 def _refuse(leader: str, given: Mapping[str, Any], reason: str) -> None:
     named = [name for name, value in given.items() if value is not None]
     if named:
@@ -170,7 +230,7 @@ def read_snapshots(path: Path | None, every: int | None) -> Any:
     Raises:
         ValueError: how often without where, or less than a block.
     """
-    from longlive_recipes.generate import Snapshots
+    from longlive_recipes.generate_config import Snapshots
 
     if path is None:
         if every is not None:

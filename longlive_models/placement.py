@@ -12,12 +12,13 @@ from longlive_core.async_decode import make_lane
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
+from longlive_models.choices import KV_CACHES as KV_CACHES
+from longlive_models.choices import WEIGHTS as WEIGHTS
+from longlive_models.choices import check_choice
 from longlive_models.nvfp4_checkpoint import PackedConfig
 from longlive_models.wan import WanConfig
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WEIGHTS = (*PRECISIONS, "fp8", "nvfp4", "nvfp4-w4a4")
-KV_CACHES = (*PRECISIONS, "fp8", "int8", "nvfp4")
 
 LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
@@ -79,12 +80,8 @@ class Placement:
         default = "fp32" if place.type == "cpu" else "bf16"
         chosen = {"weights": weights, "kv_cache": kv_cache}
         for (name, value), known in zip(chosen.items(), (WEIGHTS, KV_CACHES), strict=True):
+            check_choice(name, value, known)
             chosen[name] = default if value == "auto" else value
-            if chosen[name] not in known:
-                raise ValueError(
-                    f"{name}={value!r} is no precision of this version: it has "
-                    f"{', '.join(known)}. Use one of them, or 'auto'."
-                )
         if linear != "auto" and chosen["weights"] in PRECISIONS:
             raise ValueError(
                 f"linear={linear!r} names a product of quantised weights, and "

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from longlive_core.checks import real, whole
 from longlive_models.picture import check_pixels
+from longlive_models.video_name import SUFFIXES as SUFFIXES
+from longlive_models.video_name import destination as destination
 from longlive_models.video_reader import CutShort as CutShort
 from longlive_models.video_reader import read_image as read_image
 from longlive_models.video_reader import read_video as read_video
 from longlive_models.video_start import GIF_END, VideoStart, with_gif_times
 
-SUFFIXES = (".mp4", ".gif", ".png")
 CRF = 16
 """Quality of an mp4 that nobody chose: its errors are hardly seen."""
 WORST_CRF = 51
@@ -38,21 +39,6 @@ GIF_TIMES = (1, 65_535)
 """Hundredths of a second that a gif's frame can last."""
 ENCODER_THREADS = 8
 """How many frames of a block are encoded at a time: a constant, as the bytes name it."""
-
-
-def destination(path: str | Path) -> Path:
-    """What a `VideoWriter` of this path creates: the file, for `.png` the folder of that stem.
-
-    Raises:
-        ValueError: the suffix is not one that can be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"{path} cannot be written: a video's suffix is one of {', '.join(SUFFIXES)} (.png: a "
-            f"folder of frames), got {path.suffix!r}. Name the output, say, {path.stem}.mp4."
-        )
-    return path.with_suffix("") if path.suffix.lower() == ".png" else path
 
 
 def check_size(path: str | Path, size: tuple[int, int]) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from longlive_models.callbacks import StepReport
-from longlive_recipes.generate_plan import Generate as Generate
-from longlive_recipes.generate_plan import Job as Job
+from longlive_recipes.generate_config import Generate as Generate
+from longlive_recipes.generate_config import Job as Job
+from longlive_recipes.generate_config import Snapshots as Snapshots
 from longlive_recipes.generate_plan import Plan as Plan
 from longlive_recipes.generate_plan import PlannedVideo as PlannedVideo
-from longlive_recipes.generate_plan import Snapshots as Snapshots
 from longlive_recipes.generate_plan import plan as plan
-from longlive_recipes.interrupts import Interrupts
+from longlive_recipes.interrupts import Interrupts, signal_of
 from longlive_recipes.take import Take, load_pipeline, open_take
 from longlive_recipes.video_record import Result as Result
 
@@ -89,26 +89,34 @@ def run(
 def generate_one(
     take: Take, job: Job, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
-    """One video, to its end or to an interrupt."""
-    interrupted, saved = False, None
+    """One video, to its end or to an interrupt.
+
+    A failure after the first block leaves the video so far with its record, says so in a note of
+    the error, and is raised.
+    """
+    stopped_by, saved = 0, None
     with take, Interrupts(wait=snapshots is not None) as interrupts:
         try:
             while take.advance() is not None:
                 if progress is not None:
                     progress(_report(take, job))
-                interrupted = interrupts.asked and take.frames != take.video.frames
+                stopped_by = interrupts.asked if take.frames != take.video.frames else 0
                 if snapshots is not None and (
-                    interrupted or (snapshots.every and take.blocks % snapshots.every == 0)
+                    stopped_by or (snapshots.every and take.blocks % snapshots.every == 0)
                 ):
                     take.snapshot(snapshots.path)
                     saved = snapshots.path
-                if interrupted:
+                if stopped_by:
                     break
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if not take.frames_made:
                 raise
-            interrupted = True
-    return take.finish(interrupted=interrupted, snapshot=saved if interrupted else None)
+            stopped_by = signal_of(interrupt)
+        except Exception as error:
+            if take.frames_made:
+                error.add_note(take.keep(error, saved))
+            raise
+    return take.finish(stopped_by=stopped_by, snapshot=saved if stopped_by else None)
 
 
 def _report(take: Take, job: Job) -> BlockReport:

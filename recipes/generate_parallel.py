@@ -17,7 +17,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from longlive_recipes.generate import Progress, generate_one
-from longlive_recipes.generate_plan import Generate, Job, Plan, Snapshots, plan
+from longlive_recipes.generate_config import Generate, Job, Snapshots
+from longlive_recipes.generate_plan import Plan, plan
 from longlive_recipes.parallel import Parallel, Ranks
 from longlive_recipes.take import load_pipeline, open_stream, open_take
 from longlive_recipes.training import lightning_is_brief

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longlive_models.shots import Storyboard
-from longlive_recipes.generate_plan import Generate, Job, differ_in_seed_alone
+from longlive_recipes.generate_config import Generate, Job
 from longlive_recipes.live_commands import Command
 from longlive_recipes.past import Recorded, read_config, read_notes, read_past, read_record
 
@@ -67,14 +67,3 @@ def replay(path: Path) -> tuple[Generate, Job]:
         ),
     )
     return read_config(again.config, Generate, path), job
-
-
-def default_output(jobs: Sequence[Job]) -> Path:
-    """Where videos go that nobody named a place for: one that goes on, to its own file."""
-    start = jobs[0].past.start if jobs[0].past else None
-    if start is None:
-        return Path("video.mp4" if len(jobs) == 1 or differ_in_seed_alone(jobs) else "videos")
-    if len(jobs) == 1 and jobs[0].turn is None:
-        own = start.path
-        return own.with_name(f"{own.name}.png") if own.is_dir() else own
-    return start.path.parent

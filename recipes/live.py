@@ -9,16 +9,19 @@ Command:  longlive live "a red circle moves right on a navy background"
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longlive_models.callbacks import OnStep
-from longlive_models.video import destination
-from longlive_recipes.generate_plan import Job, Plan, check_output, check_snapshot
-from longlive_recipes.interrupts import Interrupts
+from longlive_models.video_name import destination
+from longlive_recipes.generate_config import Job
+from longlive_recipes.generate_plan import Plan
+from longlive_recipes.inputs import Named
+from longlive_recipes.interrupts import Interrupts, signal_of
 from longlive_recipes.live_commands import HELP, STEERING, Command, parse, steer
+from longlive_recipes.outputs import check_fork, check_snapshot, inputs, sidecar_path
 from longlive_recipes.take import Take, load_pipeline, open_take
 from longlive_recipes.video_record import Result, peak_memory
 
@@ -56,6 +59,7 @@ class LiveSession:
         tell: called with a line for every command, from the thread that it came from.
         snapshot: where the state goes when the session is stopped before the video ends.
         overwrite: replace files that are there.
+        reads: files that the video is made from, which no command may write over.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class LiveSession:
         tell: Callable[[str], None],
         snapshot: Path | None = None,
         overwrite: bool = False,
+        reads: Sequence[Named] = (),
     ) -> None:
+        self._reads = reads
         self._takes = [take]
         self._tell = tell
         self._snapshot = snapshot
@@ -95,26 +101,32 @@ class LiveSession:
         Raises:
             KeyboardInterrupt: an interrupt before the first block.
         """
-        main, interrupted = self._takes[0], False
+        main, stopped_by = self._takes[0], 0
         try:
             with Interrupts(wait=self._snapshot is not None) as interrupts:
                 try:
                     while not interrupts.asked and self._advance(show):
                         pass
-                except KeyboardInterrupt:
+                except KeyboardInterrupt as interrupt:
                     if not main.frames_made:
                         raise
-                    interrupted = True
+                    stopped_by = signal_of(interrupt)
+                except Exception as error:
+                    for take in self._takes:
+                        if take.frames_made:
+                            error.add_note(take.keep(error))
+                    raise
                 else:
-                    interrupted = interrupts.asked and main.frames != main.video.frames
-                    if self._snapshot is not None and (interrupted or self._stop):
+                    stopped_by = interrupts.asked if main.frames != main.video.frames else 0
+                    if self._snapshot is not None and (stopped_by or self._stop):
                         self._write_snapshot(self._snapshot)
         finally:
             for take in self._takes:
                 take.close()
+            self._tell_what_was_not_done()
         written = [take for take in self._takes if take.frames_made]
         return [
-            take.finish(interrupted=interrupted, snapshot=self._written if take is main else None)
+            take.finish(stopped_by=stopped_by, snapshot=self._written if take is main else None)
             for take in written
         ]
 
@@ -190,10 +202,29 @@ class LiveSession:
             return
         assert command.file is not None
         if command.kind == "snapshot":
-            check_snapshot(command.file, self._overwrite, allowed=self._written)
+            check_snapshot(command.file, self._in_use(), self._overwrite, allowed=self._written)
             self._write_snapshot(command.file)
         else:
             self._fork(command.file, command.then)
+
+    def _tell_what_was_not_done(self) -> None:
+        """Name commands that the end came before, and endings that got no block."""
+        with self._lock:
+            left, self._waiting = self._waiting, []
+        for command in left:
+            if command.kind != "quit":
+                when = "" if command.at is None else f" at {command.at:g} s"
+                self._tell(f"/{command.kind} {command.file}{when}: not done, the video ended first")
+        for fork in self._takes[1:]:
+            if not fork.frames_made:
+                self._tell(f"{fork.video.path}: not written, the video ended before its next block")
+
+    def _in_use(self) -> list[Named]:
+        """Files that no command may write over: inputs, and what this session writes."""
+        paths = [take.video.path for take in self._takes]
+        videos = [("a video that is being written", destination(path)) for path in paths]
+        records = [("the record of a video here", sidecar_path(path)) for path in paths]
+        return [*self._reads, *videos, *records]
 
     def _write_snapshot(self, path: Path) -> None:
         self._takes[0].snapshot(path)
@@ -209,7 +240,7 @@ class LiveSession:
             )
         if destination(path) in [destination(take.video.path) for take in self._takes]:
             raise ValueError(f"{path} is being written already: name another file.")
-        check_output(path, self._overwrite)
+        check_fork(path, self._in_use(), self._overwrite)
         if not main.frames:
             raise ValueError(
                 f"a fork has a past, and no block is made yet: give {path} after the first one."
@@ -229,6 +260,7 @@ def open_session(
     on_step: OnStep | None = None,
     snapshot: Path | None = None,
     overwrite: bool = False,
+    reads: Sequence[Named] = (),
 ) -> LiveSession:
     """Load the model of a plan for one video, and be ready to make its first block."""
     began = time.perf_counter()
@@ -237,7 +269,8 @@ def open_session(
     take = open_take(
         pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=on_step
     )
-    return LiveSession(take, tell=tell, snapshot=snapshot, overwrite=overwrite)
+    read = [*reads, *inputs(planned.config, [job])]
+    return LiveSession(take, tell=tell, snapshot=snapshot, overwrite=overwrite, reads=read)
 
 
 def _role(page: int, sink: int, anchors: range) -> str:

@@ -4,9 +4,10 @@ import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from longlive_models.stream import Stream
+if TYPE_CHECKING:
+    from longlive_models.stream import Stream
 
 HELP = {
     "TEXT": "a new prompt from the next block on; the past is remembered as it was",
@@ -85,7 +86,7 @@ def parse_turn(text: str) -> Command:
     return _turn(text, text)
 
 
-def steer(stream: Stream, command: Command) -> dict[str, Any]:
+def steer(stream: "Stream", command: Command) -> dict[str, Any]:
     """Do what a command of ``STEERING`` says; returns the event.
 
     Raises:

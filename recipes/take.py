@@ -15,9 +15,11 @@ from longlive_models.stream import Stream
 from longlive_models.video import VideoWriter, destination
 from longlive_models.video_block import VideoBlock
 from longlive_models.video_start import VideoStart
-from longlive_recipes.generate_plan import Job, Plan, PlannedVideo, settled, sidecar_path
+from longlive_recipes.generate_config import Job
+from longlive_recipes.generate_plan import Plan, PlannedVideo, settled
 from longlive_recipes.live_commands import steer
-from longlive_recipes.run_record import as_plain
+from longlive_recipes.outputs import sidecar_path
+from longlive_recipes.run_record import as_plain, replace_file
 from longlive_recipes.video_record import Result, peak_memory, video_record
 
 
@@ -108,8 +110,16 @@ class Take:
             blocks=self.blocks,
         )
 
-    def finish(self, *, interrupted: bool, snapshot: Path | None = None) -> Result:
-        """Close the file and write its record."""
+    def finish(
+        self, *, stopped_by: int = 0, failure: str | None = None, snapshot: Path | None = None
+    ) -> Result:
+        """Close the file and write its record.
+
+        Args:
+            stopped_by: the signal that ended it early, or 0.
+            failure: what ended it early, if no signal did.
+            snapshot: what it can go on from.
+        """
         self.close()
         result = Result(
             path=destination(self.video.path),
@@ -125,14 +135,27 @@ class Take:
                 *in_short(self.pipeline.receipts()),
                 f"decode lane: {self.pipeline.placement.lane}",
             ),
-            interrupted=interrupted,
+            interrupted=bool(stopped_by) or failure is not None,
+            signal=stopped_by,
+            failure=failure,
             snapshot=snapshot,
         )
         record = video_record(
             result, self.planned, self.video, self.pipeline, self.stream, self._timings
         )
-        result.sidecar.write_text(json.dumps(record, indent=2) + "\n")
+        replace_file(result.sidecar, json.dumps(record, indent=2) + "\n")
         return result
+
+    def keep(self, error: Exception, snapshot: Path | None = None) -> str:
+        """Close what a failure left of the video, with a record; returns a sentence about it."""
+        failure = f"{type(error).__name__}: {error}"
+        kept = f"{destination(self.video.path)} keeps the {self.frames} frames before that"
+        try:
+            self.finish(failure=failure, snapshot=snapshot)
+        except OSError as again:
+            return f"{kept}, without a record ({again.strerror})."
+        more = f"; go on with: longlive generate --resume {snapshot}" if snapshot else ""
+        return f"{kept}, with its record{more}."
 
     def close(self) -> None:
         """End the stream and the file; what was written stays."""

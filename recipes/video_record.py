@@ -21,7 +21,8 @@ from longlive_recipes.run_record import as_plain, code_version, hardware
 class Result:
     """A video is in its file; ``interrupted`` if it ends early, and can go on from ``snapshot``.
 
-    ``frames`` and ``blocks`` count what was there before, ``frames_made`` does not.
+    ``frames`` and ``blocks`` count what was there before, ``frames_made`` does not. ``signal`` is
+    the number of the signal that ended it, ``failure`` what went wrong; 0 and None for neither.
     """
 
     path: Path
@@ -35,6 +36,8 @@ class Result:
     peak_memory_bytes: int
     backends: tuple[str, ...]
     interrupted: bool
+    signal: int = 0
+    failure: str | None = None
     snapshot: Path | None = None
 
 

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from longlive_cli.messages import say
+
 WIDTH = 3072  # of LongLive-2.0-5B: some products want sizes that divide
 OPTIONAL = ("xformers", "flash-attn", "flash-attn-4", "humming-kernels", "transformer-engine")
 
 
 def doctor(
-    head_dim: Annotated[int, typer.Option(help="The size of an attention head.")] = 128,
+    head_dim: Annotated[int, typer.Option(min=1, help="The size of an attention head.")] = 128,
     training: Annotated[bool, typer.Option(help="Ask for backends that have a backward.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
@@ -20,16 +22,16 @@ def doctor(
     installed = versions()
     found = [_device(name, head_dim, training) for name in devices()]
     if as_json:
-        typer.echo(json.dumps({"versions": installed, "devices": found}))
+        say(json.dumps({"versions": installed, "devices": found}))
         return
     for name, version in installed.items():
-        typer.echo(f"{name:20} {version}")
+        say(f"{name:20} {version}")
     for device in found:
-        typer.echo(f"\n{device['device']}: {device['name']}, {device['dtype']}")
+        say(f"\n{device['device']}: {device['name']}, {device['dtype']}")
         for operation in device["operations"]:
-            typer.echo(f"  {operation['operation']}: {operation['backend']}")
+            say(f"  {operation['operation']}: {operation['backend']}")
             for name, standing in operation["reasons"].items():
-                typer.echo(f"    {name:10} {standing}")
+                say(f"    {name:10} {standing}")
 
 
 def versions() -> dict[str, str]:

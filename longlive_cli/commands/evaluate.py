@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longlive_cli.messages import bad_input_is_one_sentence, note, show
+from longlive_cli.messages import note, say, show
 
 if TYPE_CHECKING:
     from longlive_recipes.judge import ShotVerdict
@@ -39,18 +39,23 @@ def evaluate(
     if videos:
         _judge(videos, as_json, fps)
         return
-    with bad_input_is_one_sentence():
-        from longlive_cli.catalog import find, presets
-        from longlive_cli.overrides import configure
-        from longlive_models.hub import resolve
-        from longlive_models.pipeline import Placement
+    from longlive_cli.catalog import find, presets
+    from longlive_cli.overrides import configure
+    from longlive_models.hub import resolve
+    from longlive_recipes.inputs import refuse_inputs
 
-        preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
-        wanted = configure(preset.build(), config, settings)
-        resolve(wanted.model)
-        Placement.choose(wanted.device, wanted.weights, wanted.kv_cache)
-        if output is not None and output.exists() and not overwrite:
+    preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
+    wanted = configure(preset.build(), config, settings)
+    folder = resolve(wanted.model)
+    if output is not None:
+        reads = [("the model", folder), *([("--config", config)] if config else [])]
+        refuse_inputs([("the result", output)], reads, option="--output")
+        if output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
+
+    from longlive_models.placement import Placement
+
+    Placement.choose(wanted.device, wanted.weights, wanted.kv_cache)
     if dry_run:
         show(wanted, as_json=as_json)
         return
@@ -58,7 +63,7 @@ def evaluate(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=2) + "\n")
-    typer.echo(json.dumps(result) if as_json else table(result["suites"]))
+    say(json.dumps(result) if as_json else table(result["suites"]))
 
 
 def table(suites: dict[str, dict[str, Any]]) -> str:
@@ -83,18 +88,17 @@ def _number(value: Any) -> str:
 
 
 def _judge(videos: list[Path], as_json: bool, fps: float | None) -> None:
-    with bad_input_is_one_sentence():
-        from longlive_recipes.clip_files import judge_files
+    from longlive_recipes.clip_files import judge_files
 
-        verdicts = judge_files(videos, fps=fps, note=note)
+    verdicts = judge_files(videos, fps=fps, note=note)
     for path, verdict in verdicts.items():
         if as_json:
-            typer.echo(json.dumps({"video": str(path), **asdict(verdict)}))
+            say(json.dumps({"video": str(path), **asdict(verdict)}))
             continue
         cuts = ", ".join(map(str, verdict.cuts)) or "none"
-        typer.echo(f"{path}: cuts at frames: {cuts}")
+        say(f"{path}: cuts at frames: {cuts}")
         for number, shot in enumerate(verdict.shots, start=1):
-            typer.echo(f"  shot {number}: {describe(shot)}")
+            say(f"  shot {number}: {describe(shot)}")
 
 
 def describe(shot: "ShotVerdict") -> str:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from longlive_cli import options
-from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
-from longlive_cli.source import Source, read_snapshots
+from longlive_cli.boundary import name_of
+from longlive_cli.launcher import check_ranks
+from longlive_cli.messages import note, say, show
+from longlive_cli.source import Source, look_at_files, read_snapshots
+from longlive_recipes.interrupts import Stoppable
 
 if TYPE_CHECKING:
     from longlive_recipes.generate import Job, Result
@@ -63,28 +66,31 @@ def generate(
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
-    with bad_input_is_one_sentence():
-        from longlive_recipes import generate as recipe
+    check_ranks(nproc, nodes, "--nproc")
+    wanted, jobs = source.read(how, settings=settings, file=config)
+    saving = read_snapshots(snapshot, snapshot_every)
+    place = source.output(jobs) if output is None else output
+    look_at_files(source, config, wanted, jobs, place, overwrite, saving)
 
-        wanted, jobs = source.read(how, settings=settings, file=config)
-        saving = read_snapshots(snapshot, snapshot_every)
-        place = source.output(jobs) if output is None else output
-        plan = recipe.plan(wanted, jobs, place, overwrite, saving)
-        if max(nproc, nodes) > 1:
-            from longlive_recipes.generate_parallel import check, spread
+    from longlive_recipes import generate as recipe
 
-            parallel = spread(nproc, len(jobs), nodes)
-            check(wanted, jobs, parallel, saving)
+    plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    if max(nproc, nodes) > 1:
+        from longlive_recipes.generate_parallel import check, spread
+
+        parallel = spread(nproc, len(jobs), nodes)
+        check(wanted, jobs, parallel, saving)
     if dry_run:
         show(plan, as_json=as_json)
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
-    if max(nproc, nodes) > 1:
-        results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
-    else:
-        names = [video.name for video in plan.videos]
-        results = _run(wanted, jobs, place, names, overwrite=overwrite, snapshots=saving)
+    with Stoppable():
+        if max(nproc, nodes) > 1:
+            results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
+        else:
+            names = [video.name for video in plan.videos]
+            results = _run(wanted, jobs, place, names, overwrite=overwrite, snapshots=saving)
     tell(results, as_json=as_json)
 
 
@@ -94,12 +100,8 @@ def _run(
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate as recipe
 
-    try:
-        with FrameBar(names) as bar:
-            return recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
-    except KeyboardInterrupt:
-        note("longlive: interrupted before the first block; nothing was written.")
-        raise typer.Exit(INTERRUPTED) from None
+    with FrameBar(names) as bar:
+        return recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
 
 
 def _run_on_ranks(
@@ -114,14 +116,14 @@ def _run_on_ranks(
 def tell(results: "list[Result]", *, as_json: bool) -> None:
     """Print what was made, a line a video; an interrupt ends in a status of its own."""
     for result in results:
-        typer.echo(json.dumps(as_record(result)) if as_json else summary(result))
-    if any(result.interrupted for result in results):
-        raise typer.Exit(INTERRUPTED)
+        say(json.dumps(as_record(result)) if as_json else summary(result))
+    if stopped := [result.signal for result in results if result.interrupted]:
+        raise typer.Exit(128 + stopped[0])
 
 
 def summary(result: "Result") -> str:
     """One line for people."""
-    lead = "interrupted; " if result.interrupted else ""
+    lead = f"{name_of(128 + result.signal)}; " if result.interrupted else ""
     more = f"; go on with: longlive generate --resume {result.snapshot}" if result.snapshot else ""
     return (
         f"{result.path}: {lead}{result.frames} frames, {result.frames / result.fps:.1f} s at "

@@ -5,14 +5,16 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longlive_cli import options
 from longlive_cli.commands.generate import tell
-from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
-from longlive_cli.source import Source
+from longlive_cli.launcher import check_ranks
+from longlive_cli.messages import note, show
+from longlive_cli.source import Source, look_at_files
+from longlive_recipes.interrupts import Stoppable
 
 if TYPE_CHECKING:
     from longlive_cli.live_view import Lines, Panel
@@ -63,34 +65,33 @@ def live(
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
-    with bad_input_is_one_sentence():
-        from longlive_recipes import generate as recipe
+    from longlive_recipes.generate_config import Generate, Snapshots
 
-        base = recipe.Generate(seconds=math.inf)
-        wanted, jobs = source.read(how, settings=settings, file=config, base=base)
-        place = output or (source.output(jobs) if resume else Path("live.mp4"))
-        saving = None if snapshot is None else recipe.Snapshots(path=snapshot)
-        plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    check_ranks(1)
+    wanted, jobs = source.read(how, settings=settings, file=config, base=Generate(seconds=math.inf))
+    place = output or (source.output(jobs) if resume else Path("live.mp4"))
+    saving = None if snapshot is None else Snapshots(path=snapshot)
+    reads = look_at_files(source, config, wanted, jobs, place, overwrite, saving, typed=True)
+
+    from longlive_recipes import generate as recipe
+
+    plan = recipe.plan(wanted, jobs, place, overwrite, saving)
     if dry_run:
         show(plan, as_json=as_json)
         return
-    tell(_run(plan, jobs[0], snapshot, overwrite), as_json=as_json)
+    with Stoppable():
+        results = _run(plan, jobs[0], snapshot=snapshot, overwrite=overwrite, reads=reads)
+    tell(results, as_json=as_json)
 
 
-def _run(plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool) -> "list[Result]":
+def _run(plan: "Plan", job: "Job", **how: Any) -> "list[Result]":
     from longlive_recipes.live import open_session
 
     view, reader = _screen()
-    try:
-        with view:
-            session = open_session(
-                plan, job, tell=view.tell, on_step=view.step, snapshot=snapshot, overwrite=overwrite
-            )
-            with reader(session):
-                results = session.run(view.show)
-    except KeyboardInterrupt:
-        note("longlive: interrupted before the first block; nothing was written.")
-        raise typer.Exit(INTERRUPTED) from None
+    with view:
+        session = open_session(plan, job, tell=view.tell, on_step=view.step, **how)
+        with reader(session):
+            results = session.run(view.show)
     if not results:
         note("longlive: stopped before the first block; nothing was written.")
     return results

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
+from longlive_cli.launcher import check_ranks
+from longlive_cli.messages import say, show
+from longlive_recipes.interrupts import Stoppable
 
 
 def quantize(
@@ -47,26 +49,33 @@ def quantize(
     ),
 ) -> None:
     """Pack a model's weights in NVFP4, four and a half bits each."""
-    with bad_input_is_one_sentence():
-        from longlive_cli.overrides import apply_mapping
-        from longlive_recipes import quantize_weights as recipe
+    from longlive_cli.overrides import apply_mapping
+    from longlive_models.hub import resolve
+    from longlive_recipes.quantize_config import QuantizeWeights, check_output
 
-        given = {
-            "rule": rule,
-            "bound": bound,
-            "block": block,
-            "activation": activation,
-            "keep": tuple(keep or ()),
-            "pack": tuple(pack or ()),
-            "device": device,
-        }
-        wanted = apply_mapping(recipe.QuantizeWeights(model=checkpoint), given)
-        plan = recipe.plan(wanted, output)
+    check_ranks(1)
+    given = {
+        "rule": rule,
+        "bound": bound,
+        "block": block,
+        "activation": activation,
+        "keep": tuple(keep or ()),
+        "pack": tuple(pack or ()),
+        "device": device,
+    }
+    wanted = apply_mapping(QuantizeWeights(model=checkpoint), given)
+    check_output(wanted, output)
+    resolve(checkpoint)
+
+    from longlive_recipes import quantize_weights as recipe
+
+    plan = recipe.plan(wanted, output)
     if dry_run:
         show(plan, as_json=as_json)
         return
-    result = _run(wanted, output)
-    typer.echo(json.dumps(as_record(result)) if as_json else summary(result))
+    with Stoppable():
+        result = _run(wanted, output)
+    say(json.dumps(as_record(result)) if as_json else summary(result))
 
 
 def summary(result: Any) -> str:
@@ -95,14 +104,10 @@ def _run(config: Any, output: Path) -> Any:
     from longlive_recipes import quantize_weights as recipe
 
     console = Console(stderr=True)
-    try:
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("packing", total=None)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("packing", total=None)
 
-            def progress(done: int, total: int, name: str) -> None:
-                bar.update(task, completed=done, total=total, description=name)
+        def progress(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
 
-            return recipe.run(config, output, progress=progress)
-    except KeyboardInterrupt:
-        note("longlive: interrupted; nothing was written.")
-        raise typer.Exit(INTERRUPTED) from None
+        return recipe.run(config, output, progress=progress)

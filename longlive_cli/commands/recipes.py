@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from longlive_cli.messages import bad_input_is_one_sentence, show
+from longlive_cli.messages import say, show
 
 recipes = typer.Typer(help="List and show recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,16 +18,16 @@ def list_recipes(
     from longlive_cli.catalog import presets
 
     rows = [
-        {"recipe": preset.name, "module": preset.recipe, "about": _about(preset.build.__doc__)}
+        {"recipe": preset.name, "module": preset.recipe, "about": preset.about}
         for preset in presets()
     ]
     if as_json:
-        typer.echo(json.dumps(rows))
+        say(json.dumps(rows))
         return
     width = max((len(row["recipe"]) for row in rows), default=0)
     module_width = max((len(row["module"]) for row in rows), default=0)
     for row in rows:
-        typer.echo(f"{row['recipe']:{width}}  {row['module']:{module_width}}  {row['about']}")
+        say(f"{row['recipe']:{width}}  {row['module']:{module_width}}  {row['about']}")
 
 
 @recipes.command(name="show")
@@ -36,12 +36,6 @@ def show_recipe(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Print every setting of a recipe."""
-    with bad_input_is_one_sentence():
-        from longlive_cli.catalog import find, presets
+    from longlive_cli.catalog import find, presets
 
-        config = find(recipe, presets()).build()
-    show(config, as_json=as_json)
-
-
-def _about(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]
+    show(find(recipe, presets()).build(), as_json=as_json)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from longlive_cli.messages import INTERRUPTED, bad_input_is_one_sentence, note, show
+from longlive_cli.boundary import INTERRUPTED
+from longlive_cli.messages import note, say, show
 
 
 def train(
@@ -26,19 +27,18 @@ def train(
     ] = False,
 ) -> None:
     """Train a model with a recipe."""
-    with bad_input_is_one_sentence():
-        from longlive_cli.catalog import find, presets
-        from longlive_cli.overrides import configure
+    from longlive_cli.catalog import find, presets
+    from longlive_cli.overrides import configure
 
-        preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
-        wanted = configure(preset.build(), config, settings)
-        if export and resume is None:
-            raise ValueError("--export writes the model of a run: name it with --resume RUN.")
-        if export and not dry_run:
-            typer.echo(preset.module.export(wanted, resume=resume))
-            return
-        if not dry_run:
-            preset.module.check(wanted, resume=resume)
+    preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
+    wanted = configure(preset.build(), config, settings)
+    if export and resume is None:
+        raise ValueError("--export writes the model of a run: name it with --resume RUN.")
+    if export and not dry_run:
+        say(str(preset.module.export(wanted, resume=resume)))
+        return
+    if not dry_run:
+        preset.module.check(wanted, resume=resume)
     if dry_run:
         show(wanted, as_json=as_json)
         return
@@ -50,4 +50,4 @@ def train(
     from longlive_recipes.parallel import is_first_process
 
     if is_first_process():
-        typer.echo(result)
+        say(str(result))

@@ -63,7 +63,10 @@ def swallows(handler: ast.ExceptHandler) -> bool:
 
 
 def test_nothing_is_hidden():
-    refuse([f"{where} {what}" for where, node in nodes() if (what := hidden(node))])
+    found = [f"{where} {what}" for where, node in nodes() if (what := hidden(node))]
+    environment = [line for line in found if line.startswith("longlive_cli/launcher.py")]
+    assert len(environment) == 1, "what started the process is asked in one place"
+    refuse([line for line in found if line not in environment])
 
 
 def test_the_rules_see_what_they_are_for():

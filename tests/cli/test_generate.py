@@ -42,7 +42,7 @@ class Recorded:
             interrupted=False,
         )
     )
-    stop: type[BaseException] | None = None
+    stop: type[BaseException] | BaseException | None = None
     calls: list[tuple] = field(default_factory=list)
 
     def plan(self, config, jobs, output, overwrite, snapshots):
@@ -119,6 +119,8 @@ def test_a_storyboard_is_one_video(recipe):
 
 def test_an_image_is_for_videos_that_name_none(recipe):
     Path("two.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "image": "own.png"}\n')
+    Path("start.png").touch()
+    Path("own.png").touch()
     longlive("--prompts", "two.jsonl", "--image", "start.png")
     [(_, jobs, _, _)] = recipe.calls
     assert [job.image for job in jobs] == [Path("start.png").resolve(), Path("own.png").resolve()]
@@ -130,7 +132,7 @@ def test_precisions_are_options(recipe):
 
 
 def test_where_a_snapshot_is_is_said_with_the_way_on(recipe):
-    recipe.result = replace(recipe.result, interrupted=True, snapshot=Path("a.snapshot"))
+    recipe.result = replace(recipe.result, interrupted=True, signal=2, snapshot=Path("a.snapshot"))
     assert longlive("a").stdout.endswith("; go on with: longlive generate --resume a.snapshot\n")
     assert json.loads(longlive("a", "--json").stdout)["snapshot"] == "a.snapshot"
 
@@ -167,7 +169,7 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(recipe):
 
 
 def test_an_interrupted_video_is_reported_with_its_own_status(recipe):
-    recipe.result = replace(recipe.result, interrupted=True)
+    recipe.result = replace(recipe.result, interrupted=True, signal=2)
     done = longlive("a")
     assert done.exit_code == 130
     assert "interrupted; 60 frames" in done.stdout
@@ -195,7 +197,7 @@ def test_an_interrupt_before_the_first_block_leaves_nothing(recipe):
         (["--replay", "r.json", "--resume", "s"], "--resume and --replay do not go together"),
         (["a", "--fork", "b"], "--fork 'b' has no past to begin with"),
         (["a", "--only-new"], "--only-new leaves out what a video had before --resume"),
-        (["--resume", "s", "--fork", "/quit"], "an ending begins with a prompt"),
+        (["--resume", "there.mp4", "--fork", "/quit"], "an ending begins with a prompt"),
         (["--replay", "none.json"], "there is no record 'none.json'"),
         (["--replay", "record.json"], "record.json is no record of a video that can be made again"),
         ([""], "a prompt needs at least one word"),
@@ -222,11 +224,17 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, recipe):
     assert set(Path().iterdir()) == before
 
 
-def test_a_bug_is_not_taken_for_bad_input(recipe):
-    recipe.stop = ValueError
+def test_a_mistake_of_ours_is_one_line_and_a_traceback_with_debug(recipe):
+    recipe.stop = KeyError("frames")
     done = longlive("a")
     assert done.exit_code == 1
-    assert isinstance(done.exception, ValueError)
+    [line] = done.stderr.splitlines()
+    assert line.startswith("longlive: internal error: KeyError: 'frames'. This is a mistake of")
+    for arguments in (["a", "--debug"], ["--debug", "a"]):
+        done = longlive(*arguments)
+        assert done.exit_code == 1
+        assert "Traceback" in done.stderr
+        assert "raise self.stop" in done.stderr
 
 
 @pytest.mark.parametrize(

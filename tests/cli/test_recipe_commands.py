@@ -47,7 +47,7 @@ def tiny() -> Settings:
 class Recipe(ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100)}
+        self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100), "pocket": tiny}
         self.calls: list[tuple] = []
 
     def check(self, config, *, resume=None):
@@ -62,10 +62,13 @@ class Recipe(ModuleType):
 @pytest.fixture
 def recipe(monkeypatch):
     module = Recipe("train_thing")
+    for name in ("train_thing", "evaluate"):
+        monkeypatch.setitem(sys.modules, f"longlive_recipes.{name}", module)
     found = [
-        catalog.Preset(name, "train_thing", module, build) for name, build in module.PRESETS.items()
+        catalog.Preset(name, "train_thing", "train_thing", about)
+        for name, about in (("tiny", "A few steps."), ("long", ""))
     ]
-    found.append(catalog.Preset("pocket", "evaluate", module, tiny))
+    found.append(catalog.Preset("pocket", "evaluate", "evaluate"))
     monkeypatch.setattr(catalog, "presets", lambda: found)
     return module
 
@@ -82,21 +85,26 @@ def test_presets_are_found_in_the_tables_of_a_package(tmp_path, monkeypatch):
     package = tmp_path / "some_recipes"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "bake.py").write_text("def cake(): ...\nPRESETS = {'cake': cake}\n")
+    table = 'def cake():\n    """Sweet.\n\n    More."""\n    return 3\nPRESETS = {"cake": cake}\n'
+    (package / "bake_config.py").write_text(table)
+    (package / "bake.py").write_text("")
     (package / "tools.py").write_text("spoon = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     try:
         import some_recipes
 
-        found = catalog.presets(some_recipes)
-        assert [preset.full_name for preset in found] == ["bake.cake"]
+        [found] = catalog.presets(some_recipes)
+        assert (found.full_name, found.about) == ("bake.cake", "Sweet.")
+        assert not [name for name in sys.modules if name.startswith("some_recipes.")]
+        assert found.build() == 3
+        assert found.module.__name__ == "some_recipes.bake"
     finally:
         for name in [name for name in sys.modules if name.startswith("some_recipes")]:
             del sys.modules[name]
 
 
 def test_a_name_that_two_recipes_share_needs_the_recipe(recipe):
-    shared = [catalog.Preset("tiny", name, recipe, tiny) for name in ("train_a", "train_b")]
+    shared = [catalog.Preset("tiny", name, name) for name in ("train_a", "train_b")]
     with pytest.raises(ValueError, match=r"2 recipes 'tiny': write train_a.tiny or train_b.tiny"):
         catalog.find("tiny", shared)
     assert catalog.find("train_b.tiny", shared).recipe == "train_b"

@@ -15,7 +15,7 @@ from longlive_models import Storyboard
 from longlive_models.folder import fingerprint
 from longlive_models.video import read_video
 from longlive_recipes.generate import Generate, Job, plan, run
-from longlive_recipes.generate_plan import check_output, output_paths
+from longlive_recipes.outputs import check_output, output_paths
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
 
 
@@ -158,7 +158,7 @@ def test_a_failure_before_the_first_block_keeps_what_was_there(config, tmp_path,
         ({}, [job(), job("b")], "a.mp4", "2 videos cannot all go to a.mp4"),
         ({}, [job(), job()], "out", "two videos have one name among a, a"),
         ({}, [job(seed=-1)], "a.mp4", "a seed from 0"),
-        ({"seconds": 0.0}, [job()], "a.mp4", "seconds must be a number above 0"),
+        ({"seconds": 0.0}, [job()], "a.mp4", "seconds is above 0, got 0.0"),
         ({"model": "none"}, [job()], "a.mp4", "there is no model 'none'"),
         ({"weights": "fp5"}, [job()], "a.mp4", "no precision of this version"),
         ({"lane": "stream"}, [job()], "a.mp4", "needs a CUDA device"),

@@ -1,0 +1,182 @@
+"""How a command ends: a status, and one sentence where it failed.
+
+======= ========================================================================================
+status  what happened
+======= ========================================================================================
+0       it was done
+1       it failed after something was written, which the message names; or by a mistake of ours
+2       it was refused, or failed before anything was written
+129-143 it was stopped: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP
+======= ========================================================================================
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from longlive_cli.messages import in_one_line, note
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
+DEBUG = "--debug"
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for words that it does not understand; click's own, or typer's copy of it."""
+
+
+class Failed(Exception):
+    """Something failed after other things were done; the sentence says what, and what is left."""
+
+
+class Boundary(TyperGroup):
+    """The commands, each of which ends in a status and at most one sentence.
+
+    What a user can mend (a ValueError, a backend that is not there, the operating system's no) is
+    that sentence. A mistake of ours is one too, with its kind; `--debug`, anywhere on the line,
+    shows where.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        _escape_what_cannot_be_encoded()
+        words, debug = _without_debug(sys.argv[1:] if args is None else args)
+        status = BAD_INPUT
+        try:
+            status = super().main(words, prog_name, complete_var, False, obj=debug, **extra) or 0
+        except _USAGE as error:
+            note(_usage(error))
+        except typer.Abort:
+            status = FAILED
+        sys.exit(_flushed(status))
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (_USAGE, typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            status = ending(error)
+            note(f"longlive: {name_of(status)}; nothing was written.")
+        except Exception as error:
+            status = tell(error, debug=bool(ctx.obj))
+        raise typer.Exit(status)
+
+
+def tell(error: Exception, *, debug: bool) -> int:
+    """Say in one sentence what went wrong; returns the status that the process ends with."""
+    if debug:
+        note("".join(traceback.format_exception(error)))
+    text, status = explained(error)
+    note(f"longlive: {in_one_line(text)}")
+    return status
+
+
+def explained(error: Exception) -> tuple[str, int]:
+    """A sentence for an error, and its status."""
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads what is printed any more.", 128 + signal.SIGPIPE
+    if isinstance(error, Failed):
+        return str(error), FAILED
+    if isinstance(error, UnicodeError):  # of our own reading or writing, whose message is codecs'
+        return f"text that cannot be read or written: {error}.", BAD_INPUT
+    if isinstance(error, ValueError):
+        return str(error), BAD_INPUT
+    if isinstance(error, OSError):
+        return _system(error), BAD_INPUT
+    if isinstance(error, MemoryError) or _is_of("torch", "OutOfMemoryError", error):
+        return (
+            "there is not enough memory for this: make the picture, the batch or the model "
+            "smaller, or keep weights and cache in fewer bits (--weights nvfp4 --kv-cache nvfp4).",
+            BAD_INPUT,
+        )
+    if _is_of("longlive_core.backends", "BackendUnavailable", error):
+        return str(error), BAD_INPUT
+    return (
+        f"internal error: {type(error).__name__}: {error}. This is a mistake of longlive, not "
+        f"yours: run the same command with {DEBUG} to see where, and report it.",
+        FAILED,
+    )
+
+
+def ending(error: KeyboardInterrupt) -> int:
+    """The status of a process that a signal stopped."""
+    return 128 + error.args[0] if error.args else INTERRUPTED
+
+
+def name_of(status: int) -> str:
+    """How a signal's status is said: "interrupted", or "stopped by SIGTERM"."""
+    if status == INTERRUPTED:
+        return "interrupted"
+    return f"stopped by {signal.Signals(status - 128).name}"
+
+
+def _is_of(module: str, name: str, error: Exception) -> bool:
+    """Whether an error is of a class of a module that may not be imported: then it is not."""
+    return module in sys.modules and isinstance(error, vars(sys.modules[module])[name])
+
+
+def _system(error: OSError) -> str:
+    """What the operating system said, with the file's name, and the way out where one is known."""
+    reason = error.strerror or str(error) or type(error).__name__
+    advice = {
+        errno.ENOSPC: "Make room, or write to another disk",
+        errno.EDQUOT: "Make room, or write to another disk",
+        errno.EFBIG: "Raise the limit on file sizes (ulimit -f), or make a shorter video",
+        errno.EACCES: "Check the permissions, or name another place",
+        errno.EROFS: "Name another place",
+    }.get(error.errno or 0)
+    place = f"{_named(error.filename)}: " if error.filename else ""
+    return f"{place}{reason}." if advice is None else f"{place}{reason}. {advice}."
+
+
+def _named(file: Any) -> str:
+    return os.fsdecode(file) if isinstance(file, bytes) else str(file)
+
+
+def _usage(error: Any) -> str:
+    """What typer did not understand, in one line; help that was asked for as it is."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(error.format_message())
+    place = f" ({error.ctx.command_path} --help says more)" if error.ctx else ""
+    return f"longlive: {in_one_line(error.format_message())}{place}"
+
+
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """The words of a command line without `--debug`, and whether it was there."""
+    end = list(words).index("--") if "--" in words else len(words)
+    before = [word for word in words[:end] if word != DEBUG]
+    return [*before, *words[end:]], len(before) < end
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Let a console of a small code page show escapes where it has no letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flushed(status: int) -> int:
+    """The status once what was printed is out; a failure to print is one of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except OSError as error:
+        # else the interpreter would try again at its end, and fail in its own words
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        text, failed = explained(error)
+        note(f"longlive: what was to be printed could not be: {in_one_line(text)}")
+        return status or (failed if isinstance(error, BrokenPipeError) else FAILED)

@@ -1,0 +1,77 @@
+"""What is refused by name, suffix or file is refused before torch is loaded, and at once."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+MOST_SECONDS = 1.2
+"""Of one core. It takes 0.3; torch alone takes 2, and a busy machine counts half as much again."""
+
+REFUSED = {
+    "suffix": (["generate", "a", "-o", "x.webm"], "a video's suffix is one of .mp4"),
+    "output": (["generate", "a", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
+    "no prompts": (["generate", "--prompts", "none.txt"], "no prompt file 'none.txt'"),
+    "no image": (["generate", "a", "--image", "none.png"], "none.png', which is to be read"),
+    "no config": (["generate", "a", "--config", "none.yaml"], "none.yaml: No such file"),
+    "no snapshot": (["generate", "--resume", "none"], "there is no snapshot 'none'"),
+    "no record": (["live", "--replay", "x"], "No such option: --replay"),
+    "setting": (["generate", "a", "--set", "stesp=3"], "did you mean 'steps'"),
+    "steps": (["generate", "a", "--steps", "0"], "steps is at least 1, got 0"),
+    "seconds": (["generate", "a", "--seconds", "nan"], "seconds is a finite number, got nan"),
+    "weights": (["generate", "a", "--weights", "fp7"], "weights='fp7' is no precision"),
+    "model": (["generate", "a", "--model", "./none"], "there is no model './none'"),
+    "home": (["generate", "a", "--model", "~nobody/x"], "'~nobody/x'"),
+    "input": (["generate", "--prompts", "s.json", "-o", "s.mp4"], "the record of s.mp4 would"),
+    "fork": (["generate", "a", "--fork", "b"], "--fork 'b' has no past"),
+    "live": (["live", "a", "-o", "x.mov"], "a video's suffix is one of .mp4"),
+    "recipe": (["train", "ar_tni"], "did you mean 'ar_tiny'"),
+    "evaluation": (["evaluate", "--recipe", "pockt"], "did you mean 'pocket'"),
+    "its setting": (["evaluate", "--set", "stps=1"], "did you mean 'steps'"),
+    "packed": (["quantize", "none", "-o", "x"], "there is no model 'none'"),
+    "its output": (["quantize", "pocket", "-o", "there.mp4"], "there.mp4 exists: name another"),
+    "its rule": (["quantize", "pocket", "-o", "x", "--rule", "amax"], "did you mean 'amax_6'"),
+    "option": (["generate", "a", "--sed", "3"], "No such option: --sed"),
+    "number": (["generate", "a", "--seed", "x"], "Invalid value for '--seed'"),
+    "command": (["generte", "a"], "No such command 'generte'"),
+}
+
+CODE = """
+import resource, sys
+from longlive_cli.main import app
+try:
+    app()
+finally:
+    heavy = {"torch", "numpy", "av", "pytorch_lightning", "transformers"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_by_name_or_file_loads_no_torch(case, tmp_path):
+    arguments, message = REFUSED[case]
+    (tmp_path / "there.mp4").write_text("a video")
+    (tmp_path / "s.json").write_text('{"shots": ["a"]}')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < MOST_SECONDS
+
+
+def test_a_lazy_package_has_the_names_that_it_lists():
+    import longlive_models
+
+    for name in ("LongLivePipeline", "Shot", "Storyboard", "Stream", "Video"):
+        assert name in dir(longlive_models)
+        assert vars(sys.modules[getattr(longlive_models, name).__module__])[name]
+    with pytest.raises(AttributeError, match="has no attribute 'Pipeline'"):
+        longlive_models.Pipeline  # noqa: B018
