@@ -14,7 +14,7 @@ REFUSED = {
     "output": (["generate", "a", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
     "no prompts": (["generate", "--prompts", "none.txt"], "no prompt file 'none.txt'"),
     "no image": (["generate", "a", "--image", "none.png"], "none.png', which is to be read"),
-    "no config": (["generate", "a", "--config", "none.yaml"], "none.yaml: No such file"),
+    "no config": (["generate", "a", "--config", "none.yaml"], "none.yaml cannot be read (No such"),
     "no snapshot": (["generate", "--resume", "none"], "there is no snapshot 'none'"),
     "no record": (["live", "--replay", "x"], "No such option: --replay"),
     "setting": (["generate", "a", "--set", "stesp=3"], "did you mean 'steps'"),

@@ -201,8 +201,8 @@ BAD = [
     ),
     (("--replay", "v.json", "--weights", "bf16"), '(weights: "fp32" -> "bf16")'),
     (("--replay", "v.json", "--model", "pocket"), "v.json is of another video than would be"),
-    (("--replay", "v.json", "-o", "v.mp4"), "v.mp4 exists"),
-    (("a", "--image", "none.png"), "none.png cannot be read as an image"),
+    (("--replay", "v.json", "-o", "v.mp4"), "the record of v.mp4 would replace v.json"),
+    (("a", "--image", "none.png"), "none.png', which is to be read as the image"),
     (("a", "--image", "there.snapshot"), "there.snapshot cannot be read as an image"),
 ]
 
