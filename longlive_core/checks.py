@@ -8,8 +8,6 @@ import math
 import operator
 from typing import Any
 
-from torch import Tensor
-
 
 def whole(
     name: str,
@@ -74,15 +72,6 @@ def real(
         raise ValueError(f"{name} is above {above:g}, got {shown(value)}: {why}")
     _check_bounds(name, number, at_least, at_most, why)
     return number
-
-
-def features(layer: str, x: Tensor, width: int) -> None:
-    """Raise ``ValueError`` unless the last dimension of ``x`` is as wide as the layer's weight."""
-    if x.ndim == 0 or x.shape[-1] != width:
-        raise ValueError(
-            f"{layer} multiplies rows of {width} numbers, got a tensor of shape {tuple(x.shape)}: "
-            f"the last dimension must be {width}. Is it the input of another layer?"
-        )
 
 
 def shown(value: Any, most: int = 60) -> str:

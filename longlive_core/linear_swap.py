@@ -146,6 +146,15 @@ def swap_linears(
     )
 
 
+def features(layer: str, x: Tensor, width: int) -> None:
+    """Raise ``ValueError`` unless the last dimension of ``x`` is as wide as the layer's weight."""
+    if x.ndim == 0 or x.shape[-1] != width:
+        raise ValueError(
+            f"{layer} multiplies rows of {width} numbers, got a tensor of shape {tuple(x.shape)}: "
+            f"the last dimension must be {width}. Is it the input of another layer?"
+        )
+
+
 def _made(old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
     return make(old).train(old.training)
 

@@ -15,10 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.byte_rows import ENCODE_ROWS
-from longlive_core.checks import features
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
-from longlive_core.linear_swap import KEEP, ConversionReport, plan_swap, swap_linears
+from longlive_core.linear_swap import KEEP, ConversionReport, features, plan_swap, swap_linears
 
 
 @dataclass(frozen=True, kw_only=True)

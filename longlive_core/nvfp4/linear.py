@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.checks import features
+from longlive_core.linear_swap import features
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.matmul import (
     MATMUL,

@@ -38,7 +38,7 @@ REFUSED = {
 }
 
 CODE = """
-import resource, sys
+import sys
 from longlive_cli.main import app
 try:
     app()
