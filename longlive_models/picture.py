@@ -1,10 +1,11 @@
 """Pictures in files, as a viewer shows them.
 
-Turned as their EXIF orientation says, over white where they are transparent, in eight bits. A
-picture that is cut or damaged is an error, and one that is too large is refused from its header.
-Pillow decodes; files are opened here, so that a name is always a path.
+Turned as their EXIF orientation says, over white where they are transparent, in eight bits, in the
+colours of their profile. A picture that is cut or damaged is an error, and one that is too large is
+refused from its header. Pillow decodes; files are opened here, so that a name is always a path.
 """
 
+import io
 import os
 import stat
 import struct
@@ -17,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 Pixels = UInt8[Tensor, "height width 3"]
@@ -135,6 +136,7 @@ def as_shown(image: Image.Image) -> Pixels:
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
+    image = _in_srgb(image)
     if image.has_transparency_data:
         if image.mode != "RGBA":
             image = image.convert("RGBA")
@@ -148,6 +150,21 @@ def as_shown(image: Image.Image) -> Pixels:
         below = min(image.height, top + _ROWS)
         pixels[top:below] = np.asarray(image.crop((0, top, image.width, below)))
     return torch.from_numpy(pixels)
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Colours of the profile that a picture brings, as a screen without one shows them."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    mode = "RGB" if image.mode == "CMYK" else image.mode
+    screen = ImageCms.createProfile("sRGB")
+    try:
+        shown = ImageCms.profileToProfile(image, io.BytesIO(profile), screen, outputMode=mode)
+    except ImageCms.PyCMSError:  # a profile that is broken, or of other colours than these
+        return image
+    assert shown is not None
+    return shown
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -30,6 +30,7 @@ from torch import Tensor
 from longlive_core.checks import real
 from longlive_models.picture import (
     BEHIND,
+    MOST_PIXELS,
     Pixels,
     as_shown,
     check_pixels,
@@ -240,6 +241,7 @@ class _Clip:
         if stream.codec_context is None:
             raise refusal(self.path, self.kind, "its frames are of a kind that is not known")
         check_pixels(str(self.path), stream.height, stream.width)
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # frames inside may differ
         return stream
 
     def _shown(self, frame: av.VideoFrame, aspect: Fraction) -> Pixels:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from longlive_models.first_frame import image_to_pixels, load_image
 from longlive_models.picture import BEHIND, MOST_BYTES, MOST_PIXELS
@@ -145,6 +145,24 @@ def test_other_colours_become_red_green_and_blue(tmp_path):
     assert sorted(read_image(tmp_path / "bits.png").unique().tolist()) == [0, 255]
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.jpg")
     assert off(read_image(tmp_path / "grey.jpg"), pixels[..., [0, 0, 0]]) < 6
+
+
+def test_colours_are_those_of_the_profile_that_a_picture_brings(tmp_path):
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    plain = bytes(profile)
+    red, green = (profile.index(name) + 4 for name in (b"rXYZ", b"gXYZ"))  # in its table of tags
+    profile[red : red + 8], profile[green : green + 8] = (
+        profile[green : green + 8],
+        profile[red : red + 8],
+    )
+    path, alpha = tmp_path / "a.png", see_through()
+    for pixels in (scene(), np.dstack([scene(), alpha])):
+        for icc, want in ((plain, scene()), (bytes(profile), scene()[..., [1, 0, 2]])):
+            Image.fromarray(pixels).save(path, icc_profile=icc)
+            want = over_white(want, alpha) if pixels.shape[2] == 4 else want
+            assert off(read_image(path), want) < 1
+    Image.fromarray(scene()).save(path, icc_profile=b"no profile")
+    assert off(read_image(path), scene()) == 0
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif"])
