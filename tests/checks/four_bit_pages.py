@@ -53,6 +53,7 @@ def check_pipeline(case: Case, report: Report, rules: Mapping[str, ScaleRule]) -
     """Compare calls, pages and latents; a verdict where the library does not run the case."""
     if verdict := group_3.standing(case):
         return verdict
+    assert case.config["pipeline"].get("kv_quant", True), "pages of four bits"
     rule = rules[case.config["pipeline"].get("kv_quant_scale_rule", "mse")]
     codec = NVFP4PageCodec(rule=rule, dtype=torch.float32)
     numbers = re.search(r"rtol ([\d.e-]+) of max, >=([\d.]+)% of codes", case.meta["tolerance"])

@@ -11,6 +11,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tests.checks.settings import Settings
 
 RULES: Mapping[str, str] = {
     "whole-page sink": (
@@ -112,10 +115,10 @@ class Case:
     weights: Mapping[str, Tensor]
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def config(self) -> Mapping[str, Any]:
+    @cached_property
+    def config(self) -> Settings:
         """The sizes that the case was made with; empty where the manifest gives none."""
-        return self.meta.get("config") or {}
+        return Settings(self.meta.get("config") or {})
 
 
 def read_case(folder: Path, name: str, meta: Mapping[str, Any]) -> Case:
@@ -211,12 +214,18 @@ def checker(group: int) -> ModuleType | None:
 
 
 def run_case(folder: Path, name: str, meta: Mapping[str, Any]) -> Verdict:
-    """Read a case and check it; an exception of the check is a failure of the case."""
+    """Read a case and check it; an exception of the check is a failure of the case.
+
+    So is a setting that the check has not read: it might have changed the numbers.
+    """
     module = checker(meta["group"])
     if module is None:
         return Verdict.not_yet(NOT_YET.get(meta["group"], f"a check of group {meta['group']}"))
     try:
-        verdict: Verdict = module.check(read_case(folder, name, meta))
+        case = read_case(folder, name, meta)
+        verdict: Verdict = module.check(case)
     except Exception as error:  # one broken case must not hide the verdicts of the others
         return Verdict("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+    if verdict.kind.startswith("held") and (unknown := case.config.unused()):
+        return Verdict("failed", f"unknown key {', '.join(unknown)}")
     return verdict

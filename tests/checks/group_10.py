@@ -13,14 +13,27 @@ from longlive_models.objectives import block_causal_mask, teacher_forcing_mask
 from longlive_models.wan import ParallelTransformer, WanTransformer
 from longlive_models.wan.rope import rotate, rotation
 from tests.checks.framework import Case, Report, Verdict
-from tests.checks.transformers import build, sizes, tolerance
+from tests.checks.transformers import RENAMED, SHARED, build, sizes, tolerance
 from tests.processes import Ranks
 
 LOSS_RTOL, GRAD_RTOL, GRAD_ATOL = 1e-5, 1e-3, 1e-6
 
+READ_ON_RANKS = {
+    *RENAMED,
+    *SHARED,
+    "frame_tokens",
+    "local_window_frames",
+    "sink_frames",
+    "global_sink_frames",
+    "scene_cut_blocks",
+    "rope_offset_per_shot",
+}
+"""Settings that processes of their own read."""
+
 
 def check(case: Case) -> Verdict:
     report = Report(case)
+    case.config.use(*READ_ON_RANKS)
     on_ranks = generate if "input.noisy" in case.tensors else train
     counts = {int(m[1]) for key in case.tensors if (m := re.match(r"output\.sp(\d+)\.", key))}
     with Ranks(max(counts)) as ranks:

@@ -145,6 +145,7 @@ def vae(sizes: Mapping[str, Any]) -> nn.Module:
 
 
 def text_encoder(sizes: Mapping[str, Any]) -> UMT5TextEncoder:
+    assert not sizes.get("shared_pos", False), "UMT5 has positions of its own in each layer"
     return UMT5TextEncoder(
         UMT5Config(
             vocab_size=sizes["vocab_size"],

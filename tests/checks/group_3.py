@@ -42,6 +42,7 @@ def plain_cache(layout: CacheLayout, policy: Window) -> PagedKVCache:
 def check(case: Case) -> Verdict:
     if verdict := standing(case):
         return verdict
+    assert not case.config["pipeline"].get("kv_quant"), "four bits are of group 9"
     report = Report(case)
     near = tolerance(case)
     compare(case, report, lambda _: near, lambda _: (LATENTS_RTOL, LATENTS_ATOL))
@@ -56,8 +57,12 @@ def standing(case: Case) -> Verdict | None:
     how = pipeline["inference"]
     if rule := _refusal(pipeline):
         return Verdict.refused(rule)
-    if how.get("independent_first_frame") and "input.initial_latent" not in case.tensors:
-        return Verdict.refused("whole-page window")  # a first block of one frame
+    given, block = case.tensors.get("input.initial_latent"), pipeline["num_frame_per_block"]
+    if how.get("independent_first_frame"):
+        if given is None:
+            return Verdict.refused("whole-page window")  # a first block of one frame
+    elif given is not None and given.shape[1] % block:
+        return Verdict.refused("whole-page window")  # a block of given frames that is not whole
     if how.get("shot_clean_recache") and _first_cut(case) < _sink_pages(pipeline):
         return Verdict.differs("forgetting inside the sink")
     return None
@@ -87,9 +92,23 @@ def _refusal(pipeline: Mapping[str, Any]) -> str | None:
     if window != -1 and window % block:
         return "whole-page window"
     anchor = block if how.get("multi_shot_sink") and how["sink_size"] else 0
-    if window != -1 and window <= how["sink_size"] + anchor:
+    if _window_frames(pipeline) <= how["sink_size"] + anchor:
         return "room beside the sinks"
     return None
+
+
+def _window_frames(pipeline: Mapping[str, Any]) -> int:
+    """Frames of the window; -1 means three blocks."""
+    frames, block = pipeline["model_kwargs"]["local_attn_size"], pipeline["num_frame_per_block"]
+    return 3 * block if frames == -1 else frames
+
+
+def _t_scale(case: Case) -> float:
+    """What temporal positions are multiplied by, wherever the settings have it."""
+    pipeline = case.config["pipeline"]
+    places = (pipeline["inference"], pipeline, pipeline["model_kwargs"], case.config["model"])
+    found = [p[n] for p in places for n in ("inference_t_scale", "t_scale") if n in p]
+    return float(found[0]) if found else 1.0
 
 
 def _sink_pages(pipeline: Mapping[str, Any]) -> int:
@@ -97,10 +116,15 @@ def _sink_pages(pipeline: Mapping[str, Any]) -> int:
 
 
 def _first_cut(case: Case) -> float:
-    """The first block that is a cut; infinity where none is."""
-    is_cut = case.meta["prompt_is_scene_cut"]
+    """The first block that is a cut, given blocks counted; infinity where none is."""
+    is_cut, given = case.meta["prompt_is_scene_cut"], case.tensors.get("input.initial_latent")
     cuts = [i for i, p in enumerate(case.meta["prompts_per_block"][0]) if i and is_cut[str(p)]]
-    return cuts[0] if cuts else float("inf")
+    pipeline = case.config["pipeline"]
+    if given is None or pipeline["inference"].get("independent_first_frame"):
+        before = 0
+    else:
+        before = given.shape[1] // pipeline["num_frame_per_block"]
+    return before + cuts[0] if cuts else float("inf")
 
 
 def _positions(relative: bool | None) -> PositionPolicy:
@@ -112,11 +136,22 @@ class Generation:
 
     def __init__(self, case: Case, make_cache: MakeCache) -> None:
         pipeline, plan = case.config["pipeline"], case.meta["prompts_per_block"]
-        self.how = pipeline["inference"]
+        self.how, kwargs = pipeline["inference"], pipeline["model_kwargs"]
         self.block_frames = pipeline["num_frame_per_block"]
         self.block_tokens = self.block_frames * case.config["frame_tokens"]
-        sizes = {**case.config["model"], "num_frame_per_block": self.block_frames}
-        self.model = build(sizes, case.weights)
+        own = kwargs.get("num_frame_per_block", self.block_frames)
+        assert own == self.block_frames, "two sizes of a block"
+        shape = pipeline.get("image_or_video_shape")
+        assert shape in (None, list(case.tensors["input.noise"].shape)), "noise of another shape"
+        self.shift = kwargs.get("timestep_shift", 5.0)
+        self.levels = FlowSchedule(
+            shift=self.shift, levels=pipeline.get("num_train_timestep", 1000), parity=True
+        )
+        self.schedule = unipc_schedule(self.how["sampling_steps"], self.shift)
+        self.guidance = self.how["guidance_scale"]
+        self.shot_offset = self.how.get("multi_shot_rope_offset", 0)
+        self.t_scale = _t_scale(case)
+        self.model = build(case.config["model"], case.weights, frames_per_block=self.block_frames)
         samples = case.tensors["input.noise"].shape[0]
         given = case.tensors.get("input.initial_latent")
         self.image = given if self.how.get("independent_first_frame") else None
@@ -125,17 +160,17 @@ class Generation:
         self.positions = _positions(pipeline.get("use_relative_rope"))
         self.pins_shots = bool(self.how.get("multi_shot_sink")) and self.how["sink_size"] > 0
         self.forgets = bool(self.how.get("shot_clean_recache"))
-        frames = pipeline["model_kwargs"]["local_attn_size"]
+        frames = _window_frames(pipeline)
         self.caches = {name: make_cache(*self._sizes(frames, samples)) for name in ("pos", "neg")}
         self.begun: dict[str, int] = {}
+        self.old_anchor: dict[str, int] = {}  # its place in the window when a cut forgot it
         self.texts, self.cuts = self._prompts(case, plan, samples)
 
     def _sizes(self, frames: int, samples: int) -> tuple[CacheLayout, Window]:
-        policy = Window(
-            pages=3 if frames == -1 else frames // self.block_frames,  # -1 keeps three blocks
-            sink=self.how["sink_size"] // self.block_frames,
-            shot_sink=1 if self.pins_shots else 0,
-        )
+        sink, shot_sink = self.how["sink_size"] // self.block_frames, int(self.pins_shots)
+        if self.forgets and not self.how.get("multi_shot_sink"):
+            sink, shot_sink = 0, sink  # no sink outlasts a cut: the new shot begins with one
+        policy = Window(pages=frames // self.block_frames, sink=sink, shot_sink=shot_sink)
         layout = CacheLayout(
             layers=self.model.config.num_layers,
             heads=self.model.config.num_heads,
@@ -151,16 +186,20 @@ class Generation:
     ) -> tuple[dict[str, list[Tensor]], list[bool]]:
         """The text of each block, and which blocks are cuts (the first sample's prompts say)."""
         length, prompts = self.model.config.text_len, texts(case, "input.prompt_embeds.")
-        plan = [[sample[0]] * self.given_blocks + sample for sample in plan]
-        blocks = len(plan[0])
-        text = {
-            "pos": [batch([prompts[s[i]] for s in plan], length, samples) for i in range(blocks)]
-        }
+        # given blocks are read with the prompts of all blocks at once, each for its part of them
+        every = plan if any(len(set(sample)) > 1 for sample in plan) else [s[:1] for s in plan]
+        given = batch([prompts[i] for sample in every for i in sample], length, samples)
+        text = {"pos": [given] * self.given_blocks}
+        text["pos"] += [
+            batch([prompts[sample[i]] for sample in plan], length, samples)
+            for i in range(len(plan[0]))
+        ]
+        blocks = len(text["pos"])
         if (negative := case.meta["negative_prompt_index"]) is not None:
             text["neg"] = [batch([prompts[negative]] * samples, length, samples)] * blocks
         is_cut = case.meta["prompt_is_scene_cut"]
-        first = plan[0]
-        return text, [i > self.given_blocks and is_cut[str(first[i])] for i in range(blocks)]
+        own = [bool(i) and is_cut[str(prompt)] for i, prompt in enumerate(plan[0])]
+        return text, [False] * self.given_blocks + own
 
     def __call__(
         self, name: str, block: int, x: Tensor, timesteps: Tensor, offset: float, clean: bool
@@ -170,6 +209,8 @@ class Generation:
             self.caches[name].begin_block(block)
             self.begun[name] = block
         if clean and self.forgets and self.cuts[block]:
+            pages = sorted(self.caches[name].order)
+            self.old_anchor[name] = pages.index(self.caches[name].shot_start)
             self.caches[name].start_shot(forget=True)
         order = self.caches[name].order
         places = self.positions.places(order, block, self.block_frames, offset)
@@ -179,6 +220,7 @@ class Generation:
             self.texts[name][block],
             positions=torch.tensor(places.own),
             key_positions=None if places.keys is None else torch.tensor(places.keys),
+            t_scale=self.t_scale,
             memory=self.caches[name],
             remember=clean,
         )
@@ -193,7 +235,7 @@ class Generation:
 def _replay(
     case: Case, report: Report, near: Near, generation: Generation, check_final: CheckFinal
 ) -> None:
-    schedule = FlowSchedule(parity=True)
+    schedule = generation.levels
     for call in case.meta["calls"]:
         label = f"call{call['call']:03d}"
         x = _frames_second(case.tensors[f"output.{label}.noisy_input"])
@@ -209,7 +251,10 @@ def _replay(
             if (want := case.tensors.get(f"output.{label}.{kind}")) is not None:
                 report.close(f"{label}.{kind}", _frames_second(got), want, *near(want))
         cache = generation.caches[name]
-        _check_indices(report, label, _indices(cache, block, generation), call["after"], generation)
+        got = _indices(cache, block, generation)
+        if clean and got["pinned_start"] >= 0 and generation.forgets and generation.cuts[block]:
+            got["pinned_start"] = generation.old_anchor[name] * generation.block_tokens
+        _check_indices(report, label, got, call["after"], generation)
         if clean and name == "pos" and block == len(generation.cuts) - 1:
             check_final(case, report, cache)
         if clean:
@@ -259,10 +304,7 @@ def _check_final_cache(case: Case, report: Report, cache: PagedKVCache) -> None:
 
 
 def _generate(case: Case, report: Report, near: Near, generation: Generation) -> None:
-    how = case.config["pipeline"]["inference"]
-    schedule = unipc_schedule(
-        how["sampling_steps"], case.config["pipeline"]["model_kwargs"]["timestep_shift"]
-    )
+    schedule, guidance = generation.schedule, generation.guidance
     if "output.timesteps" in case.tensors:
         got = torch.tensor(schedule.timesteps)
         report.equal("timesteps", got, case.tensors["output.timesteps"].float())
@@ -270,15 +312,15 @@ def _generate(case: Case, report: Report, near: Near, generation: Generation) ->
     offset, done = 0.0, []
     for block in range(len(generation.cuts)):
         if generation.cuts[block]:
-            offset += how.get("multi_shot_rope_offset", 0)
+            offset += generation.shot_offset
         if block < generation.given_blocks:
             frames = slice(block * generation.block_frames, (block + 1) * generation.block_frames)
             latents = _frames_second(generation.given[:, frames])
         else:
             start = (block - generation.given_blocks) * generation.block_frames
             own = noise[:, :, start : start + generation.block_frames]
-            latents = _denoise(generation, block, own, offset, schedule, how["guidance_scale"])
-        for name in generation.texts if how["guidance_scale"] != 1 else ("pos",):
+            latents = _denoise(generation, block, own, offset, schedule, guidance)
+        for name in generation.texts if guidance != 1 else ("pos",):
             timesteps = torch.zeros(latents.shape[0], generation.block_frames)
             generation(name, block, latents, timesteps, offset, True)
             generation.finish(name, block)

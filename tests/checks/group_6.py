@@ -15,6 +15,7 @@ RTOL, ATOL = 1e-3, 1e-4
 
 def check(case: Case) -> Verdict:
     report, tensors = Report(case), case.tensors
+    case.config.use("stream_chunks")
 
     def close(name: str, got: Tensor) -> None:
         if (want := tensors.get(f"output.{name}")) is not None:

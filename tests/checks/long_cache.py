@@ -63,8 +63,8 @@ def check(case: Case) -> Verdict:
         return Verdict.refused(rule)
     report, (rtol, atol) = Report(case), tolerance(case)
     block_frames = config["num_frame_per_block"]
-    sizes = {**config["model"], "num_frame_per_block": block_frames}
-    model, schedule = build(sizes, case.weights), FlowSchedule(parity=True)
+    model = build(config["model"], case.weights, frames_per_block=block_frames)
+    schedule = FlowSchedule(shift=config.get("timestep_shift", 5.0), parity=True)
     positions = RelativePositions() if config["use_relative_rope"] else AbsolutePositions()
     prompts = case.tensors["input.prompt_embeds"]
     text = batch(list(prompts), model.config.text_len, len(prompts))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,16 +21,19 @@ SHARED = set(WanConfig.__dataclass_fields__)
 
 
 def sizes(values: Mapping[str, Any]) -> WanConfig:
-    """The config of the original's sizes."""
-    renamed = {RENAMED.get(name, name): value for name, value in values.items()}
-    return WanConfig.from_dict({name: renamed[name] for name in renamed if name in SHARED})
+    """The config of the original's sizes, among other settings."""
+    names = {RENAMED.get(name, name): name for name in values}
+    return WanConfig.from_dict({ours: values[names[ours]] for ours in names if ours in SHARED})
 
 
 def build(
-    values: Mapping[str, Any], weights: Mapping[str, Tensor], exchange: HeadExchange | None = None
+    values: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    exchange: HeadExchange | None = None,
+    **changes: Any,
 ) -> WanTransformer:
     """A float32 model of the original's sizes, with ``weights`` under their published keys."""
-    model = WanTransformer(sizes(values), exchange=exchange)
+    model = WanTransformer(replace(sizes(values), **changes), exchange=exchange)
     model.load_state_dict(dict(weights))
     return model
 
