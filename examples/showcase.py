@@ -38,4 +38,6 @@ def main(folder: Path, seconds: float = 4.0) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    if len(sys.argv) != 2:
+        sys.exit("name the folder whose pocket.gif and pocket.png are to be drawn")
+    main(Path(sys.argv[1]))

@@ -12,13 +12,13 @@ def main(seconds: float = 4.0, model: str = "pocket") -> int:
     pipe = LongLivePipeline.from_pretrained(model, lane="thread")
     shots = {
         "shots": [
-            {"prompt": "a yellow star bounces on a navy background", "seconds": seconds / 2},
-            {"prompt": "a green square moves left on a white background"},
+            {"prompt": "a yellow star moves right on a navy background", "seconds": seconds / 2},
+            {"prompt": "a green triangle moves up on a white background"},
         ]
     }
     shown = 0
     # four steps a block are quicker than the model's own number, and rougher
-    with pipe.stream(shots, seconds=seconds, seed=1, steps=4) as stream:
+    with pipe.stream(shots, seconds=seconds, seed=0, steps=4) as stream:
         for block in stream:
             shown += len(block.frames)  # uint8 [frames, height, width, 3], on the CPU
             took = block.timing

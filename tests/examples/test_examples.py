@@ -63,7 +63,7 @@ def test_stream_blocks(model, capsys):
 def test_steer_stream(model, tmp_path):
     files = example("steer_stream")["main"](tmp_path, 4.0, model)
     videos = [read_video(file)[0] for file in files]
-    assert [file.name for file in files] == ["cut.mp4", "grows.mp4"]
+    assert [file.name for file in files] == ["cut.mp4", "red.mp4"]
     assert [len(video) for video in videos] == [4 * FPS] * 2
     assert torch.equal(videos[0][:13], videos[1][:13])  # two blocks of one past
     assert not torch.equal(videos[0][13:], videos[1][13:])
