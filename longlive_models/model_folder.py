@@ -9,8 +9,22 @@ from longlive_models.nvfp4_checkpoint import split_quantization
 from longlive_models.published import LONGLIVE_5B, find_files
 from longlive_models.schema import build
 from longlive_models.settings import read_settings
+from longlive_models.text import PocketTextConfig, WordTokenizer
 from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanConfig
+
+
+def read_words(folder: Path) -> WordTokenizer | None:
+    """What a model folder's text encoder knows; None where that takes files of its own to say.
+
+    Raises:
+        ValueError: a config that is none.
+    """
+    if is_published(folder):
+        return None
+    config = folder / "text_encoder"
+    sizes = build(PocketTextConfig, read_config(config), config / "config.json")
+    return WordTokenizer(sizes.vocab, sizes.text_len)
 
 
 def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
@@ -26,7 +40,7 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
         return LONGLIVE_5B
     for part in ("transformer", "vae", "text_encoder"):
         weight_files(folder / part)
-    read_config(folder / "text_encoder")
+    read_words(folder)
     sizes = split_quantization(read_config(folder / "transformer"))[0]
     return ModelSpec(
         transformer=build(WanConfig, sizes, folder / "transformer" / "config.json"),

@@ -31,10 +31,12 @@ from longlive_models.model_folder import read_spec as read_spec
 from longlive_models.model_spec import ModelSpec
 from longlive_models.placement import Placement as Placement
 from longlive_models.precision import load_transformer, model_receipts, set_precision
+from longlive_models.prompt_report import not_shown, warn_of
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.schema import build
 from longlive_models.settings import GenerationSettings
-from longlive_models.shots import BlockTiming, ShotPlan, Storyboard, StoryboardLike
+from longlive_models.shots import BlockTiming, ShotPlan, StoryboardLike
+from longlive_models.shots import plan_video as plan_video
 from longlive_models.steering import LiveSchedule
 from longlive_models.stream import Stream, Video, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
@@ -50,9 +52,6 @@ from longlive_models.wan import WanConfig, WanTransformer, share
 
 ALONE = SequenceGroup()
 """One rank, which makes its videos by itself."""
-
-DEFAULT_SECONDS = 5.0
-"""Length of a video whose shots do not say."""
 
 
 class LongLivePipeline:
@@ -245,6 +244,9 @@ class LongLivePipeline:
     ) -> Stream:
         """Generate a video block by block: an iterator of ``VideoBlock``, which can be steered.
 
+        Words that the model does not know, and what else it does not take of the prompts, are said
+        with a ``PromptWarning`` and kept in ``Stream.not_shown``.
+
         Args:
             prompt: a prompt, a list of shots, or a storyboard (``longlive_models.shots``).
             seconds: length; a storyboard whose shots all have one needs none, else 5.
@@ -272,6 +274,9 @@ class LongLivePipeline:
             height, width = self.settings.height, self.settings.width
             first = encode_image(image, self.vae, height, width).to(self.placement.device)
         generator = self.generator([seed], settings, image=first)
+        if self.sp.group.rank == 0:
+            left_out = schedule.plan.left_out
+            warn_of(not_shown(self.text, schedule.prompts(), left_out), self.text)
         return self._start(generator, settings, schedule, on_step=on_step, on_block=on_block)
 
     def resume(
@@ -305,7 +310,16 @@ class LongLivePipeline:
     ) -> Stream:
         origin = partial(self._origin, settings)
         lane, first = self.placement.lane, self.sp.group.rank == 0
-        return Stream(generator, self.vae, schedule, lane=lane, origin=origin, decodes=first, **how)
+        return Stream(
+            generator,
+            self.vae,
+            schedule,
+            lane=lane,
+            origin=origin,
+            decodes=first,
+            reader=self.text,
+            **how,
+        )
 
     def _origin(self, settings: GenerationSettings) -> Origin:
         """What must be the same where a stream with these settings is resumed."""
@@ -373,18 +387,6 @@ class LongLivePipeline:
         attention = self.placement.receipt(self.transformer.config.head_dim)
         layers = model_receipts(self.transformer, self.placement, self._notes)
         return {"attention": (attention,), "kv_cache": self.placement.cache_receipts(), **layers}
-
-
-def plan_video(
-    prompt: StoryboardLike, timing: BlockTiming, seconds: float | None, shot_offset: float
-) -> ShotPlan:
-    """The blocks of a video; ``DEFAULT_SECONDS`` long if neither it nor its shots have a length."""
-    storyboard = Storyboard.of(prompt)
-    if seconds is None and any(
-        shot.seconds is None and shot.blocks is None for shot in storyboard.shots
-    ):
-        seconds = DEFAULT_SECONDS
-    return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
 
 
 def _check_text(wan: WanConfig, text: TextEncoder) -> None:

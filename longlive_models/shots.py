@@ -8,11 +8,15 @@ gives fewer frames than the others (29 and 32 at the usual sizes).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
+from longlive_core.checks import real, shown, whole
 from longlive_models.keys import refuse_unknown_keys
+from longlive_models.prompt_text import require_prompt
+from longlive_models.timing import BlockTiming as BlockTiming
+from longlive_models.timing import Number as Number
+from longlive_models.timing import blocks_of, seconds_of
 
 SCENE_CUT_PREFIX = "The scene transitions. "
 """What the first block's prompt of every shot but the first starts with: models are trained on it.
@@ -21,47 +25,8 @@ See LongLive-2.0 (arXiv 2605.18739), multi-shot generation."""
 SHOT_OFFSET = 8.0
 """Latent frames by which each cut moves the temporal positions of what follows it."""
 
-Number = float | int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockTiming:
-    """How blocks of latent frames turn into seconds of video."""
-
-    fps: Number
-    frames_per_block: int = 8
-    temporal_factor: int = 4
-
-    def frames(self, blocks: int) -> int:
-        """Video frames of the first ``blocks`` blocks."""
-        latent = blocks * self.frames_per_block
-        return 1 + self.temporal_factor * (latent - 1) if latent else 0
-
-    def seconds(self, blocks: int) -> float:
-        """Duration of the first ``blocks`` blocks."""
-        return self.frames(blocks) / self.fps
-
-    def frames_in(self, seconds: Number) -> int:
-        """Video frames nearest to ``seconds``, at least one."""
-        return max(1, math.floor(self._exact_frames(seconds) + Fraction(1, 2)))
-
-    def blocks_covering(self, frames: int) -> int:
-        """The fewest blocks that give at least ``frames`` video frames."""
-        latent = 1 + -(-(frames - 1) // self.temporal_factor)
-        return max(1, -(-latent // self.frames_per_block))
-
-    def blocks_nearest(self, seconds: Number, *, opening: bool) -> int:
-        """Whole blocks nearest to a shot's ``seconds``, at least one; ``opening`` has block 0."""
-        frames = self._exact_frames(seconds)
-        lacking = self.temporal_factor - 1 if opening else 0
-        block = self.frames_per_block * self.temporal_factor
-        return max(1, math.floor((frames + lacking) / block + Fraction(1, 2)))
-
-    def _exact_frames(self, seconds: Number) -> Fraction:
-        """Frames in ``seconds``, of the decimal numbers as they are written: floats round halves
-        either way."""
-        _positive_seconds(seconds)
-        return Fraction(repr(float(seconds))) * Fraction(repr(float(self.fps)))
+DEFAULT_SECONDS = 5.0
+"""Length of a video whose shots do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +59,8 @@ class PromptSchedule(Protocol):
 class Shot:
     """One prompt and how long it is shown: ``seconds``, ``blocks``, or a fair share of the rest.
 
-    Raises ValueError for an empty prompt, a length that is not positive, or two lengths.
+    Raises ValueError for an empty prompt, a length that is not positive or beyond any video, or
+    two lengths.
     """
 
     prompt: str
@@ -102,7 +68,9 @@ class Shot:
     blocks: int | None = None
 
     def __post_init__(self) -> None:
-        _require_shot(self.prompt, self.seconds, self.blocks)
+        checked = _shot(self.prompt, self.seconds, self.blocks)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, value: Any) -> "Shot":
@@ -113,8 +81,8 @@ class Shot:
             return cls(prompt=value)
         if not isinstance(value, Mapping):
             raise ValueError(
-                f"a shot is a prompt or an object with the key 'prompt', got {value!r}: there is "
-                f'nothing to show. Write {{"prompt": "...", "seconds": 5}}.'
+                f"a shot is a prompt or an object with the key 'prompt', got {shown(value)}: there "
+                f'is nothing to show. Write {{"prompt": "...", "seconds": 5}}.'
             )
         refuse_unknown_keys("a shot", value, ("prompt", "seconds", "blocks"))
         if "prompt" not in value:
@@ -122,17 +90,28 @@ class Shot:
                 f"a shot needs the key 'prompt', got {sorted(value)}: there is nothing to show. "
                 f'Write {{"prompt": "...", "seconds": 5}}.'
             )
-        _require_shot(value["prompt"], value.get("seconds"), value.get("blocks"))
-        return cls(**value)
+        return cls(**_shot(value["prompt"], value.get("seconds"), value.get("blocks")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Storyboard:
-    """Shots in order, with a cut between each two."""
+    """Shots in order, with a cut between each two.
+
+    ``left_out`` has the prompts that a file holds and does not show, for records.
+    Raises ValueError for no shots, and for what is none.
+    """
 
     shots: tuple[Shot, ...]
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        given = self.shots
+        if not isinstance(given, list | tuple) or not all(isinstance(s, Shot) for s in given):
+            raise ValueError(
+                f"a storyboard's shots are a tuple of Shot, got {shown(given)}: shots have an "
+                f"order. Storyboard.of makes them of prompts and of plain values."
+            )
+        object.__setattr__(self, "shots", tuple(given))
         if not self.shots:
             raise ValueError(
                 "a storyboard needs at least one shot, got none: there is nothing to show. "
@@ -151,7 +130,7 @@ class Storyboard:
             value = value.get("shots", ())
         if not isinstance(value, list | tuple):
             raise ValueError(
-                f"a storyboard's shots are a list, got {value!r}: shots have an order. "
+                f"a storyboard's shots are a list, got {shown(value)}: shots have an order. "
                 f'Write {{"shots": [{{"prompt": "...", "seconds": 5}}]}}.'
             )
         return cls(shots=tuple(Shot.of(shot) for shot in value))
@@ -169,11 +148,12 @@ class Storyboard:
 
         A shot's own seconds round to the nearest number of blocks, at least one. A total in
         ``seconds`` (the video is then cut to that many frames) or in ``blocks`` shares what is
-        left among the shots without a length, the first ones taking the remainder; it drops
-        shots past its end and extends the last shot to it. Without a total, every shot needs a
-        length. ``seconds=math.inf`` makes an endless plan: the last shot goes on for ever, and
-        every other needs a length. Raises ValueError where that cannot be, and for a total that
-        is not positive.
+        left among the shots without a length, the first ones taking the remainder, and extends
+        the last shot to it. Shots with lengths of their own that begin past it are left out, and
+        the plan says so. Without a total, every shot needs a length. ``seconds=math.inf`` makes an
+        endless plan: the last shot goes on for ever, and every other needs a length. Raises
+        ValueError where that cannot be, for a total that is not positive or beyond any video, and
+        for shots without a length that the total has no block for.
         """
         if seconds == math.inf and blocks is None:
             last = replace(self.shots[-1], seconds=None, blocks=1)
@@ -185,14 +165,22 @@ class Storyboard:
                 f"a video has one length, got seconds={seconds!r} and blocks={blocks!r}: they "
                 f"could disagree. Leave one of them out."
             )
-        if blocks is not None and blocks < 1:
-            raise ValueError(
-                f"a video lasts at least one block, got blocks={blocks!r}: blocks are generated "
-                f"whole. Use blocks=1 or more."
-            )
+        if blocks is not None:
+            blocks = blocks_of("blocks", blocks, at_most=timing.most_blocks)
         frames = None if seconds is None else timing.frames_in(seconds)
         total = blocks if frames is None else timing.blocks_covering(frames)
-        lengths = _fit(self._lengths(timing, total), total)
+        wanted = self._lengths(timing, total)
+        lengths = _fit(wanted, total)
+        rest = self.shots[len(lengths) :]
+        if any(shot.seconds is None and shot.blocks is None for shot in rest):
+            needed = math.ceil(timing.seconds(sum(wanted)))
+            raise ValueError(
+                f"{len(self.shots)} shots do not fit into {timing.seconds(sum(lengths)):.4g} s: a "
+                f"shot lasts a block ({timing.block_seconds:.4g} s) or more, so {len(rest)} of "
+                f"them would never be shown. Give the video {needed} seconds, or fewer shots; to "
+                f"make a video of each line of a file, pass --one-video-a-line (lines='videos' in "
+                f"read_prompts)."
+            )
         return ShotPlan(
             prompts=tuple(shot.prompt for shot in self.shots[: len(lengths)]),
             lengths=lengths,
@@ -200,6 +188,7 @@ class Storyboard:
             frames=timing.frames(sum(lengths)) if frames is None else frames,
             shot_offset=shot_offset,
             prefix=prefix,
+            left_out=(*self.left_out, *(shot.prompt for shot in rest)),
         )
 
     def _lengths(self, timing: BlockTiming, total: int | None) -> list[int]:
@@ -233,6 +222,9 @@ class ShotPlan:
 
     ``frames`` is the length of the video, which may end inside its last block. A video that is
     ``endless`` has no length: ``blocks`` and ``frames`` then end with the last shot's first block.
+    ``left_out`` has the prompts of shots that are not shown.
+
+    Raises ValueError for what is no such plan.
     """
 
     prompts: tuple[str, ...]
@@ -242,6 +234,22 @@ class ShotPlan:
     shot_offset: Number = SHOT_OFFSET
     prefix: str = SCENE_CUT_PREFIX
     endless: bool = False
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for prompt in self.prompts:
+            require_prompt(prompt)
+        if not self.prompts or len(self.lengths) != len(self.prompts) or min(self.lengths) < 1:
+            raise ValueError(
+                f"a plan has a length of one block or more for each of its shots, got "
+                f"{shown(self.lengths)} for {len(self.prompts)} shots. Make it with "
+                f"Storyboard.plan."
+            )
+        blocks_of("a plan's blocks", self.blocks, at_most=self.timing.most_blocks)
+        why = "a video ends within its last block. Make the plan with Storyboard.plan."
+        most = self.timing.frames(self.blocks)
+        whole("a plan's frames", self.frames, at_least=1, at_most=most, why=why)
+        real("shot_offset", self.shot_offset, why="a cut moves positions in time by it. Use 8.0.")
 
     @property
     def blocks(self) -> int:
@@ -304,45 +312,31 @@ class ShotPlan:
         return sum(start <= block for start in self.starts) - 1
 
 
-def require_prompt(prompt: Any) -> None:
-    """Raise ValueError unless ``prompt`` is a text with something in it."""
-    if not isinstance(prompt, str):
-        raise ValueError(
-            f"a prompt is a text, got {prompt!r}: it says what to show. Put it in quotes."
-        )
-    if not prompt.strip():
-        raise ValueError(
-            f"a prompt needs at least one word, got {prompt!r}: it says what to show. "
-            f"Write for example 'a red circle moves right on a navy background'."
-        )
+def plan_video(
+    prompt: StoryboardLike, timing: BlockTiming, seconds: float | None, shot_offset: float
+) -> ShotPlan:
+    """The blocks of a video; ``DEFAULT_SECONDS`` long if neither it nor its shots have a length."""
+    storyboard = Storyboard.of(prompt)
+    if seconds is None and any(
+        shot.seconds is None and shot.blocks is None for shot in storyboard.shots
+    ):
+        seconds = DEFAULT_SECONDS
+    return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
 
 
-def _positive_seconds(seconds: Any) -> Number:
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not number or not 0 < seconds < math.inf:
-        raise ValueError(
-            f"seconds must be a number above 0, got {seconds!r}: a video has at least one frame. "
-            f"Use for example seconds=5."
-        )
-    return seconds
-
-
-def _require_shot(prompt: Any, seconds: Any, blocks: Any) -> None:
-    """Raise ValueError unless these make a shot; values may come straight from a file."""
+def _shot(prompt: Any, seconds: Any, blocks: Any) -> dict[str, Any]:
+    """The fields of a shot; values may come straight from a file. Raises ValueError."""
     require_prompt(prompt)
-    if seconds is not None:
-        _positive_seconds(seconds)
-    whole = isinstance(blocks, int) and not isinstance(blocks, bool)
-    if blocks is not None and not (whole and blocks >= 1):
-        raise ValueError(
-            f"a shot lasts a whole number of blocks, at least one, got {blocks!r}: blocks are "
-            f"generated whole. Use blocks=1 or more."
-        )
     if seconds is not None and blocks is not None:
         raise ValueError(
-            f"a shot has one length, got seconds={seconds!r} and blocks={blocks!r}: they could "
-            f"disagree. Leave one of them out."
+            f"a shot has one length, got seconds={shown(seconds)} and blocks={shown(blocks)}: they "
+            f"could disagree. Leave one of them out."
         )
+    return {
+        "prompt": prompt,
+        "seconds": None if seconds is None else seconds_of(seconds),
+        "blocks": None if blocks is None else blocks_of("a shot's blocks", blocks),
+    }
 
 
 def _fit(lengths: list[int], total: int | None) -> tuple[int, ...]:
@@ -350,9 +344,11 @@ def _fit(lengths: list[int], total: int | None) -> tuple[int, ...]:
     if total is None:
         return tuple(lengths)
     fitted: list[int] = []
+    left = total
     for length in lengths:
-        left = total - sum(fitted)
-        if left:
-            fitted.append(min(length, left))
-    fitted[-1] += total - sum(fitted)
+        if not left:
+            break
+        fitted.append(min(length, left))
+        left -= fitted[-1]
+    fitted[-1] += left
     return tuple(fitted)

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from longlive_core.checks import real, shown, whole
 from longlive_models.keys import refuse_unknown_keys
-from longlive_models.shots import BlockPrompt, Number, ShotPlan, require_prompt
+from longlive_models.prompt_text import require_prompt
+from longlive_models.shots import BlockPrompt, Number, ShotPlan
+from longlive_models.timing import MOST_LATENT_FRAMES
 
 MEMORY = ("keep", "recache", "cut")
 """What becomes of the past at a new prompt; see ``SteeringEvent``."""
@@ -39,6 +42,7 @@ class SteeringEvent:
 
     def __post_init__(self) -> None:
         _require_event(self.block, self.text, self.memory, self.forget)
+        object.__setattr__(self, "block", int(self.block))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
@@ -51,8 +55,8 @@ class SteeringEvent:
             return value
         if not isinstance(value, Mapping) or not {"block", "text"} <= value.keys():
             raise ValueError(
-                f"an event is an object with the keys 'block' and 'text', got {value!r}: it says "
-                f"what to show from where on. Pass what stream.events gave."
+                f"an event is an object with the keys 'block' and 'text', got {shown(value)}: it "
+                f"says what to show from where on. Pass what stream.events gave."
             )
         refuse_unknown_keys("an event", value, [field.name for field in fields(cls)])
         how = {"memory": "keep", "forget": False, **value}
@@ -77,6 +81,11 @@ class LiveSchedule:
     """
 
     def __init__(self, plan: ShotPlan, events: Iterable[Any] = (), *, begun: int = 0) -> None:
+        if not isinstance(events, Iterable) or isinstance(events, str | bytes | Mapping):
+            raise ValueError(
+                f"events are a list, got {shown(events)}: each is a change at a block. Pass what "
+                f"stream.events gave."
+            )
         self.plan = plan
         self._begun = begun
         self._lock = threading.Lock()
@@ -137,29 +146,41 @@ class LiveSchedule:
             ValueError: no text, an unknown word, or a time that is past or beyond the end.
         """
         with self._lock:
-            block = self._begun if at == "next" else self._block_at(at)
-            self._require_within(block, f"at={at!r}")
+            soon = isinstance(at, str) and at == "next"
+            block = self._begun if soon else self._block_at(at)
+            self._require_within(block, f"at={shown(at)}")
             event = SteeringEvent(block=block, text=text, memory=memory, forget=forget)
             self._events[block] = event
             return event
+
+    def prompts(self) -> list[tuple[str, str]]:
+        """Every prompt that the video shows, as it was given, and as its first block reads it."""
+        plan = self.plan
+        planned = [
+            (text, plan.prompt(text, shot=shot, cut=shot > 0).text)
+            for shot, text in enumerate(plan.prompts)
+        ]
+        steered = [
+            (event.text, plan.prompt(event.text, shot=0, cut=event.memory == "cut").text)
+            for event in self.events
+        ]
+        return planned + steered
 
     def fork(self) -> "LiveSchedule":
         """An independent schedule that is the same so far."""
         return LiveSchedule(self.plan, self.events, begun=self._begun)
 
     def _block_at(self, at: Any) -> int:
-        number = isinstance(at, int | float) and not isinstance(at, bool)
-        if not number or not 0 <= at < float("inf"):
-            raise ValueError(
-                f"at={at!r} is neither 'next' nor a time: a prompt takes effect at the next block "
-                f"or so many seconds into the video. Use for example at=12.5."
-            )
-        timing = self.plan.timing
-        block = timing.blocks_nearest(at, opening=True) if at else 0
+        why = (
+            "a prompt takes effect at the next block or so many seconds into the video. Use "
+            "'next', or for example at=12.5."
+        )
+        seconds, timing = real("at", at, at_least=0, why=why), self.plan.timing
+        block = timing.blocks_nearest(seconds, opening=True) if seconds else 0
         if block < self._begun:
             raise ValueError(
-                f"at={at!r} is past: it falls on block {block}, and {self._begun} blocks have been "
-                f"begun. Use at='next', or a time from {timing.seconds(self._begun):.2f} s on."
+                f"at={shown(at)} is past: it falls on block {block}, and {self._begun} blocks have "
+                f"been begun. Use at='next', or a time from {timing.seconds(self._begun):.2f} s on."
             )
         return block
 
@@ -174,19 +195,16 @@ class LiveSchedule:
 def _require_event(block: Any, text: Any, memory: Any, forget: Any) -> None:
     """Raise ValueError unless these make an event; values may come straight from a file."""
     require_prompt(text)
-    if not isinstance(block, int) or isinstance(block, bool) or block < 0:
+    why = "an event takes effect at a block, counted from 0. Use for example block=3."
+    whole("an event's block", block, at_least=0, at_most=MOST_LATENT_FRAMES, why=why)
+    if not isinstance(memory, str) or memory not in MEMORY:
         raise ValueError(
-            f"an event takes effect at a block counted from 0, got {block!r}: blocks are "
-            f"generated whole. Use for example block=3."
-        )
-    if memory not in MEMORY:
-        raise ValueError(
-            f"memory={memory!r} is none of {', '.join(MEMORY)}: the past is "
+            f"memory={shown(memory)} is none of {', '.join(MEMORY)}: the past is "
             f"kept, encoded again under the new prompt, or left by a cut. Use one of them."
         )
     if not isinstance(forget, bool) or (forget and memory != "cut"):
         raise ValueError(
-            f"forget={forget!r} with memory={memory!r}: only a cut can forget what "
+            f"forget={shown(forget)} with memory={memory!r}: only a cut can forget what "
             f"was before it. Use cut(text, forget=True), or leave forget out."
         )
     if memory == "cut" and block == 0:

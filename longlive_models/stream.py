@@ -21,6 +21,7 @@ from longlive_core.async_decode import AsyncDecodeScheduler
 from longlive_models.callbacks import OnBlock, OnStep, StepReport, asks_to_stop, require_callable
 from longlive_models.finite import Checks, NonFiniteVideo
 from longlive_models.generator import BlockGenerator
+from longlive_models.prompt_report import NotShown, not_shown, warn_of
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import At, LiveSchedule
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
@@ -60,6 +61,8 @@ class Stream:
         state: of the decoder, after the blocks that the generator has made.
         ready: blocks made already that are to come out first.
         decodes: False for a rank that leaves this to another one: its blocks have no frames.
+        reader: the text encoder; says what it does not take of prompts, if it can
+            (``longlive_models.prompt_report``).
         on_step, on_block: told of each denoising step, and of each block before it comes out; see
             ``longlive_models.callbacks``. They run on the thread that asks for the block. Where one
             answers False, the stream ends: after the blocks that are made, or after this one.
@@ -77,6 +80,7 @@ class Stream:
         state: StreamState | None = None,
         ready: Iterable[VideoBlock] = (),
         decodes: bool = True,
+        reader: object = None,
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> None:
@@ -87,6 +91,7 @@ class Stream:
         self._origin = origin
         self._first_state = state  # held until a lane's stream no longer reads it
         self._decodes = decodes
+        self._reader = reader
         require_callable("on_step", on_step)
         require_callable("on_block", on_block)
         self._on_step = on_step
@@ -114,6 +119,12 @@ class Stream:
         The same plan with ``pipe.stream(..., events=...)`` makes the same video again.
         """
         return [event.to_dict() for event in self._schedule.events]
+
+    @property
+    def not_shown(self) -> NotShown:
+        """What of the plan and the events is not in the video: unknown words, for one."""
+        plan = self._schedule.plan
+        return not_shown(self._reader, self._schedule.prompts(), plan.left_out)
 
     @property
     def next_block(self) -> int:
@@ -147,17 +158,19 @@ class Stream:
             memory: "keep" changes the text alone; "recache" first encodes the pages in sight again
                 under it; "cut" starts a new shot. See ``SteeringEvent``.
 
+        Warns, with a ``PromptWarning``, of words that the model does not take.
+
         Raises:
             ValueError: an empty text, an unknown word, a time that is past or beyond the end, or a
                 stream that has ended.
         """
         self._require_open("prompt")
-        return self._schedule.add(text, at=at, memory=memory).to_dict()
+        return self._steer(text, at=at, memory=memory)
 
     def cut(self, text: str, *, at: At = "next", forget: bool = False) -> dict[str, Any]:
         """Start a new shot; ``forget`` drops what was before it. As ``prompt`` otherwise."""
         self._require_open("cut")
-        return self._schedule.add(text, at=at, memory="cut", forget=forget).to_dict()
+        return self._steer(text, at=at, memory="cut", forget=forget)
 
     def snapshot(self, path: str | Path, *, notes: Mapping[str, Any] | None = None) -> Path:
         """Write down where the stream stands, so that ``pipe.resume(path)`` gives the next block.
@@ -199,6 +212,7 @@ class Stream:
                 state=state,
                 ready=self._ready,
                 decodes=self._decodes,
+                reader=self._reader,
                 on_step=self._on_step,
                 on_block=self._on_block,
             )
@@ -248,6 +262,14 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _steer(self, text: str, **how: Any) -> dict[str, Any]:
+        event = self._schedule.add(text, **how)
+        if self._decodes:
+            cut = event.memory == "cut"
+            read = self.plan.prompt(text, shot=0, cut=cut).text
+            warn_of(not_shown(self._reader, [(text, read)]), self._reader)
+        return event.to_dict()
 
     def _next(self) -> VideoBlock | None:
         """The next block; generates as far ahead of it as the lane works beside that."""
@@ -349,4 +371,4 @@ def collect(stream: Stream) -> Video:
     """All blocks of a stream, joined; of one that is stopped before its first block, no frames."""
     none = torch.empty(0, *stream.size, 3, dtype=torch.uint8, device="cpu")
     frames = torch.cat([none, *(block.frames for block in stream)])
-    return Video(frames, stream.plan.timing.fps)
+    return Video(frames, stream.plan.timing.fps, stream.not_shown.unknown_words)

@@ -39,7 +39,8 @@ class Origin:
         version: of this library.
         model: SHA-256 of the weights.
         weights, compute, kv_cache: precisions, as ``Placement`` names them.
-        settings: ``GenerationSettings.to_dict()``; "steps" and "guidance" at least.
+        settings: ``GenerationSettings.to_dict()``; "steps", "guidance" and
+            "negative_prompt" at least.
 
     Raises ValueError for settings without these.
     """
@@ -55,6 +56,8 @@ class Origin:
         why = "a stream goes on with the settings it was begun with. " + _WAY_OUT
         whole("settings.steps", self.settings.get("steps"), at_least=1, why=why)
         real("settings.guidance", self.settings.get("guidance"), at_least=0, why=why)
+        if not isinstance(self.settings.get("negative_prompt"), str):
+            raise ValueError(f"settings.negative_prompt is a text: {why}")
 
     def require(self, here: "Origin", path: Path) -> None:
         """Raise ValueError if what is ``here`` would not go on as what made this."""

@@ -69,6 +69,7 @@ class Video:
     Attributes:
         frames: uint8 [frames, height, width, 3] on the CPU.
         fps: frames a second.
+        unknown_words: words of its prompts that the model does not know: they are not shown.
 
     Raises:
         ValueError: frames of another shape or type, or a rate that is not above 0.
@@ -76,6 +77,7 @@ class Video:
 
     frames: Frames
     fps: float
+    unknown_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         frames = self.frames

@@ -10,11 +10,13 @@ from longlive_models.first_frame import load_image
 from longlive_models.folder import fingerprint
 from longlive_models.generator import check_seed
 from longlive_models.hub import is_published, resolve
-from longlive_models.pipeline import Placement, plan_video, read_spec
+from longlive_models.model_folder import read_spec, read_words
+from longlive_models.placement import Placement
 from longlive_models.precision import stored_precision
+from longlive_models.prompt_report import NotShown, not_shown
 from longlive_models.published import find_files
 from longlive_models.settings import GenerationSettings
-from longlive_models.shots import ShotPlan
+from longlive_models.shots import ShotPlan, plan_video
 from longlive_models.steering import LiveSchedule
 from longlive_models.stream_snapshot import Origin
 from longlive_models.video import CRF, check_crf, check_rate, check_size
@@ -28,7 +30,8 @@ from longlive_recipes.outputs import check_files
 class PlannedVideo:
     """A video before it is made; ``frames`` and ``seconds`` are None where it has no end.
 
-    ``name`` is that of its file. ``seconds`` is how long it plays.
+    ``name`` is that of its file. ``seconds`` is how long it plays. ``not_shown`` has what of its
+    prompts will not be in it, as far as that is known before the model is loaded.
 
     ``start``: the frames that are there already, where it goes on from others.
     """
@@ -39,6 +42,7 @@ class PlannedVideo:
     frames: int | None
     seconds: float | None
     shots: list[dict[str, Any]]
+    not_shown: NotShown = NotShown()
     image: Path | None = None
     start: VideoStart | None = None
 
@@ -104,7 +108,7 @@ def plan(
     )
     fps = settings.fps if config.fps is None else config.fps
     attention = placement.receipt(spec.transformer.head_dim).backend
-    videos = []
+    videos, words = [], read_words(folder)
     for job, path in zip(jobs, paths, strict=True):
         _check_job(job, path)
         check_size(path, (settings.height, settings.width))
@@ -119,8 +123,9 @@ def plan(
             shots = job.past.summary.plan
         else:
             shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
-            LiveSchedule(shots, job.events)
-        videos.append(_planned(job, path, shots, fps))
+        schedule = LiveSchedule(shots, _events(job))
+        lacking = not_shown(words, schedule.prompts(), shots.left_out)
+        videos.append(_planned(job, path, shots, fps, lacking))
     return Plan(
         config=config,
         size=f"{settings.width}x{settings.height}",
@@ -200,7 +205,11 @@ def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
     return CRF if config.crf is None else config.crf
 
 
-def _planned(job: Job, path: Path, shots: ShotPlan, fps: float) -> PlannedVideo:
+def _events(job: Job) -> tuple[dict[str, Any], ...]:
+    return job.events if job.past is None else job.past.summary.events
+
+
+def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShown) -> PlannedVideo:
     return PlannedVideo(
         name=path.stem,
         path=path,
@@ -208,6 +217,7 @@ def _planned(job: Job, path: Path, shots: ShotPlan, fps: float) -> PlannedVideo:
         frames=None if shots.endless else shots.frames,
         seconds=None if shots.endless else shots.frames / fps,
         shots=shots.describe(),
+        not_shown=lacking,
         image=job.image,
         start=job.past.start if job.past else None,
     )

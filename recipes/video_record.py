@@ -5,6 +5,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def video_record(
     timings: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The sidecar: enough to make the video again, and to know what it took."""
+    begins = [0, *accumulate(shot["blocks"] or 0 for shot in video.shots)]
+    shown = [
+        shot for shot, block in zip(video.shots, begins, strict=False) if block < result.blocks
+    ]
     events = [event for event in stream.events if event["block"] < result.blocks]
     config = replace(settled(planned), seconds=result.frames / planned.model_fps)
     settings = pipeline.settings.override(
@@ -70,11 +75,12 @@ def video_record(
         "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
         "settings": settings.to_dict(),
         "result": as_plain(result),
+        "not_shown": as_plain(stream.not_shown),
         "replay": {
             "config": as_plain(config),
             "seed": video.seed,
             "image": as_plain(video.image),
-            "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in video.shots],
+            "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in shown],
             "events": events,
         },
         "model_sha256": pipeline.fingerprint,

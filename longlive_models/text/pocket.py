@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longlive_models.prompt_report import PromptReport
 from longlive_models.schema import build
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import WordTokenizer
@@ -73,6 +74,15 @@ class PocketTextEncoder(nn.Module):
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "prompts text_len"]:
         """Token numbers of each prompt, int64 on the CPU, padded to ``text_len``."""
         return self.tokenizer.tokenize(prompts)
+
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """All words that mean something to it."""
+        return self.tokenizer.known_words
+
+    def read(self, prompt: str) -> PromptReport:
+        """What it does not take of a prompt: unknown words, and words past its limit."""
+        return self.tokenizer.read(prompt)
 
     def forward(
         self, ids: Int[Tensor, "prompts text_len"]

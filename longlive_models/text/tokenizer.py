@@ -2,11 +2,14 @@
 
 import html
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from longlive_models.prompt_report import PromptReport
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
@@ -28,8 +31,9 @@ def words(prompt: str) -> list[str]:
 class WordTokenizer:
     """One number a word: 0 pads, 1 stands for words outside ``vocab``, 2 ends the prompt.
 
-    Prompts of more than ``text_len - 1`` words lose those past the limit. Raises ValueError if an
-    entry of ``vocab`` occurs twice or is not one word in the form that ``words`` gives.
+    Prompts of more than ``text_len - 1`` words lose those past the limit: ``read`` says which.
+    Raises ValueError if an entry of ``vocab`` occurs twice or is not one word in the form that
+    ``words`` gives.
     """
 
     PAD, UNKNOWN, END = 0, 1, 2
@@ -70,6 +74,21 @@ class WordTokenizer:
         numbers = ids.tolist()
         end = numbers.index(self.END) if self.END in numbers else len(numbers)
         return " ".join(self._words[number] for number in numbers[:end])
+
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """The words that have a number of their own."""
+        return self._words[len(self.SPECIAL) :]
+
+    def read(self, prompt: str) -> PromptReport:
+        """What is not taken of a prompt: unknown words and symbols, and words past the limit."""
+        most = self.text_len - 1
+        symbols = (sign for sign in clean(prompt) if unicodedata.category(sign)[0] == "S")
+        return PromptReport(
+            unknown=(*self.unknown(prompt), *dict.fromkeys(symbols)),
+            left_out=" ".join(words(prompt)[most:]),
+            limit=f"{most} words",
+        )
 
     def unknown(self, prompt: str) -> tuple[str, ...]:
         """The words of ``prompt`` that have no number of their own, each once, in order."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from longlive_models.prompt_report import PromptReport
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import clean
 
@@ -56,7 +57,8 @@ class UMT5TextEncoder(nn.Module):
     """Prompts to the rows that LongLive-2.0's transformer reads.
 
     ``tokenizer`` may be left out where only token numbers are encoded. Prompts of more tokens than
-    ``text_len`` lose those past the limit. Weights start random: see ``checkpoint.load_umt5``.
+    ``text_len`` lose those past the limit: ``read`` says which. Weights start random: see
+    ``checkpoint.load_umt5``.
     """
 
     def __init__(
@@ -93,6 +95,42 @@ class UMT5TextEncoder(nn.Module):
         """Size of one row."""
         return self.config.dim
 
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """None: pieces of words are known, and make any word."""
+        return ()
+
+    def read(self, prompt: str) -> PromptReport:
+        """What it does not take of a prompt: words without a piece, and tokens past its limit.
+
+        Raises ValueError if the encoder was built without a tokenizer.
+        """
+        tokenizer = self._require_tokenizer()
+        text = clean(prompt)
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        unknown = tokenizer.unk_token_id
+        return PromptReport(
+            unknown=tuple(
+                dict.fromkeys(
+                    word
+                    for word in (text.split() if unknown in ids else ())
+                    if unknown in tokenizer(word, verbose=False)["input_ids"]
+                )
+            ),
+            left_out=""
+            if len(ids) <= self.text_len
+            else tokenizer.decode(ids[self.text_len - 1 : -1]),
+            limit=f"{self.text_len - 1} tokens",
+        )
+
+    def _require_tokenizer(self) -> "PreTrainedTokenizerBase":
+        if self.tokenizer is None:
+            raise ValueError(
+                "this UMT5 encoder has no tokenizer, so it takes token numbers, got prompts. "
+                "Build it with tokenizer=load_tokenizer(folder)."
+            )
+        return self.tokenizer
+
     def forward(
         self, ids: Int[Tensor, "prompts tokens"], mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts tokens dim"]:
@@ -108,12 +146,7 @@ class UMT5TextEncoder(nn.Module):
 
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> Tensor:
-        if self.tokenizer is None:
-            raise ValueError(
-                "this UMT5 encoder has no tokenizer, so it takes token numbers, got prompts. "
-                "Build it with tokenizer=load_tokenizer(folder)."
-            )
-        tokens = self.tokenizer(
+        tokens = self._require_tokenizer()(
             [clean(text) for text in texts],
             padding="longest",
             truncation=True,

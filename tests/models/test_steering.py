@@ -116,7 +116,7 @@ def test_an_endless_plan_has_every_block():
     plan = Storyboard.of(["a"]).plan(TIMING, seconds=math.inf)
     schedule = LiveSchedule(plan)
     assert schedule.has(10**12) and not LiveSchedule(PLAN).has(BLOCKS)
-    assert schedule.add("x", at=1e9).block == round(1e9) and schedule.block(10**12).text == "x"
+    assert schedule.add("x", at=1e6).block == round(1e6) and schedule.block(10**12).text == "x"
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_an_endless_plan_has_every_block():
         ({"text": ""}, "at least one word, got ''"),
         ({"memory": "forget"}, "memory='forget' is none of keep, recache, cut.*Use one of them"),
         ({"forget": True}, "only a cut can forget.*Use cut"),
-        ({"at": "now"}, "at='now' is neither 'next' nor a time.*at=12.5"),
-        ({"at": True}, "at=True is neither"),
-        ({"at": math.inf}, "at=inf is neither"),
-        ({"at": -1}, "at=-1 is neither"),
+        ({"at": "now"}, "at is a finite number, got 'now'.*Use 'next', or for example at=12.5"),
+        ({"at": True}, "at is a finite number, got True"),
+        ({"at": math.inf}, "at is a finite number, got inf"),
+        ({"at": -1}, "at is at least 0, got -1"),
         ({"at": 1.0}, "at=1.0 is past: it falls on block 1, and 2 blocks.*from 1.62 s on"),
         ({"at": 0}, "at=0 is past: it falls on block 0"),
         ({"at": 7.7}, "at=7.7 is past the end: the video has 8 blocks.*make the video longer"),
@@ -152,8 +152,8 @@ def test_a_video_that_is_made_takes_no_prompt():
         ("x", "an event is an object with the keys 'block' and 'text', got 'x'"),
         ({"text": "x"}, "with the keys 'block' and 'text'"),
         ({"block": 1, "text": "x", "memroy": "cut"}, "no key 'memroy'; did you mean 'memory'"),
-        ({"block": -1, "text": "x"}, "counted from 0, got -1"),
-        ({"block": 1.5, "text": "x"}, "counted from 0, got 1.5"),
+        ({"block": -1, "text": "x"}, "block is at least 0, got -1.*counted from 0"),
+        ({"block": 1.5, "text": "x"}, "block is a whole number, got 1.5"),
         ({"block": 0, "text": "x", "memory": "cut"}, "a cut at block 0 has nothing to cut from"),
         ({"block": 1, "text": 3}, "a prompt is a text, got 3"),
         ({"block": 1, "text": "x", "memory": None}, "memory=None is none of"),

@@ -60,6 +60,7 @@ def test_a_record_holds_what_it_takes_to_make_the_video_again(config, tmp_path):
         "plan",
         "settings",
         "result",
+        "not_shown",
         "replay",
         "model_sha256",
         "versions",

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longlive_models.prompt_report import PromptReport
 from longlive_models.text import WordTokenizer
 from longlive_models.text.tokenizer import clean, words
 
@@ -70,3 +71,25 @@ def test_a_word_that_could_never_match_is_refused():
 def test_a_word_listed_twice_is_refused():
     with pytest.raises(ValueError, match="got red more than once.*Remove"):
         WordTokenizer(("red", "blue", "red"), text_len=4)
+
+
+def test_what_is_not_taken_of_a_prompt_is_reported():
+    tokenizer = WordTokenizer(("a", "red", "circle"), 5)
+    report = tokenizer.read("A photo of a red, RED circle \u2764 in a red circle")
+    assert report == PromptReport(
+        unknown=("photo", "of", "in", "\u2764"),
+        left_out="red red circle in a red circle",
+        limit="4 words",
+    )
+    assert tokenizer.read("a red circle") == PromptReport(limit="4 words")
+    assert tokenizer.known_words == ("a", "red", "circle")
+
+
+@given(st.lists(st.sampled_from(["a", "red", "cat", "rain"]), max_size=9), st.integers(1, 9))
+def test_what_is_read_and_what_is_left_out_is_all(chosen, text_len):
+    tokenizer = WordTokenizer(("a", "red"), text_len)
+    prompt = " ".join(chosen)
+    left_out = tokenizer.read(prompt).left_out.split()
+    read = (tokenizer.tokenize([prompt]) > WordTokenizer.END).sum()
+    read += (tokenizer.tokenize([prompt]) == WordTokenizer.UNKNOWN).sum()
+    assert chosen[int(read) :] == left_out

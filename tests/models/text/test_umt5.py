@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
+from longlive_models.prompt_report import PromptReader, PromptReport
 from longlive_models.text import (
     UMT5_XXL,
     TextEncoder,
@@ -143,6 +144,18 @@ def test_a_long_prompt_is_cut_to_the_length(encoder):
     features = encoder.encode([" ".join(["red"] * 50)])
     assert features.shape == (1, TINY.text_len, TINY.dim)
     assert (features[0].abs().sum(-1) > 0).all()
+
+
+def test_what_is_not_taken_of_a_prompt_is_reported(encoder):
+    limit = f"{TINY.text_len - 1} tokens"
+    assert encoder.read("a  red &amp;amp; circle") == PromptReport(limit=limit)
+    assert encoder.read("a cat, a  Cat") == PromptReport(unknown=("cat,", "Cat"), limit=limit)
+    long = " ".join(["red"] * (TINY.text_len - 1) + ["a", "circle"])
+    assert encoder.read(long) == PromptReport(left_out="a circle", limit=limit)
+    assert encoder.read(long.removesuffix(" a circle")) == PromptReport(limit=limit)
+    assert isinstance(encoder, PromptReader)
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        UMT5TextEncoder(TINY).read("a")
 
 
 def test_it_satisfies_the_protocol(encoder):

@@ -1,0 +1,141 @@
+"""What a model does not take of its prompts: said as a warning, and kept for records. No tensors.
+
+A prompt is never refused for it: the rest of it is shown. What is left out is said where a video
+begins and where it is steered, and stands in ``Video.unknown_words`` and in every record.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+_SHOWN = 12
+_LISTED = 200
+_NEAR = 0.75
+
+
+class PromptWarning(UserWarning):
+    """A part of what was asked for will not be in the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptReport:
+    """What a text encoder does not take of one prompt.
+
+    Attributes:
+        unknown: words that it has no meaning for, each once, in order.
+        left_out: the end of the prompt that it does not read, as text; "" for none.
+        limit: how many words or tokens it reads, as text: "31 words".
+    """
+
+    unknown: tuple[str, ...] = ()
+    left_out: str = ""
+    limit: str = ""
+
+
+@runtime_checkable
+class PromptReader(Protocol):
+    """A text encoder that can say what it takes of a prompt; one that cannot is not asked."""
+
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """All words that it knows; none where they cannot be counted."""
+
+    def read(self, prompt: str) -> PromptReport:
+        """What it does not take of a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotShown:
+    """What of all that was asked for is not in a video.
+
+    Attributes:
+        unknown_words: words of prompts that the model does not know.
+        words_left_out: ends of prompts that it does not read.
+        shots_left_out: prompts of shots that begin after the video's end, or have no duration.
+    """
+
+    unknown_words: tuple[str, ...] = ()
+    words_left_out: tuple[str, ...] = ()
+    shots_left_out: tuple[str, ...] = ()
+
+
+def not_shown(
+    reader: object, prompts: Iterable[tuple[str, str]], shots_left_out: Sequence[str] = ()
+) -> NotShown:
+    """What a video of these prompts will lack.
+
+    Args:
+        reader: a text encoder; asked if it is a ``PromptReader``.
+        prompts: each prompt as it was given, and as it is read: with a scene cut's prefix, say.
+        shots_left_out: prompts that are not shown at all.
+    """
+    unknown: dict[str, None] = {}
+    ends: dict[str, None] = {}
+    if isinstance(reader, PromptReader):
+        for given, read in prompts:
+            unknown |= dict.fromkeys(reader.read(given).unknown)
+            if end := reader.read(read).left_out:
+                ends[end] = None
+    return NotShown(
+        unknown_words=tuple(unknown),
+        words_left_out=tuple(ends),
+        shots_left_out=tuple(shots_left_out),
+    )
+
+
+def warn_of(found: NotShown, reader: object) -> None:
+    """Say what a video lacks: a ``PromptWarning`` for each kind."""
+    for line in lines_about(found, reader):
+        warnings.warn(line, PromptWarning, stacklevel=3)
+
+
+def lines_about(found: NotShown, reader: object) -> list[str]:
+    """What a video lacks and the way out, a line a kind."""
+    lines = []
+    known = reader.known_words if isinstance(reader, PromptReader) else ()
+    if found.unknown_words:
+        words = _few([_with_hint(word, known) for word in found.unknown_words])
+        lines.append(
+            f"the model does not know {words}: what they name will not be in the video. "
+            f"{_vocabulary(known)}"
+        )
+    if found.words_left_out:
+        limit = reader.read(" ").limit if isinstance(reader, PromptReader) else ""
+        ends = _few([repr(_short(end)) for end in found.words_left_out])
+        lines.append(
+            f"the model reads the first {limit} of a prompt, so these ends are left out: {ends}. "
+            f"Say it in fewer words, or in several shots."
+        )
+    if found.shots_left_out:
+        count = len(found.shots_left_out)
+        shots = _few([repr(_short(prompt)) for prompt in found.shots_left_out])
+        lines.append(
+            f"{count} {'shot begins' if count == 1 else 'shots begin'} after the video's end, or "
+            f"without a duration, so not shown: {shots}. Make the video longer, or leave "
+            f"{'it' if count == 1 else 'them'} out."
+        )
+    return lines
+
+
+def _with_hint(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=_NEAR)
+    return f"{_short(word)!r}{f' (did you mean {near[0]!r}?)' if near else ''}"
+
+
+def _vocabulary(known: Sequence[str]) -> str:
+    if not known:
+        return "Use other words."
+    if len(known) > _LISTED:
+        return f"It knows {len(known)} words; use others."
+    return f"It knows {', '.join(sorted(known))}."
+
+
+def _few(items: Sequence[str]) -> str:
+    more = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
