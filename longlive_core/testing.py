@@ -63,7 +63,7 @@ class _FillWithNaN(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _ALLOCATORS and result.is_floating_point():
-            result.fill_(float("nan"))
+            result.detach().fill_(float("nan"))  # also where it is a leaf that requires grad
         return result
 
 

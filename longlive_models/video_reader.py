@@ -255,9 +255,9 @@ class _Clip:
             share = pixels[..., 3:].astype(np.float32) / 255
             over = pixels[..., :3] * share + np.array(BEHIND, np.float32) * (1 - share)
             pixels = over.round().astype(np.uint8)
-        for data in frame.side_data:
-            if data.type == SideData.DISPLAYMATRIX:
-                pixels = _turned(pixels, struct.unpack("=9i", bytes(data)))
+        matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+        if matrix is not None:
+            pixels = _turned(pixels, struct.unpack("=9i", bytes(matrix)))
         return torch.from_numpy(np.ascontiguousarray(pixels))
 
     @contextmanager

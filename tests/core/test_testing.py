@@ -77,6 +77,7 @@ def test_fresh_memory_is_nan_within_and_only_within():
             x.new_empty(3),
             torch.empty_strided((3,), (1,)),
             torch.empty(3, dtype=torch.bfloat16),
+            torch.empty(3, requires_grad=True),
         ]
         counts = torch.empty(3, dtype=torch.int64)
     assert all(bool(y.isnan().all()) for y in fresh)

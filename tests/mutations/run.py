@@ -10,6 +10,7 @@ it. A fault that no test notices survives; survivors are printed, with the line 
 import argparse
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,10 @@ def draw(count: int, seed: int, packages: Sequence[str] = PACKAGES) -> list[Muta
 
 
 def mirrored(file: str) -> list[str]:
-    """The tests of a source file: its mirror first, then those of its folder that import it."""
+    """The tests of a source file: its mirror first, then those that import it or name its classes.
+
+    Of its folder the first, of other folders the second.
+    """
     path = Path(file)
     short = {"longlive_core": "core", "longlive_models": "models", "longlive_cli": "cli"}
     folder = Path("tests", *[short.get(part, part) for part in path.parts[:-1]])
@@ -68,6 +72,12 @@ def mirrored(file: str) -> list[str]:
         test
         for test in sorted((ROOT / folder).rglob("test_*.py"))
         if test not in own and any(name in test.read_text() for name in names)
+    ]
+    classes = re.findall(r"^class ([A-Z]\w+)", (ROOT / file).read_text(), re.MULTILINE)
+    others += [
+        test
+        for test in sorted((ROOT / "tests").glob(f"{folder.parts[1]}/**/test_*.py"))
+        if test not in [*own, *others] and any(name in test.read_text() for name in classes)
     ]
     if not own and not others:
         others = sorted((ROOT / folder).glob("test_*.py"))

@@ -133,3 +133,10 @@ def test_a_window_without_room_is_refused(sizes, message):
 def test_a_shot_cannot_start_after_its_block(anchor):
     with pytest.raises(ValueError, match=f"block 3 cannot belong to a shot.*page {anchor}"):
         Window().visible(3, anchor)
+
+
+def test_the_first_shot_starts_at_page_0_unless_another_is_named():
+    window = Window(pages=4, sink=1, shot_sink=1)
+    assert window.visible(0) == window.retained(0) == (0,)
+    assert window.visible(6) == window.visible(6, 0)
+    assert window.retained(6) == window.retained(6, 0)

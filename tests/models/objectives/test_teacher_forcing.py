@@ -103,3 +103,10 @@ def test_training_reaches_every_parameter_and_lowers_the_loss(setting):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_least_noise_of_a_context_counts(setting):
+    model = Recorder(setting["latents"])
+    frame_losses(model, **setting, context_noise=1.0)
+    assert torch.equal(model.how["clean_timesteps"], torch.ones(2, FRAMES))
+    assert not torch.equal(model.how["clean"], setting["latents"])

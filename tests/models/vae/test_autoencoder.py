@@ -184,3 +184,9 @@ def test_statistics_may_be_replaced():
     a, b = VAES[SAME], build(replace(SAME, latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3))
     video = random_video(SAME, 5)
     assert difference(b.encode(video), a.moments(video)[0]) < 1e-12
+
+
+def test_statistics_are_buffers_that_move_with_the_weights_and_are_not_stored():
+    vae = build(SAME)
+    assert {"latent_mean", "latent_std"} <= dict(vae.named_buffers()).keys()
+    assert not {"latent_mean", "latent_std"} & vae.state_dict().keys()
