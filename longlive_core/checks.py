@@ -74,6 +74,18 @@ def real(
     return number
 
 
+def switch(name: str, value: Any, *, why: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is True or False, got {shown(value)}: {why}")
+
+
+def text(name: str, value: Any, *, why: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is a string."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a string, got {shown(value)}: {why}")
+
+
 def shown(value: Any, most: int = 60) -> str:
     """A value as an error message shows it: its repr, shortened, on one line."""
     if isinstance(value, int) and not _is_bool(value) and value.bit_length() > 200:

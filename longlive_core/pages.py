@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int32, Shaped
 from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
+from longlive_core.checks import text
 
 PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
 Page = Float[Tensor, "samples tokens heads head_dim"]
@@ -44,6 +45,9 @@ class EightBitPageCodec(ABC):
     code_dtype: ClassVar[torch.dtype]
 
     def __post_init__(self) -> None:
+        text(
+            f"{type(self).__name__}.backend", self.backend, why="It names what decodes, or 'auto'."
+        )
         if self.dtype not in DTYPES:
             raise ValueError(
                 f"{type(self).__name__}(dtype={self.dtype}): pages are decoded in float32 and "

@@ -47,7 +47,13 @@ PUBLISHED_RULES = {
 }
 """The original's names of the rules."""
 
-_PACKED = ("weight_codes", "weight_scales", "weight_amax", "weight_format")
+_PACKED = {
+    "weight_codes": torch.uint8,
+    "weight_scales": torch.uint8,
+    "weight_amax": torch.int32,
+    "weight_format": torch.int32,
+}
+_CODES = "weight_codes"
 _IN_FILES = {"torchao": "_weight_"}
 """What stands before a convention's names in a state dict."""
 
@@ -93,7 +99,7 @@ def split_quantization(values: Mapping[str, Any]) -> tuple[dict[str, Any], Packe
 
 def packed_modules(names: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
     """The modules whose weights are packed, by the names of a state dict."""
-    ending = f".{_PACKED[0]}"
+    ending = f".{_CODES}"
     return tuple(name.removesuffix(ending) for name in names if name.endswith(ending))
 
 
@@ -114,7 +120,10 @@ def load_packed(
     """
     run = LinearConfig() if run is None else run
     modules = packed_modules(tensors)
-    formats = {name: read_format(tensors[f"{name}.weight_format"]) for name in modules}
+    formats = {}
+    for name in modules:
+        weight = read_weight(name, tensors, source)
+        formats[name] = weight.config, weight.shape
 
     def why_keep(linear: nn.Module) -> str | None:
         return None if id(linear) in wanted else "its weight is not packed"
@@ -147,16 +156,38 @@ def packed_state(name: str, weight: NVFP4Tensor) -> dict[str, Tensor]:
     return {f"{name}.{key}": tensor for key, tensor in buffers.items()}
 
 
-def read_weight(name: str, tensors: Mapping[str, Tensor]) -> NVFP4Tensor:
-    """One packed weight of a state dict; the inverse of ``packed_state``."""
+def read_weight(
+    name: str, tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint"
+) -> NVFP4Tensor:
+    """One packed weight of a state dict; the inverse of ``packed_state``.
+
+    Raises ValueError if a part of it is missing, or its scales are none that a weight can have.
+    """
+    if missing := [key for key in _PACKED if f"{name}.{key}" not in tensors]:
+        raise ValueError(
+            f"{source} has {name}.{_CODES} without {name}.{missing[0]}: a packed weight is "
+            f"{', '.join(_PACKED)}. A part of the file is missing; take it whole."
+        )
+    for key, dtype in _PACKED.items():
+        if (found := tensors[f"{name}.{key}"].dtype) != dtype:
+            raise ValueError(
+                f"{source} has {name}.{key} in {found}, and it holds bits as {dtype}: the "
+                f"checkpoint was cast when it was saved. Take the original file."
+            )
     config, shape = read_format(tensors[f"{name}.weight_format"])
-    return NVFP4Tensor(
+    weight = NVFP4Tensor(
         codes=tensors[f"{name}.weight_codes"],
         block_scales=tensors[f"{name}.weight_scales"].view(torch.float8_e4m3fn),
         amax=tensors[f"{name}.weight_amax"].view(torch.float32),
         config=config,
         shape=shape,
     )
+    if (problem := weight.scale_problem()) is not None:
+        raise ValueError(
+            f"{source} has a packed weight {name} that cannot be read: {problem}. The file is "
+            f"damaged, or was packed from weights that held no numbers. Take the original file."
+        )
+    return weight
 
 
 def decode_state(
@@ -200,7 +231,11 @@ def import_state(
         before = _IN_FILES.get(kind.name, "")
         known = {f"{before}{key}": key for key in (*kind.names, *kind.also)}
         own = {known[key]: tensor for key, tensor in found[name].items() if key in known}
-        taken |= packed_state(name, kind.read(own, config=config, swizzled=swizzled))
+        try:
+            weight = kind.read(own, config=config, swizzled=swizzled)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        taken |= packed_state(name, weight)
         for key in known:
             left.pop(f"{name}.{key}", None)
     return left | taken

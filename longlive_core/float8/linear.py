@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.byte_rows import ENCODE_ROWS
+from longlive_core.checks import shown, switch, text, whole
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.linear_swap import KEEP, ConversionReport, features, plan_swap, swap_linears
@@ -34,6 +35,15 @@ class Float8Config:
     scaling: Literal["row", "block"] = "row"
     backend: str = "auto"
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scaling not in ("row", "block"):
+            raise ValueError(
+                f"Float8Config(scaling={shown(self.scaling)}): choose 'row', which is fastest, or "
+                f"'block', which is more accurate with outlier channels."
+            )
+        text("Float8Config.backend", self.backend, why="It names what multiplies, or 'auto'.")
+        switch("Float8Config.strict", self.strict, why="True refuses to emulate.")
 
     @property
     def activation(self) -> Scaling:
@@ -69,7 +79,9 @@ class Float8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = Float8Config() if config is None else config
-        self.in_features, self.out_features = in_features, out_features
+        why = "It is how many numbers a row of the input, or of the output, has."
+        self.in_features = whole("in_features", in_features, at_least=1, why=why)
+        self.out_features = whole("out_features", out_features, at_least=1, why=why)
         if (reason := why_not_convert(in_features, out_features, config)) is not None:
             raise ValueError(f"Float8Linear cannot hold this weight: {reason}. Keep an nn.Linear.")
         shape = (out_features, in_features)
@@ -140,7 +152,23 @@ class Float8Linear(nn.Module):
                     f"packed weight: the checkpoint was cast when it was saved. Save it as it is."
                 )
                 return
+        if (problem := _stored_problem(state_dict, prefix)) is not None:
+            problems.append(problem)
+            return
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _stored_problem(state: Any, prefix: str) -> str | None:
+    """What is wrong with the numbers of a state dict's weight; None also where some are missing."""
+    codes, scales = (state.get(f"{prefix}weight_{part}") for part in ("codes", "scales"))
+    if codes is None or scales is None or codes.is_meta or scales.is_meta:
+        return None
+    values = scales.view(torch.float32)
+    if not bool((values.isfinite() & (values > 0)).all()):
+        return f"{prefix}weight_scales has scales that are 0, negative, infinite or NaN."
+    if bool((codes & 0x7F == 0x7F).any()):
+        return f"{prefix}weight_codes has codes that are NaN."
+    return None
 
 
 class _Product(torch.autograd.Function):

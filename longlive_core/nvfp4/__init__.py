@@ -14,7 +14,6 @@ from longlive_core.nvfp4.linear import LinearConfig as LinearConfig
 from longlive_core.nvfp4.linear import NVFP4Linear as NVFP4Linear
 from longlive_core.nvfp4.linear import linear_receipts as linear_receipts
 from longlive_core.nvfp4.linear import quantize_weight as quantize_weight
-from longlive_core.nvfp4.linear import read_format as read_format
 from longlive_core.nvfp4.matmul import MATMUL as MATMUL
 from longlive_core.nvfp4.matmul import WEIGHT_MATMUL as WEIGHT_MATMUL
 from longlive_core.nvfp4.matmul import WeightProduct as WeightProduct
@@ -33,6 +32,7 @@ from longlive_core.nvfp4.quantize import quantize_both as quantize_both
 from longlive_core.nvfp4.quantize import tensor_amax as tensor_amax
 from longlive_core.nvfp4.scale_layout import swizzle as swizzle
 from longlive_core.nvfp4.scale_layout import unswizzle as unswizzle
+from longlive_core.nvfp4.stored_weight import read_format as read_format
 from longlive_core.nvfp4.tensor import NVFP4Tensor as NVFP4Tensor
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear as NVFP4TrainingLinear
 from longlive_core.nvfp4.training_linear import TrainingConfig as TrainingConfig

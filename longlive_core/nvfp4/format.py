@@ -1,9 +1,12 @@
 """The constants of the NVFP4 number format, and the choices that are part of it."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from longlive_core.checks import shown, whole
 
 BLOCK = 16  # neighbouring columns that share one block scale
 
@@ -67,23 +70,27 @@ class QuantizeConfig:
     rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", find_rule(self.rule))
         if self.bound is None:
             object.__setattr__(self, "bound", self.rule.bounds[0])
+        why = "It is the largest block scale. Leave it out to get the rule's default."
+        object.__setattr__(self, "bound", whole("QuantizeConfig.bound", self.bound, why=why))
         if self.bound not in self.rule.bounds:
             raise ValueError(
                 f"QuantizeConfig(rule={self.rule.value!r}, bound={self.bound}): the largest block "
                 f"scale of this rule is {' or '.join(map(str, self.rule.bounds))}. "
                 f"Leave bound out to get the rule's default."
             )
-        if self.block not in ((1, BLOCK), (BLOCK, BLOCK)):
+        is_pair = isinstance(self.block, tuple) and all(type(side) is int for side in self.block)
+        if not is_pair or self.block not in ((1, BLOCK), (BLOCK, BLOCK)):
             raise ValueError(
-                f"QuantizeConfig(block={self.block}): an NVFP4 block is (1, {BLOCK}) or "
+                f"QuantizeConfig(block={shown(self.block)}): an NVFP4 block is (1, {BLOCK}) or "
                 f"({BLOCK}, {BLOCK}), because one scale covers {BLOCK} neighbouring columns."
             )
         if self.rounding not in ("nearest", "stochastic"):
             raise ValueError(
-                f"QuantizeConfig(rounding={self.rounding!r}): use 'nearest', or 'stochastic' for "
-                f"gradients."
+                f"QuantizeConfig(rounding={shown(self.rounding)}): use 'nearest', or 'stochastic' "
+                f"for gradients."
             )
 
     @property
@@ -104,10 +111,39 @@ class QuantizeConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "QuantizeConfig":
         """The inverse of ``to_dict``. Raises for values that it does not know."""
-        height, width = values["block"]
+        fields = ("rule", "bound", "block", "rounding")
+        if not isinstance(values, Mapping) or set(values) != set(fields):
+            raise ValueError(
+                f"a quantised format is told by {', '.join(fields)}, got {shown(values)}. Take the "
+                f"config that was written with the weights."
+            )
+        block = values["block"]
         return cls(
-            rule=ScaleRule(values["rule"]),
+            rule=find_rule(values["rule"]),
             bound=values["bound"],
-            block=(height, width),
+            block=tuple(block) if isinstance(block, list) else block,
             rounding=values["rounding"],
+        )
+
+
+def find_rule(rule: str) -> ScaleRule:
+    """The scale rule of this name. Raises ``ValueError`` with the nearest one."""
+    if isinstance(rule, ScaleRule):
+        return rule
+    names = [known.value for known in ScaleRule]
+    if not isinstance(rule, str) or rule not in names:
+        near = difflib.get_close_matches(rule, names, n=1) if isinstance(rule, str) else []
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"there is no scale rule {shown(rule)}; {hint}The rules: {', '.join(names)}."
+        )
+    return ScaleRule(rule)
+
+
+def check_format(owner: str, config: object) -> None:
+    """Raise ``ValueError`` unless ``config`` is a ``QuantizeConfig``; ``owner`` is its field."""
+    if not isinstance(config, QuantizeConfig):
+        raise ValueError(
+            f"{owner} is a QuantizeConfig, which says how numbers are rounded, got "
+            f"{shown(config)}: write QuantizeConfig(rule=...)."
         )

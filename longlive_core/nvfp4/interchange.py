@@ -17,22 +17,28 @@ in what stands beside them (A is the largest magnitude, R the rule's full scale,
 mean nothing without the rule, and no convention stores the rule: the caller says it. Where A / R is
 stored, values can be read without it; then ``AMAX_6`` stands in the result's config.
 
+Some write a matrix of zeros with a tensor scale of 0 beside scales and codes that mean nothing: it
+is read as zeros. Any other scale that is 0, negative, infinite or NaN is refused.
+
 Swizzled and linear scales of whole tiles have the same size, so the order is never guessed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longlive_core.checks import shown
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
 from longlive_core.nvfp4.scale_layout import swizzle, swizzled_size, unswizzle
 from longlive_core.nvfp4.scale_rules import decode_scale, divide, encode_scale
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
 
 Tensors = Mapping[str, Tensor]
+
+_ACTIVATION_SCALES = ("act_per_tensor_scale", "input_scale", "input_global_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +91,21 @@ class Convention:
         codes, scales = (_as_bytes(tensors[name], name) for name in self.names[:2])
         size = _logical_shape(tensors, codes, shape)
         rows, cols = padded_size(size, config)
-        return NVFP4Tensor(
+        q = NVFP4Tensor(
             codes=_cropped(codes, rows, cols // 2, self.names[0]),
             block_scales=self._linear(scales, rows, cols // BLOCK, swizzled),
             amax=self.amax(tensors, config),
             config=config,
             shape=size,
         )
+        if _is_dead(q):
+            return _zeros_like(q)
+        if (problem := q.scale_problem() or _activation_problem(tensors)) is not None:
+            raise ValueError(
+                f"a matrix in the {self.name} convention cannot be read: {problem}. The file is "
+                f"damaged, or was made of weights that held no numbers. Take the original file."
+            )
+        return q
 
     def write(self, q: NVFP4Tensor, *, swizzled: bool | None = None) -> dict[str, Tensor]:
         """``q`` as this convention has it. Raises ValueError for what it cannot say."""
@@ -151,6 +165,28 @@ def identify(names: Iterable[str]) -> Convention:
         f"{'which one is meant cannot be told' if fits else 'they hold no packed matrix'}. "
         f"Conventions: {', '.join(CONVENTIONS)}."
     )
+
+
+def _is_dead(q: NVFP4Tensor) -> bool:
+    """Whether it was packed from zeros: a tensor scale of 0, and nothing that contradicts it."""
+    if bool(q.amax.any()):
+        return False
+    scales = q.block_scales.view(torch.uint8) & 0x7F
+    return bool(((scales == 0) | (scales == 0x7F)).all()) or not bool((q.codes & 0x77).any())
+
+
+def _zeros_like(q: NVFP4Tensor) -> NVFP4Tensor:
+    scales = torch.zeros_like(q.block_scales.view(torch.uint8)).view(torch.float8_e4m3fn)
+    return replace(q, codes=torch.zeros_like(q.codes), block_scales=scales)
+
+
+def _activation_problem(tensors: Tensors) -> str | None:
+    """Scales of activations are not used; one that is none says that the file is damaged."""
+    for name in _ACTIVATION_SCALES:
+        scale = tensors.get(name)
+        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
+            return f"its {name} is {shown(scale.flatten().tolist())}, and a scale is above 0"
+    return None
 
 
 def _stored_amax(name: str) -> Callable[[Tensors, QuantizeConfig], Tensor]:

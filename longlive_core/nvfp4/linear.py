@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
+from longlive_core.checks import switch, text, whole
 from longlive_core.linear_swap import features
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
 from longlive_core.nvfp4.matmul import (
     MATMUL,
     WEIGHT_MATMUL,
@@ -31,22 +32,17 @@ from longlive_core.nvfp4.matmul import (
     prepare_weight,
 )
 from longlive_core.nvfp4.quantize import DEQUANTIZE, QUANTIZE, dequantize, quantize, tensor_amax
+from longlive_core.nvfp4.stored_weight import read_format, stored_problem, written_format
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
 
 ReduceAmax = Callable[[Tensor], Tensor]
 """From this rank's largest magnitude to that of all who hold a part of the same matrix."""
 
+_WHICH = "It names what multiplies; 'auto' takes the fastest that can run."
+_SIZE = "It is how many numbers a row of the input, or of the output, has."
+
 BEST = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
 """The rule with the smallest error in blocks of 1 x 16."""
-
-FORMAT_VERSION = 1
-_RULES = (  # by the number that files hold: append only
-    ScaleRule.AMAX_6,
-    ScaleRule.AMAX_4,
-    ScaleRule.FOUR_OVER_SIX_MSE,
-    ScaleRule.FOUR_OVER_SIX_MAE,
-    ScaleRule.FOUR_OVER_SIX_ABS_MAX,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +62,11 @@ class LinearConfig:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        check_format("LinearConfig.weight", self.weight)
+        if self.activation is not None:
+            check_format("LinearConfig.activation", self.activation)
+        text("LinearConfig.backend", self.backend, why=_WHICH)
+        switch("LinearConfig.strict", self.strict, why="True refuses to emulate.")
         for name, config in (("weight", self.weight), ("activation", self.activation)):
             if config is not None and config.rounding != "nearest":
                 raise ValueError(
@@ -108,7 +109,8 @@ class NVFP4Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = LinearConfig() if config is None else config
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = whole("in_features", in_features, at_least=0, why=_SIZE)
+        self.out_features = whole("out_features", out_features, at_least=0, why=_SIZE)
         self.reduce_amax = reduce_amax
         self._prepared: WeightProduct | None = None
         rows, cols = padded_size((out_features, in_features), config.weight)
@@ -164,7 +166,7 @@ class NVFP4Linear(nn.Module):
         layer.weight_codes = weight.codes
         layer.weight_scales = weight.block_scales.view(torch.uint8)
         layer.weight_amax = weight.amax.detach().reshape(()).clone().view(torch.int32)
-        layer.weight_format = _written(weight.config, (rows, cols)).to(weight.device)
+        layer.weight_format = written_format(weight.config, (rows, cols)).to(weight.device)
         layer.bias = bias
         return layer
 
@@ -257,6 +259,9 @@ class NVFP4Linear(nn.Module):
                 )
                 return
             self.config = replace(self.config, weight=weight)
+            if (problem := stored_problem(state_dict, prefix, weight, shape)) is not None:
+                problems.append(problem)
+                return
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -345,27 +350,3 @@ def linear_receipts(
         product = WEIGHT_MATMUL.receipt(request, config.backend, strict=config.strict)
         return product, DEQUANTIZE.receipt(plain)
     return QUANTIZE.receipt(plain), MATMUL.receipt(request, config.backend, strict=config.strict)
-
-
-def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
-    """What ``weight_format`` says: how a weight was quantised, and its shape. Raises ValueError."""
-    version, rule, bound, *block, rows, cols = stored.tolist()
-    if version != FORMAT_VERSION or not 0 <= rule < len(_RULES):
-        raise ValueError(
-            f"a packed weight of format {version} with rule number {rule} is not known here, which "
-            f"reads format {FORMAT_VERSION} with rules 0 to {len(_RULES) - 1}. Use the version "
-            f"that wrote it, or a later one."
-        )
-    config = QuantizeConfig(rule=_RULES[rule], bound=bound, block=(block[0], block[1]))
-    return config, (rows, cols)
-
-
-def _written(config: QuantizeConfig, shape: tuple[int, int]) -> Tensor:
-    values = (
-        FORMAT_VERSION,
-        _RULES.index(config.rule),
-        config.largest_scale,
-        *config.block,
-        *shape,
-    )
-    return torch.tensor(values, dtype=torch.int32, device="cpu")

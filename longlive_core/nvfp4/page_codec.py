@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
+from longlive_core.checks import text
 from longlive_core.nvfp4 import reference
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, find_rule
 from longlive_core.nvfp4.quantize import FLOATS, quantize, tensor_amax
 from longlive_core.nvfp4.quantize_ops import config_fields, config_from
 from longlive_core.pages import Page, PageShape, slot_tensor
@@ -44,6 +45,8 @@ class NVFP4PageCodec:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", find_rule(self.rule))
+        text("NVFP4PageCodec.backend", self.backend, why="It names what decodes, or 'auto'.")
         if self.dtype not in FLOATS:
             raise ValueError(
                 f"NVFP4PageCodec(dtype={self.dtype}): pages are decoded in float32 and rounded to "

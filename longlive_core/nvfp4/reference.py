@@ -25,13 +25,17 @@ What is at the edges:
 
 - A matrix of zeros has amax 0, scales 0, codes 0, and decodes to 0; so does a block of zeros.
 - A block so small that its scale rounds to 0 decodes to 0; its codes saturate, as in hardware.
+- An amax below R / FLT_MAX, R = target * bound (7.9e-36 for 6 * 448), would need an encode scale
+  beyond float32. The scale stays at FLT_MAX, and what is read back is too small by amax * FLT_MAX /
+  R (and by what denormal numbers lose).
+- A matrix without rows has no codes, no scales, and amax 0.
 - ``amax`` may be larger than the matrix's own (one for several matrices); if it is smaller, scales
   and codes saturate.
 - NaN propagates: an amax of NaN (what NaN or infinity in the data leads to) makes every scale NaN,
   byte 0x7F, and every value NaN. With an amax given, NaN in the data makes its own block NaN.
 
 A matrix may hold several groups of rows with an amax of their own: then ``amax`` is a vector, and
-the rows divide evenly.
+the rows divide evenly, between blocks.
 
 Source: LongLive-2.0 (arXiv 2605.18739), NVFP4 training and inference; the format is NVIDIA's
 (arXiv 2509.25149), the arithmetic that of Transformer Engine's reference quantiser.

@@ -40,7 +40,8 @@ def round_stochastic(
     """Round up with the probability that leaves the mean where it is; beyond 6 is 6, NaN is 0.
 
     ``uniform`` in [0, 1) decides: up where it lies below the distance from the lower neighbour, in
-    steps. With multiples of 2**-24 the mean is off by less than 2**-24 of a step.
+    steps. With multiples of 2**-24 the mean is off by less than 2**-24 of a step up to 6; of what
+    lies beyond, the mean is 6, too small.
     """
     y = x.abs().clamp(max=E2M1_MAX)
     step = _step(y)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float8e4m3fn, Float32, UInt8
 from torch import Tensor
 
+from longlive_core.checks import shown
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
 
 
@@ -27,6 +28,11 @@ class NVFP4Tensor:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.config, QuantizeConfig) or len(self.shape) == 0:
+            raise ValueError(
+                f"NVFP4Tensor of shape {self.shape} with config={shown(self.config)}: it has a "
+                f"QuantizeConfig, which gives its bits a meaning, and at least one dimension."
+            )
         rows, cols = padded_size(self.shape, self.config)
         expected = (rows, cols // 2), (rows, cols // BLOCK)
         found = tuple(self.codes.shape), tuple(self.block_scales.shape)
@@ -36,6 +42,13 @@ class NVFP4Tensor:
                 f"block scales of shapes {expected[0]} and {expected[1]}, got {found[0]} and "
                 f"{found[1]}. Scales are stored linear, one for {BLOCK} columns of each row: "
                 f"undo a swizzle first (scale_layout.unswizzle)."
+            )
+        types = self.codes.dtype, self.block_scales.dtype, self.amax.dtype
+        if types != (torch.uint8, torch.float8_e4m3fn, torch.float32):
+            raise ValueError(
+                f"NVFP4Tensor has codes of uint8, block scales of float8_e4m3fn and an amax of "
+                f"float32, got {', '.join(map(str, types))}: was it cast on the way? Take the "
+                f"original bits."
             )
         check_amax(self.amax, math.prod(self.shape[:-1]), self.config)
 
@@ -66,6 +79,25 @@ class NVFP4Tensor:
             config=config,
             shape=tuple(shape),
         )
+
+    def scale_problem(self) -> str | None:
+        """Why the scales are none that quantising finite numbers gives, or None.
+
+        For what comes from a file. Waits for the device.
+        """
+        if not bool((self.amax.isfinite() & (self.amax >= 0)).all()):
+            bad = self.amax[~(self.amax.isfinite() & (self.amax >= 0))].flatten()[0].item()
+            return f"its tensor scale stands for a largest magnitude of {bad:g}"
+        scales = self.block_scales.view(torch.uint8)
+        for what, found in (("NaN", scales & 0x7F == 0x7F), ("negative", scales > 0x80)):
+            if count := int(found.sum()):
+                return f"{count} of its {scales.numel()} block scales are {what}"
+        scaled = bool((scales & 0x7F).any())
+        if scaled and not bool(self.amax.any()):
+            return "its tensor scale is 0, and its block scales are not"
+        if not scaled and bool((self.codes & 0x77).any()):
+            return "all of its block scales are 0, and its codes are not"
+        return None
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "NVFP4Tensor":
         """The same bits on another device."""

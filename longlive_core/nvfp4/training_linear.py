@@ -11,7 +11,8 @@ Every operand is rounded once, from the high-precision tensor: x^T is quantised 
 (and kept in four bits until the backward), g in both directions in one pass. Weights in blocks of
 16 x 16 have Q(W^T) = Q(W)^T, so the input gradient is that of the weight that the forward used. H
 cancels in its product; it spreads outliers over the 16 tokens of a block. Rounding gradients at
-random keeps their mean, which rounding to nearest does not.
+random keeps their mean, which rounding to nearest does not, except where a block's largest values
+lie beyond 6 steps of its scale, because the scale was rounded down: these saturate (README.md).
 
 After LongLive-2.0 (arXiv 2605.18739, NVFP4 training) and NVIDIA's NVFP4 recipe (arXiv 2509.25149).
 Unlike the original, activations are not rounded a second time for the weight gradient. Paths that
@@ -29,9 +30,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
+from longlive_core.checks import switch, text, whole
 from longlive_core.linear_swap import features
 from longlive_core.nvfp4 import hadamard
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
 from longlive_core.nvfp4.linear import ReduceAmax, quantize_shared
 from longlive_core.nvfp4.matmul import MATMUL, MatmulRequest, matmul
 from longlive_core.nvfp4.quantize import QUANTIZE, quantize, quantize_both
@@ -65,6 +67,11 @@ class TrainingConfig:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("activation", "weight", "gradient"):
+            check_format(f"TrainingConfig.{name}", vars(self)[name])
+        for name in ("forward", "input_gradient", "weight_gradient", "hadamard", "strict"):
+            switch(f"TrainingConfig.{name}", vars(self)[name], why="It is on or off.")
+        text("TrainingConfig.backend", self.backend, why="It names what multiplies, or 'auto'.")
         for name in ("activation", "weight"):
             if vars(self)[name].rounding != "nearest":
                 raise ValueError(
@@ -108,6 +115,8 @@ class NVFP4TrainingLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            whole(name, size, at_least=0, why="It is how many numbers a row has.")
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.config = TrainingConfig() if config is None else config
         self.reduce_amax = reduce_amax

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Float32, Int8, UInt8
 from torch import Tensor
 
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule
+from longlive_core.checks import text
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, find_rule
 from longlive_core.nvfp4.quantize import check_floats, dequantize, quantize
 from longlive_core.nvfp4.tensor import NVFP4Tensor
 
@@ -30,6 +31,10 @@ class NVFP4WireCodec:
     rule: ScaleRule = ScaleRule.FOUR_OVER_SIX_MSE
     backend: str = "auto"
     carries_gradients = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", find_rule(self.rule))
+        text("NVFP4WireCodec.backend", self.backend, why="It names what rounds, or 'auto'.")
 
     def encode(self, message: Float[Tensor, "..."]) -> UInt8[Tensor, "*rows bytes"]:
         """Of each row its codes, then block scales, then the exponent.

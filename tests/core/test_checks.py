@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_core.checks import real, shown, whole
+from longlive_core.checks import real, shown, switch, text, whole
 
 WHY = "Use 1 or more."
 
@@ -66,3 +66,14 @@ def test_long_values_are_shortened_on_one_line():
     assert shown("a\nb" * 100).endswith("...")
     assert len(shown("a" * 5000)) == 60
     assert shown(10**5000) == "a whole number of 16610 bits"
+
+
+def test_switches_and_texts_are_of_their_type():
+    switch("s", True, why="On or off.")
+    text("t", "auto", why="A name.")
+    for value in (1, "True", None):
+        with pytest.raises(ValueError, match="s is True or False, got .*On or off"):
+            switch("s", value, why="On or off.")
+    for value in (1, None, b"auto"):
+        with pytest.raises(ValueError, match="t is a string, got .*A name"):
+            text("t", value, why="A name.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from longlive_core.linear_swap import KEEP, matches, plan_swap, swap_linears
+from longlive_core.linear_swap import KEEP, features, matches, plan_swap, swap_linears
 
 
 class Doubled(nn.Module):
@@ -129,3 +129,10 @@ def test_a_model_that_is_a_linear_has_no_place_to_swap():
     net = nn.Linear(4, 4)
     with pytest.raises(ValueError, match="no place to be swapped in"):
         swap_linears(net, Doubled, plan(net))
+
+
+def test_rows_are_as_wide_as_the_weight():
+    features("Layer", torch.zeros(0, 3, 4), 4)
+    for x in (torch.zeros(4, 3), torch.zeros(())):
+        with pytest.raises(ValueError, match="Layer multiplies rows of 4 numbers"):
+            features("Layer", x, 4)

@@ -327,3 +327,40 @@ def test_a_failure_leaves_nothing(folders, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack_model_folder(source, tmp_path / "packed", MSE, progress=fail)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("amax", lambda t: torch.tensor(float("nan")).view(torch.int32), "magnitude of nan"),
+        ("amax", lambda t: torch.tensor(float("inf")).view(torch.int32), "magnitude of inf"),
+        ("amax", lambda t: torch.tensor(-1.0).view(torch.int32), "magnitude of -1"),
+        ("amax", torch.zeros_like, "tensor scale is 0, and its block scales are not"),
+        ("scales", lambda t: torch.full_like(t, 0x7F), "96 of its 96 block scales are NaN"),
+        ("scales", lambda t: t | 0x80, "block scales are negative"),
+        ("scales", torch.zeros_like, "block scales are 0, and its codes are not"),
+        ("scales", lambda t: t.float(), "weight_scales in torch.float32, and it holds bits"),
+        ("format", lambda t: t[:3], "7 whole numbers, got 3"),
+    ],
+)
+def test_packed_weights_that_are_none_are_refused(part, change, message):
+    state = packed(Small())
+    key = f"blocks.0.weight_{part}"
+    state[key] = change(state[key])
+    with pytest.raises(ValueError, match=message):
+        load_packed(Small(), state, MSE, source="here")
+    del state[key]
+    with pytest.raises(ValueError, match=f"here has blocks.0.weight_codes without {key}"):
+        load_packed(Small(), state, MSE, source="here")
+
+
+def test_a_dead_layer_is_zeros_and_says_which_module_is_damaged():
+    model = Small()
+    nn.init.zeros_(model.blocks[0].weight)
+    state = export_state(packed(model), "modelopt")
+    loaded = Small()
+    load_packed(loaded, import_state(state), MSE)
+    assert not dequantize(loaded.blocks[0].weight).any()
+    state["blocks.1.input_scale"] = torch.tensor(float("nan"))
+    with pytest.raises(ValueError, match="^blocks.1: .*its input_scale is"):
+        import_state(state)

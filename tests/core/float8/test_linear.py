@@ -146,3 +146,35 @@ def test_conversion_swaps_what_fits_and_says_what_it_kept():
     assert report.bytes_before - report.bytes_after == 32 * 16 * 3 - 32 * 4
     with pytest.raises(ValueError, match="cannot hold this weight: its sizes 32 and 24"):
         Float8Linear(32, 24)
+
+
+@pytest.mark.parametrize("size", [(-16, 16), (16, 0)])
+def test_sizes_that_are_none_are_refused(size):
+    with pytest.raises(ValueError, match="_features is at least 1"):
+        Float8Linear(*size)
+
+
+def test_another_width_is_refused_and_no_rows_are_not():
+    layer = Float8Linear.from_linear(nn.Linear(32, 16))
+    with pytest.raises(ValueError, match=r"Float8Linear multiplies rows of 32 .*shape \(2, 16\)"):
+        layer(torch.zeros(2, 16))
+    x = torch.zeros(0, 32, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == (0, 32)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_stored_scales_that_are_none_are_refused(value):
+    layer = Float8Linear.from_linear(nn.Linear(32, 16))
+    state = layer.state_dict()
+    state["weight_scales"] = torch.full((16, 1), value).view(torch.int32)
+    with pytest.raises(RuntimeError, match="scales that are 0, negative, infinite or NaN"):
+        layer.load_state_dict(state)
+
+
+def test_stored_codes_that_are_nan_are_refused():
+    layer = Float8Linear.from_linear(nn.Linear(32, 16))
+    state = layer.state_dict()
+    state["weight_codes"] = state["weight_codes"].clone().fill_(0xFF)
+    with pytest.raises(RuntimeError, match="codes that are NaN"):
+        layer.load_state_dict(state)

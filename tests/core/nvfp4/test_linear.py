@@ -1,6 +1,7 @@
 """NVFP4Linear: its values, its gradient, what casts, copies and sharding leave alone."""
 
 import copy
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from longlive_core.backends import BackendUnavailable
 from longlive_core.nvfp4 import (
     LinearConfig,
     NVFP4Linear,
+    NVFP4TrainingLinear,
     QuantizeConfig,
     ScaleRule,
     dequantize,
@@ -160,6 +162,26 @@ def test_sharding_and_mixed_precision_leave_the_bits_alone():
             "format 2 with rule number 3 is not known",
         ),
         (
+            lambda state: state | {"weight_format": state["weight_format"][:5]},
+            "7 whole numbers, got 5",
+        ),
+        (
+            lambda state: state | {"weight_amax": torch.tensor(math.nan).view(torch.int32)},
+            "weight cannot be read: its tensor scale stands for a largest magnitude of nan",
+        ),
+        (
+            lambda state: state | {"weight_amax": torch.tensor(-2.0).view(torch.int32)},
+            "a largest magnitude of -2",
+        ),
+        (
+            lambda state: state | {"weight_amax": torch.tensor(0, dtype=torch.int32)},
+            "its tensor scale is 0, and its block scales are not",
+        ),
+        (
+            lambda state: state | {"weight_scales": torch.full_like(state["weight_scales"], 127)},
+            "384 of its 384 block scales are NaN",
+        ),
+        (
             lambda state: NVFP4Linear.from_linear(nn.Linear(32, 96)).state_dict(),
             r"of a weight \(96, 32\), and the layer's is \(96, 64\)",
         ),
@@ -240,6 +262,23 @@ def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage
         named(torch.randn(2, 64))
 
 
+@pytest.mark.parametrize("block", [(1, 16), (16, 16)])
+@pytest.mark.parametrize("rows", [1024, 1025, 2100])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_weight_of_several_pieces_is_quantised_as_it_is_whole(block, rows, device):
+    """Pieces have 1,024 rows; the largest number may be in any of them."""
+    config = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, block=block)
+    for at in (0, rows - 1):
+        weight = torch.randn(rows, 32)
+        weight[at, 5] = 40.0
+        got, want = quantize_weight(weight, config, device=device), quantize(weight, config)
+        assert got.shape == want.shape == (rows, 32)
+        for name, tensor in want.tensors().items():
+            assert torch.equal(
+                got.tensors()[name].view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8)
+            ), name
+
+
 @settings(max_examples=12)
 @given(st.integers(1, 50), st.sampled_from([(1, 16), (16, 16)]))
 def test_a_weight_is_quantised_in_parts_as_it_is_whole(rows, block):
@@ -267,3 +306,19 @@ def test_a_weight_with_several_amax_is_refused():
     weight = quantize(torch.randn(4, 32), amax=torch.tensor([3.0, 4.0]))
     with pytest.raises(ValueError, match="one amax, got shape .* and 2 amax"):
         NVFP4Linear.from_packed(weight)
+
+
+def test_a_layer_of_zeros_is_loaded():
+    linear = nn.Linear(64, 96, bias=False)
+    nn.init.zeros_(linear.weight)
+    dead = NVFP4Linear.from_linear(linear)
+    layer = NVFP4Linear(64, 96, bias=False)
+    layer.load_state_dict(dead.state_dict())
+    assert not layer(torch.randn(2, 64)).any()
+
+
+@pytest.mark.parametrize("size", [(-1, 4), (4, -1)])
+def test_sizes_that_are_none_are_refused(size):
+    for make in (NVFP4Linear, NVFP4TrainingLinear):
+        with pytest.raises(ValueError, match="_features is at least 0"):
+            make(*size)

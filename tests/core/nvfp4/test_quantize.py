@@ -355,3 +355,22 @@ def test_torchao_decodes_what_we_write():
     scale = (q.amax / q.config.full_scale).reshape(())
     theirs = Theirs(q.codes, q.block_scales, 16, torch.float32, scale)
     torch.testing.assert_close(theirs.dequantize(torch.float32), q.dequantize(), rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("rule", ScaleRule)
+def test_the_mean_of_random_rounding_is_the_value_as_far_as_six_steps_reach(rule):
+    """A scale that was rounded down leaves the largest value of a block beyond them."""
+    config, draws = QuantizeConfig(rule=rule, rounding="stochastic"), 1000
+    x = make("normal", 16, 64)
+    total = torch.zeros(16, 64, dtype=torch.float64)
+    for seed in range(draws):
+        q = quantize(x, config, generator=seeded(seed))
+        total += q.dequantize()
+    step = q.block_scales.double().repeat_interleave(16, 1) * (q.amax.double() / config.full_scale)
+    want = x.double().clamp(-6 * step, 6 * step)
+    # neighbours are two steps apart at most: Hoeffding, one failure in 1e9
+    bound = 2 * step * math.sqrt(math.log(2 * x.numel() * 1e9) / (2 * draws))
+    assert ((total / draws - want).abs() <= bound).all()
+    short = want.abs() < x.double().abs() * (1 - 1e-6)
+    assert short.any() == (rule is not ScaleRule.AMAX_4)
+    assert (want.abs() >= x.double().abs() * (16 / 17) * (1 - 1e-6)).all()

@@ -131,6 +131,17 @@ def test_the_smallest_numbers_that_float32_has():
     assert (decoded <= 1.1 * x.max()).all()
 
 
+@pytest.mark.parametrize("rule", [ScaleRule.AMAX_6, ScaleRule.AMAX_4])
+def test_below_the_smallest_encode_scale_what_is_read_back_is_too_small(rule):
+    """By the ratio of amax to R / FLT_MAX."""
+    x, config = make("normal", 8, 64), QuantizeConfig(rule=rule)
+    x = x / x.abs().max()
+    least = config.full_scale / torch.finfo(torch.float32).max
+    for times, ratio in ((2.0, 1.0), (0.25, 0.25)):
+        back = quantize(x * (least * times), config).dequantize() / (least * times)
+        assert ((back * x).sum() / (x * x).sum()).item() == pytest.approx(ratio, rel=0.02)
+
+
 def test_a_block_too_small_for_any_scale_decodes_to_zero_with_saturated_codes():
     x = torch.zeros(1, 32)
     x[0, 0], x[0, 16:18] = 1.0, torch.tensor([1e-9, -1e-9])

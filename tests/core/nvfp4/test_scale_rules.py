@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, reference
 from longlive_core.nvfp4.scale_rules import (
+    FLOAT32_MAX,
     block_error,
     block_scales,
     decode_scale,
@@ -127,6 +128,13 @@ def test_encode_and_decode_scales_stay_finite(amax):
     encode, decode = encode_scale(amax, config), decode_scale(amax, config)
     assert encode.isfinite() and encode > 0
     assert decode.isfinite()
+
+
+def test_the_encode_scale_of_nothing_is_one_and_of_too_little_the_largest():
+    config = QuantizeConfig()
+    amax = torch.tensor([0.0, 1e-45, 7.8e-36, 2688.0])
+    assert encode_scale(amax, config).tolist() == [1.0, FLOAT32_MAX, FLOAT32_MAX, 1.0]
+    assert encode_scale(torch.tensor(8e-36), config) < FLOAT32_MAX
 
 
 def test_scales_below_e4m3_are_subnormal_then_zero():

@@ -1,0 +1,70 @@
+"""A packed weight as state dicts have it: what its numbers mean, and whether they can be right."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.tensor import NVFP4Tensor
+
+FORMAT_VERSION = 1
+_RULES = (  # by the number that files hold: append only
+    ScaleRule.AMAX_6,
+    ScaleRule.AMAX_4,
+    ScaleRule.FOUR_OVER_SIX_MSE,
+    ScaleRule.FOUR_OVER_SIX_MAE,
+    ScaleRule.FOUR_OVER_SIX_ABS_MAX,
+)
+
+
+def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
+    """What ``weight_format`` says: how a weight was quantised, and its shape. Raises ValueError."""
+    if stored.numel() != 7 or stored.is_floating_point():
+        raise ValueError(
+            f"a packed weight's format is 7 whole numbers, got {stored.numel()} of {stored.dtype}. "
+            f"Take the original file."
+        )
+    version, rule, bound, *block, rows, cols = stored.tolist()
+    if version != FORMAT_VERSION or not 0 <= rule < len(_RULES):
+        raise ValueError(
+            f"a packed weight of format {version} with rule number {rule} is not known here, which "
+            f"reads format {FORMAT_VERSION} with rules 0 to {len(_RULES) - 1}. Use the version "
+            f"that wrote it, or a later one."
+        )
+    config = QuantizeConfig(rule=_RULES[rule], bound=bound, block=(block[0], block[1]))
+    return config, (rows, cols)
+
+
+def stored_problem(
+    state: Any, prefix: str, config: QuantizeConfig, shape: tuple[int, int]
+) -> str | None:
+    """What is wrong with the scales of a state dict's weight; None also where some are missing."""
+    parts = [state.get(f"{prefix}weight_{part}") for part in ("codes", "scales", "amax")]
+    if any(part is None or part.is_meta for part in parts):
+        return None
+    codes, scales, amax = parts
+    try:
+        weight = NVFP4Tensor(
+            codes=codes,
+            block_scales=scales.view(torch.float8_e4m3fn),
+            amax=amax.view(torch.float32),
+            config=config,
+            shape=shape,
+        )
+    except ValueError:
+        return None  # sizes that are not the layer's: torch names them
+    problem = weight.scale_problem()
+    return None if problem is None else f"{prefix}weight cannot be read: {problem}."
+
+
+def written_format(config: QuantizeConfig, shape: tuple[int, int]) -> Tensor:
+    """The inverse of ``read_format``."""
+    values = (
+        FORMAT_VERSION,
+        _RULES.index(config.rule),
+        config.largest_scale,
+        *config.block,
+        *shape,
+    )
+    return torch.tensor(values, dtype=torch.int32, device="cpu")
