@@ -68,7 +68,9 @@ def mutations(file: str, source: str) -> Iterator[Mutation]:
         match node:
             case ast.Compare(left=left, ops=[op], comparators=[right]):
                 new = _COMPARISONS[type(op)]
-                yield change(node, *between(left, right), f" {new} ", f"comparison -> {new}")
+                start, end = between(left, right)
+                if not set("()") & set(source[start:end]):
+                    yield change(node, start, end, f" {new} ", f"comparison -> {new}")
             case ast.BinOp(op=op) if type(op) in _ARITHMETIC and _is_plain(source, node, between):
                 new = _ARITHMETIC[type(op)]
                 start, end = between(node.left, node.right)
