@@ -12,6 +12,7 @@ from longlive_cli.commands.live import live
 from longlive_cli.commands.quantize import quantize
 from longlive_cli.commands.recipes import recipes
 from longlive_cli.commands.train import train
+from longlive_cli.explain import Explained
 
 app = typer.Typer(
     name="longlive",
@@ -46,10 +47,10 @@ def main(
     """Train and run long autoregressive video generation."""
 
 
-app.command()(generate)
-app.command()(live)
-app.command()(train)
-app.command()(evaluate)
-app.command()(quantize)
+app.command(cls=Explained)(generate)
+app.command(cls=Explained)(live)
+app.command(cls=Explained)(train)
+app.command(cls=Explained)(evaluate)
+app.command(cls=Explained)(quantize)
 app.add_typer(recipes, name="recipes")
-app.command()(doctor)
+app.command(cls=Explained)(doctor)

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 MOST_OF_A_WORD, MOST_OF_A_MESSAGE = 160, 1200
+WIDTH = 100
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -48,9 +49,23 @@ def show(value: Any, *, as_json: bool) -> None:
     if as_json:
         say(json.dumps(values))
         return
+    say(_as_yaml(values))
+
+
+def _as_yaml(values: Any) -> str:
+    """YAML with a field a line; a list of plain values is folded into as few lines as it takes."""
     import yaml
 
-    say(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip())
+    class Folding(yaml.SafeDumper):
+        """Lists of plain values in brackets, at the width of a terminal."""
+
+    def fold(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+        inside = any(isinstance(value, list | dict) for value in values)
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=not inside)
+
+    Folding.add_representer(list, fold)
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": WIDTH}
+    return str(yaml.dump(values, Dumper=Folding, **how)).rstrip()
 
 
 def _escape(found: re.Match[str]) -> str:

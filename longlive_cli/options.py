@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from longlive_cli import complete
+
 Prompt = Annotated[str | None, typer.Argument(help="What the video shows.")]
 Prompts = Annotated[
     Path | None,
@@ -26,15 +28,24 @@ Output = Annotated[
         "videos.  [default: video.mp4, or videos/ for several]",
     ),
 ]
-Seconds = Annotated[float | None, typer.Option(help="How long a video lasts.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(help="How long a video lasts.  [default: what its shots say, else 5]"),
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same video.  [default: 0]")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps a block.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps a block.  [default: the model's]")]
 Guidance = Annotated[
-    float | None, typer.Option(help="How strongly the prompt is followed; 1 is as trained.")
+    float | None,
+    typer.Option(
+        help="How strongly the prompt is followed; 1 is as trained.  [default: the model's]"
+    ),
 ]
 NegativePrompt = Annotated[
     str | None,
-    typer.Option(help="What the video is to move away from; it needs a guidance above 1."),
+    typer.Option(
+        help="What the video is to move away from; it needs a guidance above 1.  "
+        "[default: the model's]"
+    ),
 ]
 Count = Annotated[
     int,
@@ -57,18 +68,39 @@ CRF = Annotated[
     int | None,
     typer.Option("--crf", help="Quality of an mp4, from 0, the best, to 51.  [default: 16]"),
 ]
-Model = Annotated[str | None, typer.Option(help="A shipped model's name, a folder or a hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A shipped model's name, a folder or a hub id.  [default: pocket]",
+        autocompletion=complete.among("pocket"),
+    ),
+]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Ranks that make the videos: a GPU each, or a CPU process.")
 ]
 Nodes = Annotated[
     int, typer.Option(min=1, help="Machines that share --nproc; run the command on each of them.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Weights = Annotated[str | None, typer.Option(help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1, ...  [default: auto]",
+        autocompletion=complete.among(*complete.DEVICES),
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="fp32, bf16, fp8, nvfp4, nvfp4-w4a4, or auto.  [default: auto]",
+        autocompletion=complete.weights,
+    ),
+]
 KVCache = Annotated[
     str | None,
-    typer.Option(help="How the past is kept: fp32, bf16, fp8, int8, nvfp4, or auto."),
+    typer.Option(
+        help="How the past is kept: fp32, bf16, fp8, int8, nvfp4, or auto.  [default: auto]",
+        autocompletion=complete.kv_caches,
+    ),
 ]
 Image = Annotated[
     Path | None,
@@ -121,7 +153,13 @@ Replay = Annotated[
     ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change another field.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change another field; they are listed below.",
+        autocompletion=complete.generate_fields,
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of fields.")]
 AsJson = Annotated[

@@ -133,9 +133,9 @@ def _read(value: Any, kind: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             name = next(iter(value), "")
             raise ValueError(
-                f"{path}.{name}: {name!r} cannot be set, {_name(kind)} has no fields."
+                f"{path}.{name}: {name!r} cannot be set, {kind_name(kind)} has no fields."
             ) from error
-        raise ValueError(f"{path} takes {_name(kind)}, got {value!r}.") from error
+        raise ValueError(f"{path} takes {kind_name(kind)}, got {value!r}.") from error
 
 
 def _as(value: Any, kind: Any) -> Any:
@@ -218,10 +218,10 @@ def _as_word(value: Any) -> bool:
     raise ValueError
 
 
-def _name(kind: Any) -> str:
+def kind_name(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_name(part) for part in arguments)
+        return " or ".join(kind_name(part) for part in arguments)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
     if _is_enum(kind):
@@ -234,6 +234,6 @@ def _name(kind: Any) -> str:
     if kind in plain:
         return plain[kind]
     if origin is tuple:
-        inside = [_name(part) for part in arguments if part is not Ellipsis]
+        inside = [kind_name(part) for part in arguments if part is not Ellipsis]
         return f"a list like 1,2 of {' and '.join(inside)}"
     return kind.__name__ if isinstance(kind, type) else str(kind)

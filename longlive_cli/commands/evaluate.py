@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longlive_cli import complete
 from longlive_cli.messages import note, say, show
 
 if TYPE_CHECKING:
@@ -19,10 +20,20 @@ def evaluate(
         typer.Argument(help="Videos to judge, or folders of frames; none: evaluate a model."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="What to evaluate; `longlive recipes list`.")
+        str,
+        typer.Option(
+            help="What to evaluate; recipes are listed below.",
+            autocompletion=complete.recipes("evaluate"),
+        ),
     ] = "pocket",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a field.",
+            autocompletion=complete.recipe_fields,
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
     output: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from longlive_cli import complete
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import say, show
 from longlive_recipes.interrupts import Stoppable
@@ -22,17 +23,26 @@ def quantize(
     rule: Annotated[
         str,
         typer.Option(
-            help="How blocks are scaled: amax_6, amax_4, or four_over_six_ and mse, mae or abs_max."
+            help="How blocks are scaled: amax_6, amax_4, four_over_six_ and mse, mae or abs_max.",
+            autocompletion=complete.rules,
         ),
     ] = "four_over_six_mse",
     bound: Annotated[
         int | None, typer.Option(help="The largest block scale.  [default: the rule's]")
     ] = None,
     block: Annotated[
-        str, typer.Option(help="What shares a scale: 1x16, or 16x16 as in training.")
+        str,
+        typer.Option(
+            help="What shares a scale: 1x16, or 16x16 as in training.",
+            autocompletion=complete.among("1x16", "16x16"),
+        ),
     ] = "1x16",
     activation: Annotated[
-        str, typer.Option(help="The rule for inputs where the model runs in four bits, or none.")
+        str,
+        typer.Option(
+            help="The rule for inputs where the model runs in four bits, or none.",
+            autocompletion=complete.rules,
+        ),
     ] = "four_over_six_mse",
     keep: Annotated[
         list[str] | None,
@@ -42,7 +52,13 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="NAME", help="Pack what is left by default: time_projection, ..."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where weights are rounded: auto, cpu, ...")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where weights are rounded: auto, cpu, ...",
+            autocompletion=complete.among(*complete.DEVICES),
+        ),
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be packed, and write nothing.")] = (
         False

@@ -5,14 +5,26 @@ from typing import Annotated
 
 import typer
 
+from longlive_cli import complete
 from longlive_cli.boundary import INTERRUPTED
 from longlive_cli.messages import note, say, show
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe; `longlive recipes list` names them.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe; they are listed below.", autocompletion=complete.recipes("train_")
+        ),
+    ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a field.",
+            autocompletion=complete.recipe_fields,
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
     resume: Annotated[

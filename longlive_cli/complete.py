@@ -1,0 +1,83 @@
+"""What a shell offers behind Tab: recipes, precisions, devices, models, names of `--set`."""
+
+from collections.abc import Callable, Iterable
+
+import typer
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0")
+
+Offer = Callable[[str], list[str]]
+
+
+def among(*words: str) -> Offer:
+    """Offers the words that begin as what is typed does."""
+
+    def offer(incomplete: str) -> list[str]:
+        return _begin(words, incomplete)
+
+    return offer
+
+
+def weights(incomplete: str) -> list[str]:
+    """How precise weights are."""
+    from longlive_models.choices import WEIGHTS
+
+    return _begin(("auto", *WEIGHTS), incomplete)
+
+
+def kv_caches(incomplete: str) -> list[str]:
+    """How the past is kept."""
+    from longlive_models.choices import KV_CACHES
+
+    return _begin(("auto", *KV_CACHES), incomplete)
+
+
+def rules(incomplete: str) -> list[str]:
+    """How blocks of four-bit numbers are scaled."""
+    from longlive_recipes.quantize_config import RULES
+
+    return _begin(RULES, incomplete)
+
+
+def recipes(start: str = "") -> Offer:
+    """Offers the recipes of modules whose names begin with `start`."""
+
+    def offer(incomplete: str) -> list[str]:
+        from longlive_cli.catalog import presets
+
+        names = [preset.name for preset in presets() if preset.recipe.startswith(start)]
+        return _begin(dict.fromkeys(names), incomplete)
+
+    return offer
+
+
+def shown(incomplete: str) -> list[str]:
+    """What `longlive recipes show` takes."""
+    return _begin(["generate"], incomplete) + recipes()(incomplete)
+
+
+def generate_fields(incomplete: str) -> list[str]:
+    """Names of `--set` of a generation, each with its `=`."""
+    from longlive_recipes.generate_config import Generate
+
+    return _names(Generate(), incomplete)
+
+
+def recipe_fields(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of `--set` of the recipe that the line names."""
+    from longlive_cli.catalog import presets
+
+    # while a line is not whole, its arguments may not have been given their names yet
+    words = {ctx.params.get("recipe"), *ctx.args}
+    named = [preset for preset in presets() if words & {preset.name, preset.full_name}]
+    return [name for preset in named for name in _names(preset.build(), incomplete)]
+
+
+def _names(config: object, incomplete: str) -> list[str]:
+    from longlive_cli.fields import fields_of
+
+    return _begin([f"{field.name}=" for field in fields_of(config)], incomplete)
+
+
+def _begin(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]

@@ -1,0 +1,118 @@
+"""What stands at the end of a command's help: examples, recipes, and the fields behind `--set`.
+
+It is put together when help is asked for, and not before.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from typer.core import TyperCommand, TyperOption
+
+EXAMPLES = {
+    "generate": (
+        'longlive generate "a red circle moves right on a navy background" --seed 1 -o circle.mp4',
+        'longlive generate "a pink heart orbits on a gray background" --count 3 --crf 23',
+        "longlive generate --prompts story.txt --seconds 8 -o story.mp4",
+    ),
+    "live": (
+        'longlive live "a red circle moves right on a navy background" -o live.mp4',
+        'echo "@3s /cut a green triangle moves up" | longlive live "a red circle" --seconds 8',
+    ),
+    "train": (
+        "longlive train ar_tiny",
+        "longlive train ar_pocket --set budget.minutes=30 --set seed=1 --dry-run",
+        "longlive train ar_pocket --resume runs/ar_pocket",
+    ),
+    "evaluate": (
+        "longlive evaluate circle.mp4",
+        "longlive evaluate --recipe pocket_quick --set model=runs/ar_pocket/model -o score.json",
+    ),
+    "quantize": (
+        "longlive quantize runs/ar_pocket/model -o packed --pack time_projection",
+        "longlive quantize runs/ar_pocket/model -o packed --dry-run",
+    ),
+    "doctor": ("longlive doctor", "longlive doctor --training --json"),
+    "list": ("longlive recipes list",),
+    "show": ("longlive recipes show ar_tiny", "longlive recipes show generate --fields"),
+}
+"""Of every command, lines that can be typed as they stand."""
+
+
+LEFT_OPEN = {
+    "seconds": "what its shots say, else 5",
+    "steps": "the model's",
+    "guidance": "the model's",
+    "negative_prompt": "the model's",
+    "fps": "the model's",
+    "crf": "16",
+}
+"""What a generation takes where a field is none."""
+
+
+class Explained(TyperCommand):
+    """A command whose options all say their default, and whose help ends with `ending`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for option in self.params:
+            if isinstance(option, TyperOption) and not (option.is_flag or option.required):
+                text = option.help or ""
+                if option.default is None and "[default: " not in text:
+                    option.help = f"{text}  [default: none]"
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections below the options, each line as it is."""
+        for title, lines in ending(ctx.info_name):
+            with formatter.section(title):
+                for line in lines:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def ending(command: str) -> Iterator[tuple[str, list[str]]]:
+    """The sections for a command: titles and lines."""
+    if command in EXAMPLES:
+        yield "Examples", list(EXAMPLES[command])
+    if command in _SECTIONS:
+        yield from _SECTIONS[command]()
+
+
+def _generation() -> Iterator[tuple[str, list[str]]]:
+    from longlive_cli.fields import fields_of, table
+    from longlive_recipes.generate_config import Generate
+
+    rows = [
+        replace(row, default=f"none ({LEFT_OPEN[row.name]})") if row.name in LEFT_OPEN else row
+        for row in fields_of(Generate())
+    ]
+    yield "Fields of --set and --config: name, default, kind", table(rows)
+
+
+def _training() -> Iterator[tuple[str, list[str]]]:
+    yield "Recipes", _recipes("train_")
+    yield "Fields of --set and --config", ["longlive recipes show RECIPE --fields"]
+
+
+def _evaluation() -> Iterator[tuple[str, list[str]]]:
+    from longlive_cli.fields import fields_of, table
+    from longlive_recipes.evaluate_config import PRESETS
+
+    yield "Recipes", _recipes("evaluate")
+    rows = list(fields_of(PRESETS["pocket"]()))
+    yield "Fields of --set and --config: name, default of 'pocket', kind", table(rows)
+
+
+def _recipes(start: str) -> list[str]:
+    from longlive_cli.catalog import presets
+
+    found = [preset for preset in presets() if preset.recipe.startswith(start)]
+    width = max((len(preset.name) for preset in found), default=0)
+    return [f"{preset.name:{width}}  {preset.about}" for preset in found]
+
+
+_SECTIONS: dict[str, Callable[[], Iterator[tuple[str, list[str]]]]] = {
+    "generate": _generation,
+    "live": _generation,
+    "train": _training,
+    "evaluate": _evaluation,
+}
