@@ -1,6 +1,12 @@
-"""Group 13: NVFP4 as Transformer Engine's own Python reference writes it, byte for byte."""
+"""Group 13: NVFP4 as Transformer Engine's own Python reference writes it, byte for byte.
+
+Its four-over-six adds a block's errors one after another, the original in another order, which is
+the library's. At near ties a block may take the other scale: what is compared is quantised with
+Transformer Engine's order put in its place, and no more than one block in a hundred may need it.
+"""
 
 import re
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,6 +20,7 @@ from longlive_core.nvfp4 import (
     quantize,
     quantize_both,
     rotate,
+    scale_rules,
     tensor_amax,
 )
 from tests.checks.framework import Case, Report, Verdict
@@ -23,12 +30,16 @@ _NAME = re.compile(
     r"(?P<rule>amax_6|amax_4|four_over_six_(?:mse|mae))(?:_(?P<bound>256|448))?"
     r"\.(?P<block>1x16|16x16)\.(?P<part>codes_packed|scales_e4m3_bytes|amax)"
 )
+_GEMM = "output.gemm.y_f64_as_f32"
 
 
 def check(case: Case) -> Verdict:
-    report = Report(case)
+    report, parity = Report(case), False
     for name, want in case.tensors.items():
-        if match := _NAME.fullmatch(name):
+        match = _NAME.fullmatch(name)
+        if match is None and name.startswith("output.") and name != _GEMM:
+            report.equal(f"{name} is no output that is known", False, True)
+        if match is not None:
             x = case.tensors[f"input.{match['tensor']}"]
             height, width = map(int, match["block"].split("x"))
             config = QuantizeConfig(
@@ -36,11 +47,29 @@ def check(case: Case) -> Verdict:
                 bound=int(match["bound"]) if match["bound"] else None,
                 block=(height, width),
             )
-            q = _quantized(x, config, match["side"] or "")
-            _compare(report, name, q, match["part"], want)
-    if "output.gemm.y_f64_as_f32" in case.tensors:
+            ours = _quantized(x, config, match["side"] or "")
+            with patch.object(scale_rules, "ordered_sum", added_one_after_another):
+                theirs = _quantized(x, config, match["side"] or "")
+            _compare(report, name, theirs, match["part"], want)
+            apart = int((ours.block_scales.float() != theirs.block_scales.float()).sum())
+            few = max(height, ours.block_scales.numel() // 100)
+            report.equal(f"{name}: more near ties than 1 %", max(0, apart - few), 0)
+            parity |= apart > 0
+    if _GEMM in case.tensors:
         _check_gemm(case, report)
-    return report.verdict()
+    return report.verdict(parity)
+
+
+def added_one_after_another(errors: Tensor) -> Tensor:
+    """How Transformer Engine's reference adds the errors of blocks: along each row, then rows."""
+    rows = errors.unflatten(-1, (-1, 16))
+    total = rows[..., 0]
+    for column in range(1, 16):
+        total = total + rows[..., column]
+    while total.shape[-1] > 1:
+        first, second = total.chunk(2, dim=-1)
+        total = first + second
+    return total[..., 0]
 
 
 def _quantized(x: Tensor, config: QuantizeConfig, side: str) -> NVFP4Tensor:
@@ -69,7 +98,7 @@ def _check_gemm(case: Case, report: Report) -> None:
     """A product of two operands whose codes were compared above."""
     x = quantize(case.tensors["input.normal_bf16"], QuantizeConfig())
     w = quantize(case.tensors["input.gemm.w"], QuantizeConfig(block=(16, 16)))
-    want = case.tensors["output.gemm.y_f64_as_f32"]
+    want = case.tensors[_GEMM]
     atol = 1e-5 * float(want.norm()) / want.numel() ** 0.5
     for backend in ("emulated", "reference"):
         got = matmul(x, w, dtype=torch.float32, backend=backend)

@@ -134,6 +134,13 @@ def compare(
     return theirs
 
 
+def _square(case: Case) -> bool:
+    """Whether blocks are squares, as the case's settings say in their first word."""
+    block = case.config.get("block", "1x16").split()[0]
+    assert block in ("1x16", "16x16"), f"blocks of {block}"
+    return block == "16x16"
+
+
 def padded(x: Tensor) -> Tensor:
     """As the original pads: rows to 128, columns to 64."""
     return F.pad(x, (0, -x.shape[1] % 64, 0, -x.shape[0] % 128))
@@ -141,7 +148,7 @@ def padded(x: Tensor) -> Tensor:
 
 def _check_quantised(case: Case, tally: Tally) -> None:
     """Any output ``NAME[.transform].RULE.codes_packed``, and the parts beside it."""
-    square = "16x16" in case.config.get("block", "")
+    square = _square(case)
     tensors = case.tensors
     if (matrix := tensors.get("output.rht_matrix")) is not None:
         tally.report.equal("rht_matrix", rotate(torch.eye(16, dtype=matrix.dtype)), matrix)
@@ -219,7 +226,9 @@ def _check_matmul(case: Case, tally: Tally) -> None:
 def _check_stochastic(case: Case, report: Report) -> None:
     """The mean of draws is off by at most 6 standard errors, at each value and over all."""
     x, draws = case.tensors["input.x"], case.config["draws"]
-    config = QuantizeConfig(rounding="stochastic")
+    rule = RULES[case.config.get("scale_rule", "static_6")]
+    height = 16 if _square(case) else 1
+    config = QuantizeConfig(rule=rule, block=(height, 16), rounding="stochastic")
     generator = torch.Generator().manual_seed(case.meta["seed"])
     q = quantize(x.repeat(draws, 1), config, generator=generator)
     mean = q.dequantize().double().view(draws, *x.shape).mean(0)

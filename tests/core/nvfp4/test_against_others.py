@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, quantize, scale_rules
+from tests.checks.group_13 import added_one_after_another
 from tests.core.nvfp4.matrices import make
 from tests.core.nvfp4.other_quantizers import Quantizer, fouroversix, transformer_engine
 
@@ -43,23 +44,11 @@ def blocks_apart(x: Tensor, config: QuantizeConfig, other: Quantizer) -> Tensor:
     return apart & (q.block_scales.float() >= 2**-6)
 
 
-def one_after_another(errors: Tensor) -> Tensor:
-    """How Transformer Engine's reference adds the errors of a block: along each row, then rows."""
-    rows = errors.unflatten(-1, (-1, 16))
-    total = rows[..., 0]
-    for column in range(1, 16):
-        total = total + rows[..., column]
-    while total.shape[-1] > 1:
-        first, second = total.chunk(2, dim=-1)
-        total = first + second
-    return total[..., 0]
-
-
 @pytest.mark.parametrize("config", OF_TRANSFORMER_ENGINE, ids=str)
 def test_transformer_engine_writes_the_same_bytes(config, monkeypatch):
     """Adding errors as it does; the original's quantiser, which is followed, adds otherwise."""
     other = transformer_engine(monkeypatch)
-    monkeypatch.setattr(scale_rules, "ordered_sum", one_after_another)
+    monkeypatch.setattr(scale_rules, "ordered_sum", added_one_after_another)
     for x in drawn(("normal", "ties", "one outlier", "row scales")):
         assert not blocks_apart(x, config, other).any()
 
