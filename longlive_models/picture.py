@@ -53,17 +53,16 @@ def open_file(path: str | Path, kind: str) -> Iterator[IO[bytes]]:
         ValueError: it is not there, cannot be opened, is empty or no file.
     """
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            reason = "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file"
-            raise refusal(path, kind, reason)
+        there = os.stat(path)
+        if not stat.S_ISREG(there.st_mode):
+            folder = stat.S_ISDIR(there.st_mode)
+            raise refusal(path, kind, "it is a folder" if folder else "it is no regular file")
+        if there.st_size == 0:
+            raise refusal(path, kind, "it is empty")
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise refusal(path, kind, error.strerror or str(error)) from error
     with file:
-        if not file.read(1):
-            raise refusal(path, kind, "it is empty")
-        file.seek(0)
         yield file
 
 

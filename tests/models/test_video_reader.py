@@ -147,7 +147,9 @@ def test_a_cut_mp4_gives_the_blocks_before_the_cut(tmp_path):
         part.write_bytes(data[:place])
         blocks = sum(place >= size for size in sizes)
         if not blocks:
-            with pytest.raises(ValueError, match=r"part\.mp4 cannot be read as a video"):
+            begun = data.find(b"mdat") + 4 <= place
+            told = "it ends inside its first block" if begun else "cannot be read as a video"
+            with pytest.raises(ValueError, match=rf"part\.mp4 .*{told}"):
                 read_video(part)
         elif place in sizes:
             assert_greys(read_video(part)[0], 8 * blocks)
@@ -157,6 +159,20 @@ def test_a_cut_mp4_gives_the_blocks_before_the_cut(tmp_path):
                 frames, fps = read_video(part)
             assert fps == 12
             assert_greys(frames, 8 * blocks)
+
+
+def test_boxes_of_every_length_are_whole(tmp_path):
+    """Without a body, with a length in 64 bits, and the last with none: up to the file's end."""
+    path = written(tmp_path / "a.mp4", (8, 8))
+    data = path.read_bytes()
+    last = data.rindex(b"mdat") - 4
+    for other in (
+        data + struct.pack(">I4s", 8, b"free"),
+        data + struct.pack(">I4sQ", 1, b"free", 16),
+        data[:last] + bytes(4) + data[last + 4 :],
+    ):
+        path.write_bytes(other)
+        assert_greys(read_video(path)[0], 16)  # without a warning, which would be an error
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4"])
