@@ -4,6 +4,11 @@ import math
 import time
 from dataclasses import dataclass
 
+from longlive_recipes.checked import YEAR, real_field, whole_field
+
+MOST_STEPS = 1 << 24
+"""Up to which a float32 counts one by one: AdamW's own counter is one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -20,19 +25,38 @@ class Budget:
     final_rate: float = 0.02  # the learning rate at the end, as a share of the peak
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"a run needs at least one step, got steps={self.steps}.")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(
-                f"minutes={self.minutes} leaves no time to train: give a positive number, "
-                f"or leave it out to run all {self.steps} steps."
+        whole_field(
+            self,
+            "steps",
+            at_least=1,
+            at_most=MOST_STEPS,
+            why=f"a run takes a step at least, and AdamW counts them in float32, which is exact up "
+            f"to {MOST_STEPS}. Give a number in between.",
+        )
+        if self.minutes is not None:
+            real_field(
+                self,
+                "minutes",
+                above=0,
+                at_most=YEAR,
+                why=f"it is the time there is to train, a year at most. Leave it out to run all "
+                f"{self.steps} steps.",
             )
-        if self.warmup_steps < 0 or not 0 <= self.final_rate <= 1:
-            raise ValueError(
-                f"a learning rate needs warmup_steps >= 0 and 0 <= final_rate <= 1, got "
-                f"warmup_steps={self.warmup_steps} and final_rate={self.final_rate}: the rate "
-                f"rises from 0 to its peak and falls to that share of it."
-            )
+        whole_field(
+            self,
+            "warmup_steps",
+            at_least=0,
+            at_most=self.steps,
+            why=f"over so many of the run's {self.steps} steps the learning rate rises to its "
+            f"peak. Set warmup_steps to a tenth of steps, say, or to 0.",
+        )
+        real_field(
+            self,
+            "final_rate",
+            at_least=0,
+            at_most=1,
+            why="it is the learning rate at the end, as a share of the peak. Use 0.02, say.",
+        )
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the run that is over after ``step`` steps and ``seconds`` seconds."""
@@ -55,11 +79,22 @@ class Phase:
     until: float  # the progress at which the next phase begins
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.batch < 1 or not 0 < self.until <= 1:
-            raise ValueError(
-                f"a phase needs length >= 1, batch >= 1 and 0 < until <= 1, got "
-                f"length={self.length}, batch={self.batch}, until={self.until}."
+        for name in ("length", "batch"):
+            whole_field(
+                self,
+                name,
+                at_least=1,
+                at_most=MOST_STEPS,
+                why="a phase has steps of so many clips of such a length. Use 1 or more.",
             )
+        real_field(
+            self,
+            "until",
+            above=0,
+            at_most=1,
+            why="it is the share of the run after which the next phase begins. The last phase has "
+            "1.",
+        )
 
 
 def check_phases(phases: tuple[Phase, ...]) -> None:

@@ -10,8 +10,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from longlive_recipes.budget import Budget, Stopwatch
+from longlive_recipes.interrupts import Interrupts
 from longlive_recipes.run_record import write_run_record
 
 
@@ -24,7 +26,7 @@ class MovingAverage(Callback):
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
+        if not 0 <= decay < 1:  # false for NaN
             raise ValueError(
                 f"a moving average needs 0 <= decay < 1, got {decay}: at 1 nothing is ever "
                 f"learnt. Use 0.999, say, or 0 for no average."
@@ -146,10 +148,11 @@ class Record(Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, the newest: every few minutes, at the end, and before SIGTERM ends it.
+    """Keeps one checkpoint, the newest: every few minutes, at the end, and when a run is to stop.
 
     It is written after a step, when all other callbacks have done their work for it, and replaces
-    the one before in one move: whenever the process is killed, a whole one is there.
+    the one before in one move: whenever the process is killed, a whole one is there. The first
+    Ctrl-C stops the run after the step in progress, with its checkpoint; the next one at once.
     """
 
     def __init__(self, path: Path, clock: Clock, *, minutes: float) -> None:
@@ -157,17 +160,57 @@ class LastCheckpoint(Checkpoint):
         self.clock = clock
         self.seconds = 60 * minutes
         self._saved = time.monotonic()
+        self._interrupts = Interrupts(wait=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = time.monotonic()
+        self._interrupts = Interrupts(wait=True)
+        self._interrupts.__enter__()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = time.monotonic() - self._saved >= self.seconds or trainer.received_sigterm
-        if self.clock.finished or trainer.strategy.reduce_boolean_decision(due, all=False):
+        asked = self._interrupts.asked
+        due = asked or trainer.received_sigterm or time.monotonic() - self._saved >= self.seconds
+        anyone = trainer.strategy.reduce_boolean_decision
+        if not (self.clock.finished or anyone(due, all=False)):
+            return
+        self._save(trainer, pl_module)
+        if anyone(asked, all=False):
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interrupts.__exit__(None, None, None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._interrupts.__exit__(None, None, None)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        lost = next((name for name, p in _trained(pl_module).items() if not _is_finite(p)), None)
+        if trainer.strategy.reduce_boolean_decision(lost is not None, all=False):
+            raise FloatingPointError(
+                f"the weights after step {trainer.global_step} are no finite numbers "
+                f"({lost or 'on another rank'}): nothing is learnt from here on, and the "
+                f"checkpoint before is kept. Lower optimisation.learning_rate, or resume from that "
+                f"checkpoint into a fresh folder with another seed."
+            )
+        try:
             trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the checkpoint of step {trainer.global_step} could not be written "
+                f"({error.strerror})",
+                str(self.path),
+            ) from error
+        self._saved = time.monotonic()
+
+
+def _is_finite(parameter: Tensor) -> bool:
+    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return bool(own.detach().isfinite().all())
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:

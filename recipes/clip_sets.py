@@ -8,10 +8,24 @@ import torch
 from longlive_core.sequence_parallel import BalancedSP
 from longlive_models.folder import fingerprint, load_part
 from longlive_models.vae import VAEConfig, WanVAE, encode_part, load_vae
+from longlive_recipes.checked import whole_field
 from longlive_recipes.data import LatentClips, encode_clips
 from longlive_recipes.moving_shapes import World, clip
 from longlive_recipes.pack_model import find_vae
 from longlive_recipes.run_record import as_plain
+
+MOST_BLOCKS = 99
+"""Blocks of the longest clip: ``FRESH`` seeds are between training clips and validation clips, and
+each length takes one."""
+
+FRESH = 100
+"""Between the seeds of training clips and of validation clips; no clip has as many blocks."""
+
+BATCH = 16
+"""Clips that are drawn and encoded at once."""
+
+MOST_CLIPS = 1 << 31
+"""More than any memory holds; what this machine's holds is asked before they are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +34,23 @@ class ClipSet:
 
     blocks: int
     clips: int
+
+    def __post_init__(self) -> None:
+        whole_field(
+            self,
+            "blocks",
+            at_least=1,
+            at_most=MOST_BLOCKS,
+            why="clips of each length have random numbers of their own, for so many lengths. Use "
+            "2 for a video of five seconds.",
+        )
+        whole_field(
+            self,
+            "clips",
+            at_least=1,
+            at_most=MOST_CLIPS,
+            why="steps draw from so many, and all of them are held in memory. Use 1000, say.",
+        )
 
 
 def prepare_clips(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longlive_recipes.checked import real_field, whole_field
 from longlive_recipes.shape_attributes import (
     BACKGROUNDS,
     COLOURS,
@@ -33,6 +34,12 @@ ONE_SHOT_SHARE = 0.5
 """Share of clips with one shot; cuts and changes have half of the rest each."""
 MAX_EDGES = 3
 """Most cuts, or changes, in a clip."""
+MOST_SIZE = 16_384
+"""Pixels: H.264, in which samples are written, has no larger pictures."""
+MOST_FRAMES = 4_096
+"""Of a block; ten times what any model here makes at once."""
+MOST_FPS = 1_000
+"""Frames a second: faster ones would last less than a millisecond."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +59,26 @@ class World:
     block_frames: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("size", "fps", "first_block_frames", "block_frames"):
-            value = vars(self)[name]
-            if value <= 0:
-                raise ValueError(
-                    f"World({name}={value}): every size and rate is above 0, or there is nothing "
-                    "to draw; pass a positive number"
-                )
+        for name, most in (
+            ("size", MOST_SIZE),
+            ("first_block_frames", MOST_FRAMES),
+            ("block_frames", MOST_FRAMES),
+        ):
+            whole_field(
+                self,
+                name,
+                at_least=1,
+                at_most=most,
+                why=f"every size is at least 1, or there is nothing to draw, and {most} is as much "
+                f"as a video takes.",
+            )
+        real_field(
+            self,
+            "fps",
+            above=0,
+            at_most=MOST_FPS,
+            why=f"there are so many frames a second, {MOST_FPS} at most. Use 12.",
+        )
 
     def first_frame(self, block: int) -> int:
         """First pixel frame of `block`; of the block after the last one, the number of frames."""

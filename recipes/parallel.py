@@ -23,6 +23,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
@@ -37,6 +43,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_recipes.checked import YEAR, real_field, whole_field
 from longlive_recipes.shards import load_shards, read_shards
 
 META = "meta.pt"
@@ -46,6 +53,9 @@ AVERAGE = "MovingAverage"
 """The callback whose average is sharded as the weights are."""
 
 SHARDED = ("state_dict", "optimizer_states")
+
+MOST_RANKS = 1 << 16
+"""More than any job has: each is a process."""
 
 GRACE = 5.0
 """Seconds that other ranks are given to tell their own error, once the first one has failed."""
@@ -70,12 +80,21 @@ class Parallel:
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.data, self.sequence, self.nodes) < 1 or self.timeout_minutes <= 0:
-            raise ValueError(
-                f"a run has one rank or more, and a time to wait for them, got data={self.data}, "
-                f"sequence={self.sequence}, nodes={self.nodes}, "
-                f"timeout_minutes={self.timeout_minutes}: use 1 for what is not split."
+        for name in ("data", "sequence", "nodes"):
+            whole_field(
+                self,
+                name,
+                at_least=1,
+                at_most=MOST_RANKS,
+                why="a run has one rank or more. Use 1 for what is not split.",
             )
+        real_field(
+            self,
+            "timeout_minutes",
+            above=0,
+            at_most=YEAR,
+            why="a rank waits so long for another one before it gives up. Use 30, say.",
+        )
         if self.ranks % self.nodes:
             raise ValueError(
                 f"data={self.data} times sequence={self.sequence} makes {self.ranks} ranks, which "
@@ -163,6 +182,39 @@ class Ranks:
         values: list[Any] | None = [None] * self.world.size if self.first else None
         dist.gather_object(value, values, group=self.world.process_group)
         return values or []
+
+
+def check_launch(ranks: int) -> None:
+    """Raise ValueError where a launcher started another number of ranks than a command is for.
+
+    Each of them would do the whole of it, and write the same files. To be asked on every rank,
+    before anything is written. A command for one rank just runs in a shell or a batch script of
+    Slurm, whatever its job has reserved.
+    """
+    if TorchElasticEnvironment.detect():
+        started = TorchElasticEnvironment().world_size()
+        if started != ranks:
+            raise ValueError(
+                f"torchrun started {started} ranks, and this command is for {ranks}: each would do "
+                f"the whole of it, into the same files. Ask for as many ({_ASK}), or start it "
+                f"without torchrun."
+            )
+    elif ranks == 1 and SLURMEnvironment.detect():
+        tasks, place = SLURMEnvironment().world_size(), SLURMEnvironment().global_rank()
+        if place > 0:
+            raise ValueError(
+                f"this is task {place} of {tasks} that srun started, and this command is for one "
+                f"rank: each would do the whole of it, into the same files. Ask for as many "
+                f"({_ASK}), or start it with `srun --ntasks 1`."
+            )
+
+
+def environment(ranks: int) -> ClusterEnvironment | None:
+    """Who numbers the ranks; None leaves it to Lightning. One rank alone needs nobody."""
+    return LightningEnvironment() if ranks == 1 else None
+
+
+_ASK = "train: --set parallel.data=N or parallel.sequence=N; generate: --nproc N"
 
 
 def is_first_process() -> bool:

@@ -16,7 +16,6 @@ import torch
 
 from longlive_core import __version__
 from longlive_models.documents import read_json, to_json
-from longlive_models.schema import build
 
 RECORD = "run.json"
 
@@ -113,23 +112,26 @@ def write_run_record(
 
 
 def read_run_record(folder: Path) -> dict[str, Any] | None:
-    """What ``write_run_record`` wrote into ``folder``, or None; ValueError for anything else."""
+    """What ``write_run_record`` wrote into ``folder``, or None.
+
+    Raises:
+        ValueError: the file there is something else.
+    """
     file = folder / RECORD
     if not file.is_file():
         return None
-    values = read_json(file, "the record of a run")
-    known = {name: values[name] for name in values if name in ("recipe", "config", "resumed")}
-    build(_Record, known, file, "Name the folder of a run, or resume into a fresh one.")
-    return values
+    record = read_json(file, "the record of a run")
+    kinds: dict[str, type] = {"recipe": str, "config": dict, "resumed": list}
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name, kind()), kind) or name not in {**record, "resumed": []}:
+            raise ValueError(
+                f"{file} is no record of a run: it needs {name!r}, {_KINDS[kind]}. Move it away, "
+                f"or name another folder."
+            )
+    return record
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Record:
-    """The part of ``run.json`` that is read again."""
-
-    recipe: str
-    config: dict[str, Any]
-    resumed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+_KINDS = {str: "a text", dict: "an object {...}", list: "a list [...]"}
 
 
 def differences(before: Any, now: Any, *, ignore: Collection[str] = ()) -> list[str]:

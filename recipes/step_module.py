@@ -4,6 +4,7 @@ A batch is a pure function of (seed, step): the loader only counts. With the opt
 average and the clock, that number is all a run needs to go on as if it had never stopped.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,25 +17,101 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from longlive_core.checks import real, shown
 from longlive_models.folder import fill, load_part
 from longlive_models.nvfp4_checkpoint import decode_state
 from longlive_models.stream import Video
 from longlive_recipes.budget import Budget
 from longlive_recipes.callbacks import Clock, MovingAverage
+from longlive_recipes.checked import real_field, whole_field
 
 NOISE, CHOICES = 0, 1
 """Random numbers of a step: torch's global generator, and which clips are drawn."""
 
+LARGEST_DECAY = math.nextafter(1.0, 0.0)
+"""The largest number below 1: an average with it still takes something new in."""
+
+MOST_SEED = (1 << 63) - 1000
+"""The largest seed: torch takes 63 bits, and clips of other lengths have seeds a little above."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation:
-    """AdamW and the average of its weights."""
+    """AdamW and the average of its weights.
+
+    Attributes:
+        learning_rate: the peak: about how far a step moves each weight.
+        betas: how much of the past is in the averages of gradients and of their squares.
+        weight_decay: each step takes ``learning_rate * weight_decay`` of a weight away.
+        max_grad_norm: gradients that are longer are cut to it; 0 cuts none.
+        ema_decay: how much of the past is in the averaged weights.
+    """
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        real_field(
+            self,
+            "learning_rate",
+            above=0,
+            at_most=1,
+            why="a step moves each weight about so far, and weights are below 1. Use 1e-3, say.",
+        )
+        betas = self.betas
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ValueError(
+                f"Optimisation.betas are two numbers, got {shown(betas)}: of the average of "
+                f"gradients and of that of their squares. Use (0.9, 0.95), say."
+            )
+        first, second = (
+            real(
+                f"Optimisation.betas[{place}]",
+                beta,
+                at_least=0,
+                at_most=LARGEST_DECAY,
+                why="it is how much of the past is in an average, and at 1 nothing new would be. "
+                "Use (0.9, 0.95), say.",
+            )
+            for place, beta in enumerate(betas)
+        )
+        object.__setattr__(self, "betas", (first, second))
+        real_field(
+            self,
+            "weight_decay",
+            at_least=0,
+            at_most=1 / self.learning_rate,
+            why="a step takes learning_rate * weight_decay of each weight away, and no more than "
+            "all of it. Use 0.01, say.",
+        )
+        real_field(
+            self,
+            "max_grad_norm",
+            at_least=0,
+            why="longer gradients are cut to this length. Use 1.0, say, or 0 to cut none.",
+        )
+        real_field(
+            self,
+            "ema_decay",
+            at_least=0,
+            at_most=LARGEST_DECAY,
+            why="it is how much of the past is in the averaged weights, and at 1 nothing is ever "
+            "learnt. Use 0.999, say, or 0 for no average.",
+        )
+
+
+def check_seed(config: Any) -> None:
+    """Raise ValueError for a config's ``seed`` that is none."""
+    whole_field(
+        config,
+        "seed",
+        at_least=0,
+        at_most=MOST_SEED,
+        why="it begins all random numbers of a run, which take 63 bits. Use 0, say.",
+    )
 
 
 class StepModule(LightningModule, ABC):

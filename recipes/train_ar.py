@@ -9,156 +9,45 @@ Command:  longlive train ar_pocket          Measured: see recipes/README.md
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from longlive_core.kv_cache import Window
-from longlive_core.nvfp4 import TrainingConfig, convert_linears
-from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, masked_mean
+from longlive_core.nvfp4 import NVFP4TrainingLinear, convert_linears
+from longlive_core.sequence_parallel import BalancedSP, masked_mean
 from longlive_models.diffusion import FlowSchedule
 from longlive_models.folder import fill, read_config, save_part, unfilled
 from longlive_models.model_spec import ModelSpec
 from longlive_models.objectives import frame_losses
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.placement import Placement
-from longlive_models.settings import GenerationSettings
 from longlive_models.stream import Video
-from longlive_models.text import PocketTextConfig, PocketTextEncoder
+from longlive_models.text import PocketTextEncoder
 from longlive_models.vae import VAEConfig
-from longlive_models.wan import POCKET, WanConfig, WanTransformer
-from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
-from longlive_recipes.clip_sets import ClipSet, prepare_clips, trained_vae
+from longlive_models.wan import WanTransformer
+from longlive_recipes.budget import current_phase
+from longlive_recipes.clip_sets import FRESH, ClipSet, prepare_clips, trained_vae
 from longlive_recipes.data import LatentClips, TokenClips
-from longlive_recipes.moving_shapes import World, vocabulary
 from longlive_recipes.pack_model import check_text, find_vae, pack_model
 from longlive_recipes.parallel import Parallel, Ranks, shard
+from longlive_recipes.run_checks import check_folder, check_memory, check_not_replaced
 from longlive_recipes.run_record import code_version
-from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
-from longlive_recipes.training import Run, check_run, fit, load_average
-
-PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
-"""Linears as they are: none of their products in four bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainAR:
-    """Everything that AR training depends on. Phase lengths are in blocks."""
-
-    model: WanConfig = POCKET
-    text: PocketTextConfig = field(default_factory=lambda: PocketTextConfig(vocab=vocabulary()))
-    vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
-    world: World = field(default_factory=World)
-    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
-    phases: tuple[Phase, ...] = (
-        Phase(length=2, batch=64, until=0.5),
-        Phase(length=6, batch=24, until=1.0),
-    )
-    window: Window = field(default_factory=Window)
-    shot_offset: float = 8.0
-    shift: float = 5.0
-    prompt_dropout: float = 0.1
-    word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
-    context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
-    latent_cache: str | None = None  # keep the encoded clips here
-    quantised: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
-    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
-    parallel: Parallel = field(default_factory=Parallel)
-    start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
-    validation_clips: int = 32  # of each length, never trained on
-    sample_prompts: tuple[str, ...] = (
-        "a red circle moves right on a navy background",
-        "a yellow star spins on a black background",
-        "a green square bounces on a white background",
-    )
-    sample_seconds: float = 5.0
-    sampling_steps: int = 8  # of samples, and what the model's index names
-    guidance: float = 2.0
-    budget: Budget = field(
-        default_factory=lambda: Budget(steps=40_000, minutes=15, warmup_steps=200)
-    )
-    optimisation: Optimisation = field(default_factory=Optimisation)
-    run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_phases(self.phases)
-        known = {one.blocks for one in self.sets}
-        for phase in self.phases:
-            if phase.length not in known:
-                raise ValueError(
-                    f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
-                    f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
-                )
-            self.parallel.check_clips("a phase's batch", phase.batch)
-        self.parallel.check_clips("validation_clips", self.validation_clips)
-        for blocks in known:
-            self.partition(blocks, 1)
-        self.parallel.check_compile(self.run.compile)
-
-    def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
-        """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""
-        return BalancedPartition(
-            frames=blocks * self.model.frames_per_block,
-            ranks=self.parallel.sequence,
-            tokens_per_frame=tokens_per_frame,
-            frames_per_block=self.model.frames_per_block,
-        )
-
-    @property
-    def generation(self) -> GenerationSettings:
-        """How the trained model is meant to be run."""
-        return GenerationSettings(
-            height=self.world.size,
-            width=self.world.size,
-            fps=self.world.fps,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            shift=self.shift,
-            window=self.window.pages,
-            sink=self.window.sink,
-            shot_sink=self.window.shot_sink,
-            shot_offset=self.shot_offset,
-        )
-
-
-def ar_pocket() -> TrainAR:
-    """The pocket model, on the latents of its VAE: one GPU, about twenty minutes."""
-    return TrainAR()
-
-
-def ar_tiny() -> TrainAR:
-    """A few steps on a CPU, to see that everything runs."""
-    small = replace(POCKET, dim=48, ffn_dim=64, num_heads=2, num_layers=2, text_dim=16)
-    return replace(
-        ar_pocket(),
-        model=small,
-        text=PocketTextConfig(vocab=vocabulary(), dim=16, num_layers=1, num_heads=2, ffn_dim=32),
-        world=World(size=32),
-        sets=(ClipSet(blocks=2, clips=3), ClipSet(blocks=3, clips=2)),
-        phases=(Phase(length=2, batch=2, until=0.5), Phase(length=3, batch=1, until=1.0)),
-        validation_clips=1,
-        sample_prompts=("a red circle moves right on a navy background",),
-        sample_seconds=1.0,
-        sampling_steps=2,
-        budget=Budget(steps=4, warmup_steps=1),
-        run=Run(
-            output="runs/ar_tiny",
-            accelerator="cpu",
-            precision="32-true",
-            log_every=1,
-            validate_every=4,
-        ),
-    )
-
+from longlive_recipes.step_module import StepModule, maybe_compile, start_from
+from longlive_recipes.train_ar_checks import (
+    check_clips,
+    check_start,
+    memory_needed,
+)
+from longlive_recipes.train_ar_config import TrainAR as TrainAR
+from longlive_recipes.train_ar_config import ar_pocket, ar_tiny
+from longlive_recipes.training import check_run, fit, load_average
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
 
 Model = Callable[..., Tensor]
 Random = torch.Generator
-FRESH = 100  # between the seeds of training clips and of validation clips; no clip is as long
 
 
 class TrainARModule(StepModule):
@@ -369,13 +258,40 @@ class TrainARModule(StepModule):
 
 def check(config: TrainAR, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written."""
-    check_run(config.run, config, resume=resume)
+    device = check_machine(config.run, config.parallel)
     vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
-    ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
+    spec = ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
     check_text(config.model, config.text)
+    check_clips(config.world, spec.timing, {one.blocks for one in config.sets})
+    check_memory(memory_needed(config, spec), device)
+    check_run(
+        config.run,
+        config,
+        resume=resume,
+        steps=config.budget.steps,
+        parts=lambda: _parts(config),
+    )
     if config.start_from:
-        for part in ("transformer", "text_encoder"):
-            read_config(Path(config.start_from) / part)
+        names = {"model": "transformer", "text": "text_encoder"}
+        check_start(Path(config.start_from), _parts(config), names)
+    if config.latent_cache:
+        check_folder("latent_cache", Path(config.latent_cache))
+    check_not_replaced(
+        Path(config.run.output) / "model",
+        vae=config.vae,
+        start_from=config.start_from,
+        latent_cache=config.latent_cache,
+    )
+    if config.quantised.quantises:
+        linear = NVFP4TrainingLinear(64, 64, config=config.quantised, device=device)
+        linear.receipts()
+
+
+def _parts(config: TrainAR) -> nn.ModuleDict:
+    """The module's parts, without weights."""
+    with unfilled():
+        model, text = WanTransformer(config.model), PocketTextEncoder(config.text)
+    return nn.ModuleDict({"model": model, "text": text})
 
 
 def run(config: TrainAR, *, resume: str | None = None) -> Path:

@@ -13,16 +13,31 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from longlive_models.folder import read_config, save_part
+from longlive_models.folder import fill, load_part, save_part, unfilled
+from longlive_models.nvfp4_checkpoint import decode_state
 from longlive_models.stream import Video, to_frames
 from longlive_models.vae import POCKET_VAE, VAEConfig, WanVAE
 from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
+from longlive_recipes.checked import part_field, parts_field, real_field, text_field, whole_field
+from longlive_recipes.clip_sets import MOST_CLIPS
 from longlive_recipes.data import FramePool
 from longlive_recipes.moving_shapes import World
-from longlive_recipes.step_module import Optimisation, StepModule, maybe_compile, start_from
-from longlive_recipes.training import Run, check_run, fit, load_average
+from longlive_recipes.run_checks import check_memory, check_not_replaced
+from longlive_recipes.step_module import (
+    Optimisation,
+    StepModule,
+    check_seed,
+    maybe_compile,
+    start_from,
+)
+from longlive_recipes.training import Run, check_machine, check_run, fit, load_average
+
+POOL_BLOCKS = 2
+"""Blocks of the clips that windows are cut from."""
+DRAWN = 64
+"""Clips that are drawn at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +68,51 @@ class TrainVAE:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("vae", VAEConfig),
+            ("world", World),
+            ("budget", Budget),
+            ("optimisation", Optimisation),
+            ("run", Run),
+        ):
+            part_field(self, name, kind)
+        parts_field(self, "phases", Phase)
         check_phases(self.phases)
+        for name, least in (("pool_clips", 1), ("validation_clips", 1), ("sample_clips", 0)):
+            whole_field(
+                self,
+                name,
+                at_least=least,
+                at_most=MOST_CLIPS,
+                why="it is a number of clips, all of which are held in memory. Use 64, say.",
+            )
+        for name in ("kl_weight", "object_weight"):
+            real_field(
+                self,
+                name,
+                at_least=0,
+                why="it is the weight of a part of the loss, 0 or more. Use the default.",
+            )
+        text_field(self, "start_from", optional=True)
+        check_seed(self)
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        """Windows have to fit into the clips they are cut from, and into the VAE."""
+        frames, stride = self.world.first_frame(POOL_BLOCKS), self.vae.temporal_stride
+        for place, phase in enumerate(self.phases):
+            if phase.length > frames or (phase.length - 1) % stride:
+                raise ValueError(
+                    f"phases.{place}.length={phase.length}: windows are cut from clips of {frames} "
+                    f"frames, and the VAE takes 1 + {stride} n of them. Use "
+                    f"{1 + (min(phase.length, frames) - 1) // stride * stride}."
+                )
+        if (frames - 1) % stride or self.world.size % self.vae.spatial_stride:
+            raise ValueError(
+                f"clips of {frames} frames of {self.world.size} pixels do not fit the VAE: it "
+                f"takes 1 + {stride} n frames, and sides that are multiples of "
+                f"{self.vae.spatial_stride}. Change world or vae."
+            )
 
 
 def vae_pocket() -> TrainVAE:
@@ -207,9 +266,43 @@ def near_objects(coverage: Tensor) -> Tensor:
 
 def check(config: TrainVAE, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written."""
-    check_run(config.run, config, resume=resume)
+    device = check_machine(config.run)
+    check_memory(memory_needed(config), device)
+    check_run(
+        config.run,
+        config,
+        resume=resume,
+        steps=config.budget.steps,
+        parts=lambda: _parts(config),
+    )
     if config.start_from:
-        read_config(Path(config.start_from))
+        _, tensors = load_part(Path(config.start_from))
+        fill(_parts(config)["vae"], decode_state(tensors, torch.float32), config.start_from)
+    check_not_replaced(Path(config.run.output) / "vae", start_from=config.start_from)
+
+
+def _parts(config: TrainVAE) -> nn.ModuleDict:
+    """The module's parts, without weights."""
+    with unfilled():
+        return nn.ModuleDict({"vae": WanVAE(config.vae)})
+
+
+def memory_needed(config: TrainVAE) -> dict[str, float]:
+    """Bytes that the device holds at one time at the very least, by what takes them."""
+    plane = config.world.size**2
+    frames = config.world.first_frame(POOL_BLOCKS)
+    batch = max(phase.batch * phase.length for phase in config.phases)
+    return {
+        "clips (pool_clips, validation_clips)": 4.0
+        * (config.pool_clips + config.validation_clips)
+        * frames
+        * plane,
+        "clips while they are drawn (world.size)": 16.0
+        * min(DRAWN, max(config.pool_clips, config.validation_clips))
+        * frames
+        * plane,
+        "windows of a step (phases.N.batch)": 16.0 * batch * plane,
+    }
 
 
 def run(config: TrainVAE, *, resume: str | None = None) -> Path:

@@ -6,10 +6,9 @@ that the recipe writes.
 """
 
 import logging
-import pickle
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,39 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from longlive_models.folder import fill
+from longlive_recipes.budget import MOST_STEPS
 from longlive_recipes.callbacks import LastCheckpoint, Record
+from longlive_recipes.checked import (
+    YEAR,
+    choice_field,
+    real_field,
+    switch_field,
+    text_field,
+    whole_field,
+)
+from longlive_recipes.checkpoint_files import (
+    CHECKPOINT,
+    WholeCheckpoints,
+    check_fits,
+    completed_steps,
+    find_checkpoint,
+    put_together,
+)
 from longlive_recipes.monitoring import LossLog, ProgressBar, SampleVideos, Table, Validation
-from longlive_recipes.parallel import AVERAGE, META, Parallel, read_checkpoint, read_meta
+from longlive_recipes.parallel import (
+    AVERAGE,
+    Parallel,
+    check_launch,
+    environment,
+    read_checkpoint,
+)
+from longlive_recipes.run_checks import ask_trainer, check_folder, one_at_a_time
 from longlive_recipes.run_record import as_plain, differences, read_run_record
-from longlive_recipes.shards import read_metadata
 from longlive_recipes.step_module import StepModule
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 MAY_CHANGE = (
     "parallel",
     "run.output",
@@ -39,6 +61,10 @@ MAY_CHANGE = (
 """Fields of a config that a resumed run may have changed: neither weights nor logs know them, but
 for the last digits, where another number of ranks adds up in another order."""
 
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+FLOAT32_MATMUL = ("highest", "high", "medium")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -46,7 +72,8 @@ class Run:
 
     Attributes:
         output: the folder of the run.
-        precision: as Lightning's Trainer names it.
+        accelerator, precision: as Lightning's Trainer names them; one of ``ACCELERATORS`` and one
+            of ``PRECISIONS``.
         compile: compile the model: faster after a minute or two of waiting.
         benchmark: let cuDNN try its convolutions: faster, not bit-reproducible.
         float32_matmul: how a GPU multiplies the float32 matrices that autocast leaves.
@@ -68,31 +95,123 @@ class Run:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.log_every, self.validate_every) < 1 or self.samples_every < 0:
-            raise ValueError(
-                f"a run logs and validates every 1 or more steps, and samples_every=0 writes no "
-                f"samples, got log_every={self.log_every}, validate_every={self.validate_every}, "
-                f"samples_every={self.samples_every}."
+        text_field(self, "output")
+        choice_field(
+            self, "accelerator", ACCELERATORS, why="it is what the run computes on. Use auto."
+        )
+        choice_field(
+            self,
+            "precision",
+            PRECISIONS,
+            why="weights stay float32, and the products of a mixed precision are half as wide. "
+            "Use bf16-mixed, or 32-true on a CPU.",
+        )
+        choice_field(
+            self,
+            "float32_matmul",
+            FLOAT32_MATMUL,
+            why="it is how a GPU multiplies float32 matrices. Use high.",
+        )
+        switch_field(self, "compile", "benchmark", "progress_bar")
+        for name, least in (("log_every", 1), ("validate_every", 1), ("samples_every", 0)):
+            whole_field(
+                self,
+                name,
+                at_least=least,
+                at_most=MOST_STEPS,
+                why="a run logs and validates every 1 or more steps, and writes samples at every "
+                "so many validations; samples_every=0 writes none.",
             )
+        real_field(
+            self,
+            "checkpoint_minutes",
+            at_least=0,
+            at_most=YEAR,
+            why="a run that is killed loses no more than this. Use 1, say; 0 keeps every step.",
+        )
 
 
-def check_run(run: Run, config: Any, *, resume: str | None) -> None:
-    """Raise ValueError where a run would overwrite another one, or cannot be resumed.
+def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:
+    """The device that a run is for.
+
+    Raises:
+        ValueError: this machine, or what started this process, is not what the run asks for.
+    """
+    parallel = Parallel() if parallel is None else parallel
+    check_launch(parallel.ranks)
+    with lightning_is_brief():
+        device = ask_trainer(**_trainer_settings(run, parallel))
+    if run.precision == "16-mixed" and device.type == "cpu":
+        raise ValueError(
+            "run.precision=16-mixed is for a GPU, and this run is for a CPU: float16 is not "
+            "trained in there. Use bf16-mixed or 32-true."
+        )
+    return device
+
+
+def check_run(
+    run: Run,
+    config: Any,
+    *,
+    resume: str | None,
+    steps: int = MOST_STEPS,
+    parts: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Raise ValueError where a run would overwrite another one, or cannot go on.
 
     A folder that holds a checkpoint is only ever continued, under the config that it was begun
-    with. ``resume`` may also begin a fresh folder, and then change the config.
+    with. ``resume`` may also begin a fresh folder, and then change the config. Nothing is written.
+
+    Args:
+        steps: how long the run is meant to be.
+        parts: gives the module's parts by name, perhaps ``unfilled``, which a checkpoint has to
+            fit.
     """
     output = Path(run.output)
+    check_folder("run.output", output)
+    own = output / CHECKPOINT
     if resume is not None:
-        completed_steps(find_checkpoint(resume))
-    elif (output / CHECKPOINT).exists():
+        _check_resume(find_checkpoint(resume), own, config, steps, parts)
+    elif own.exists():
         raise ValueError(
             f"{output} holds a run already: go on with it (--resume {output}), or name another "
             f"folder (--set run.output=FOLDER)."
         )
     earlier = read_run_record(output)
-    if resume is None or earlier is None:
-        return
+    if resume is not None and earlier is not None:
+        _check_unchanged(output, earlier, config)
+
+
+def _check_resume(
+    checkpoint: Path,
+    own: Path,
+    config: Any,
+    steps: int,
+    parts: Callable[[], nn.Module] | None,
+) -> None:
+    """Raise ValueError where a run cannot go on from a checkpoint.
+
+    Args:
+        own: the checkpoint of the folder that the run is written to, which may not be there.
+    """
+    done = completed_steps(checkpoint)
+    if parts is not None:
+        check_fits(checkpoint, parts(), config)
+    if done > steps:
+        raise ValueError(
+            f"{checkpoint} has {done} steps behind it, and the run is to have "
+            f"budget.steps={steps}: there is nothing left of it to train. Raise budget.steps."
+        )
+    inside = own.parent.resolve() in checkpoint.absolute().resolve().parents
+    if own.exists() and not inside:
+        raise ValueError(
+            f"{own.parent.parent} holds a run of its own, whose checkpoint {checkpoint} would "
+            f"replace: go on into a fresh folder (--set run.output=FOLDER)."
+        )
+
+
+def _check_unchanged(output: Path, earlier: dict[str, Any], config: Any) -> None:
+    """Raise ValueError where the run that a record is of was begun with another config."""
     now = {"recipe": type(config).__name__, "config": as_plain(config)}
     before = {name: earlier[name] for name in now}
     ignore = [f"config.{name}" for name in MAY_CHANGE]
@@ -103,39 +222,6 @@ def check_run(run: Run, config: Any, *, resume: str | None) -> None:
             f"would be of both. Resume it as it was, or into a fresh folder "
             f"(--set run.output=FOLDER)."
         )
-
-
-def find_checkpoint(resume: str) -> Path:
-    """The checkpoint that ``resume`` names: itself, or the folder of a run.
-
-    A checkpoint is a file, or of a run over several ranks a folder.
-    """
-    path = Path(resume)
-    is_run = path.is_dir() and not (path / META).is_file()
-    file = path / CHECKPOINT if is_run else path
-    if not file.is_file() and not (file / META).is_file():
-        raise ValueError(
-            f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
-            f"a file like {CHECKPOINT} in it."
-        )
-    return file
-
-
-def completed_steps(checkpoint: Path) -> int:
-    """How many steps a checkpoint has behind it.
-
-    Raises:
-        ValueError: it is no checkpoint, or one that would run code.
-    """
-    if checkpoint.is_dir():
-        read_metadata(checkpoint)
-    try:
-        return read_meta(checkpoint)["global_step"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise ValueError(
-            f"{checkpoint} is no checkpoint of a training run: name the folder of a run, or a "
-            f"file like {CHECKPOINT} in it."
-        ) from error
 
 
 def fit(
@@ -155,29 +241,39 @@ def fit(
             goes on from it ends with the weights and logs of one that was never stopped.
 
     Raises:
-        ValueError: whatever ``check_run`` refuses.
-        KeyboardInterrupt: the run was interrupted; its last checkpoint is a few minutes old.
+        ValueError: whatever ``check_run`` refuses, or another process writes the same run.
+        KeyboardInterrupt: the run was interrupted, once: its checkpoint is of the step that it was
+            in; twice: the last one is a few minutes old.
         SystemExit: the process was asked to end (SIGTERM); a checkpoint was written before.
+        FloatingPointError: loss or weights are no numbers; the checkpoint before is kept.
+        OSError: a file cannot be written; the checkpoint before is kept.
     """
-    check_run(run, config, resume=resume)
     parallel = Parallel() if parallel is None else parallel
+    check_machine(run, parallel)
+    check_run(run, config, resume=resume, steps=module.budget.steps)
     checkpoint = None if resume is None else find_checkpoint(resume)
-    if checkpoint is not None and checkpoint.is_dir() and parallel.ranks == 1:
-        checkpoint = put_together(checkpoint, Path(run.output) / CHECKPOINT)
-    with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
-        trainer = build_trainer(module, run, config, parallel, checkpoint=checkpoint)
-        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    with one_at_a_time(Path(run.output)):
+        if checkpoint is not None and checkpoint.is_dir() and parallel.ranks == 1:
+            checkpoint = put_together(checkpoint, Path(run.output) / CHECKPOINT)
+        with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
+            trainer = build_trainer(module, run, config, parallel, checkpoint=checkpoint)
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.average.copy_to(module)
     return trainer
 
 
-def put_together(sharded: Path, path: Path) -> Path:
-    """Write a sharded checkpoint to ``path`` as one file, in one move."""
-    part = path.with_name(f"{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(read_checkpoint(sharded), part)
-    part.replace(path)
-    return path
+def what_is_left(run: Run, resume: str | None = None) -> str:
+    """What a run that was stopped can go on with: a sentence, from what is on the disk.
+
+    Args:
+        resume: what the run went on from.
+    """
+    if (Path(run.output) / CHECKPOINT).exists():
+        steps = completed_steps(find_checkpoint(run.output))
+        return f"{steps} steps are kept; go on with --resume {run.output}."
+    if resume is not None:
+        return f"nothing is kept of this run; go on from {resume} as before."
+    return "nothing is kept, for no step was over: begin again."
 
 
 def load_average(module: StepModule, resume: str) -> int:
@@ -227,13 +323,9 @@ def build_trainer(
         LastCheckpoint(output / CHECKPOINT, module.clock, minutes=run.checkpoint_minutes)
     )
     return Trainer(
-        accelerator=run.accelerator,
-        devices=parallel.ranks // parallel.nodes,
-        num_nodes=parallel.nodes,
-        strategy=parallel.strategy(),
-        precision=run.precision,  # type: ignore[arg-type]
+        **_trainer_settings(run, parallel),
         max_steps=module.budget.steps,
-        gradient_clip_val=module.optimisation.max_grad_norm,
+        gradient_clip_val=module.optimisation.max_grad_norm or None,
         logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
         callbacks=callbacks,
         log_every_n_steps=1,  # Lightning logs nothing by itself here
@@ -243,6 +335,20 @@ def build_trainer(
         benchmark=run.benchmark,
         default_root_dir=output,
     )
+
+
+def _trainer_settings(run: Run, parallel: Parallel) -> dict[str, Any]:
+    """What a Trainer may refuse of a machine."""
+    plugins = [WholeCheckpoints()] if parallel.ranks == 1 else []  # several ranks write folders
+    alone = environment(parallel.ranks)
+    return {
+        "accelerator": run.accelerator,
+        "precision": run.precision,
+        "devices": parallel.ranks // parallel.nodes,
+        "num_nodes": parallel.nodes,
+        "strategy": parallel.strategy(),
+        "plugins": [*plugins, *([] if alone is None else [alone])],
+    }
 
 
 @contextmanager

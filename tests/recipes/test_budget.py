@@ -1,5 +1,8 @@
 """Budgets, learning-rate curves and phases."""
 
+import re
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,12 +10,14 @@ from hypothesis import strategies as st
 from longlive_recipes import budget
 from longlive_recipes.budget import Budget, Phase, Stopwatch, check_phases, current_phase
 
-budgets = st.builds(
-    Budget,
-    steps=st.integers(1, 10_000),
-    minutes=st.none() | st.floats(0.01, 1000),
-    warmup_steps=st.integers(0, 500),
-    final_rate=st.floats(0, 1),
+budgets = st.integers(1, 10_000).flatmap(
+    lambda steps: st.builds(
+        Budget,
+        steps=st.just(steps),
+        minutes=st.none() | st.floats(0.01, 1000),
+        warmup_steps=st.integers(0, min(500, steps)),
+        final_rate=st.floats(0, 1),
+    )
 )
 shares = st.floats(0, 1)
 
@@ -57,18 +62,53 @@ def test_the_rate_has_its_peak_after_the_warmup_and_ends_at_its_final_share(budg
         assert budget.rate(0, 0.0) == pytest.approx(1 / budget.warmup_steps)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "at least one step, got steps=0"),
-        ({"minutes": 0.0}, "minutes=0.0 leaves no time to train"),
-        ({"warmup_steps": -1}, "warmup_steps=-1"),
-        ({"final_rate": 1.5}, "final_rate=1.5"),
+        ({"steps": 0}, "Budget.steps is at least 1, got 0"),
+        ({"steps": (1 << 24) + 1}, "counts them in float32"),
+        ({"steps": 10.0}, "Budget.steps is a whole number, got 10.0"),
+        ({"steps": True}, "Budget.steps is a whole number, got True"),
+        ({"minutes": 0.0}, "Budget.minutes is above 0, got 0.0"),
+        ({"minutes": NAN}, "Budget.minutes is a finite number, got nan"),
+        ({"minutes": INF}, "Budget.minutes is a finite number, got inf"),
+        ({"minutes": 1e9}, "a year at most"),
+        ({"minutes": "5"}, "Budget.minutes is a finite number, got '5'"),
+        ({"warmup_steps": -1}, "Budget.warmup_steps is at least 0, got -1"),
+        ({"steps": 50, "warmup_steps": 51}, "Budget.warmup_steps is at most 50, got 51"),
+        ({"final_rate": 1.5}, "Budget.final_rate is at most 1, got 1.5"),
+        ({"final_rate": NAN}, "Budget.final_rate is a finite number"),
     ],
 )
 def test_what_is_no_budget_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Budget(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"length": 0}, "Phase.length is at least 1, got 0"),
+        ({"length": 1.5}, "Phase.length is a whole number, got 1.5"),
+        ({"batch": 0}, "Phase.batch is at least 1, got 0"),
+        ({"batch": None}, "Phase.batch is a whole number, got None"),
+        ({"until": 0.0}, "Phase.until is above 0, got 0.0"),
+        ({"until": 1.5}, "Phase.until is at most 1, got 1.5"),
+        ({"until": NAN}, "Phase.until is a finite number, got nan"),
+    ],
+)
+def test_what_is_no_phase_is_refused(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Phase(**({"length": 1, "batch": 1, "until": 1.0} | fields))
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    made = Budget(steps=np.int32(9), warmup_steps=np.uint8(3), minutes=np.float32(1.5))
+    assert made == Budget(steps=9, warmup_steps=3, minutes=1.5)
+    assert [type(value) for value in (made.steps, made.minutes)] == [int, float]
 
 
 @st.composite
@@ -95,10 +135,6 @@ def test_phases_must_follow_each_other_to_the_end():
     for wrong in (row(), row(0.5), row(0.5, 0.5, 1.0), row(0.7, 0.2, 1.0)):
         with pytest.raises(ValueError, match="must end one after the other, the last at 1"):
             check_phases(wrong)
-    with pytest.raises(ValueError, match="until=1.5"):
-        Phase(length=1, batch=1, until=1.5)
-    with pytest.raises(ValueError, match="length=0"):
-        Phase(length=0, batch=1, until=1.0)
 
 
 def test_a_stopwatch_goes_on_with_the_seconds_before(monkeypatch):

@@ -90,7 +90,7 @@ def test_what_is_no_average_is_refused(decay):
 
 
 def test_the_clock_ends_a_run_with_its_last_step():
-    clock = Clock(Budget(steps=3))
+    clock = Clock(Budget(steps=3, warmup_steps=0))
     for step in range(4):
         trainer = SimpleNamespace(global_step=step, should_stop=False, world_size=1)
         clock.on_train_batch_end(trainer, None, None, 0, 0)
@@ -100,14 +100,16 @@ def test_the_clock_ends_a_run_with_its_last_step():
 def test_a_run_is_recorded_and_so_is_that_it_was_resumed(tmp_path):
     trainer, module = SimpleNamespace(is_global_zero=True), SimpleNamespace(device="cpu")
     module.device = torch.device("cpu")
-    Record(tmp_path, Budget(steps=5)).on_fit_start(trainer, module)
+    Record(tmp_path, Budget(steps=5, warmup_steps=0)).on_fit_start(trainer, module)
     first = json.loads((tmp_path / "run.json").read_text())
     assert first["recipe"] == "Budget"
     assert first["config"]["steps"] == 5
     assert "resumed" not in first
     for step in (2, 4):
         resumed = {"checkpoint": "last.ckpt", "step": step}
-        Record(tmp_path, Budget(steps=5), resumed=resumed).on_fit_start(trainer, module)
+        Record(tmp_path, Budget(steps=5, warmup_steps=0), resumed=resumed).on_fit_start(
+            trainer, module
+        )
     record = json.loads((tmp_path / "run.json").read_text())
     assert [entry["step"] for entry in record.pop("resumed")] == [2, 4]
     assert record == first
@@ -125,11 +127,12 @@ def test_a_checkpoint_is_due_after_its_minutes_at_the_end_and_on_sigterm(tmp_pat
     )
     clock = Clock(Budget())
     keeper = LastCheckpoint(tmp_path / "last.ckpt", clock, minutes=1.0)
-    keeper.on_train_start(trainer, None)
+    module = torch.nn.Linear(1, 1)
+    keeper.on_train_start(trainer, module)
 
     def step(seconds):
         now[0] += seconds
-        keeper.on_train_batch_end(trainer, None, None, 0, 0)
+        keeper.on_train_batch_end(trainer, module, None, 0, 0)
 
     for _ in range(13):
         step(10)
@@ -139,3 +142,22 @@ def test_a_checkpoint_is_due_after_its_minutes_at_the_end_and_on_sigterm(tmp_pat
     clock.finished, trainer.received_sigterm = False, True
     step(1)
     assert saved == [60, 120, 131, 132]
+    keeper.on_train_end(trainer, module)
+
+
+def test_a_checkpoint_of_numbers_that_are_none_replaces_nothing(tmp_path):
+    saved = []
+    trainer = SimpleNamespace(
+        received_sigterm=False,
+        global_step=7,
+        save_checkpoint=lambda path, weights_only: saved.append(path),
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
+    )
+    module = torch.nn.Linear(2, 1)
+    keeper = LastCheckpoint(tmp_path / "last.ckpt", Clock(Budget()), minutes=0.0)
+    keeper.on_train_batch_end(trainer, module, None, 0, 0)
+    with torch.no_grad():
+        module.weight[0, 1] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"after step 7 are no finite numbers \(weight\)"):
+        keeper.on_train_batch_end(trainer, module, None, 0, 0)
+    assert len(saved) == 1

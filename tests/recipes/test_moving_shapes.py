@@ -352,8 +352,8 @@ def test_paraphrases_vary() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: World(size=0), r"World\(size=0\)"),
-        (lambda: World(fps=-1), r"World\(fps=-1\)"),
+        (lambda: World(size=0), "World.size is at least 1, got 0"),
+        (lambda: World(fps=-1), "World.fps is above 0, got -1"),
         (lambda: clip(-1, 0), "seed=-1"),
         (lambda: clip(0, -1), "index=-1"),
         (lambda: clip(0, 0, blocks=0), "blocks=0"),

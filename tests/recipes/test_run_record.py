@@ -59,7 +59,7 @@ def test_differences_are_named_by_where_they_are():
 
 
 def test_a_record_says_what_ran_where(tmp_path):
-    write_run_record(tmp_path / "new", Budget(steps=7), torch.device("cpu"))
+    write_run_record(tmp_path / "new", Budget(steps=7, warmup_steps=0), torch.device("cpu"))
     record = read_run_record(tmp_path / "new")
     assert record["recipe"] == "Budget"
     assert record["config"]["steps"] == 7

@@ -249,7 +249,10 @@ def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
     ("changes", "named"),
     [
         ({"budget": Budget(steps=9, warmup_steps=2)}, r"\(budget.steps: 8 -> 9\)"),
-        ({"seed": 4, "budget": Budget(steps=8)}, "budget.warmup_steps: 2 -> 100; seed: 3 -> 4"),
+        (
+            {"seed": 4, "budget": Budget(steps=8, warmup_steps=3)},
+            "budget.warmup_steps: 2 -> 3; seed: 3 -> 4",
+        ),
     ],
 )
 def test_another_config_is_refused_and_named(changes, named, whole):
@@ -291,7 +294,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.parametrize("field", ["log_every", "validate_every", "samples_every"])
 def test_intervals_are_checked(field):
-    with pytest.raises(ValueError, match=f"{field}=-1"):
+    with pytest.raises(ValueError, match=f"Run.{field} is at least [01], got -1"):
         Run(output="x", **{field: -1})
 
 

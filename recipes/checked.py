@@ -1,0 +1,91 @@
+"""Fields of a frozen config: held as what they were meant to be, or refused by name.
+
+Called where a config is made, so that no wrong value reaches an optimizer, a Trainer or a file.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from longlive_core.checks import real, shown, whole
+
+YEAR = 365 * 24 * 60
+"""Minutes: no run, and no wait within one, is longer."""
+
+
+def whole_field(
+    config: Any, name: str, *, why: str, at_least: int | None = None, at_most: int | None = None
+) -> None:
+    """Let ``config.name`` hold an int within the bounds. Raises ValueError otherwise."""
+    value = whole(_known(config, name), vars(config)[name], why=why, **_bounds(at_least, at_most))
+    object.__setattr__(config, name, value)
+
+
+def real_field(
+    config: Any,
+    name: str,
+    *,
+    why: str,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Let ``config.name`` hold a finite float within the bounds. Raises ValueError otherwise."""
+    value = vars(config)[name]
+    bounds = _bounds(at_least, at_most)
+    object.__setattr__(
+        config, name, real(_known(config, name), value, why=why, above=above, **bounds)
+    )
+
+
+def switch_field(config: Any, *names: str) -> None:
+    """Raise ValueError for a field that is neither True nor False."""
+    for name in names:
+        value = vars(config)[name]
+        if not isinstance(value, bool):
+            raise ValueError(f"{_known(config, name)} is true or false, got {shown(value)}.")
+
+
+def text_field(config: Any, *names: str, optional: bool = False) -> None:
+    """Raise ValueError for a field that holds no text, or an empty one, or one that no file has."""
+    for name in names:
+        value = vars(config)[name]
+        if optional and value is None:
+            continue
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            instead = " Leave it out for none." if optional else ""
+            raise ValueError(f"{_known(config, name)} is a text, got {shown(value)}.{instead}")
+
+
+def choice_field(config: Any, name: str, choices: Sequence[str], *, why: str) -> None:
+    """Raise ValueError for a field that is none of ``choices``."""
+    value = vars(config)[name]
+    if value not in choices:
+        raise ValueError(
+            f"{_known(config, name)} is one of {', '.join(choices)}, got {shown(value)}: {why}"
+        )
+
+
+def part_field(config: Any, name: str, kind: type) -> None:
+    """Raise ValueError for a field that is no config of its kind."""
+    value = vars(config)[name]
+    if not isinstance(value, kind):
+        raise ValueError(f"{_known(config, name)} is a {kind.__name__}, got {shown(value)}.")
+
+
+def parts_field(config: Any, name: str, kind: type) -> None:
+    """Let ``config.name`` be a tuple of configs of one kind. Raises ValueError otherwise."""
+    value = vars(config)[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, kind) for one in value):
+        raise ValueError(
+            f"{_known(config, name)} is a tuple of {kind.__name__}, got {shown(value)}."
+        )
+    object.__setattr__(config, name, tuple(value))
+
+
+def _known(config: Any, name: str) -> str:
+    """A field as messages name it."""
+    return f"{type(config).__name__}.{name}"
+
+
+def _bounds(at_least: Any, at_most: Any) -> dict[str, Any]:
+    return {"at_least": at_least, "at_most": at_most}

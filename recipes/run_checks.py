@@ -1,0 +1,129 @@
+"""What can be seen to fail before a training run draws, writes or waits: asked beforehand."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+GIB = 1 << 30
+
+_log = logging.getLogger(__name__)
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise ValueError where files cannot be put into ``folder``, which may not be there yet.
+
+    Args:
+        name: the field that names it.
+    """
+    found = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    if not found.is_dir():
+        raise ValueError(
+            f"{name}={str(folder)!r}: {found} is there and is no folder, so that nothing can be "
+            f"written into it. Name another one."
+        )
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{name}={str(folder)!r}: {found} cannot be written by this user. Name another one."
+        )
+
+
+def check_not_replaced(written: Path, **inputs: str | None) -> None:
+    """Raise ValueError where a folder that a run writes is, holds or lies in one that it reads.
+
+    Args:
+        inputs: of each field that names a folder or a file, its value.
+    """
+    mine = written.resolve()
+    for name, value in inputs.items():
+        if not value:
+            continue
+        theirs = Path(value).resolve()
+        if mine == theirs or mine in theirs.parents or theirs in mine.parents:
+            raise ValueError(
+                f"{name}={value!r} would be replaced by {written}, which the run writes: what is "
+                f"read stays as it is. Name another run.output."
+            )
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Within the block no other process begins a run in ``folder``, which is made.
+
+    Ranks of one run come through together: the first one asks for all. Where a file system knows
+    no locks, nobody is kept out.
+
+    Raises:
+        ValueError: another process is at it.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is training in {folder}: two would write the same files. Wait "
+                f"for it, or name another folder (--set run.output=FOLDER)."
+            ) from error
+        except OSError:
+            _log.warning("%s is on a file system without locks", folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_memory(needed: dict[str, float], device: torch.device) -> None:
+    """Raise ValueError where a device has less memory than a run needs at the very least.
+
+    Args:
+        needed: in bytes, by what takes it; all at one time.
+    """
+    have, total = memory(device), sum(needed.values())
+    if total <= have:
+        return
+    what, most = max(needed.items(), key=lambda item: item[1])
+    raise ValueError(
+        f"this run needs {total / GIB:,.1f} GiB at least, and {device} has {have / GIB:,.1f}: "
+        f"{what} alone take {most / GIB:,.1f}. Ask for less of them."
+    )
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of a device's memory; of a CPU, what the machine has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def ask_trainer(**settings: Any) -> torch.device:
+    """The device of a Trainer with these settings.
+
+    Raises:
+        ValueError: Lightning refuses them, here and now.
+    """
+    try:
+        trainer = Trainer(
+            **settings, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(
+            f"a run cannot begin with {_in_words(settings)}: {' '.join(str(error).split())}"
+        ) from error
+    return trainer.strategy.root_device
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    named = {name: value for name, value in settings.items() if isinstance(value, str | int)}
+    return ", ".join(f"{name}={value}" for name, value in named.items())
