@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from longlive_recipes.budget import Budget, Stopwatch
 from longlive_recipes.interrupts import Interrupts
@@ -209,7 +208,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _is_finite(parameter: Tensor) -> bool:
-    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # of a DTensor
     return bool(own.detach().isfinite().all())
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from longlive_core.checks import real, shown, whole
 from longlive_models.folder import fill
 from longlive_recipes.budget import MOST_STEPS
 from longlive_recipes.parallel import AVERAGE, META, read_checkpoint, read_meta
-from longlive_recipes.shards import read_metadata
+from longlive_recipes.shards import metadata, read_metadata
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
@@ -154,7 +153,7 @@ def _shards(folder: Path) -> list[dict[str, Tensor]]:
     sizes = {
         name: entry.size
         for name, entry in read_metadata(folder).state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
+        if isinstance(entry, metadata.TensorStorageMetadata)
     }
     return [
         {

@@ -42,7 +42,7 @@ from longlive_recipes.train_ar_checks import (
 )
 from longlive_recipes.train_ar_config import TrainAR as TrainAR
 from longlive_recipes.train_ar_config import ar_pocket, ar_tiny
-from longlive_recipes.training import check_run, fit, load_average
+from longlive_recipes.training import check_machine, check_run, fit, load_average
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
 
