@@ -2,23 +2,35 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from longlive_core.checks import shown
 from longlive_models.documents import read_json
+from longlive_models.tensor_files import (
+    SAFETENSORS,
+    cached_in_part,
+    check_together,
+    read_shapes,
+    read_together,
+    unfinished,
+    why_missing,
+)
 
 SHARD = "15MB"
 """No weight file is larger: the shipped model's files stay under 16 MiB."""
 
 _SHOWN = 5
+
+_LONGEST_SERIES = 10_000
+"""Files that one model may be split over."""
 
 
 def save_part(
@@ -47,40 +59,118 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the weights that :func:`save_part` wrote.
 
     Raises:
-        ValueError: the folder lacks its config or a file of its weights, or one cannot be read.
+        ValueError: the folder lacks its config or a file of its weights; a file is not whole, or
+            not what its name says; two files hold one weight; a weight is no number.
     """
     config = read_config(folder)
-    tensors: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{file} cannot be read as safetensors ({error}): it may have been copied or "
-                f"downloaded in part. Fetch it again."
-            ) from error
-    return config, tensors
+    return config, read_together(weight_files(folder), read_weight_map(folder))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a part's weights, which are there; reads none of them.
+    """The files of a part's weights, which are whole by their headers; reads none of them.
 
     Raises:
-        ValueError: there is none, or one that the part's index names is missing.
+        ValueError: there is none, or one that is not whole; one that the index names is missing;
+            two hold one weight, or not what the index says.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index, "an index of weights")["weight_map"].values()))
-    else:
-        names = sorted(file.name for file in folder.glob("*.safetensors"))
+    index = read_weight_map(folder)
+    present = _visible(folder, f"*{SAFETENSORS}")
+    names = sorted(set(index.values())) if index is not None else [file.name for file in present]
     missing = [name for name in names if not (folder / name).is_file()]
+    if index is None:
+        missing = _others_of_series(names)
     if missing or not names:
+        raise ValueError(_no_whole_part(folder, missing, [file.name for file in present]))
+    held = {folder / name: read_shapes(folder / name) for name in names}
+    check_together(held, index)
+    for stray in present:
+        if stray not in held:
+            _refuse_second_model(stray, held)
+    return list(held)
+
+
+def read_weight_map(folder: Path) -> dict[str, str] | None:
+    """The file of each weight, as the part's index has it; None for a part without an index."""
+    found = _visible(folder, f"*{SAFETENSORS}.index.json")
+    if not found:
+        return None
+    if len(found) > 1:
         raise ValueError(
-            f"{folder} is no whole part of a model: it lacks "
-            f"{', '.join(missing) if missing else 'any *.safetensors'}. "
-            f"Name a model folder as `longlive train` writes it."
+            f"{folder} has two indexes of weights, {found[0].name} and {found[1].name}: it holds "
+            f"two models. Leave the files of one there."
         )
-    return [folder / name for name in names]
+    places = read_json(found[0], "an index of weights").get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"{found[0]} is no index of weights: its weight_map is {shown(places)}, expected the "
+            f"name of a file for each weight. Fetch or save it again."
+        )
+    for name, place in places.items():
+        if not isinstance(place, str) or Path(place).name != place or place in ("", ".", ".."):
+            raise ValueError(
+                f"{found[0]} says that {shown(name)} is in {shown(place)}: expected the name of a "
+                f"file beside it. Fetch or save it again."
+            )
+    return places
+
+
+def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
+    """Raise ValueError for a config that has more layers than its part has weights.
+
+    Building them would take forever before the weights are seen not to fit. Reads headers alone.
+
+    Args:
+        counts: how many of something that has weights of its own, by the config's field.
+    """
+    held = sum(len(read_shapes(file)) for file in weight_files(folder))
+    for name, count in counts.items():
+        if count > held:
+            raise ValueError(
+                f"{folder / 'config.json'} has {name}={shown(count)}, but the files beside it hold "
+                f"{held} weights: config and weights come from different models. Take both from "
+                f"one place."
+            )
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder in the order of their names; hidden ones are of other programs."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+
+
+def _others_of_series(names: list[str]) -> list[str]:
+    """Of files called "...-00001-of-00003...", those that are not there."""
+    wanted: dict[str, None] = {}
+    for name in names:
+        if series := re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.safetensors)", name):
+            start, number, of, count, end = series.groups()
+            every = range(1, min(int(count), _LONGEST_SERIES) + 1)
+            wanted |= dict.fromkeys(f"{start}{i:0{len(number)}}{of}{count}{end}" for i in every)
+    return [name for name in wanted if name not in names]
+
+
+def _no_whole_part(folder: Path, missing: list[str], present: list[str]) -> str:
+    lacks = _few(missing) if missing else f"any *{SAFETENSORS}"
+    start = f"{folder} is no whole part of a model: it lacks {lacks}"
+    strays = [name for name in present if name not in missing]
+    if missing and not any(unfinished(folder / name) for name in missing) and strays:
+        return (
+            f"{start}, but holds {_few(strays)}: the download was not finished, or an index is "
+            f"left from an earlier save. Fetch what is missing, or remove the index if "
+            f"{strays[0]} is the whole part."
+        )
+    first = folder / (missing[0] if missing else "model.safetensors")
+    if unfinished(first) or cached_in_part(first) or first.is_symlink():
+        return f"{start}; {why_missing(first)}"
+    return f"{start}. Name a model folder as `longlive train` writes it."
+
+
+def _refuse_second_model(stray: Path, held: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise ValueError if a file that no index names holds weights that the index places."""
+    try:
+        names = read_shapes(stray)
+    except ValueError:  # whatever it is, it is not read
+        return
+    check_together({**held, stray: names})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -115,7 +205,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
     """Let a module's parameters be these tensors, without a copy; it may be ``unfilled``.
 
     Raises:
-        ValueError: names or shapes are not the module's; ``source`` says where they come from.
+        ValueError: names, shapes or kinds of numbers are not the module's; ``source`` says where
+            they come from.
     """
     own = module.state_dict()
     problems = {
@@ -125,6 +216,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
             f"{name} {list(tensors[name].shape)} for {list(own[name].shape)}"
             for name in sorted(own.keys() & tensors.keys())
             if tensors[name].shape != own[name].shape
+        ],
+        "wrong types": [
+            f"{name} {tensors[name].dtype} for {own[name].dtype}"
+            for name in sorted(own.keys() & tensors.keys())
+            if not _holds(own[name].dtype, tensors[name].dtype)
         ],
     }
     if any(problems.values()):
@@ -136,13 +232,18 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
     module.load_state_dict(dict(tensors), assign=True)
 
 
+def _holds(own: torch.dtype, given: torch.dtype) -> bool:
+    """Whether numbers of the type that is given can be those of one's own: floats, or the same."""
+    return given.is_floating_point if own.is_floating_point else given == own
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 of a weight file, or of all safetensors below a folder in the order of their names.
 
     It reads them whole: a second or so for every gigabyte.
     """
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+    for file in [path] if path.is_file() else _visible(path, f"**/*{SAFETENSORS}"):
         with file.open("rb") as stream:
             while piece := stream.read(1 << 20):
                 digest.update(piece)

@@ -9,96 +9,35 @@ linears of every block) are read from its ``.pt`` files as well.
 
 import json
 import math
-import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longlive_core.float8 import Float8Linear
 from longlive_core.nvfp4 import NVFP4Linear
+from longlive_models.documents import read_json
+from longlive_models.lora_config import CONFIG
+from longlive_models.lora_config import LoRAConfig as LoRAConfig
+from longlive_models.tensor_files import (
+    SAFETENSORS,
+    read_pickle,
+    read_safetensors,
+    require_numbers,
+    state_dict_in,
+    why_missing,
+)
 
 PREFIX = "base_model.model."
 HOLDERS = ("generator_lora", "critic_lora")
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 QUANTISED = (NVFP4Linear, Float8Linear)
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """Which linears get an adapter, and of what size. The defaults are the original's.
-
-    Attributes:
-        rank: width of the adapter.
-        alpha: its product is scaled by ``alpha / rank``.
-        dropout: of its input, while training.
-        targets: ends of module names, whole parts, as PEFT has it: "ffn.0" is "blocks.3.ffn.0".
-    """
-
-    rank: int = 128
-    alpha: float = 128.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("ffn.0", "ffn.2", "k", "o", "q", "v")
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(sorted(self.targets)))
-        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError(
-                f"LoRAConfig needs rank >= 1, 0 <= dropout < 1 and a target, got rank={self.rank}, "
-                f"dropout={self.dropout}, targets={self.targets}."
-            )
-
-    def matches(self, name: str) -> bool:
-        """Whether a module's name is one of the targets, or ends in one."""
-        return any(name == target or name.endswith(f".{target}") for target in self.targets)
-
-    def to_peft(self, base_model: str = "") -> dict[str, Any]:
-        """The content of PEFT's ``adapter_config.json``."""
-        return {
-            "peft_type": "LORA",
-            "task_type": None,
-            "base_model_name_or_path": base_model,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "target_modules": list(self.targets),
-            "bias": "none",
-            "use_rslora": False,
-            "use_dora": False,
-            "fan_in_fan_out": False,
-            "init_lora_weights": True,
-        }
-
-    @classmethod
-    def from_peft(cls, values: Mapping[str, Any]) -> "LoRAConfig":
-        """Read ``adapter_config.json``. Raises ValueError for other kinds of LoRA."""
-        unlike = {
-            "peft_type": "LORA",
-            "bias": "none",
-            "use_rslora": False,
-            "use_dora": False,
-            "fan_in_fan_out": False,
-        }
-        wrong = [f"{k}={values[k]!r}" for k, v in unlike.items() if values.get(k, v) != v]
-        wrong += [f"{k}={values[k]!r}" for k in ("rank_pattern", "alpha_pattern") if values.get(k)]
-        if wrong or isinstance(values["target_modules"], str):
-            raise ValueError(
-                f"this adapter has {', '.join(wrong) or 'a pattern as target_modules'}: only plain "
-                f"LoRA with one rank and listed targets is read. Merge it with PEFT first."
-            )
-        return cls(
-            rank=values["r"],
-            alpha=values["lora_alpha"],
-            dropout=values.get("lora_dropout", 0.0),
-            targets=tuple(values["target_modules"]),
-        )
 
 
 class LoRALinear(nn.Module):
@@ -293,7 +232,13 @@ def load_lora(
                 f"{', merged' if layer.merged else ''}; the one to load is {config}. Fuse the "
                 f"former (fuse_lora), or load into a model without adapters."
             )
-    found = {_peft_name(key): tensor for key, tensor in tensors.items()}
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if (name := _peft_name(key)) in found:
+            raise ValueError(
+                f"two tensors become {name}, one of them {key}: there are two adapters. Save one."
+            )
+        found[name] = tensor
     _check(found, {name: model.get_submodule(name) for name in _targets(model, config)}, config)
     if not present:
         add_lora(model, config)
@@ -333,41 +278,52 @@ def _check(
             for name, shape in own.items()
             if name in found and list(found[name].shape) != shape
         ],
+        "no numbers": [name for name, x in found.items() if not x.is_floating_point()],
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-        raise ValueError(
-            f"the adapter does not fit ({listed}): it is of another model, or of another rank than "
-            f"{config.rank}. Pass its config=LoRAConfig(rank=..., alpha=..., targets=...)."
+        raise ValueError(f"the adapter does not fit ({listed}): {_misfit(found, own, config)}")
+
+
+def _misfit(found: Mapping[str, Tensor], own: Mapping[str, list[int]], config: LoRAConfig) -> str:
+    """Why tensors are not the adapters of these linears, as far as they tell, and the way out."""
+    ranks = {x.shape[0] for name, x in found.items() if name.endswith(".lora_A.weight") and x.ndim}
+    if ranks and ranks != {config.rank}:
+        return (
+            f"its rank is {', '.join(map(str, sorted(ranks)))}, and {config.rank} was expected. "
+            f"Pass its config=LoRAConfig(rank=..., alpha=..., targets=...)."
         )
+    more = [name for name in found if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if more:
+        return (
+            f"it holds more than the two matrices of plain LoRA, as {more[0]}, which change what "
+            f"it makes. Merge it with the program that trained it, and load the merged weights."
+        )
+    return (
+        "it is of another model, or stands beside other linears than "
+        f"{', '.join(config.targets)}. Pass its config=LoRAConfig(targets=...), or load it into "
+        "the model that it was trained with."
+    )
 
 
 def _read(
     source: str | Path | Mapping[str, Tensor],
 ) -> tuple[Mapping[str, Tensor], LoRAConfig | None]:
     if isinstance(source, Mapping):
+        require_numbers(source, "the state dict")
         return source, None
     path = Path(source)
     if path.is_dir():
         for name in (WEIGHTS, CONFIG):
             if not (path / name).is_file():
-                raise ValueError(f"{path} is no adapter's folder: it holds no {name}.")
-        values = json.loads((path / CONFIG).read_text())
-        return load_file(path / WEIGHTS), LoRAConfig.from_peft(values)
-    if path.suffix == ".safetensors":
-        return load_file(path), None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot read {path} without running code that it may hold: "
-            f"{str(error).splitlines()[0]} Save its tensors alone."
-        ) from error
-    for holder in HOLDERS:
-        if isinstance(content, Mapping) and holder in content:
-            content = content[holder]
-            break
-    return content, None
+                raise ValueError(
+                    f"{path} is no adapter's folder: it holds no {name}; {why_missing(path / name)}"
+                )
+        config = LoRAConfig.from_peft(read_json(path / CONFIG, "an adapter's config"))
+        return read_safetensors(path / WEIGHTS), config
+    if path.suffix == SAFETENSORS:
+        return read_safetensors(path), None
+    return state_dict_in(read_pickle(path), path, HOLDERS), None
 
 
 def _peft_name(key: str) -> str:

@@ -6,7 +6,6 @@ cast touches), and a ``quantization_config`` in its ``config.json``. What the te
 config is for readers.
 """
 
-import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from longlive_core.nvfp4 import (
 )
 from longlive_models.folder import fill
 from longlive_models.keys import refuse_unknown_keys
+from longlive_models.tensor_files import read_pickle, state_dict_in
 from longlive_models.wan import published_keys
 
 KEY = "quantization_config"
@@ -265,7 +265,8 @@ def read_published(
     The file says its rule; ``config`` is for files that do not. Raises ValueError for other files,
     and where file and ``config`` contradict each other.
     """
-    content = _unpickle(Path(path))
+    content = read_pickle(path)
+    content = content if isinstance(content, Mapping) else {}
     stored = content.get("checkpoint_format")
     if stored != PUBLISHED_FORMAT or not isinstance(content.get("generator"), Mapping):
         raise ValueError(
@@ -285,7 +286,7 @@ def read_published(
                 f"{path} says that its rule is {named!r}, and config={config} differs."
             )
         config = told
-    state = published_keys(content["generator"])
+    state = published_keys(state_dict_in(content["generator"], Path(path)))
     tensors = import_state(state, config=config)
     name = packed_modules(tensors)[0]
     return tensors, PackedConfig(weight=read_weight(name, tensors).config)
@@ -324,14 +325,3 @@ def _kind(parts: Mapping[str, Tensor]) -> Convention | None:
         names.add(key.removeprefix(starts[0]) if starts else key)
     marks = {mark for one in CONVENTIONS.values() for mark in one.names} - {"weight", "scale"}
     return identify(names - {"bias"}) if names & marks else None
-
-
-def _unpickle(path: Path) -> Mapping[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot read {path} without running code that it may hold: "
-            f"{str(error).splitlines()[0]} Take the original file."
-        ) from error
-    return content if isinstance(content, Mapping) else {}

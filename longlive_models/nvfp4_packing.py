@@ -19,9 +19,16 @@ from torch import Tensor
 from longlive_core.linear_swap import KEEP, ConversionReport, SwapPlan
 from longlive_core.nvfp4 import plan_conversion, quantize_weight
 from longlive_models.documents import read_json
-from longlive_models.folder import fingerprint, read_config, unfilled, weight_files
+from longlive_models.folder import (
+    check_counts,
+    fingerprint,
+    read_config,
+    unfilled,
+    weight_files,
+)
 from longlive_models.hub import INDEX
 from longlive_models.nvfp4_checkpoint import KEY, PackedConfig, packed_state
+from longlive_models.tensor_files import require_numbers
 from longlive_models.wan import WanConfig, WanTransformer
 
 PART = "transformer"
@@ -54,9 +61,10 @@ def plan_packing(source: Path, keep: Sequence[str] = KEEP) -> SwapPlan:
             f"{source} is packed already: pack the model that it was made from, or packing would "
             f"round twice."
         )
-    weight_files(source / PART)
+    config = WanConfig.from_dict(values)
+    check_counts(source / PART, {"num_layers": config.num_layers})
     with unfilled():
-        model = WanTransformer(WanConfig.from_dict(values))
+        model = WanTransformer(config)
     return plan_conversion(model, keep=keep)
 
 
@@ -126,6 +134,7 @@ def _pack_part(
         with safe_open(file, framework="pt") as held:
             for key in names:
                 tensor = held.get_tensor(key)
+                require_numbers({key: tensor}, file)
                 before += tensor.nbytes
                 if key in wanted:
                     packed = quantize_weight(tensor, config.weight, device=device)

@@ -150,15 +150,15 @@ def _average(state: dict[str, Any]) -> dict[str, Tensor]:
 
 def _shards(folder: Path) -> list[dict[str, Tensor]]:
     """Weights and average of a sharded checkpoint by name, as tensors without values."""
-    sizes = {
-        name: entry.size
+    held = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
         for name, entry in read_metadata(folder).state_dict_metadata.items()
         if isinstance(entry, metadata.TensorStorageMetadata)
     }
     return [
         {
-            name.removeprefix(prefix): torch.empty(size, device="meta")
-            for name, size in sizes.items()
+            name.removeprefix(prefix): tensor
+            for name, tensor in held.items()
             if name.startswith(prefix)
         }
         for prefix in ("state_dict.", "average.")

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from longlive_core.attention import TableMask
 from longlive_core.kv_cache import WindowPolicy
 from longlive_models.objectives import shot_anchors, teacher_forcing_table
 from longlive_models.shots import SCENE_CUT_PREFIX
+from longlive_models.tensor_files import read_safetensors
 from longlive_models.text import PocketTextEncoder
 from longlive_recipes.moving_shapes import Clip, World, clip, draw
 from longlive_recipes.run_record import differences
@@ -142,7 +143,7 @@ class LatentClips:
                 f"training on it would not be what the config says. Name another latent_cache, or "
                 f"remove this one."
             )
-        tensors = load_file(folder / "latents.safetensors")
+        tensors = read_safetensors(folder / "latents.safetensors")
         captions = json.loads((folder / "captions.json").read_text())
         whole = tuple(tuple(blocks) for blocks in captions)
         return cls(tensors["latents"].to(device), whole, tensors["cuts"])

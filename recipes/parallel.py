@@ -43,6 +43,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.tensor_files import read_pickle
 from longlive_recipes.checked import YEAR, real_field, whole_field
 from longlive_recipes.shards import load_shards, read_shards
 
@@ -347,7 +348,7 @@ def end_ranks(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint as one rank writes it, whoever wrote it; in memory, on the CPU."""
     if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_pickle(path)
     tensors = read_shards(path)
     checkpoint = read_meta(path)
     callback, _ = _average_in(checkpoint)
@@ -357,9 +358,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its tensors, at least."""
+    """What a checkpoint holds beside its tensors, at least.
+
+    Raises ValueError for a file that is not whole, is no pickle, or would run code.
+    """
     file = path / META if path.is_dir() else path
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    held: dict[str, Any] = read_pickle(file)
+    return held
 
 
 def _by_number(state: dict[str, Any]) -> dict[str, Any]:

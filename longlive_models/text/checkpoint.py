@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longlive_models.tensor_files import read_tensors
 from longlive_models.text.umt5 import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_tokenizer
 
 _OUTSIDE_BLOCKS = {
@@ -82,9 +83,17 @@ def load_umt5(
 ) -> UMT5TextEncoder:
     """The encoder of the published files: a weights file and a tokenizer folder, both local.
 
-    The pickle is read with ``weights_only=True``; it is mapped, so memory holds it once.
+    The pickle is read with ``weights_only=True``; it is mapped, so memory holds it once. Raises
+    ValueError for files that are something else, or not whole.
     """
+    state = read_tensors(weights)
+    words = load_tokenizer(tokenizer)
+    if len(words) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {tokenizer} has {len(words):,} tokens, the encoder takes "
+            f"{config.vocab_size:,}: they are of different models. Take both from one place."
+        )
     with torch.device("meta"):
-        encoder = UMT5TextEncoder(config, load_tokenizer(tokenizer))
-    load_published(encoder, torch.load(weights, mmap=True, weights_only=True, map_location="cpu"))
+        encoder = UMT5TextEncoder(config, words)
+    load_published(encoder, state)
     return encoder.to(device=device, dtype=dtype)

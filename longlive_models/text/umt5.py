@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from longlive_core.checks import shown
+from longlive_models.documents import read_json
 from longlive_models.prompt_report import PromptReport
+from longlive_models.tensor_files import why_missing
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import clean
 
@@ -42,7 +45,12 @@ UMT5_XXL = UMT5Config(
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a local folder (``google/umt5-xxl`` in the published files)."""
+    """The tokenizer of a local folder (``google/umt5-xxl`` in the published files).
+
+    Raises:
+        ValueError: no such folder, no tokenizer in it, one that would run code of the folder, or
+            one without a token that pads.
+    """
     from transformers import AutoTokenizer
 
     if not Path(folder).is_dir():
@@ -50,7 +58,44 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
             f"a UMT5 tokenizer is read from a local folder, got {str(folder)!r}, which is none: "
             f"nothing is downloaded here. Pass the folder 'google/umt5-xxl' of the published files."
         )
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    file = Path(folder) / "tokenizer.json"
+    _require_tokenizer(file)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the class itself is what the package tokenizers raises
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            reason = "tokenizer_config.json names code of the folder, which is not run"
+        raise ValueError(
+            f"no tokenizer can be made of the files in {folder} ({shown(reason, 120)}). "
+            f"{_PUBLISHED}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer in {folder} has no token that pads, and prompts of one batch are made "
+            f"of equal length: tokenizer_config.json, which names it, is not there or of another "
+            f"tokenizer. {_PUBLISHED}"
+        )
+    return tokenizer
+
+
+_PUBLISHED = "Take all files of the folder 'google/umt5-xxl' of the published model."
+
+
+def _require_tokenizer(file: Path) -> None:
+    """Raise ValueError unless this is the JSON of a tokenizer."""
+    if not file.is_file():
+        if (file.parent / "spiece.model").is_file():
+            raise ValueError(
+                f"{file.parent} holds spiece.model without {file.name}: what is made of it depends "
+                f"on the packages that convert it, so it is not read. {_PUBLISHED}"
+            )
+        raise ValueError(f"{file.parent} holds no {file.name}: {why_missing(file)} {_PUBLISHED}")
+    content = read_json(file, "a tokenizer")
+    if not isinstance(content.get("model"), dict):
+        raise ValueError(f"{file} is no tokenizer: it has no 'model' of tokens. {_PUBLISHED}")
 
 
 class UMT5TextEncoder(nn.Module):

@@ -1,14 +1,12 @@
 """Published weights of the VAE: `Wan2.2_VAE.pth`, or safetensors with the same keys."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from longlive_models.tensor_files import read_tensors
 from longlive_models.vae.autoencoder import WanVAE
 from longlive_models.vae.config import WAN22_VAE, VAEConfig
 
@@ -19,29 +17,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights in a ``.pth``, ``.pt`` or ``.safetensors`` file, on the CPU.
 
     Pickles are read with ``weights_only=True``, and mapped: memory holds them once. Raises
-    ValueError for another kind of file, and for a pickle that holds anything but tensors by name.
+    ValueError for another kind of file, one that is not whole, a pickle that holds anything but
+    tensors by name, and weights that are no numbers.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix not in (".pt", ".pth"):
-        raise ValueError(
-            f"cannot read VAE weights from {str(path)!r}: it ends in neither .safetensors, .pt nor "
-            f".pth. Name the weight file itself, such as Wan2.2_VAE.pth."
-        )
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot read VAE weights from {str(path)!r} without running code that it may hold: "
-            f"{str(error).splitlines()[0]} Save its state dict of tensors alone."
-        ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(
-            f"{str(path)!r} holds no state dict: expected tensors by name. Save the VAE's "
-            f"state_dict() alone."
-        )
-    return dict(content)
+    return read_tensors(path)
 
 
 def load_weights(vae: WanVAE, source: str | Path | Mapping[str, Tensor]) -> None:

@@ -4,16 +4,13 @@ Key names are those of Wan2.2 and LongLive-2.0. Wrappers' traces are removed fro
 attribute that held the model (``model.``), sharding, activation checkpointing and compilation.
 """
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from longlive_models.folder import read_weight_map, weight_files
+from longlive_models.tensor_files import read_tensors, read_together
 from longlive_models.wan.transformer import WanTransformer
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -48,22 +45,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     ``path`` is a ``.safetensors`` file, a ``.pt`` or ``.pth`` file (read with ``weights_only``; the
     weights may be under ``generator``, ``generator_ema`` or ``model``), or a folder with one or
-    several safetensors files and perhaps their index.
+    several safetensors files and perhaps their index. Raises ValueError for what is none of these,
+    or not whole, and for weights that are no numbers.
     """
     path = Path(path)
     if path.is_dir():
-        state: Mapping[str, Any] = {}
-        for file in _shards(path):
-            state = {**state, **load_file(file)}
-        return published_keys(state)
-    if path.suffix == ".safetensors":
-        return published_keys(load_file(path))
-    if path.suffix not in (".pt", ".pth"):
-        raise ValueError(
-            f"cannot read weights from {str(path)!r}: it ends in neither .safetensors, .pt nor "
-            f".pth. Give one of these, or a folder of safetensors files."
-        )
-    return published_keys(_unpickle(path))
+        return published_keys(read_together(weight_files(path), read_weight_map(path)))
+    return published_keys(read_tensors(path, HOLDERS))
 
 
 def load_weights(
@@ -99,40 +87,6 @@ def load_weights(
             f"width {model.config.dim}). {listed}. Build it from the checkpoint's config."
         )
     model.load_state_dict({key: state[key] for key in own if key in state}, strict=strict)
-
-
-def _shards(folder: Path) -> list[Path]:
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
-        names = json.loads(indices[0].read_text())["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise ValueError(
-            f"no weights in {str(folder)!r}: it holds no .safetensors file. Give the file itself "
-            f"if it is a .pt."
-        )
-    return shards
-
-
-def _unpickle(path: Path) -> Mapping[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot read weights from {str(path)!r} without running code that it may hold: "
-            f"{str(error).splitlines()[0]} Save its state dict of tensors alone."
-        ) from error
-    for holder in HOLDERS:
-        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
-            content = content[holder]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(
-            f"{str(path)!r} holds no state dict: expected tensors by name, at the top or under "
-            f"{', '.join(HOLDERS)}."
-        )
-    return content
 
 
 def _few(keys: list[str]) -> str:

@@ -50,6 +50,43 @@ def hidden(node: ast.AST) -> str | None:
     return None
 
 
+READERS_OF_PICKLES = ("longlive_models/tensor_files.py", "recipes/shards.py")
+
+
+def runs(node: ast.AST) -> str | None:
+    """How a call could run code that a file holds, or None."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=named):
+            safe = [n.value for n in named if n.arg == "weights_only"]
+            only = len(safe) == 1 and isinstance(safe[0], ast.Constant) and safe[0].value is True
+            return None if only else "loads a pickle without weights_only=True"
+        case ast.Call(func=ast.Attribute(attr="load" | "loads", value=ast.Name(id=module))):
+            return f"{module} runs what it loads" if module in UNSAFE else None
+        case ast.Call(func=ast.Name(id="eval" | "exec") | ast.Attribute(attr="add_safe_globals")):
+            return "runs text, or lets pickles name more"
+        case ast.Attribute(attr="load_from_checkpoint" | "dcp_to_torch_save"):
+            return "leaves the reading of pickles to others"
+        case ast.keyword(arg="trust_remote_code" | "allow_pickle", value=ast.Constant(value=True)):
+            return "runs code of the folder that it reads"
+    return None
+
+
+UNSAFE = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "np", "numpy", "dcp")
+
+
+def test_no_file_runs_code():
+    """Files are data: two readers of pickles allow names by a list, and all others use them."""
+    allowed = "recipes/shards.py", "dcp runs what it loads"  # with its own reader and planner
+    found = [(where, how) for where, node in nodes() if (how := runs(node))]
+    refuse([f"{where} {how}" for where, how in found if (where.partition(":")[0], how) != allowed])
+    loads = [where.partition(":")[0] for where, node in nodes() if is_torch_load(node)]
+    assert set(loads) == set(READERS_OF_PICKLES)
+
+
+def is_torch_load(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load"
+
+
 def swallows(handler: ast.ExceptHandler) -> bool:
     """Whether it catches everything and neither raises it nor keeps it for the caller."""
     caught = (

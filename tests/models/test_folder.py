@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from longlive_models.folder import (
     SHARD,
+    check_counts,
     fill,
     fingerprint,
     load_part,
@@ -63,6 +65,97 @@ def test_only_files_that_the_index_names_are_read(tmp_path):
     (tmp_path / "model-1.safetensors").unlink()
     with pytest.raises(ValueError, match="it lacks model-1.safetensors"):
         load_part(tmp_path)
+
+
+def write_index(folder, places, name="model") -> None:
+    content = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / f"{name}.safetensors.index.json").write_text(content)
+
+
+def test_two_whole_models_in_one_folder_are_refused_by_key_and_files(tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    save_file({"b": torch.tensor(8)}, tmp_path / "older.safetensors")
+    for call in (load_part, weight_files):
+        with pytest.raises(ValueError, match=r"b is in both model.safetensors and older.safeten"):
+            call(tmp_path)
+    write_index(tmp_path, dict.fromkeys(TENSORS, "model.safetensors"))
+    with pytest.raises(ValueError, match=r"b is in both model.safetensors and older.safetensors"):
+        weight_files(tmp_path)
+    (tmp_path / "older.safetensors").rename(tmp_path / "._model.safetensors")
+    assert_same(load_part(tmp_path)[1], TENSORS)  # hidden files are of other programs
+    assert fingerprint(tmp_path) == fingerprint(tmp_path / "model.safetensors")
+    write_index(tmp_path, dict.fromkeys(TENSORS, "model.safetensors"), "another")
+    with pytest.raises(ValueError, match=r"two indexes .* another.safetensors.index.json and mod"):
+        weight_files(tmp_path)
+
+
+def test_an_index_that_an_earlier_save_left_is_told(tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    write_index(tmp_path, {"a": "model-00001-of-00002.safetensors"})
+    with pytest.raises(ValueError, match=r"lacks model-00001-of-00002.safetensors, but holds mod"):
+        weight_files(tmp_path)
+    write_index(tmp_path, dict.fromkeys((*TENSORS, "gone"), "model.safetensors"))
+    with pytest.raises(ValueError, match=r"says that 'gone' is in .* no file holds it: .* differ"):
+        load_part(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [None, [], {}, {"a": 3}, {"a": ""}, {"a": ".."}, {"a": "../model.safetensors"}, {"a": None}],
+)
+def test_an_index_that_is_none_is_refused(places, tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    write_index(tmp_path, places)
+    with pytest.raises(ValueError, match=r"index.json (is no index of weights|says that 'a' is)"):
+        weight_files(tmp_path)
+
+
+def test_a_series_without_an_index_lacks_what_it_lacks(tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    name = "model-00002-of-00003.safetensors"
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    with pytest.raises(ValueError, match=r"lacks model-00001-of-00003.* model-00003-of-00003"):
+        weight_files(tmp_path)
+    (tmp_path / "model-00001-of-00003.safetensors.part").touch()
+    with pytest.raises(ValueError, match=r"only model-00001-of-00003.safetensors.part is there"):
+        weight_files(tmp_path)
+
+
+def test_a_part_that_the_hub_cached_without_its_weights_is_told(tmp_path):
+    part = tmp_path / "models--owner--name" / "snapshots" / "abc" / "transformer"
+    part.mkdir(parents=True)
+    (part / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"owner/name was cached in part.*hf download owner/name"):
+        load_part(part)
+
+
+def test_a_file_that_is_not_whole_is_seen_before_any_weight_is_read(tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="model.safetensors is not whole: it has"):
+        weight_files(tmp_path)
+
+
+def test_more_layers_than_weights_are_refused_before_they_are_built(tmp_path):
+    save_part(tmp_path, CONFIG, TENSORS)
+    check_counts(tmp_path, {"num_layers": 3})
+    with pytest.raises(ValueError, match=r"config.json has num_layers=10000000, .* hold 3 weights"):
+        check_counts(tmp_path, {"num_layers": 10**7})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(dtype):
+    module = nn.Linear(3, 2)
+    weights = {"weight": torch.ones(2, 3, dtype=dtype), "bias": torch.ones(2)}
+    with pytest.raises(ValueError, match=rf"wrong types: weight {dtype} for torch.float32"):
+        fill(module, weights, "here")
+    fill(module, weights | {"weight": torch.ones(2, 3).half()}, "here")
+    module.register_buffer("bits", torch.ones(2, dtype=torch.uint8))
+    given = dict(module.state_dict())
+    fill(module, given, "here")
+    with pytest.raises(ValueError, match=r"wrong types: bits torch.int64 for torch.uint8"):
+        fill(module, given | {"bits": torch.ones(2).long()}, "here")
 
 
 def test_what_is_not_there_or_not_readable_is_named(tmp_path):

@@ -231,6 +231,29 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
     [
         ({"use_dora": True}, "use_dora=True"),
         ({"rank_pattern": {"q": 8}}, "rank_pattern"),
+        ({"alpha_pattern": {"q": 8}}, "alpha_pattern.* several alphas"),
+        ({"layers_to_transform": 0}, "leaves out layers .* in target_modules instead"),
+        ({"exclude_modules": ["blocks.1.q"]}, "leaves out modules .* in target_modules instead"),
+        ({"modules_to_save": ["head"]}, "brings whole modules .*merge_and_unload"),
+        ({"lora_bias": True}, "its second matrix has a bias"),
+        ({"bias": "lora_only"}, "bias='lora_only', so biases of the base were trained"),
+        ({"fan_in_fan_out": True}, r"stored as \[in, out\]"),
+        ({"trainable_token_indices": [3]}, "rows of an embedding"),
+        ({"megatron_config": {"a": 1}}, "Megatron splits"),
+        ({"target_parameters": ["q.weight"]}, "parameters that are no linears' weights"),
+        ({"alora_invocation_tokens": [1]}, "aLoRA"),
+        ({"use_qalora": True}, "QALoRA"),
+        ({"kasa_config": {"beta": 1}}, "KaSA"),
+        ({"a_new_field": 3}, "a_new_field=3, a field that is not known here"),
+        ({"use_rslora": "no"}, "use_rslora in adapter_config.json is true or false, got 'no'"),
+        ({"peft_type": "LOHA"}, "peft_type='LOHA': only LoRA is read"),
+        ({"r": 2.5}, "r in adapter_config.json is a whole number, got 2.5"),
+        ({"r": None}, "has no r"),
+        ({"lora_alpha": "8"}, "lora_alpha in adapter_config.json is a finite number, got '8'"),
+        ({"lora_alpha": float("nan")}, "finite number, got nan"),
+        ({"lora_dropout": 2}, "dropout=2"),
+        ({"target_modules": None}, "has no target_modules"),
+        ({"target_modules": ["q", 3]}, "a tuple of targets' names"),
         ({"target_modules": ".*q"}, "a pattern as target_modules"),
     ],
 )
@@ -239,9 +262,135 @@ def test_other_kinds_of_lora_are_refused(change, message):
         LoRAConfig.from_peft(CONFIG.to_peft() | change)
 
 
-@pytest.mark.parametrize("options", [{"rank": 0}, {"dropout": 1.0}, {"targets": ()}])
+@pytest.mark.parametrize("start", [True, False, "gaussian", "Gaussian", "orthogonal", "eva", None])
+def test_starts_that_leave_the_base_as_it_is_are_read(start):
+    plain = {"peft_version": "0.21.2", "loftq_config": {}, "eva_config": {"rho": 2.0}}
+    plain |= {"megatron_core": "megatron.core", "qalora_group_size": 16, "layers_pattern": None}
+    values = CONFIG.to_peft() | plain | {"init_lora_weights": start}
+    assert LoRAConfig.from_peft(values) == CONFIG
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "lora_ga"])
+def test_starts_that_change_the_base_are_refused_with_the_way_to_convert_them(start):
+    with pytest.raises(ValueError, match=rf"(?s)={start!r}, .*weight_conversion=START.*twice"):
+        LoRAConfig.from_peft(CONFIG.to_peft() | {"init_lora_weights": start})
+
+
+@pytest.mark.parametrize("start", ["loftq", "something new", 3])
+def test_other_starts_are_refused_with_the_way_round(start):
+    with pytest.raises(ValueError, match="changes the base's weights as well.*merge_and_unload"):
+        LoRAConfig.from_peft(CONFIG.to_peft() | {"init_lora_weights": start})
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_rank_stabilised_adapters_are_scaled_by_the_root(rank):
+    values = LoRAConfig(rank=rank, alpha=8.0).to_peft() | {"use_rslora": True}
+    config = LoRAConfig.from_peft(values)
+    assert config.alpha / config.rank == pytest.approx(8.0 / rank**0.5, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": "mica"},
+        {"lora_dropout": 0.3},
+    ],
+)
+def test_what_peft_writes_makes_what_peft_makes(options, tmp_path):
+    peft = pytest.importorskip("peft", reason="PEFT is the oracle, and not installed")
+    targets = ["q", "ffn.0"]
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, **options)
+    theirs = peft.get_peft_model(model(), config)
+    torch.manual_seed(1)
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter)
+    theirs.save_pretrained(tmp_path)
+    ours = model()
+    load_lora(ours, tmp_path)
+    x = torch.randn(3, 32)
+    for name in NAMES:
+        want = theirs.eval().base_model.model.get_submodule(name)(x)
+        torch.testing.assert_close(ours.eval().get_submodule(name)(x), want)
+
+
+@pytest.mark.filterwarnings("ignore:.* changes the base weights of the model")
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_peft_converts_the_others_as_the_refusal_says(start, tmp_path):
+    peft = pytest.importorskip("peft", reason="PEFT is the oracle, and not installed")
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q"], init_lora_weights=start)
+    theirs = peft.get_peft_model(model(), config)
+    theirs.peft_config["default"].init_lora_weights = True
+    theirs.save_pretrained(tmp_path / "start")
+    torch.manual_seed(1)
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            parameter.data += torch.randn_like(parameter) / 4
+    x = torch.randn(3, 32)
+    want = theirs.base_model.model.blocks[1]["q"](x)
+    theirs.peft_config["default"].init_lora_weights = start
+    theirs.save_pretrained(tmp_path / "raw")
+    with pytest.raises(ValueError, match=start):
+        load_lora(model(), tmp_path / "raw")
+    theirs.save_pretrained(
+        tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start")
+    )
+    ours = model()
+    assert load_lora(ours, tmp_path / "plain").rank == 8
+    torch.testing.assert_close(ours.blocks[1]["q"](x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_misfit_is_blamed_on_what_is_to_blame():
+    tensors = {k: v.detach() for k, v in lora_state_dict(trained(model())).items()}
+    with pytest.raises(ValueError, match="its rank is 4, and 8 was expected"):
+        load_lora(model(), tensors, config=LoRAConfig(rank=8, targets=CONFIG.targets))
+    more = tensors | {"base_model.model.blocks.0.q.lora_magnitude_vector": torch.ones(32)}
+    with pytest.raises(ValueError, match="more than the two matrices of plain LoRA, as .*magnit"):
+        load_lora(model(), more, config=CONFIG)
+    with pytest.raises(ValueError, match=r"beside other linears than q\."):
+        load_lora(model(), tensors, config=LoRAConfig(rank=4, targets=("q",)))
+    name = "base_model.model.blocks.0.q.lora_A.weight"
+    with pytest.raises(ValueError, match="no numbers: base_model.model.blocks.0.q.lora_A"):
+        load_lora(model(), tensors | {name: tensors[name].int()}, config=CONFIG)
+    with pytest.raises(ValueError, match="two tensors become base_model.model.blocks.0.q"):
+        load_lora(model(), tensors | {name.removeprefix("base_model.model."): tensors[name]})
+    with pytest.raises(ValueError, match="lora_A.weight in the state dict holds nan"):
+        load_lora(model(), tensors | {name: tensors[name] * float("nan")}, config=CONFIG)
+
+
+def test_nothing_is_loaded_into_a_merged_adapter():
+    net = trained(model())
+    tensors = {k: torch.zeros_like(v) for k, v in lora_state_dict(net).items()}
+    merge_lora(net)
+    weight = net.blocks[0]["q"].base_layer.weight.clone()
+    with pytest.raises(ValueError, match="has an adapter of its own, .*, merged; the one to load"):
+        load_lora(net, tensors, config=CONFIG)
+    assert torch.equal(net.blocks[0]["q"].base_layer.weight, weight)
+    assert all(layer.lora_B.weight.any() for _, layer in adapters(net))
+    unmerge_lora(net)
+    load_lora(net, tensors, config=CONFIG)
+    assert not any(layer.lora_B.weight.any() for _, layer in adapters(net))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank": 0},
+        {"alpha": float("nan")},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"targets": ()},
+        {"targets": ("q", "")},
+    ],
+)
 def test_configs_that_make_no_sense_are_refused(options):
-    with pytest.raises(ValueError, match="LoRAConfig needs rank >= 1"):
+    with pytest.raises(
+        ValueError, match="LoRAConfig('s (rank|alpha|dropout) is | needs rank >= 1)"
+    ):
         LoRAConfig(**options)
 
 

@@ -73,7 +73,7 @@ def test_a_pickle_that_could_run_code_is_refused(tmp_path):
     with pytest.raises(ValueError, match="without running code that it may hold"):
         read_state_dict(path)
     path.write_bytes(pickle.dumps({"weight": Stranger()}))
-    with pytest.raises(ValueError, match="cannot read VAE weights"):
+    with pytest.raises(ValueError, match="cannot read .* without running code"):
         read_state_dict(path)
 
 
