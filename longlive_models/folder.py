@@ -18,8 +18,8 @@ from longlive_models.tensor_files import (
     SAFETENSORS,
     cached_in_part,
     check_together,
+    read_safetensors,
     read_shapes,
-    read_together,
     unfinished,
     why_missing,
 )
@@ -63,15 +63,38 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             not what its name says; two files hold one weight; a weight is no number.
     """
     config = read_config(folder)
-    return config, read_together(weight_files(folder), read_weight_map(folder))
+    return config, load_folder(folder)
+
+
+def load_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors files. Raises ValueError as ``load_part`` does."""
+    read_weight_shapes(folder)
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= read_safetensors(file)
+    return tensors
+
+
+def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's weights, of the headers of its files, which have to be whole.
+
+    Raises:
+        ValueError: a file is not whole, or not what its name says; two hold one weight; one holds
+            not what the index says.
+    """
+    held = {file: read_shapes(file) for file in weight_files(folder)}
+    check_together(held, read_weight_map(folder))
+    for stray in _visible(folder, f"*{SAFETENSORS}"):
+        if stray not in held:
+            _refuse_second_model(stray, held)
+    return {name: shape for shapes in held.values() for name, shape in shapes.items()}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a part's weights, which are whole by their headers; reads none of them.
+    """The files of a part's weights, which are there; reads none of them.
 
     Raises:
-        ValueError: there is none, or one that is not whole; one that the index names is missing;
-            two hold one weight, or not what the index says.
+        ValueError: there is none, or one of several is missing.
     """
     index = read_weight_map(folder)
     present = _visible(folder, f"*{SAFETENSORS}")
@@ -81,12 +104,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = _others_of_series(names)
     if missing or not names:
         raise ValueError(_no_whole_part(folder, missing, [file.name for file in present]))
-    held = {folder / name: read_shapes(folder / name) for name in names}
-    check_together(held, index)
-    for stray in present:
-        if stray not in held:
-            _refuse_second_model(stray, held)
-    return list(held)
+    return [folder / name for name in names]
 
 
 def read_weight_map(folder: Path) -> dict[str, str] | None:
@@ -122,7 +140,7 @@ def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
     Args:
         counts: how many of something that has weights of its own, by the config's field.
     """
-    held = sum(len(read_shapes(file)) for file in weight_files(folder))
+    held = len(read_weight_shapes(folder))
     for name, count in counts.items():
         if count > held:
             raise ValueError(

@@ -78,6 +78,11 @@ class LoRAConfig:
                     f"tensors mean. Take {CONFIG} as PEFT wrote it."
                 )
         targets = values["target_modules"]
+        if isinstance(targets, list | tuple) and not _are_names(targets):
+            raise ValueError(
+                f"target_modules in {CONFIG} is a list of names, got {shown(targets)}: they say "
+                f"which linears the adapter stands beside. Take the file as PEFT wrote it."
+            )
         if not isinstance(targets, list | tuple):
             raise ValueError(
                 f"this adapter has a pattern as target_modules, {shown(targets)}: which linears "

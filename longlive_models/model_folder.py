@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from longlive_models.folder import read_config, weight_files
+from longlive_models.folder import check_counts, read_config, weight_files
 from longlive_models.hub import is_published
 from longlive_models.model_spec import ModelSpec
 from longlive_models.nvfp4_checkpoint import split_quantization
@@ -42,8 +42,24 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
         weight_files(folder / part)
     read_words(folder)
     sizes = split_quantization(read_config(folder / "transformer"))[0]
-    return ModelSpec(
-        transformer=build(WanConfig, sizes, folder / "transformer" / "config.json"),
-        vae=build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json"),
-        settings=read_settings(folder),
-    )
+    wan = build(WanConfig, sizes, folder / "transformer" / "config.json")
+    vae = build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json")
+    read_text_config(folder)
+    return ModelSpec(transformer=wan, vae=vae, settings=read_settings(folder))
+
+
+def read_text_config(folder: Path) -> PocketTextConfig:
+    """The sizes of a model folder's text encoder. Raises ValueError as ``read_spec`` does."""
+    part = folder / "text_encoder"
+    return build(PocketTextConfig, read_config(part), part / "config.json")
+
+
+def check_sizes(folder: Path, spec: ModelSpec) -> None:
+    """Raise ValueError for files of weights that are not whole, or too few for their config.
+
+    Reads their headers alone, before a model is built of a config that no weights can fill.
+    """
+    check_counts(folder / "transformer", {"num_layers": spec.transformer.num_layers})
+    vae = {"num_res_blocks": spec.vae.num_res_blocks, "dim_mult": len(spec.vae.dim_mult)}
+    check_counts(folder / "vae", vae)
+    check_counts(folder / "text_encoder", {"num_layers": read_text_config(folder).num_layers})

@@ -24,16 +24,17 @@ from longlive_models.folder import (
     fingerprint,
     fingerprint_tensors,
     load_part,
+    unfilled,
 )
 from longlive_models.generator import BlockGenerator
 from longlive_models.hub import is_published, resolve
+from longlive_models.model_folder import check_sizes, read_text_config
 from longlive_models.model_folder import read_spec as read_spec
 from longlive_models.model_spec import ModelSpec
 from longlive_models.placement import Placement as Placement
 from longlive_models.precision import load_transformer, model_receipts, set_precision
 from longlive_models.prompt_report import not_shown, warn_of
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
-from longlive_models.schema import build
 from longlive_models.settings import GenerationSettings
 from longlive_models.shots import BlockTiming, ShotPlan, StoryboardLike
 from longlive_models.shots import plan_video as plan_video
@@ -42,7 +43,6 @@ from longlive_models.stream import Stream, Video, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import (
     UMT5_XXL,
-    PocketTextConfig,
     PocketTextEncoder,
     TextEncoder,
     UMT5Config,
@@ -141,13 +141,12 @@ class LongLivePipeline:
             return cls.from_published(folder, placement=placement, download=download, group=group)
         spec = read_spec(folder)
         placement.check(spec.transformer)
+        check_sizes(folder, spec)
         transformer = load_transformer(folder / "transformer", spec.transformer, placement)
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
-        values, tensors = load_part(folder / "text_encoder")
-        words = build(PocketTextConfig, values, folder / "text_encoder" / "config.json")
-        with torch.device("cpu"):
-            text = PocketTextEncoder(words)
-        fill(text, tensors, folder / "text_encoder")
+        with unfilled():
+            text = PocketTextEncoder(read_text_config(folder))
+        fill(text, load_part(folder / "text_encoder")[1], folder / "text_encoder")
         how: dict[str, Any] = {"placement": placement, "weights": folder, "group": group}
         return cls(transformer, vae, text, settings=spec.settings, **how)
 

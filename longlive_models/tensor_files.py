@@ -151,25 +151,6 @@ def state_dict_in(content: Any, path: Path, holders: Sequence[str] = ()) -> dict
     return tensors
 
 
-def read_together(
-    files: Sequence[Path], index: Mapping[str, str] | None = None
-) -> dict[str, Tensor]:
-    """The tensors of several safetensors files that are one model.
-
-    Args:
-        index: the name of the file of each tensor, if the files come with one.
-
-    Raises:
-        ValueError: a tensor that two files hold, or that is not where the index says; and what
-            ``read_safetensors`` refuses.
-    """
-    check_together({file: read_shapes(file) for file in files}, index)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_safetensors(file)
-    return tensors
-
-
 def check_together(
     held: Mapping[Path, Mapping[str, Any]], index: Mapping[str, str] | None = None
 ) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longlive_models.folder import read_weight_map, weight_files
-from longlive_models.tensor_files import read_tensors, read_together
+from longlive_models.folder import load_folder
+from longlive_models.tensor_files import read_tensors
 from longlive_models.wan.transformer import WanTransformer
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -50,7 +50,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        return published_keys(read_together(weight_files(path), read_weight_map(path)))
+        return published_keys(load_folder(path))
     return published_keys(read_tensors(path, HOLDERS))
 
 

@@ -14,6 +14,7 @@ from longlive_models.folder import (
     fingerprint,
     load_part,
     read_config,
+    read_weight_shapes,
     save_part,
     unfilled,
     weight_files,
@@ -75,12 +76,12 @@ def write_index(folder, places, name="model") -> None:
 def test_two_whole_models_in_one_folder_are_refused_by_key_and_files(tmp_path):
     save_part(tmp_path, CONFIG, TENSORS)
     save_file({"b": torch.tensor(8)}, tmp_path / "older.safetensors")
-    for call in (load_part, weight_files):
+    for call in (load_part, read_weight_shapes):
         with pytest.raises(ValueError, match=r"b is in both model.safetensors and older.safeten"):
             call(tmp_path)
     write_index(tmp_path, dict.fromkeys(TENSORS, "model.safetensors"))
     with pytest.raises(ValueError, match=r"b is in both model.safetensors and older.safetensors"):
-        weight_files(tmp_path)
+        load_part(tmp_path)
     (tmp_path / "older.safetensors").rename(tmp_path / "._model.safetensors")
     assert_same(load_part(tmp_path)[1], TENSORS)  # hidden files are of other programs
     assert fingerprint(tmp_path) == fingerprint(tmp_path / "model.safetensors")
@@ -134,7 +135,7 @@ def test_a_file_that_is_not_whole_is_seen_before_any_weight_is_read(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="model.safetensors is not whole: it has"):
-        weight_files(tmp_path)
+        read_weight_shapes(tmp_path)
 
 
 def test_more_layers_than_weights_are_refused_before_they_are_built(tmp_path):

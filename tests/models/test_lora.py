@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
         ({"lora_alpha": float("nan")}, "finite number, got nan"),
         ({"lora_dropout": 2}, "dropout=2"),
         ({"target_modules": None}, "has no target_modules"),
-        ({"target_modules": ["q", 3]}, "a tuple of targets' names"),
+        ({"target_modules": ["q", 3]}, r"is a list of names, got \['q', 3\]"),
         ({"target_modules": ".*q"}, "a pattern as target_modules"),
     ],
 )

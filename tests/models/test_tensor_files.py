@@ -17,11 +17,11 @@ from longlive_models.lora import CONFIG, WEIGHTS, LoRAConfig, load_lora
 from longlive_models.nvfp4_checkpoint import read_published
 from longlive_models.stream_snapshot import SnapshotSummary, StreamSnapshot
 from longlive_models.tensor_files import (
+    check_together,
     read_pickle,
     read_safetensors,
     read_shapes,
     read_tensors,
-    read_together,
     require_numbers,
 )
 from longlive_models.text import UMT5Config, load_umt5
@@ -234,11 +234,11 @@ def test_two_files_with_one_weight_are_two_models(tmp_path):
     save_file({"x": torch.ones(1), "y": torch.ones(1)}, one)
     save_file({"y": torch.zeros(1)}, two)
     with pytest.raises(ValueError, match=r"y is in both a.safetensors and b.safetensors of "):
-        read_together([one, two])
+        check_together({file: read_shapes(file) for file in (one, two)})
     with pytest.raises(ValueError, match=r"says that 'y' is in 'b.safetensors', but it is in a"):
-        read_together([one], {"x": one.name, "y": two.name})
+        check_together({one: read_shapes(one)}, {"x": one.name, "y": two.name})
     with pytest.raises(ValueError, match=r"says that 'z' is in 'a.safetensors', but no file"):
-        read_together([one], {"z": one.name})
+        check_together({one: read_shapes(one)}, {"z": one.name})
 
 
 TINY_TEXT = UMT5Config(vocab_size=8, dim=8, dim_attn=8, dim_ffn=8, num_heads=1, num_layers=1)
