@@ -22,8 +22,7 @@ def read_words(folder: Path) -> WordTokenizer | None:
     """
     if is_published(folder):
         return None
-    config = folder / "text_encoder"
-    sizes = build(PocketTextConfig, read_config(config), config / "config.json")
+    sizes = read_text_config(folder)
     return WordTokenizer(sizes.vocab, sizes.text_len)
 
 
@@ -44,7 +43,6 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
     sizes = split_quantization(read_config(folder / "transformer"))[0]
     wan = build(WanConfig, sizes, folder / "transformer" / "config.json")
     vae = build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json")
-    read_text_config(folder)
     return ModelSpec(transformer=wan, vae=vae, settings=read_settings(folder))
 
 
