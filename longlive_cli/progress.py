@@ -157,6 +157,54 @@ class FrameBar:
         return self._task
 
 
+class VideoCount:
+    """How many videos of an evaluation are generated: a bar, or a line each where none is drawn."""
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        console = console or Console(stderr=True)
+        self._draws = can_draw(console)
+        self._clock = clock
+        self._pace: _Pace | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            console=console,
+            disable=not self._draws,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("loading the model", total=None, state="")
+
+    def __enter__(self) -> "VideoCount":
+        self._progress.start()
+        if not self._draws:
+            note("loading the model")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, suite: str, done: int, total: int) -> None:
+        """Of all suites, ``done`` of ``total`` videos are generated; the next is of ``suite``."""
+        now = self._clock()
+        self._pace = self._pace or _Pace(now, done)
+        left = self._pace.left(now, done, total)
+        text = f"{done}/{total} videos" + ("" if left is None else f", {duration(left)} left")
+        self._progress.update(
+            self._task, description=suite, completed=done, total=total, state=text
+        )
+        if not self._draws:
+            note(f"{suite}: {text}")
+
+
 def state(report: Report, first: Report | None = None) -> str:
     """`29/60 frames, 7.3 frames/s, 0:04 left`; the speed since `first`, if there is one."""
     parts = [speed(report, first)]

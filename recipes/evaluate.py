@@ -9,7 +9,7 @@ Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/re
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -43,34 +43,96 @@ STEERED: dict[str, dict[str, Any]] = {
 PAST_BLOCKS = 2  # before a video is steered
 
 
-def run(config: Evaluate) -> dict[str, Any]:
-    """Generate and judge every suite; the result is plain data, as it is stored."""
+def run(
+    config: Evaluate,
+    *,
+    made: Callable[[str, int, int], None] | None = None,
+    stored: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Generate and judge every suite; the result is plain data, as it is stored.
+
+    Args:
+        config: what is generated, and how.
+        made: told the suite, how many of all videos are generated, and how many there will be.
+        stored: given the result so far when a suite has ended, with ``complete`` False.
+
+    An interrupt ends it after the last whole suite: then ``complete`` is False.
+
+    Raises:
+        KeyboardInterrupt: an interrupt before the first suite has ended.
+    """
     pipeline = LongLivePipeline.from_pretrained(
         config.model, device=config.device, weights=config.weights, kv_cache=config.kv_cache
     )
     settings = pipeline.settings.override(steps=config.steps, guidance=config.guidance)
-    rng = np.random.default_rng(config.seed)
     suites: dict[str, Any] = {}
-    splits: tuple[tuple[Split, int], ...] = (("train", config.seen), ("heldout", config.heldout))
-    for split, count in splits:
-        if count:
-            suites["seen" if split == "train" else split] = _single_shots(
-                pipeline, settings, config, rng, split, count
-            )
+
+    def result(*, complete: bool) -> dict[str, Any]:
+        return {
+            "complete": complete,
+            "suites": suites,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "model_sha256": pipeline.fingerprint,
+            "backends": list(in_short(pipeline.receipts())),
+            **run_record(config, pipeline.placement.device),
+        }
+
+    try:
+        for scores in _suites(pipeline, settings, config, _Count(config, made)):
+            suites |= scores
+            if stored is not None:
+                stored(result(complete=False))
+    except KeyboardInterrupt:
+        if not suites:
+            raise
+        return result(complete=False)
+    return result(complete=True)
+
+
+class _Count:
+    """The videos that an evaluation has generated, of those that it will."""
+
+    def __init__(self, config: Evaluate, made: Callable[[str, int, int], None] | None) -> None:
+        self._made = made
+        self._done = 0
+        parts = (config.seen, config.heldout, config.storyboards, config.long, config.steered)
+        self._total = sum(parts)
+        self.suite = ""
+
+    def add(self, videos: int) -> None:
+        self._done += videos
+        if self._made is not None:
+            self._made(self.suite, self._done, self._total)
+
+    def begin(self, suite: str) -> None:
+        self.suite = suite
+        self.add(0)
+
+
+def _suites(
+    pipeline: LongLivePipeline, settings: GenerationSettings, config: Evaluate, count: _Count
+) -> Iterator[dict[str, Any]]:
+    """The scores of one suite after another, by name; those of one past come together."""
+    rng = np.random.default_rng(config.seed)
+    how = (pipeline, settings, config, rng, count)
+    splits: tuple[tuple[str, Split, int], ...] = (
+        ("seen", "train", config.seen),
+        ("heldout", "heldout", config.heldout),
+    )
+    for name, split, videos in splits:
+        if videos:
+            count.begin(name)
+            yield {name: _single_shots(*how, split, videos)}
     if config.storyboards:
-        suites["storyboards"] = _storyboards(pipeline, settings, config, rng)
+        count.begin("storyboards")
+        yield {"storyboards": _storyboards(*how)}
     if config.long:
-        suites |= _long(pipeline, settings, config, rng)
+        count.begin("long")
+        yield _long(*how)
     if config.steered:
-        suites |= _steered(pipeline, settings, config, rng)
-    return {
-        "suites": suites,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "model_sha256": pipeline.fingerprint,
-        "backends": list(in_short(pipeline.receipts())),
-        **run_record(config, pipeline.placement.device),
-    }
+        count.begin("steered")
+        yield _steered(*how)
 
 
 def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[Look]:
@@ -144,6 +206,7 @@ def _generate(
     pipeline: LongLivePipeline,
     settings: GenerationSettings,
     config: Evaluate,
+    count: _Count,
     stories: Sequence[Storyboard],
     seconds: float | None,
 ) -> list[np.ndarray]:
@@ -153,6 +216,7 @@ def _generate(
         plans = [pipeline.plan(story, seconds=seconds) for story in some]
         seeds = [config.seed + first + place for place in range(len(some))]
         clips.extend(generate_clips(pipeline, settings, plans, seeds))
+        count.add(len(some))
     return clips
 
 
@@ -161,12 +225,13 @@ def _single_shots(
     settings: GenerationSettings,
     config: Evaluate,
     rng: np.random.Generator,
+    count: _Count,
     split: Split,
-    count: int,
+    videos: int,
 ) -> dict[str, Any]:
-    wanted = draw_looks(rng, split, count)
+    wanted = draw_looks(rng, split, videos)
     stories = [_story([_words(look, n, config, rng)]) for n, look in enumerate(wanted)]
-    clips = _generate(pipeline, settings, config, stories, config.seconds)
+    clips = _generate(pipeline, settings, config, count, stories, config.seconds)
     fps = pipeline.settings.fps
     return _summary(_judge(judge_shot, clips, fps, config.workers), wanted)
 
@@ -176,11 +241,12 @@ def _long(
     settings: GenerationSettings,
     config: Evaluate,
     rng: np.random.Generator,
+    count: _Count,
 ) -> dict[str, dict[str, Any]]:
     """Long videos: their end, and every stretch as long as it, from the start."""
     wanted = draw_looks(rng, "train", config.long)
     stories = [_story([base_caption(look)]) for look in wanted]
-    clips = _generate(pipeline, settings, config, stories, config.long_seconds)
+    clips = _generate(pipeline, settings, config, count, stories, config.long_seconds)
     fps = pipeline.settings.fps
     length = round(config.tail_seconds * fps)
     stretches = [
@@ -191,9 +257,9 @@ def _long(
     parts, looks_of_parts = zip(*stretches, strict=True)
     tails = [clip[-length:] for clip in clips]
     verdicts = _judge(judge_shot, [*clips, *tails, *parts], fps, config.workers)
-    count = len(clips)
-    whole, ends = verdicts[:count], verdicts[count : 2 * count]
-    throughout = verdicts[2 * count :]
+    films = len(clips)
+    whole, ends = verdicts[:films], verdicts[films : 2 * films]
+    throughout = verdicts[2 * films :]
     return {
         "long": {
             **_summary(ends, wanted),
@@ -209,6 +275,7 @@ def _storyboards(
     settings: GenerationSettings,
     config: Evaluate,
     rng: np.random.Generator,
+    count: _Count,
 ) -> dict[str, Any]:
     """Two shots of two blocks: is the cut found at its frame, and do both shots show theirs?"""
     pairs = [draw_looks(rng, "train", 2) for _ in range(config.storyboards)]
@@ -216,7 +283,7 @@ def _storyboards(
         Storyboard(shots=tuple(Shot(prompt=base_caption(look), blocks=2) for look in pair))
         for pair in pairs
     ]
-    clips = _generate(pipeline, settings, config, stories, None)
+    clips = _generate(pipeline, settings, config, count, stories, None)
     timing = pipeline.timing
     edge = timing.frames(2)
     verdicts: list[ClipVerdict] = _judge(judge_clip, clips, timing.fps, config.workers)
@@ -231,6 +298,7 @@ def _steered(
     settings: GenerationSettings,
     config: Evaluate,
     rng: np.random.Generator,
+    count: _Count,
 ) -> dict[str, dict[str, Any]]:
     """Does the first block after a new prompt show it? Its colour is always another one."""
     pairs: list[list[Look]] = []
@@ -244,6 +312,7 @@ def _steered(
         seeds = [config.seed + first + place for place in range(len(some))]
         for name, blocks in steered_blocks(pipeline, settings, prompts, seeds).items():
             clips[name].extend(blocks)
+        count.add(len(some))
     wanted, fps = [after for _, after in pairs], pipeline.settings.fps
     return {
         name: _summary(_judge(judge_shot, blocks, fps, config.workers), wanted)

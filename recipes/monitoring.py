@@ -33,7 +33,7 @@ class Table:
         is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")  # as `rewind` writes them
             if is_new:
                 writer.writerow(["step", *values])
             writer.writerow([step, *values.values()])

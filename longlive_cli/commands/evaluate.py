@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longlive_cli import complete
+from longlive_cli.boundary import INTERRUPTED
 from longlive_cli.messages import note, say, show
 
 if TYPE_CHECKING:
@@ -48,21 +49,20 @@ def evaluate(
 ) -> None:
     """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
     if videos:
-        _judge(videos, as_json, fps)
+        if output is not None:
+            _check_result(output, [(str(video), video) for video in videos], overwrite)
+        _judge(videos, as_json, fps, output)
         return
     from longlive_cli.catalog import find, presets
     from longlive_cli.overrides import configure
     from longlive_models.hub import resolve
-    from longlive_recipes.inputs import refuse_inputs
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
     wanted = configure(preset.build(), config, settings)
     folder = resolve(wanted.model)
     if output is not None:
         reads = [("the model", folder), *([("--config", config)] if config else [])]
-        refuse_inputs([("the result", output)], reads, option="--output")
-        if output.exists() and not overwrite:
-            raise ValueError(f"{output} exists: pass --overwrite to replace it.")
+        _check_result(output, reads, overwrite)
 
     from longlive_models.placement import Placement
 
@@ -70,11 +70,44 @@ def evaluate(
     if dry_run:
         show(wanted, as_json=as_json)
         return
-    result = preset.module.run(wanted)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
+    from longlive_cli.progress import VideoCount
+
+    def stored(result: dict[str, Any]) -> None:
+        if output is not None:
+            _store(result, output)
+        if not result["complete"]:
+            name = list(result["suites"])[-1]
+            scores = result["suites"][name]
+            numbers = {n: v for n, v in scores.items() if isinstance(v, int | float)}
+            told = (f"{n.replace('_', ' ')} {_number(v)}" for n, v in numbers.items())
+            note(f"longlive: {name}: {', '.join(told)}")
+
+    with VideoCount() as count:
+        result = preset.module.run(wanted, made=count, stored=stored)
+    stored(result)
     say(json.dumps(result) if as_json else table(result["suites"]))
+    if not result["complete"]:
+        note("longlive: interrupted; suites that had ended are above.")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:
+    """Raise ValueError if the result would replace what is read, or what is there."""
+    from longlive_recipes.inputs import refuse_inputs
+    from longlive_recipes.outputs import check_writable
+
+    refuse_inputs([("the result", output)], reads, option="--output")
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise ValueError(f"{output} exists: pass --overwrite to replace it, or another --output.")
+    check_writable(output, "output")
+
+
+def _store(result: Any, output: Path) -> None:
+    """Write a result whole, or leave what was there."""
+    from longlive_recipes.run_record import replace_file
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(output, json.dumps(result, indent=2) + "\n")
 
 
 def table(suites: dict[str, dict[str, Any]]) -> str:
@@ -98,10 +131,13 @@ def _number(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _judge(videos: list[Path], as_json: bool, fps: float | None) -> None:
+def _judge(videos: list[Path], as_json: bool, fps: float | None, output: Path | None) -> None:
     from longlive_recipes.clip_files import judge_files
 
     verdicts = judge_files(videos, fps=fps, note=note)
+    if output is not None:
+        rows = {str(path): asdict(verdict) for path, verdict in verdicts.items()}
+        _store({"videos": rows}, output)
     for path, verdict in verdicts.items():
         if as_json:
             say(json.dumps({"video": str(path), **asdict(verdict)}))

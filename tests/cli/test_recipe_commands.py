@@ -49,13 +49,19 @@ class Recipe(ModuleType):
         super().__init__(name)
         self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100), "pocket": tiny}
         self.calls: list[tuple] = []
+        self.complete = True
 
     def check(self, config, *, resume=None):
         if resume is not None and not Path(resume).exists():
             raise ValueError(f"there is no checkpoint {resume!r} to go on from.")
 
-    def run(self, config, *, resume=None):
+    def run(self, config, *, resume=None, made=None, stored=None):
         self.calls.append((config, resume))
+        if made is not None:
+            made("seen", 0, 220)
+            made("seen", 200, 220)
+            stored({**SCORES, "complete": False})
+            return {**SCORES, "complete": self.complete}
         return SCORES
 
 
@@ -169,13 +175,38 @@ def test_an_evaluation_prints_a_table_and_stores_the_whole_result(recipe, tmp_pa
         "| seen | 200 | 0.935 |  |",
         "| long | 20 | 0.500 | 0.010 |",
     ]
-    assert json.loads(path.read_text()) == SCORES
+    assert json.loads(path.read_text()) == {**SCORES, "complete": True}
+    assert "seen: 200/220 videos" in done.stderr
+    assert "longlive: long: videos 20, colour 0.500, drift per second 0.010" in done.stderr
     assert recipe.calls == [(Settings(steps=4), None)]
     again = longlive("evaluate", "-o", str(path))
     assert again.exit_code == 2
     assert "scores.json exists: pass --overwrite" in again.stderr
     done = longlive("evaluate", "-o", str(path), "--overwrite", "--json")
-    assert json.loads(done.stdout) == SCORES
+    assert json.loads(done.stdout) == {**SCORES, "complete": True}
+
+
+def test_an_interrupted_evaluation_keeps_the_suites_that_had_ended(recipe, tmp_path):
+    recipe.complete = False
+    path = tmp_path / "scores.json"
+    done = longlive("evaluate", "-o", str(path))
+    assert done.exit_code == 130
+    assert json.loads(path.read_text())["complete"] is False
+    assert "interrupted; suites that had ended are above" in done.stderr
+    assert "| long | 20 |" in done.stdout
+
+
+def test_verdicts_on_videos_are_stored_where_no_video_is_lost(tmp_path):
+    path, result = tmp_path / "a.mp4", tmp_path / "verdicts.json"
+    with VideoWriter(path, fps=12, size=(64, 64)) as writer:
+        writer.write(torch.zeros(25, 64, 64, 3, dtype=torch.uint8))
+    before = path.read_bytes()
+    shown = json.loads(longlive("evaluate", str(path), "--json", "-o", str(result)).stdout)
+    assert json.loads(result.read_text())["videos"][str(path)]["shots"] == shown["shots"]
+    again = longlive("evaluate", str(path), "-o", str(result))
+    assert again.exit_code == 2 and "verdicts.json exists" in again.stderr
+    refused = longlive("evaluate", str(path), "-o", str(path), "--overwrite")
+    assert refused.exit_code == 2 and path.read_bytes() == before
 
 
 def test_videos_are_judged_one_by_one(tmp_path):

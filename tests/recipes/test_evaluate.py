@@ -210,3 +210,23 @@ def test_numbers_that_are_none_are_not_judged(part, name):
         generate_clips(pipe, pipe.settings, [plan], [0])
     with pytest.raises(NonFiniteVideo, match="block 0"):
         steered_blocks(pipe, pipe.settings, [("a red circle", "a blue square")], [0])
+
+
+def test_suites_are_told_as_they_end_and_kept_when_one_is_interrupted(config, monkeypatch):
+    told, kept = [], []
+
+    def until_the_storyboards(pipeline, settings, plans, seeds):
+        if len(plans[0].prompts) > 1:
+            raise KeyboardInterrupt
+        return drawings(pipeline, settings, plans, seeds)
+
+    monkeypatch.setattr("longlive_recipes.evaluate.generate_clips", until_the_storyboards)
+    wanted = replace(config, seen=3, heldout=0, storyboards=2, long=1, steered=0)
+    result = run(
+        wanted, made=lambda *count: told.append(count), stored=lambda r: kept.append(dict(r))
+    )
+    assert told[0] == ("seen", 0, 6)
+    assert told[-1] == ("storyboards", 3, 6)
+    assert [(r["complete"], list(r["suites"])) for r in [*kept, result]] == [(False, ["seen"])] * 2
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(wanted, seen=0))
