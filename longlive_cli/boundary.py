@@ -30,10 +30,6 @@ _USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises for words that it does not understand; click's own, or typer's copy of it."""
 
 
-class Failed(Exception):
-    """Something failed after other things were done; the sentence says what, and what is left."""
-
-
 class Boundary(TyperGroup):
     """The commands, each of which ends in a status and at most one sentence.
 
@@ -69,7 +65,8 @@ class Boundary(TyperGroup):
             raise
         except KeyboardInterrupt as error:
             status = ending(error)
-            note(f"longlive: {name_of(status)}; nothing was written.")
+            kept = list(vars(error).get("__notes__", ())) or ["nothing was written."]
+            note(in_one_line(f"longlive: {name_of(status)}; {' '.join(kept)}"))
         except Exception as error:
             status = tell(error, debug=bool(ctx.obj))
         raise typer.Exit(status)
@@ -80,23 +77,22 @@ def tell(error: Exception, *, debug: bool) -> int:
     if debug:
         note("".join(traceback.format_exception(error)))
     text, status = explained(error)
-    note(f"longlive: {in_one_line(text)}")
-    return status
+    kept = list(vars(error).get("__notes__", ()))  # what was written before that, and stays
+    note(f"longlive: {in_one_line(' '.join([text, *kept]))}")
+    return FAILED if kept and status == BAD_INPUT else status
 
 
 def explained(error: Exception) -> tuple[str, int]:
     """A sentence for an error, and its status."""
     if isinstance(error, BrokenPipeError):
         return "nobody reads what is printed any more.", 128 + signal.SIGPIPE
-    if isinstance(error, Failed):
-        return str(error), FAILED
     if isinstance(error, UnicodeError):  # of our own reading or writing, whose message is codecs'
         return f"text that cannot be read or written: {error}.", BAD_INPUT
     if isinstance(error, ValueError):
         return str(error), BAD_INPUT
     if isinstance(error, OSError):
         return _system(error), BAD_INPUT
-    if isinstance(error, MemoryError) or _is_of("torch", "OutOfMemoryError", error):
+    if _is_out_of_memory(error):
         return (
             "there is not enough memory for this: make the picture, the batch or the model "
             "smaller, or keep weights and cache in fewer bits (--weights nvfp4 --kv-cache nvfp4).",
@@ -121,6 +117,12 @@ def name_of(status: int) -> str:
     if status == INTERRUPTED:
         return "interrupted"
     return f"stopped by {signal.Signals(status - 128).name}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, a GPU or torch's allocator on the CPU, which has no class for it, said no."""
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or _is_of("torch", "OutOfMemoryError", error) or on_cpu
 
 
 def _is_of(module: str, name: str, error: Exception) -> bool:

@@ -15,6 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from longlive_cli.messages import plain
+
 if TYPE_CHECKING:
     from longlive_models import StepReport
     from longlive_recipes.live import Status
@@ -42,7 +44,7 @@ class Panel:
     def tell(self, line: str) -> None:
         """Add a line to what happened."""
         with self._lock:
-            self._lines.append(line)
+            self._lines.append(plain(line))
 
     def show(self, status: "Status") -> None:
         """A block is in the file."""
@@ -63,7 +65,7 @@ class Panel:
         table.add_row("now", self._working)
         if status is not None:
             table.add_row("video", state(status))
-            table.add_row("prompt", Text(status.prompt))
+            table.add_row("prompt", Text(plain(status.prompt)))
             table.add_row("window", window(status))
         for line in lines:
             table.add_row("", Text(line))

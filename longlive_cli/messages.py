@@ -5,21 +5,27 @@ program's message can move a terminal's cursor.
 """
 
 import json
-import re
 from typing import Any
+from unicodedata import category
 
 import typer
 
 MOST_OF_A_WORD, MOST_OF_A_MESSAGE = 160, 1200
 WIDTH = 100
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's kinds of letters that a terminal obeys, hides, or ends a line at."""
+_KEPT = "\n\t\u200c\u200d"
+"""Of these, what text needs: lines, and what joins or parts the letters of some scripts."""
 
 
 def plain(text: str) -> str:
     """Text as a terminal may get it: what it would obey rather than show becomes an escape."""
-    return _UNSEEN.sub(_escape, text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(letter) if category(letter) in _OBEYED and letter not in _KEPT else letter
+        for letter in text
+    )
 
 
 def in_one_line(text: str) -> str:
@@ -29,8 +35,12 @@ def in_one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a result."""
-    typer.echo(plain(text))
+    """Print a result; an error says that it could not be."""
+    try:
+        typer.echo(plain(text))
+    except OSError as error:
+        error.add_note("What was to be printed could not be.")
+        raise
 
 
 def note(text: str) -> None:
@@ -68,8 +78,8 @@ def _as_yaml(values: Any) -> str:
     return str(yaml.dump(values, Dumper=Folding, **how)).rstrip()
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
 
 
 def _shortened(text: str, most: int) -> str:

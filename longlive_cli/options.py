@@ -7,6 +7,16 @@ import typer
 
 from longlive_cli import complete
 
+
+def file_name(text: str) -> Path:
+    """A path from the command line. Raises BadParameter for one that names nothing."""
+    if not text.strip():
+        raise typer.BadParameter("'' names no file. Write a name, or leave the option out.")
+    if "\0" in text:
+        raise typer.BadParameter("a file's name holds no NUL character.")
+    return Path(text)
+
+
 Prompt = Annotated[str | None, typer.Argument(help="What the video shows.")]
 Prompts = Annotated[
     Path | None,
@@ -24,6 +34,8 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
+        parser=file_name,
+        metavar="PATH",
         help="A file (.mp4, .gif, or .png for a folder of frames), or a folder for several "
         "videos.  [default: video.mp4, or videos/ for several]",
     ),
@@ -112,6 +124,7 @@ Image = Annotated[
 Snapshot = Annotated[
     Path | None,
     typer.Option(
+        parser=file_name,
         metavar="FILE",
         help="Write down where the video stands when Ctrl-C stops it (after the block that is "
         "being made; a second Ctrl-C does not wait), for --resume.",

@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from longlive_core.checks import shown
+
 Config = TypeVar("Config")
 
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -59,7 +61,9 @@ def _as_mapping(setting: str) -> dict[str, Any]:
     """`a.b=1` as `{"a": {"b": "1"}}`."""
     path, equals, text = setting.partition("=")
     if not equals:
-        raise ValueError(f"--set takes name=value, got {setting!r}: write, say, {path.strip()}=1.")
+        raise ValueError(
+            f"--set takes name=value, got {shown(setting)}: write, say, {path.strip()}=1."
+        )
     value: Any = text.strip()
     for name in reversed(path.strip().split(".")):
         value = {name: value}
@@ -119,7 +123,7 @@ def _field(config: object, name: str, path: str) -> Any:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"{type(config).__name__} has no field {name!r}"
+            f"{type(config).__name__} has no field {shown(name)}"
             f"{f' (in {path})' if path != name else ''}; {hint}Its fields: {', '.join(known)}."
         )
     return getattr(config, name)
@@ -129,13 +133,13 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     """`value`, a string or what YAML gave, as `kind`."""
     try:
         return _as(value, kind)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         if isinstance(value, Mapping):
             name = next(iter(value), "")
             raise ValueError(
-                f"{path}.{name}: {name!r} cannot be set, {kind_name(kind)} has no fields."
+                f"{path}.{name}: {shown(name)} cannot be set, {kind_name(kind)} has no fields."
             ) from error
-        raise ValueError(f"{path} takes {kind_name(kind)}, got {value!r}.") from error
+        raise ValueError(f"{path} takes {kind_name(kind)}, got {shown(value)}.") from error
 
 
 def _as(value: Any, kind: Any) -> Any:
@@ -166,7 +170,7 @@ def _as_any(value: Any, kinds: tuple[Any, ...]) -> Any:
     for kind in sorted(kinds, key=lambda kind: kind is str):  # text fits anything, so it is last
         try:
             return _as(value, kind)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             continue
     raise ValueError
 

@@ -230,6 +230,8 @@ def _device(name: str, asked: str) -> torch.device:
         raise ValueError(
             f"{asked} is a device that this library is not tested on: use 'cpu' or 'cuda'."
         )
+    if device.type == "cpu" and device.index:
+        raise ValueError(f"{asked} asks for CPU number {device.index}: there is one. Use 'cpu'.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"{asked} asks for a GPU, but this torch ({torch.__version__}) sees none: "

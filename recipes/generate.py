@@ -54,15 +54,19 @@ def run(
     on_step: StepProgress | None = None,
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
+    done: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """Generate every job in turn. An interrupt ends the run after a playable file is closed.
+    """Generate every job in turn; ``done`` is called with what became of each.
+
+    An interrupt ends the run after a playable file is closed.
 
     With ``snapshots``, an interrupt waits for the block that is being made, and the video can go on
     from there; a second interrupt does not wait.
 
     Raises:
         ValueError, BackendUnavailable: whatever ``plan`` refuses.
-        KeyboardInterrupt: an interrupt before the first block of the first video.
+        KeyboardInterrupt: an interrupt before the first block of a video. Those before it are
+            whole, and a note of the error says so; so does one of any failure.
     """
     began = time.perf_counter()
     planned = plan(config, jobs, output, overwrite, snapshots)
@@ -72,14 +76,16 @@ def run(
         job = replace(named, name=video.name)
         told = None if on_step is None else partial(on_step, video.name)
         how: dict[str, Any] = {"overwrite": overwrite, "began": began, "on_step": told}
-        take = open_take(pipeline, planned, job, video, **how)
         try:
+            take = open_take(pipeline, planned, job, video, **how)
             result = generate_one(take, job, progress, snapshots)
-        except KeyboardInterrupt:
-            if not results:
-                raise
-            break
+        except (Exception, KeyboardInterrupt) as error:
+            if results:
+                error.add_note(f"{len(results)} of {len(jobs)} videos were made before that.")
+            raise
         results.append(result)
+        if done is not None:
+            done(result)
         if result.interrupted:
             break
         began = time.perf_counter()

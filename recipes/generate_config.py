@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from longlive_recipes.past import Past, Recorded
 
 
+MOST_GUIDANCE = 1000.0
+"""A thousand times a velocity leaves nothing of a picture, whose values lie between -1 and 1."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """How videos are generated. None and "auto" leave a choice to the model or the machine.
@@ -54,7 +58,7 @@ class Generate:
                 "it scales the distance from the negative prompt, and 1 is the model as trained. "
                 "Use, say, 3."
             )
-            real("guidance", self.guidance, at_least=0, why=why)
+            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
         if self.fps is not None:
             real("fps", self.fps, above=0, why="frames a second of the file. Use, say, 24.")
         if self.crf is not None:

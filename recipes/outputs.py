@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longlive_models.hub import EMBEDDED
 from longlive_models.video_name import SUFFIXES, destination
+from longlive_recipes.file_lock import require_free
 from longlive_recipes.generate_config import Generate, Job, Snapshots
 from longlive_recipes.inputs import Named, refuse_inputs, require_inputs
 
@@ -37,6 +38,7 @@ def check_files(
         refuse_inputs(_written(path), others, option="--output")
         if not own:
             check_output(path, overwrite)
+        require_free(destination(path))
     if snapshots is not None:
         _check_snapshots(snapshots, jobs, read, overwrite)
     return paths

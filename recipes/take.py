@@ -15,6 +15,7 @@ from longlive_models.stream import Stream
 from longlive_models.video import VideoWriter, destination
 from longlive_models.video_block import VideoBlock
 from longlive_models.video_start import VideoStart
+from longlive_recipes.file_lock import FileLock, reserve
 from longlive_recipes.generate_config import Job
 from longlive_recipes.generate_plan import Plan, PlannedVideo, settled
 from longlive_recipes.live_commands import steer
@@ -54,6 +55,7 @@ class Take:
         self.began = began
         self.blocks = blocks
         self._overwrite = overwrite
+        self._lock: FileLock | None = None
         self._first = 0.0
         self._timings: list[dict[str, Any]] = []
         self._writer = VideoWriter(
@@ -82,11 +84,19 @@ class Take:
         if block is None:
             return None
         self.video.path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer.write(block.frames)
+        self._write(block)
         self.blocks = block.index + 1
         self._first = self._first or time.perf_counter() - self.began
         self._timings.append({"block": block.index, **as_plain(block.timing)})
         return block
+
+    def _write(self, block: VideoBlock) -> None:
+        """Append a block. From the first one on, no other process writes this file."""
+        path = destination(self.video.path)
+        if self._lock is None and (self._overwrite or path.exists()):
+            self._lock = reserve(path, folder=path != self.video.path)
+        self._writer.write(block.frames)
+        self._lock = self._lock or FileLock(path)
 
     def snapshot(self, path: Path) -> None:
         """Write down where it stands, with what ``longlive generate --resume`` needs."""
@@ -161,6 +171,9 @@ class Take:
         """End the stream and the file; what was written stays."""
         self.stream.close()
         self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> "Take":
         return self

@@ -85,23 +85,26 @@ def generate(
         return
     if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
-    with Stoppable():
-        if max(nproc, nodes) > 1:
-            results = _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
-        else:
-            names = [video.name for video in plan.videos]
-            results = _run(wanted, jobs, place, names, overwrite=overwrite, snapshots=saving)
-    tell(results, as_json=as_json)
+    results: list[Result] = []
+    try:
+        with Stoppable():
+            if max(nproc, nodes) > 1:
+                results += _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
+            else:
+                names = [video.name for video in plan.videos]
+                how = {"overwrite": overwrite, "snapshots": saving, "done": results.append}
+                _run(wanted, jobs, place, names, **how)
+    finally:  # what was made before a failure was made
+        tell(results, as_json=as_json)
+    end(results)
 
 
-def _run(
-    config: Any, jobs: "list[Job]", output: Path, names: list[str], **how: Any
-) -> "list[Result]":
+def _run(config: Any, jobs: "list[Job]", output: Path, names: list[str], **how: Any) -> None:
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate as recipe
 
     with FrameBar(names) as bar:
-        return recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
+        recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
 
 
 def _run_on_ranks(
@@ -114,9 +117,13 @@ def _run_on_ranks(
 
 
 def tell(results: "list[Result]", *, as_json: bool) -> None:
-    """Print what was made, a line a video; an interrupt ends in a status of its own."""
+    """Print what was made, a line a video."""
     for result in results:
         say(json.dumps(as_record(result)) if as_json else summary(result))
+
+
+def end(results: "list[Result]") -> None:
+    """Leave with a status of its own where a signal ended a video."""
     if stopped := [result.signal for result in results if result.interrupted]:
         raise typer.Exit(128 + stopped[0])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longlive_cli import options
-from longlive_cli.commands.generate import tell
+from longlive_cli.commands.generate import end, tell
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show
 from longlive_cli.source import Source, look_at_files
@@ -30,7 +30,13 @@ def live(
     image: options.Image = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A file: .mp4 or .gif.  [default: live.mp4]"),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=options.file_name,
+            metavar="PATH",
+            help="A file: .mp4 or .gif.  [default: live.mp4]",
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
@@ -82,6 +88,7 @@ def live(
     with Stoppable():
         results = _run(plan, jobs[0], snapshot=snapshot, overwrite=overwrite, reads=reads)
     tell(results, as_json=as_json)
+    end(results)
 
 
 def _run(plan: "Plan", job: "Job", **how: Any) -> "list[Result]":

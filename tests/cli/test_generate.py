@@ -50,7 +50,7 @@ class Recorded:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
         return PlannedNothing(config=config, output=output, snapshots=snapshots)
 
-    def run(self, config, jobs, output, *, progress, on_step, overwrite, snapshots):
+    def run(self, config, jobs, output, *, progress, on_step, overwrite, snapshots, done):
         self.calls.append((config, jobs, output, overwrite))
         if self.stop is not None:
             raise self.stop

@@ -13,7 +13,7 @@ from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Storyboard
 from longlive_models.folder import fingerprint
-from longlive_models.video import read_video
+from longlive_models.video import read_image, read_video
 from longlive_recipes.generate import Generate, Job, plan, run
 from longlive_recipes.outputs import check_output, output_paths
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
@@ -229,3 +229,18 @@ def test_frames_that_the_file_cannot_hold_are_refused_before_weights_are_read(
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=told):
         plan(replace(config, model=str(folder)), [job()], tmp_path / name)
+
+
+def test_the_guidance_that_a_record_names_is_the_one_that_made_the_frames(config, tmp_path):
+    wanted = replace(config, guidance=3.0, steps=3)
+    run(wanted, [job()], tmp_path / "a.png")
+    pngs = sorted((tmp_path / "a").iterdir())
+    stored = torch.stack([read_image(png) for png in pngs])
+    pipeline = tiny_pipeline()
+    guided = pipeline("a red circle", seconds=1, seed=3, guidance=3.0, steps=3).frames
+    plain = pipeline("a red circle", seconds=1, seed=3, guidance=1.0, steps=3).frames
+    assert not torch.equal(guided, plain)
+    assert_bitwise_equal(stored, guided)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (record["settings"]["guidance"], record["settings"]["steps"]) == (3.0, 3)
+    assert (record["replay"]["config"]["guidance"], record["plan"]["guidance"]) == (3.0, 3.0)

@@ -1,0 +1,71 @@
+"""A launcher that starts other processes than the command runs as is found out on each of them."""
+
+import pytest
+from typer.testing import CliRunner
+
+from longlive_cli.launcher import check_ranks, launched_ranks
+from longlive_cli.main import app
+
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, None),
+        (TORCHRUN, 2),
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, 2),
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "4"}, 4),
+        ({"WORLD_SIZE": "8"}, None),  # a variable that somebody left
+        (SRUN, 2),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3"}, 4),
+        ({"SLURM_NTASKS": "8"}, None),  # a shell in an allocation
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),  # a batch script
+        ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "0"}, 3),
+    ],
+)
+def test_processes_are_counted_as_launchers_name_them(environment, count):
+    found = launched_ranks(environment)
+    assert (None if found is None else found[0]) == count
+
+
+@pytest.fixture
+def started(monkeypatch):
+    def set_up(environment: dict[str, str]) -> None:
+        for name in (*TORCHRUN, *SRUN, "OMPI_COMM_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return set_up
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {"OMPI_COMM_WORLD_SIZE": "2"}])
+def test_ranks_that_are_not_asked_for_are_refused(started, environment):
+    started(environment)
+    with pytest.raises(ValueError, match="2 processes of this command were started"):
+        check_ranks(1)
+    with pytest.raises(ValueError, match="it is to run as 4"):
+        check_ranks(4, option="--nproc")
+
+
+def test_ranks_that_are_asked_for_and_one_alone_just_run(started):
+    for environment in (TORCHRUN, SRUN):
+        started(environment)
+        check_ranks(2, option="--nproc")
+    started({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash", "SLURM_PROCID": "0"})
+    check_ranks(1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate", "a"], ["live", "a"], ["quantize", "pocket", "-o", "x"]]
+)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_every_command_asks_on_every_rank(started, arguments, rank, tmp_path, monkeypatch):
+    started(TORCHRUN | {"RANK": rank, "LOCAL_RANK": rank})
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "2 processes of this command were started (WORLD_SIZE=2)" in done.stderr
+    assert list(tmp_path.iterdir()) == []
