@@ -92,8 +92,15 @@ def generate(
                 results += _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
             else:
                 names = [video.name for video in plan.videos]
-                how = {"overwrite": overwrite, "snapshots": saving, "done": results.append}
-                _run(wanted, jobs, place, names, **how)
+                _run(
+                    wanted,
+                    jobs,
+                    place,
+                    names,
+                    overwrite=overwrite,
+                    snapshots=saving,
+                    done=results.append,
+                )
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)

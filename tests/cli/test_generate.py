@@ -60,6 +60,7 @@ class Recorded:
                     job=job, index=0, blocks=2, frames_done=29, frames_total=60, seconds=4.0
                 )
             )
+            done(self.result)
         return [self.result for _ in jobs]
 
 
