@@ -14,7 +14,7 @@ from longlive_cli.source import Source, look_at_files, read_snapshots
 from longlive_recipes.interrupts import Stoppable
 
 if TYPE_CHECKING:
-    from longlive_recipes.generate import Job, Result
+    from longlive_recipes.generate import Job, Plan, Result
     from longlive_recipes.parallel import Parallel
 
 
@@ -91,27 +91,19 @@ def generate(
             if max(nproc, nodes) > 1:
                 results += _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
             else:
-                names = [video.name for video in plan.videos]
-                _run(
-                    wanted,
-                    jobs,
-                    place,
-                    names,
-                    overwrite=overwrite,
-                    snapshots=saving,
-                    done=results.append,
-                )
+                _run(plan, jobs, place, saving, overwrite=overwrite, done=results.append)
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)
 
 
-def _run(config: Any, jobs: "list[Job]", output: Path, names: list[str], **how: Any) -> None:
+def _run(plan: "Plan", jobs: "list[Job]", output: Path, snapshots: Any, **how: Any) -> None:
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate as recipe
 
-    with FrameBar(names) as bar:
-        recipe.run(config, jobs, output, progress=bar, on_step=bar.step, **how)
+    with FrameBar([video.name for video in plan.videos]) as bar:
+        how |= {"progress": bar, "on_step": bar.step, "snapshots": snapshots}
+        recipe.run(plan.config, jobs, output, **how)
 
 
 def _run_on_ranks(
