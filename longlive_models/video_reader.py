@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -208,7 +208,7 @@ class _Clip:
             _warn(self.path, place, told if self._cut is None else self._cut.missing)
         return frames[:place], float(rate)
 
-    def frames(self) -> Iterator[Pixels]:
+    def frames(self) -> Generator[Pixels, None, None]:
         """The frames as they are shown, up to one that the file does not hold whole."""
         with self._named_errors(), self._open() as container:
             stream = self._stream(container)
@@ -228,7 +228,7 @@ class _Clip:
         length = self._size if self._cut is None else self._cut.length
         # from a file, not from a name; and no list of other files, nor addresses, is followed
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
-        return av.open(_Part(self._file, length), options=options)
+        return av.open(_Part(self._file, length), "r", options=options)
 
     def _stream(self, container: InputContainer) -> VideoStream:
         if not container.streams.video:
@@ -255,7 +255,7 @@ class _Clip:
             share = pixels[..., 3:].astype(np.float32) / 255
             over = pixels[..., :3] * share + np.array(BEHIND, np.float32) * (1 - share)
             pixels = over.round().astype(np.uint8)
-        matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+        matrix = frame.side_data.get(SideData.DISPLAYMATRIX.name)
         if matrix is not None:
             pixels = _turned(pixels, struct.unpack("=9i", bytes(matrix)))
         return torch.from_numpy(np.ascontiguousarray(pixels))

@@ -169,7 +169,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        asked = self._interrupts.asked
+        asked = bool(self._interrupts.asked)
         due = asked or trainer.received_sigterm or time.monotonic() - self._saved >= self.seconds
         anyone = trainer.strategy.reduce_boolean_decision
         if not (self.clock.finished or anyone(due, all=False)):

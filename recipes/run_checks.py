@@ -64,7 +64,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process is at it.
     """
-    if rank_zero_only.rank:
+    if rank_zero_only.rank:  # type: ignore[attr-defined]  # Lightning sets it
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -131,7 +131,7 @@ def read_run_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-_KINDS = {str: "a text", dict: "an object {...}", list: "a list [...]"}
+_KINDS: dict[type, str] = {str: "a text", dict: "an object {...}", list: "a list [...]"}
 
 
 def differences(before: Any, now: Any, *, ignore: Collection[str] = ()) -> list[str]:

@@ -90,7 +90,9 @@ class NVFP4PageCodec:
 
     def write(self, store: Store, slot: int, page: Page) -> None:
         """Quantise ``page`` into ``slot``, each sample with an amax of its own."""
-        samples, tokens, width = _matrices(tuple(page.shape))
+        samples, tokens, width = _matrices(
+            (page.shape[0], page.shape[1], page.shape[2], page.shape[3])
+        )
         amax = tensor_amax(page, samples)
         if self.reduce_amax is not None:
             amax = self.reduce_amax(amax)

@@ -164,7 +164,7 @@ class UMT5TextEncoder(nn.Module):
             ),
             left_out=""
             if len(ids) <= self.text_len
-            else tokenizer.decode(ids[self.text_len - 1 : -1]),
+            else str(tokenizer.decode(ids[self.text_len - 1 : -1])),
             limit=f"{self.text_len - 1} tokens",
         )
 
