@@ -22,7 +22,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from longlive_cli.messages import in_one_line, note
+from longlive_cli.messages import in_one_line, note, warnings_are_lines
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 DEBUG = "--debug"
@@ -60,7 +60,8 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings_are_lines(lambda line: note(f"longlive: {line}")):
+                return super().invoke(ctx)
         except (_USAGE, typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt as error:

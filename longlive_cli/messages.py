@@ -5,6 +5,9 @@ program's message can move a terminal's cursor.
 """
 
 import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unicodedata import category
 
@@ -49,6 +52,23 @@ def note(text: str) -> None:
         typer.echo(plain(text), err=True)
     except OSError:
         return  # standard error is closed or full: there is nowhere left to say so
+
+
+@contextmanager
+def warnings_are_lines(tell: Callable[[str], None]) -> Iterator[None]:
+    """Hand Python's warnings to ``tell`` as one line each, the same one once."""
+    said: set[str] = set()
+
+    def hear(message: Warning | str, *rest: Any, **more: Any) -> None:
+        line = in_one_line(str(message))
+        if line not in said:
+            said.add(line)
+            tell(line)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.showwarning = hear
+        yield
 
 
 def show(value: Any, *, as_json: bool) -> None:

@@ -25,6 +25,13 @@ Prompts = Annotated[
         ".json (a storyboard).",
     ),
 ]
+OneVideoALine = Annotated[
+    bool,
+    typer.Option(
+        "--one-video-a-line",
+        help="Each line of the .txt file is a video of its own, not a shot of one video.",
+    ),
+]
 Storyboard = Annotated[
     Path | None,
     typer.Option(help="A file of shots for one video, with cuts between them: .json or .txt."),

@@ -1,6 +1,5 @@
 """What a command line asks a video to be made of: prompts, a snapshot, or a record."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ class Source:
 
     prompt: str | None = None
     prompts: Path | None = None
+    one_video_a_line: bool = False
     storyboard: Path | None = None
     image: Path | None = None
     seed: int | None = None
@@ -94,6 +94,10 @@ class Source:
             )
         if self.only_new and self.resume is None:
             raise ValueError("--only-new leaves out what a video had before --resume FILE: add it.")
+        if self.one_video_a_line and self.prompts is None:
+            raise ValueError(
+                "--one-video-a-line says how the lines of --prompts FILE are read: add it."
+            )
         if self.resume is not None:
             says = f"{self.resume} says what is shown, and how"
             _refuse("--resume", {**shown, **rest, "--replay": self.replay}, says)
@@ -129,6 +133,7 @@ class Source:
 
     def _from_prompts(self) -> "list[Job]":
         """The videos asked for, each with a name of its own: by id or place, and by seed."""
+        from longlive_models.names import require_distinct, require_name
         from longlive_models.prompt_files import VideoRequest, read_prompts
         from longlive_models.shots import Storyboard
         from longlive_recipes.generate_config import Job
@@ -138,7 +143,7 @@ class Source:
         if file is None:
             requests = [VideoRequest(storyboard=Storyboard.of(self.prompt or ""))]
         else:
-            requests = read_prompts(file)
+            requests = read_prompts(file, lines="videos" if self.one_video_a_line else "shots")
         if self.storyboard is not None and self.storyboard.suffix.lower() not in (".json", ".txt"):
             raise ValueError(
                 f"a storyboard is a .json file of shots, or a .txt file with a shot a line, got "
@@ -158,8 +163,7 @@ class Source:
             start = request.id or (alone if len(requests) == 1 else f"{place:03d}")
             names = [request.id] if request.id and self.count == 1 else seed_names(seeds, start)
             for name, seed in zip(names, seeds, strict=True):
-                if Path(name).name != name or name in (".", ".."):
-                    raise ValueError(f"the id {name!r} cannot name a file: leave out slashes.")
+                require_name(name, "an id")
                 jobs.append(
                     Job(
                         name=name,
@@ -168,9 +172,7 @@ class Source:
                         image=image.resolve() if image else None,
                     )
                 )
-        names = [job.name for job in jobs]
-        for name in (name for name, times in Counter(names).items() if times > 1):
-            raise ValueError(f"two prompts of {file} have the id {name!r}: give each its own.")
+        require_distinct([job.name for job in jobs], f"prompts of {file}")
         return jobs
 
 

@@ -44,44 +44,53 @@ def _unfit(name: str) -> str:
     return ""
 
 
-def require_distinct(names: Iterable[str]) -> None:
-    """Raise ValueError for two names that are one file's on some systems: case, accents apart."""
+def require_distinct(names: Iterable[str], what: str) -> None:
+    """Raise ValueError for two names that are one file's on some systems: case, accents apart.
+
+    ``what`` says what is called so, as "videos".
+    """
     seen: dict[str, str] = {}
     for name in names:
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
-            same = seen[key] == name
+            both = "the same name" if seen[key] == name else f"the names {shown(seen[key])} and"
             raise ValueError(
-                f"two videos have {'one name' if same else 'names'}, {shown(seen[key])}"
-                f"{'' if same else f' and {shown(name)}'}: "
-                f"{'' if same else 'many file systems take these for one, and '}one file would "
-                f"replace the other. Give each its own."
+                f"two {what} have {both} {shown(name)}: many file systems take these for one, and "
+                f"one file would replace the other. Give each an id of its own."
             )
         seen[key] = name
 
 
-def require_room(path: Path, endings: Sequence[str]) -> None:
-    """Raise ValueError if a name is longer than its file system takes, with what is added to it.
+def temporary(name: str) -> str:
+    """What a file is called while it is being written: hidden, and no other process's."""
+    return f".{name}.{os.getpid()}.new"
+
+
+def part(name: str) -> str:
+    """What a record is called until it is whole."""
+    return f"{name}.part"
+
+
+def require_room(path: Path, names: Sequence[str]) -> None:
+    """Raise ValueError for names that are longer than the file system takes, in bytes.
 
     Args:
-        path: of a file to be; its folder may not be there yet.
-        endings: what other files add to ``path.stem``, as ".json", or put in front of it.
+        path: what was named; the folder that it is in may not be there yet.
+        names: of all files that will lie there because of it, for a moment or for good.
     """
     folder = path.parent
-    while not folder.exists():
+    while not os.path.exists(folder):  # of a name that is too long, Path.exists would raise
         folder = folder.parent
     most = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    longest = max((len(os.fsencode(ending)) for ending in endings), default=0)
-    size = len(os.fsencode(path.stem)) + longest
-    if size > most:
+    new = path.parent.parts[len(folder.parts) :]
+    longest = max((*new, *names), key=_size)
+    if _size(longest) > most:
         raise ValueError(
-            f"the name {shown(path.name)} takes {size} bytes with the {longest} that are added to "
-            f"it, and {folder} takes {most}: files beside it could not be written. Use a name of "
-            f"{most - longest} bytes at most; letters beyond ASCII take two to four."
+            f"{shown(path.name)} needs a file {shown(longest)}, whose name takes {_size(longest)} "
+            f"bytes, and {shown(str(folder))} takes {most}; letters beyond ASCII take two to four. "
+            f"Use a name that is shorter by {_size(longest) - most}."
         )
-    folders = [part for part in path.parent.parts if len(os.fsencode(part)) > most]
-    if folders:
-        raise ValueError(
-            f"the folder name {shown(folders[0])} is longer than the {most} bytes that {folder} "
-            f"takes. Use a shorter one."
-        )
+
+
+def _size(name: str) -> int:
+    return len(os.fsencode(name))

@@ -174,8 +174,9 @@ class Storyboard:
         rest = self.shots[len(lengths) :]
         if any(shot.seconds is None and shot.blocks is None for shot in rest):
             needed = math.ceil(timing.seconds(sum(wanted)))
+            given = timing.seconds(sum(lengths)) if frames is None else frames / timing.fps
             raise ValueError(
-                f"{len(self.shots)} shots do not fit into {timing.seconds(sum(lengths)):.4g} s: a "
+                f"{len(self.shots)} shots do not fit into {given:.4g} s: a "
                 f"shot lasts a block ({timing.block_seconds:.4g} s) or more, so {len(rest)} of "
                 f"them would never be shown. Give the video {needed} seconds, or fewer shots; to "
                 f"make a video of each line of a file, pass --one-video-a-line (lines='videos' in "

@@ -19,6 +19,7 @@ from longlive_core.checks import real, shown, whole
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
 from longlive_models.documents import parse_json, to_json
 from longlive_models.generator import GeneratorState, KeptBlock, check_seed
+from longlive_models.names import temporary
 from longlive_models.schema import build
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import LiveSchedule, SteeringEvent
@@ -101,7 +102,7 @@ class StreamSnapshot:
         """Write it, in place of what is there; ValueError for notes that JSON cannot hold."""
         path = Path(path)
         record = to_json(self._record(), "a snapshot's record")
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
+        new = path.with_name(temporary(path.name))
         try:
             save_file(dict(self._tensors()), new, metadata={_KEY: record})
             os.replace(new, path)

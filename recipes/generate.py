@@ -20,6 +20,7 @@ from longlive_recipes.generate_config import Snapshots as Snapshots
 from longlive_recipes.generate_plan import Plan as Plan
 from longlive_recipes.generate_plan import PlannedVideo as PlannedVideo
 from longlive_recipes.generate_plan import plan as plan
+from longlive_recipes.generate_plan import warn_of_plan as warn_of_plan
 from longlive_recipes.interrupts import Interrupts, signal_of
 from longlive_recipes.take import Take, load_pipeline, open_take
 from longlive_recipes.video_record import Result as Result

@@ -13,7 +13,7 @@ from longlive_models.hub import is_published, resolve
 from longlive_models.model_folder import read_spec, read_words
 from longlive_models.placement import Placement
 from longlive_models.precision import stored_precision
-from longlive_models.prompt_report import NotShown, not_shown
+from longlive_models.prompt_report import NotShown, not_shown, warn_of
 from longlive_models.published import find_files
 from longlive_models.settings import GenerationSettings
 from longlive_models.shots import ShotPlan, plan_video
@@ -145,6 +145,15 @@ def plan(
         linears=tuple(map(str, placement.linear_receipts(spec.transformer.dim))),
         videos=tuple(videos),
     )
+
+
+def warn_of_plan(planned: Plan) -> None:
+    """Say what of the prompts will not be in the videos: a ``PromptWarning`` for each kind."""
+    lacking = dict.fromkeys(video.not_shown for video in planned.videos)
+    if any(found != NotShown() for found in lacking):
+        words = read_words(resolve(planned.config.model, download=planned.config.download))
+        for found in lacking:
+            warn_of(found, words)
 
 
 def settled(planned: Plan) -> Generate:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longlive_models.hub import EMBEDDED
+from longlive_models.names import part, require_distinct, require_room, temporary
 from longlive_models.video_name import SUFFIXES, destination
 from longlive_recipes.file_lock import require_free
 from longlive_recipes.generate_config import Generate, Job, Snapshots
@@ -29,6 +30,8 @@ def check_files(
         ValueError: an output that exists, cannot be written or is read; an input that is not there.
     """
     paths = output_paths(jobs, output)
+    for path in paths:
+        room_for_video(path)
     read = [*reads, *inputs(config, jobs)]
     require_inputs(named for named in read if named[1] not in _continued(jobs))
     for job, path in zip(jobs, paths, strict=True):
@@ -77,8 +80,7 @@ def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
         names = seed_names([job.seed for job in jobs], output.stem)
         return [output.with_stem(name) for name in names]
     names = [job.name for job in jobs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two videos have one name among {', '.join(names)}: give each its own.")
+    require_distinct(names, "videos")
     starts = [job.past.start if job.past else None for job in jobs]
     suffixes = [start.suffix if start else ".mp4" for start in starts]
     return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
@@ -104,9 +106,16 @@ def sidecar_path(path: Path) -> Path:
 def check_output(path: Path, overwrite: bool) -> None:
     """Raise ValueError if ``path`` or its sidecar exists, or cannot be created."""
     video = destination(path)
+    room_for_video(path)
     for taken in (video, sidecar_path(path)):
         _check_replaced(taken, overwrite, "output", folder=taken == video and video != path)
     check_writable(path, "output")
+
+
+def room_for_video(path: Path) -> None:
+    """Raise ValueError if a name is too long for a video, its record, or their temporary files."""
+    record = sidecar_path(path).name
+    require_room(path, [destination(path).name, record, part(record)])
 
 
 def check_fork(path: Path, reads: Sequence[Named], overwrite: bool) -> None:
@@ -124,6 +133,7 @@ def check_snapshot(
             f"the snapshot {path} has the suffix of a video or a record, and it is neither: "
             f"name it, say, {path.stem}.snapshot."
         )
+    require_room(path, [path.name, temporary(path.name)])
     own = allowed is not None and _is_same(path, allowed)
     others = [named for named in reads if not (own and _is_same(path, named[1]))]
     refuse_inputs([("the snapshot", path)], others, option="--snapshot")

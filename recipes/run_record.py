@@ -16,6 +16,7 @@ import torch
 
 from longlive_core import __version__
 from longlive_models.documents import read_json, to_json
+from longlive_models.names import part
 
 RECORD = "run.json"
 
@@ -168,6 +169,6 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file that is either the old or the new one at any moment."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    new = path.with_name(part(path.name))
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)

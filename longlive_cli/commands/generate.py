@@ -1,6 +1,7 @@
 """`longlive generate`: prompts in, videos out."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def generate(
     prompt: options.Prompt = None,
     prompts: options.Prompts = None,
+    one_video_a_line: options.OneVideoALine = False,
     storyboard: options.Storyboard = None,
     image: options.Image = None,
     output: options.Output = None,
@@ -54,6 +56,7 @@ def generate(
     source = Source(
         prompt=prompt,
         prompts=prompts,
+        one_video_a_line=one_video_a_line,
         storyboard=storyboard,
         image=image,
         seed=seed,
@@ -66,6 +69,7 @@ def generate(
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
+    _refuse_endless(seconds)
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = source.read(how, settings=settings, file=config)
     saving = read_snapshots(snapshot, snapshot_every)
@@ -75,6 +79,7 @@ def generate(
     from longlive_recipes import generate as recipe
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    recipe.warn_of_plan(plan)
     if max(nproc, nodes) > 1:
         from longlive_recipes.generate_parallel import check, spread
 
@@ -95,6 +100,14 @@ def generate(
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)
+
+
+def _refuse_endless(seconds: float | None) -> None:
+    if seconds == math.inf:
+        raise ValueError(
+            "--seconds inf is a video without an end, which `generate` would wait for: pass a "
+            "number of seconds, or use `longlive live`, which makes one until it is stopped."
+        )
 
 
 def _run(plan: "Plan", jobs: "list[Job]", output: Path, snapshots: Any, **how: Any) -> None:

@@ -12,7 +12,7 @@ import typer
 from longlive_cli import options
 from longlive_cli.commands.generate import end, tell
 from longlive_cli.launcher import check_ranks
-from longlive_cli.messages import note, show
+from longlive_cli.messages import note, show, warnings_are_lines
 from longlive_cli.source import Source, look_at_files
 from longlive_recipes.interrupts import Stoppable
 
@@ -82,6 +82,7 @@ def live(
     from longlive_recipes import generate as recipe
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    recipe.warn_of_plan(plan)
     if dry_run:
         show(plan, as_json=as_json)
         return
@@ -95,7 +96,7 @@ def _run(plan: "Plan", job: "Job", **how: Any) -> "list[Result]":
     from longlive_recipes.live import open_session
 
     view, reader = _screen()
-    with view:
+    with view, warnings_are_lines(view.tell):
         session = open_session(plan, job, tell=view.tell, on_step=view.step, **how)
         with reader(session):
             results = session.run(view.show)

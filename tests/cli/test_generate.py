@@ -205,7 +205,7 @@ def test_an_interrupt_before_the_first_block_leaves_nothing(recipe):
         (["--prompts", "none.txt"], "there is no prompt file 'none.txt'"),
         (["a", "--set", "stesp=3"], "no field 'stesp'; did you mean 'steps'"),
         (["a", "--config", "none.yaml"], "none.yaml cannot be read (No such file or directory)"),
-        (["--prompts", "twice.jsonl"], "two prompts of twice.jsonl have the id 'a'"),
+        (["--prompts", "twice.jsonl"], "two prompts of twice.jsonl have the same name 'a'"),
         (["--prompts", "slash.jsonl"], "an id '../a' cannot name a file"),
         (["a", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
     ],

@@ -157,7 +157,7 @@ def test_a_failure_before_the_first_block_keeps_what_was_there(config, tmp_path,
     [
         ({}, [], "a.mp4", "no prompt was given"),
         ({}, [job(), job("b")], "a.mp4", "2 videos cannot all go to a.mp4"),
-        ({}, [job(), job()], "out", "two videos have one name among a, a"),
+        ({}, [job(), job()], "out", "two videos have the same name 'a'"),
         ({}, [job(seed=-1)], "a.mp4", "a seed from 0"),
         ({"seconds": 0.0}, [job()], "a.mp4", "seconds is above 0, got 0.0"),
         ({"model": "none"}, [job()], "a.mp4", "there is no model 'none'"),
