@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longlive_core.checks import shown
+from longlive_core.checks import real, shown, whole
 from longlive_core.kv_cache import Window
 from longlive_models.documents import read_json, to_json
 from longlive_models.hub import INDEX
@@ -14,6 +14,10 @@ from longlive_models.schema import build
 
 _REQUIRED = ("height", "width", "fps", "steps")
 _ABOVE_ZERO = (*_REQUIRED, "shift", "t_scale")
+_WHOLE = ("height", "width", "steps")
+
+MOST_STEPS = 1000
+"""Of a block: each step needs a noise level of its own, and models know a thousand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +51,20 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         for name in _ABOVE_ZERO:
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(
-                    f"{name}={value}: it must be above 0, else there is no video to make. "
-                    f"Use a positive number."
-                )
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(
-                f"guidance={self.guidance}: it scales the distance from the negative prompt, so it "
-                f"is 0 or more; 1 is the model as trained."
-            )
+            why = "else there is no video to make. Use a positive number."
+            real(name, getattr(self, name), above=0, why=why)
+        for name in _WHOLE:
+            whole(name, getattr(self, name), why="it is counted. Use a whole number.")
+        why = (
+            f"each denoising step needs a noise level of its own, and models know {MOST_STEPS}. "
+            f"Use fewer."
+        )
+        whole("steps", self.steps, at_most=MOST_STEPS, why=why)
+        why = (
+            "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
+            "as trained."
+        )
+        real("guidance", self.guidance, at_least=0, why=why)
         self.policy.visible(0)  # a Window refuses numbers that make none
 
     @property
@@ -84,8 +91,8 @@ class GenerationSettings:
         """
         changed = replace(
             self,
-            steps=self.steps if steps is None else steps,
-            guidance=self.guidance if guidance is None else guidance,
+            steps=self.steps if steps is None else _plain(steps),
+            guidance=self.guidance if guidance is None else _plain(guidance),
         )
         if negative_prompt is None or negative_prompt == self.negative_prompt:
             return changed
@@ -109,6 +116,12 @@ class GenerationSettings:
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
         """The settings that ``to_dict`` gave; ValueError for an unknown or a missing key."""
         return build(cls, values, "")
+
+
+def _plain(number: Any) -> Any:
+    """A number of NumPy or torch as Python's own, which records hold; all else as it is."""
+    typed = hasattr(number, "dtype") and math.prod(number.shape) == 1
+    return number.item() if typed else number
 
 
 def read_settings(folder: Path) -> GenerationSettings:

@@ -80,11 +80,9 @@ def generate(
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving)
     recipe.warn_of_plan(plan)
+    parallel = None
     if max(nproc, nodes) > 1:
-        from longlive_recipes.generate_parallel import check, spread
-
-        parallel = spread(nproc, len(jobs), nodes)
-        check(wanted, jobs, parallel, saving)
+        parallel = _spread(wanted, jobs, nproc, nodes, saving)
     if dry_run:
         show(plan, as_json=as_json)
         return
@@ -93,13 +91,22 @@ def generate(
     results: list[Result] = []
     try:
         with Stoppable():
-            if max(nproc, nodes) > 1:
+            if parallel is not None:
                 results += _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
             else:
                 _run(plan, jobs, place, saving, overwrite=overwrite, done=results.append)
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)
+
+
+def _spread(config: Any, jobs: "list[Job]", nproc: int, nodes: int, snapshots: Any) -> "Parallel":
+    """How ranks share the videos. Raises ValueError for what several ranks cannot do."""
+    from longlive_recipes.generate_parallel import check, spread
+
+    parallel = spread(nproc, len(jobs), nodes)
+    check(config, jobs, parallel, snapshots)
+    return parallel
 
 
 def _refuse_endless(seconds: float | None) -> None:
