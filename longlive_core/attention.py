@@ -34,6 +34,7 @@ from longlive_core.backends import (
     needs_function,
     needs_head_dim,
 )
+from longlive_core.checks import real
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys heads head_dim"]
@@ -56,8 +57,10 @@ def attention(
     """softmax(scale * q k^T) v for every head, without a mask.
 
     ``scale`` is 1/sqrt(head_dim) unless given. ``backend`` is a name of the table ``ATTENTION`` or
-    "auto"; a named one that cannot run raises ``BackendUnavailable``.
+    "auto"; a named one that cannot run raises ``BackendUnavailable``. Raises ``ValueError`` for
+    operands that do not fit one another.
     """
+    _require_operands("attention", q, k, v)
     request = attention_request(q, k, v)
     name = _choose_dense(request.device, request.dtype, q.shape[-1], request.needs_grad, backend)
     return ATTENTION.named(name).run(q, k, v, _scale(q, scale))
@@ -72,6 +75,7 @@ def masked_attention(
     the mask was made for other numbers of tokens, or leaves a query without a key. Inside a
     compiled function, pass a mask that was prepared for the device (``AttentionMask.prepare``).
     """
+    _require_operands("masked_attention", q, k, v)
     if (q.shape[1], k.shape[1]) != (mask.q_len, mask.kv_len):
         raise ValueError(
             f"masked_attention got {q.shape[1]} queries and {k.shape[1]} keys, but the mask is for "
@@ -109,7 +113,35 @@ def _choose_masked(
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
-    return 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if scale is None:
+        return 1.0 / math.sqrt(q.shape[-1])
+    return real("attention's scale", scale, why="it multiplies scores. Leave it out for the usual.")
+
+
+def _require_operands(what: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError for what backends would refuse in their own words, or broadcast."""
+    fits = (
+        q.ndim == 4
+        and k.shape == v.shape
+        and k.shape[:1] + k.shape[2:] == (q.shape[:1] + q.shape[2:])
+    )
+    if not fits or 0 in q.shape or 0 in k.shape:
+        raise ValueError(
+            f"{what} takes queries, keys and values [batch, tokens, heads, head_dim], keys and "
+            f"values of one length, all of one batch, heads and head_dim, got {list(q.shape)}, "
+            f"{list(k.shape)} and {list(v.shape)}: each query weighs every key's value. Give each "
+            f"key its value."
+        )
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
+        raise ValueError(
+            f"{what} takes queries, keys and values of one floating type, got {q.dtype}, "
+            f"{k.dtype} and {v.dtype}: nothing is converted in silence. Convert them first."
+        )
+    if not q.device == k.device == v.device:
+        raise ValueError(
+            f"{what} takes queries, keys and values on one device, got {q.device}, {k.device} and "
+            f"{v.device}: nothing is moved in silence. Move them first."
+        )
 
 
 def _fa4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

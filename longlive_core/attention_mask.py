@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from longlive_core.checks import hold_wholes
+
 _TILE = 128  # tokens on a side of one entry of a BlockMask
 _CHUNK = 1 << 26  # elements of the dense mask looked at together while tiles are counted
 
@@ -40,6 +42,10 @@ class AttentionMask:
     _dense: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        why = "a mask is made for a number of tokens, at least one."
+        hold_wholes(self, "q_len kv_len", at_least=1, why=why)
+
     def prepare(self, device: torch.device) -> None:
         """Make now what masked attention on this device will ask for.
 
@@ -54,8 +60,9 @@ class AttentionMask:
         """The whole mask, one byte a pair: for short sequences and for the CPU."""
         device = _with_index(device)
         if device not in self._dense:
-            rows = self._rows(0, self.q_len, device, self._tables_on(device))
-            self._refuse_blind_queries(rows.any(-1), 0)
+            with torch.inference_mode(False):  # it is kept, and may be needed for a gradient
+                rows = self._rows(0, self.q_len, device, self._tables_on(device))
+                self._refuse_blind_queries(rows.any(-1), 0)
             self._dense[device] = rows
         return self._dense[device]
 
@@ -167,6 +174,15 @@ class TableMask:
     table: Bool[Tensor, "samples queries keys"]
     run: int
     _flex: dict[torch.device, BlockMask] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        hold_wholes(self, "run", at_least=1, why="it is the number of tokens in a run.")
+        if self.table.ndim != 3 or self.table.dtype != torch.bool:
+            raise ValueError(
+                f"TableMask.table is bool [samples, queries, keys], got {self.table.dtype} "
+                f"{list(self.table.shape)}: it says which runs see which. For one table for all "
+                f"samples pass table[None]."
+            )
 
     @property
     def q_len(self) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from longlive_core.checks import hold_wholes
+
 
 class BackendUnavailable(RuntimeError):
     """The caller named a backend that does not exist or cannot run what was asked of it."""
@@ -29,6 +31,11 @@ class Request:
     dtype: torch.dtype
     head_dim: int | None = None
     needs_grad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.head_dim is not None:
+            why = "it is a number of channels. Leave it out where there are no heads."
+            hold_wholes(self, "head_dim", at_least=1, why=why)
 
 
 Condition = Callable[[Request], str | None]  # None: it holds; else one plain sentence, no full stop

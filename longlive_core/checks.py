@@ -8,6 +8,9 @@ import math
 import operator
 from typing import Any
 
+MOST = 2**63 - 1
+"""The largest whole number where no smaller bound is given: what tensors and files can count."""
+
 
 def whole(
     name: str,
@@ -18,6 +21,8 @@ def whole(
     at_most: int | None = None,
 ) -> int:
     """``value`` as an int, if it is a whole number within the bounds; both bounds are included.
+
+    ``at_most`` is 2**63 - 1 unless given.
 
     Args:
         name: what the caller knows the value by: an argument, a field, an option.
@@ -35,7 +40,7 @@ def whole(
             number = None
     if number is None:
         raise ValueError(f"{name} is a whole number, got {shown(value)}: {why}")
-    _check_bounds(name, number, at_least, at_most, why)
+    _check_bounds(name, number, at_least, MOST if at_most is None else at_most, why)
     return number
 
 
@@ -84,6 +89,52 @@ def text(name: str, value: Any, *, why: str) -> None:
     """Raise ``ValueError`` unless ``value`` is a string."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is a string, got {shown(value)}: {why}")
+
+
+def hold_wholes(
+    made: Any,
+    names: str,
+    *,
+    why: str,
+    at_least: int | None = None,
+    at_most: int | None = None,
+) -> None:
+    """Hold fields of a dataclass that is being made to whole numbers; they are ints afterwards.
+
+    ``names`` has spaces between, as in ``"width height"``; so have those of the other two.
+
+    Raises:
+        ValueError: as ``whole``; it calls a field by its class and its name.
+    """
+    for name in names.split():
+        field = f"{type(made).__name__}.{name}"
+        number = whole(field, getattr(made, name), why=why, at_least=at_least, at_most=at_most)
+        object.__setattr__(made, name, number)  # the dataclass may be frozen
+
+
+def hold_reals(
+    made: Any,
+    names: str,
+    *,
+    why: str,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Hold fields of a dataclass that is being made to finite numbers; their type stays.
+
+    Raises:
+        ValueError: as ``real``; it calls a field by its class and its name.
+    """
+    for name in names.split():
+        bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+        real(f"{type(made).__name__}.{name}", getattr(made, name), why=why, **bounds)
+
+
+def hold_switches(made: Any, names: str, *, why: str) -> None:
+    """Hold fields of a dataclass that is being made to True or False. Raises ValueError."""
+    for name in names.split():
+        switch(f"{type(made).__name__}.{name}", getattr(made, name), why=why)
 
 
 def shown(value: Any, most: int = 60) -> str:

@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from longlive_core.checks import whole
+
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _WORD = 0xFFFFFFFF
@@ -41,15 +43,15 @@ def gaussian(
 
     Computed on the CPU and moved: the same bytes on every device. ``frames`` are absolute indices
     in the video, in any order. The element order is that of ``shape``: keep it fixed for a model.
-    Raises ``ValueError`` for a seed outside 64 bits, a negative frame or an empty shape.
+    NumPy's integers and integer tensors of one element are numbers as well. Raises ``ValueError``
+    for a seed outside 64 bits or not whole, a negative frame or an empty shape.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"noise needs a seed from 0 to 2**64 - 1, got {seed}: it is Philox's key.")
-    if any(not 0 <= frame < 2**63 for frame in frames):
-        raise ValueError(
-            f"noise needs latent frames counted from 0, got {list(frames)}: "
-            f"a frame's index is part of Philox's counter."
-        )
+    why = "it is Philox's key, of 64 bits. Pass a whole number from 0 to 2**64 - 1."
+    seed = whole("a seed of noise", seed, at_least=0, at_most=2**64 - 1, why=why)
+    why, most = "frames are counted from 0, and its number is part of Philox's counter.", 2**63 - 1
+    frames = [whole("a frame of noise", f, at_least=0, at_most=most, why=why) for f in frames]
+    why = "it is a size of one frame's noise."
+    shape = tuple(whole("a size of noise", size, at_least=0, why=why) for size in shape)
     elements = math.prod(shape)
     if not 0 < elements < 2**34:
         raise ValueError(

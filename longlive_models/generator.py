@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.checks import real
 from longlive_core.kv_cache import (
     AbsolutePositions,
     CacheSnapshot,
@@ -17,6 +18,7 @@ from longlive_core.kv_cache import (
 )
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import UniPCSchedule, guide, unipc
+from longlive_models.diffusion.flow import check_guidance
 from longlive_models.diffusion.samplers import StepDone, unchanged
 from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
@@ -106,6 +108,7 @@ class BlockGenerator:
         positions: PositionPolicy | None = None,
         image: Image | None = None,
     ) -> None:
+        guidance = check_guidance(guidance)
         branches = 1 if guidance == 1 else 2
         if not seeds or cache.layout.samples != branches * len(seeds):
             raise ValueError(
@@ -120,8 +123,9 @@ class BlockGenerator:
                 f"{cache.layout}: it says whether keys are cached with their positions. "
                 f"Build the layout for the policy."
             )
-        for seed in seeds:
-            check_seed(seed)
+        seeds = [check_seed(seed) for seed in seeds]
+        why = "it multiplies temporal positions. Pass 1.0 for the model's own."
+        t_scale = real("t_scale", t_scale, above=0, why=why)
         _check_image(image, (len(seeds), model.config.in_channels, 1, *latent_size))
         self.model = model
         self.text = text
@@ -324,9 +328,10 @@ class BlockGenerator:
         return self._embedded[1]
 
 
-def check_seed(seed: int) -> None:
-    """Raise ValueError for a number that cannot name a stream of noise."""
+def check_seed(seed: int) -> int:
+    """The seed as an int. Raises ValueError for what cannot name a stream of noise."""
     gaussian(seed, [], (1,))
+    return int(seed)
 
 
 def _check_image(image: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from longlive_core.checks import shown, whole
+from longlive_core.checks import hold_switches, hold_wholes
 from longlive_core.kv_cache.codec import PageCodec, PageShape
 
 
@@ -41,19 +41,11 @@ class CacheLayout:
     rotated: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads", "head_dim", "tokens_per_page", "samples"):
-            size = whole(
-                f"CacheLayout's {name}",
-                getattr(self, name),
-                at_least=1,
-                why="a cache has at least one of each. Take the sizes from the model's config.",
-            )
-            object.__setattr__(self, name, size)
-        if not isinstance(self.rotated, bool):
-            raise ValueError(
-                f"CacheLayout's rotated is True or False, got {shown(self.rotated)}: it says "
-                f"whether keys carry their positions. Take it from the position policy."
-            )
+        sizes = "layers heads head_dim tokens_per_page samples"
+        why = "a cache has at least one of each. Take the sizes from the model's configuration."
+        hold_wholes(self, sizes, at_least=1, why=why)
+        why = "it says whether keys carry positions. Take it from the position policy."
+        hold_switches(self, "rotated", why=why)
 
     @property
     def page_shape(self) -> PageShape:

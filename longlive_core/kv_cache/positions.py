@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from longlive_core.checks import real, shown, whole
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
@@ -52,6 +54,7 @@ class AbsolutePositions:
         self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
     ) -> Places:
         """``block * frames_per_page + 0, 1, ..``, and the offset."""
+        block, frames_per_page = _checked(block, frames_per_page, offset)
         start = block * frames_per_page + offset
         return Places(own=tuple(start + frame for frame in range(frames_per_page)), keys=None)
 
@@ -74,6 +77,12 @@ class RelativePositions:
         self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
     ) -> Places:
         """``0, 1, ..`` over the pages seen, in order of time."""
+        block, frames_per_page = _checked(block, frames_per_page, offset)
+        if block not in order:
+            raise ValueError(
+                f"the pages in sight {shown(list(order))} lack the block itself, {block}: its own "
+                f"place is among theirs. Pass PagedKVCache.order while the block is in progress."
+            )
         rank = {page: place for place, page in enumerate(sorted(order))}
 
         def frames(page: int) -> tuple[float, ...]:
@@ -82,3 +91,11 @@ class RelativePositions:
 
         keys = tuple(position for page in order for position in frames(page))
         return Places(own=frames(block), keys=keys)
+
+
+def _checked(block: int, frames_per_page: int, offset: float) -> tuple[int, int]:
+    block = whole("a block", block, at_least=0, why="blocks are counted from 0.")
+    why = "a page holds the frames of a block. Take it from the model's configuration."
+    frames_per_page = whole("frames_per_page", frames_per_page, at_least=1, at_most=2**20, why=why)
+    real("an offset in time", offset, why="it is added to every position. Pass 0 for none.")
+    return block, frames_per_page

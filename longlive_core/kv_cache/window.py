@@ -7,7 +7,7 @@ page ``n``. The same policy drives the cache at inference and the teacher-forcin
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from longlive_core.checks import whole
+from longlive_core.checks import hold_wholes
 
 
 @runtime_checkable
@@ -58,10 +58,8 @@ class Window:
     shot_sink: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("pages", "sink", "shot_sink"):
-            why = "it is a number of whole pages, and a sink of 0 goes without. See Window."
-            pages = whole(f"Window's {name}", getattr(self, name), at_least=0, why=why)
-            object.__setattr__(self, name, pages)
+        why = "it is a number of whole pages, and a sink of 0 goes without. See Window."
+        hold_wholes(self, "pages sink shot_sink", at_least=0, why=why)
         if self.pages <= self.sink + self.shot_sink:
             raise ValueError(
                 f"Window(pages={self.pages}, sink={self.sink}, shot_sink={self.shot_sink}) leaves "

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
+from longlive_core.checks import whole
 from longlive_core.sequence_parallel.collectives import (
     Arrived,
     Flight,
@@ -50,6 +51,7 @@ class BalancedSP:
         heads: int,
         wire: WireCodec | None = None,
     ) -> None:
+        heads = whole("heads", heads, at_most=2**20, why="they are the model's attention heads.")
         if heads < group.size:
             raise ValueError(
                 f"{heads} heads cannot be dealt out to {group.size} ranks: each needs one at "

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from jaxtyping import Num
 from torch import Tensor
 
+from longlive_core.checks import hold_wholes
+
 
 @dataclass(frozen=True)
 class SequenceGroup:
@@ -26,6 +28,8 @@ class SequenceGroup:
     process_group: dist.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
+        why = "it is a rank's place among those that share a video."
+        hold_wholes(self, "rank size", why=why)
         if not 0 <= self.rank < self.size:
             raise ValueError(
                 f"SequenceGroup has rank {self.rank} of {self.size}: ranks count from 0. A process "

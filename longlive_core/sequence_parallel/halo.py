@@ -10,6 +10,8 @@ Source: LongLive-2.0 (arXiv 2605.18739), chunk-halo encoding.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from longlive_core.checks import shown, whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class HaloWindow:
@@ -37,6 +39,13 @@ def halo_window(keep: range, *, halo: int, stride: int) -> HaloWindow:
     Raises:
         ValueError: ``keep`` is empty or not consecutive, ``halo`` negative, ``stride`` below 1.
     """
+    if not isinstance(keep, range):
+        raise ValueError(
+            f"a halo window keeps a range of latent frames, got {shown(keep)}: they are "
+            f"consecutive. Pass range(first, last + 1)."
+        )
+    halo = whole("a halo", halo, why="it is a number of latent frames, 0 or more.")
+    stride = whole("a stride", stride, why="it is the frames of a latent frame, 1 or more.")
     if len(keep) < 1 or keep.step != 1 or keep.start < 0 or halo < 0 or stride < 1:
         raise ValueError(
             f"a halo window needs at least one consecutive latent frame, a halo of 0 or more and a "

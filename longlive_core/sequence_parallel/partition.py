@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from longlive_core.checks import hold_wholes, whole
+
 
 class Place(NamedTuple):
     """What a token is of: a frame of the video, its block, and which copy of it.
@@ -25,6 +27,8 @@ class Place(NamedTuple):
 
 def split_evenly(count: int, ranks: int) -> tuple[range, ...]:
     """``count`` things over ``ranks`` ranks, in order; the first ``count % ranks`` get one more."""
+    count = whole("a count to split", count, at_least=0, why="things are whole.")
+    ranks = whole("ranks", ranks, at_least=1, at_most=2**20, why="something has to take them.")
     each, more = divmod(count, ranks)
     edges = accumulate((each + (rank < more) for rank in range(ranks)), initial=0)
     return tuple(range(start, stop) for start, stop in pairwise(edges))
@@ -53,15 +57,13 @@ class BalancedPartition:
     copies: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("frames", "ranks", "tokens_per_frame", "frames_per_block"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"BalancedPartition.{name} must be at least 1, got {getattr(self, name)}."
-                )
-        if self.copies not in (1, 2):
-            raise ValueError(
-                f"BalancedPartition.copies must be 2 (clean and noisy) or 1, got {self.copies}."
-            )
+        sizes = "frames ranks tokens_per_frame frames_per_block"
+        why = "a video has at least one of each. Take the sizes from the model and the clip."
+        hold_wholes(self, sizes, at_least=1, why=why)
+        why = "each is a process of its own, up to a million of them."
+        hold_wholes(self, "ranks", at_least=1, at_most=2**20, why=why)
+        why = "a rank holds its frames twice (clean and noisy) or once."
+        hold_wholes(self, "copies", at_least=1, at_most=2, why=why)
         if self.blocks < self.ranks:
             raise ValueError(
                 f"{self.frames} frames make {self.blocks} blocks of {self.frames_per_block}, fewer "
@@ -81,6 +83,8 @@ class BalancedPartition:
 
     def blocks_of(self, rank: int) -> range:
         """The blocks that a rank holds."""
+        why = "ranks are counted from 0."
+        rank = whole("a rank", rank, at_least=0, at_most=self.ranks - 1, why=why)
         return split_evenly(self.blocks, self.ranks)[rank]
 
     def frames_of(self, rank: int) -> range:
@@ -127,6 +131,7 @@ class BalancedPartition:
 
     def locate(self, token: int) -> Place:
         """What the token at an index of the exchanged sequence is of."""
+        token = whole("a token", token, why="tokens are counted from 0.")
         if not 0 <= token < self.tokens:
             raise ValueError(
                 f"token {token} does not exist: the sequence has tokens 0 to {self.tokens - 1} "

@@ -12,21 +12,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.checks import real
+
+MOST_SHIFT = 1e6
+"""A shift above it leaves no level of a schedule but noise."""
+
+MOST_GUIDANCE = 1e6
+"""Guidance above it takes latents, which are of the order of 1, out of float32's whole numbers."""
+
 Level = float | int | Float[Tensor, "..."]
 
 
 def shift_sigma(sigma: float, shift: float) -> float:
-    """Move a noise level towards noise: ``shift s / (1 + (shift - 1) s)``; fixes 0 and 1."""
+    """Move a noise level towards noise: ``shift s / (1 + (shift - 1) s)``; fixes 0 and 1.
+
+    Raises ValueError for a level outside [0, 1] and a shift that is not positive.
+    """
+    sigma, shift = check_level(sigma), check_shift(shift)
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def align(level: Level, latents: Float[Tensor, "batch *rest"]) -> float | int | Tensor:
     """Shape a level so that it broadcasts over ``latents``; [batch, frames] meets axes 0 and 2.
 
-    Raises ValueError for a shape that is neither [], [batch] nor [batch, frames].
+    Raises ValueError for a shape that is neither [], [batch] nor [batch, frames], and for a number
+    outside [0, 1].
     """
     if not isinstance(level, Tensor):
-        return level
+        return check_level(level)
     level = level.float()
     if level.ndim == 0:
         return level
@@ -45,6 +58,7 @@ def add_noise(
     x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: Level
 ) -> Float[Tensor, "*shape"]:
     """The point at level ``sigma`` on the path from ``x0`` to ``noise``; float32."""
+    _require_one_shape("x0 and noise", x0, noise)
     level = align(sigma, x0)
     return (1 - level) * x0.float() + level * noise.float()
 
@@ -53,6 +67,7 @@ def velocity(
     x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
     """The velocity of the path, ``noise - x0``: what the network is trained to predict."""
+    _require_one_shape("x0 and noise", x0, noise)
     return noise.float() - x0.float()
 
 
@@ -60,6 +75,7 @@ def x0_from_velocity(
     x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], sigma: Level
 ) -> Float[Tensor, "*shape"]:
     """The data that a velocity points at: ``x - sigma v``; float32."""
+    _require_one_shape("latents and their velocity", x, v)
     return x.float() - align(sigma, x) * v.float()
 
 
@@ -67,6 +83,12 @@ def velocity_from_x0(
     x: Float[Tensor, "*shape"], x0: Float[Tensor, "*shape"], sigma: Level
 ) -> Float[Tensor, "*shape"]:
     """The velocity that leads to ``x0``: ``(x - x0) / sigma``; float32, ``sigma`` above 0."""
+    _require_one_shape("latents and x0", x, x0)
+    if not isinstance(sigma, Tensor) and sigma == 0:
+        raise ValueError(
+            "a velocity at noise level 0 is not determined by x and x0, which are the same there. "
+            "Pass a level above 0."
+        )
     return (x.float() - x0.float()) / align(sigma, x)
 
 
@@ -74,4 +96,32 @@ def guide(
     conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], scale: float
 ) -> Float[Tensor, "*shape"]:
     """Classifier-free guidance: ``unconditional + scale (conditional - unconditional)``."""
+    _require_one_shape("the two branches of guidance", conditional, unconditional)
+    scale = check_guidance(scale)
     return torch.lerp(unconditional.float(), conditional.float(), scale)
+
+
+def check_level(sigma: float) -> float:
+    """A noise level, from 0 to 1. Raises ValueError."""
+    why = "it is the share of noise: 0 is none, 1 is noise alone."
+    return real("a noise level", sigma, at_least=0, at_most=1, why=why)
+
+
+def check_shift(shift: float) -> float:
+    """A schedule's shift, above 0. Raises ValueError."""
+    why = "it multiplies the ratio of noise to data. Pass 5.0, or 1.0 for no shift."
+    return real("a schedule's shift", shift, above=0, at_most=MOST_SHIFT, why=why)
+
+
+def check_guidance(scale: float) -> float:
+    """A strength of guidance. Raises ValueError for what would leave no number in float32."""
+    why = "it weighs the prompt against the negative one: 1 is as trained, 3 to 7 is usual."
+    return real("guidance", scale, at_least=-MOST_GUIDANCE, at_most=MOST_GUIDANCE, why=why)
+
+
+def _require_one_shape(what: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{what} are of one shape, got {list(a.shape)} and {list(b.shape)}: they belong "
+            f"together number by number. Nothing is repeated in silence."
+        )

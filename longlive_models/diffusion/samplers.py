@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.checks import real
 from longlive_models.diffusion.flow import add_noise, x0_from_velocity
-from longlive_models.diffusion.timesteps import SCALE, sigma_grid
+from longlive_models.diffusion.timesteps import SCALE, check_steps, sigma_grid
 
 Denoise = Callable[[Tensor, float], Tensor]
 Constrain = Callable[[Tensor], Tensor]
@@ -26,6 +27,9 @@ StepDone = Callable[[int, Tensor], None]
 FIRST_SIGMA = torch.tensor(0.999, dtype=torch.float32, device="cpu").item()
 """Where UniPC's grid starts before the shift: 0.999 as a float32 number, so that truncating
 1000 times it gives 999."""
+
+MOST_STEPS = int(SCALE)
+"""More steps would repeat a timestep: they are whole numbers from 0 to 1000."""
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -39,6 +43,16 @@ class StepSchedule:
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        why = "levels and timesteps are finite numbers, and levels end at the last step's result."
+        for number in (*self.sigmas, *self.timesteps):
+            real("a number of a step schedule", number, at_least=0, why=why)
+        if not self.timesteps or len(self.sigmas) != len(self.timesteps) + 1:
+            raise ValueError(
+                f"a step schedule has one step or more and one level more than steps, got "
+                f"{len(self.timesteps)} timesteps and {len(self.sigmas)} levels: {why}"
+            )
 
     @property
     def steps(self) -> int:
@@ -72,6 +86,7 @@ def step_schedule(steps: int, shift: float = 5.0) -> StepSchedule:
     Timesteps are truncated to integers, levels are not: 4 steps of shift 5 give 1000, 937, 833
     and 625, the steps that distillation trains on.
     """
+    steps = check_steps(steps, at_most=MOST_STEPS)
     grid = sigma_grid(steps, shift)
     return StepSchedule(sigmas=(*grid, 0.0), timesteps=_timesteps(steps, shift))
 
@@ -83,6 +98,7 @@ def unipc_schedule(steps: int, shift: float = 5.0) -> UniPCSchedule:
     original hands them to its model: 4 steps of shift 5 give 999, 937, 833 and 624.
     See UniPC (arXiv 2302.04867), algorithms 5 and 7.
     """
+    steps = check_steps(steps, at_most=MOST_STEPS)
     grid = sigma_grid(steps, shift, first=FIRST_SIGMA)
     sigmas = (*grid, 0.0)
     orders = [min(2, steps - i, i + 1) for i in range(steps)]

@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from longlive_models.diffusion.flow import shift_sigma
+from longlive_core.checks import hold_switches, hold_wholes, real, whole
+from longlive_models.diffusion.flow import check_level, check_shift, shift_sigma
 
 SCALE = 1000.0
 """Timesteps per unit of sigma."""
+
+MOST_LEVELS = 2**24
+"""Even levels that float32 can tell apart."""
 
 
 def sigma_grid(
@@ -26,8 +30,8 @@ def sigma_grid(
 
     Like a half-open range, the grid leaves ``last`` out unless ``endpoint``.
     """
-    _require_steps(steps)
-    _require_shift(shift)
+    steps, shift = check_steps(steps, at_most=MOST_LEVELS), check_shift(shift)
+    first, last = check_level(first), check_level(last)
     gaps = max(steps - 1, 1) if endpoint else steps
     return tuple(shift_sigma(first + (last - first) * i / gaps, shift) for i in range(steps))
 
@@ -37,6 +41,10 @@ def loss_weights(timesteps: Sequence[float], *, span: float = SCALE) -> tuple[fl
 
     ``y = exp(-2 ((t - span / 2) / span)^2)``; the weights ``y - min y`` are scaled to mean 1.
     """
+    span = real("the span of loss weights", span, above=0, why="the bell is as wide.")
+    timesteps = [real("a timestep", t, why="it is 1000 times a noise level.") for t in timesteps]
+    if not timesteps:
+        raise ValueError("loss weights of no timesteps: their mean cannot be 1. Pass some.")
     bell = [math.exp(-2 * ((t - span / 2) / span) ** 2) for t in timesteps]
     low = min(bell)
     total = math.fsum(y - low for y in bell)
@@ -62,8 +70,10 @@ class FlowSchedule:
     parity: bool = False
 
     def __post_init__(self) -> None:
-        _require_steps(self.levels)
-        _require_shift(self.shift)
+        why = "it is the number of training's levels; 1000 is usual."
+        hold_wholes(self, "levels", at_least=1, at_most=MOST_LEVELS, why=why)
+        hold_switches(self, "parity", why="it copies the original's table. Leave it out.")
+        check_shift(self.shift)
 
     @cached_property
     def sigmas(self) -> Float[Tensor, " table"]:
@@ -106,6 +116,10 @@ class FlowSchedule:
 
         Drawn on the generator's device. A last block of fewer frames is allowed.
         """
+        sizes = {"batch": batch, "frames": frames, "frames_per_block": frames_per_block}
+        for name, size in sizes.items():
+            why = "timesteps are drawn for one block or more, and kept in memory."
+            whole(name, size, at_least=1, at_most=MOST_LEVELS, why=why)
         blocks = -(-frames // frames_per_block)
         index = torch.randint(
             self.levels, (batch, blocks), generator=generator, device=generator.device
@@ -121,17 +135,10 @@ def _table(levels: Sequence[float]) -> Float[Tensor, " table"]:
     return torch.tensor(levels, dtype=torch.float32, device="cpu")
 
 
-def _require_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(
-            f"a schedule needs at least one step, got {steps}: nothing would be denoised. "
-            f"Pass steps=1 or more."
-        )
-
-
-def _require_shift(shift: float) -> None:
-    if not 0 < shift < math.inf:
-        raise ValueError(
-            f"a schedule's shift must be a positive number, got {shift}: it multiplies the "
-            f"ratio of noise to data. Pass 5.0, or 1.0 for no shift."
-        )
+def check_steps(steps: int, *, at_most: int) -> int:
+    """How many steps or levels a schedule has. Raises ValueError."""
+    why = (
+        f"with none nothing would be denoised, and there are {at_most} different ones at most. "
+        f"Pass 1 or more."
+    )
+    return whole("a schedule's steps", steps, at_least=1, at_most=at_most, why=why)

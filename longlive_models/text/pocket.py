@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from longlive_core.checks import hold_wholes
 from longlive_models.prompt_report import PromptReport
 from longlive_models.schema import build
 from longlive_models.text.encoder import encode_distinct, zero_padding
@@ -27,6 +28,10 @@ class PocketTextConfig:
     ffn_dim: int = 256
 
     def __post_init__(self) -> None:
+        sizes = "dim text_len num_layers num_heads ffn_dim"
+        why = "an encoder has one or more of each. Take the sizes from the model's files."
+        hold_wholes(self, sizes, at_least=1, at_most=2**16, why=why)
+        hold_wholes(self, "num_layers", at_least=1, at_most=2**10, why=why)
         if self.dim % self.num_heads:
             raise ValueError(
                 f"PocketTextConfig needs dim divisible by num_heads, got dim={self.dim} and "

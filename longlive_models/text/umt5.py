@@ -4,7 +4,7 @@ transformers is imported when an encoder is built, not when this module is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from longlive_core.checks import shown
+from longlive_core.checks import hold_wholes, shown
 from longlive_models.documents import read_json
 from longlive_models.prompt_report import PromptReport
 from longlive_models.tensor_files import why_missing
@@ -36,6 +36,17 @@ class UMT5Config:
     num_buckets: int = 32
     max_distance: int = 128
     text_len: int = 512
+
+    def __post_init__(self) -> None:
+        sizes = " ".join(field.name for field in fields(self))
+        why = "an encoder has one or more of each. Take the sizes from the model's files."
+        hold_wholes(self, sizes, at_least=1, at_most=2**20, why=why)
+        hold_wholes(self, "num_layers", at_least=1, at_most=2**10, why=why)
+        if self.dim_attn % self.num_heads:
+            raise ValueError(
+                f"UMT5Config.dim_attn is a multiple of num_heads, got {self.dim_attn} for "
+                f"{self.num_heads}: heads are of one width."
+            )
 
 
 UMT5_XXL = UMT5Config(

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from longlive_core.memory import require_room
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.decoder import Decoder
 from longlive_models.vae.encoder import Encoder
@@ -36,6 +37,13 @@ class WanVAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        widest = max(*config.encoder_dims, *config.decoder_dims)
+        require_room(
+            f"a VAE's convolutions of {widest} channels in float32",
+            4 * 27 * widest**2,
+            torch.get_default_device(),
+            why="VAEConfig's sizes make them. Take the sizes from the model's files.",
+        )
         self.config = config
         channels = config.latent_channels
         self.encoder = Encoder(config)

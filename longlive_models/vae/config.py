@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from longlive_core.checks import hold_wholes, real, shown, whole
 from longlive_models.schema import build
+
+MOST = 2**16
+"""The most channels of a layer: one convolution of so many has over 200 GB."""
+
+MOST_BLOCKS, MOST_STAGES = 2**7, 12
+"""The most residual blocks of a stage, and the most stages: 12 fold 4,096 pixels into one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +35,25 @@ class VAEConfig:
     patch_size: int = 2
 
     def __post_init__(self) -> None:
-        sizes = ("encoder_dim", "decoder_dim", "latent_channels", "num_res_blocks", "patch_size")
-        for name in sizes:
-            if getattr(self, name) < 1:
+        sizes = "encoder_dim decoder_dim latent_channels num_res_blocks patch_size"
+        why = "a layer without channels or blocks computes nothing. Pass a positive number."
+        hold_wholes(self, sizes, at_least=1, at_most=MOST, why=why)
+        hold_wholes(self, "num_res_blocks", at_least=1, at_most=MOST_BLOCKS, why=why)
+        if not 1 <= len(self.dim_mult) <= MOST_STAGES:
+            raise ValueError(
+                f"VAEConfig.dim_mult has one number a stage, got {len(self.dim_mult)} stages: each "
+                f"but the last halves space, so {MOST_STAGES} are the most. Wan2.2's has 4."
+            )
+        for number in self.dim_mult:
+            whole("VAEConfig.dim_mult", number, at_least=1, at_most=MOST, why="it multiplies dims.")
+        for halved in self.temporal_downsample:
+            if not isinstance(halved, bool):
                 raise ValueError(
-                    f"VAEConfig.{name} must be at least 1, got {getattr(self, name)}: "
-                    f"a layer without channels or blocks computes nothing. Pass a positive number."
+                    f"VAEConfig.temporal_downsample is True or False for each stage, got "
+                    f"{shown(halved)}: a stage halves time or does not."
                 )
+        for number in (*self.latent_mean, *self.latent_std):
+            real("a latent statistic of VAEConfig", number, why="latents are normalised with it.")
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"VAEConfig.temporal_downsample needs one entry for every stage but the last, got "
@@ -52,6 +71,12 @@ class VAEConfig:
             raise ValueError(
                 f"VAEConfig.latent_std must be positive, got {min(self.latent_std)}: latents are "
                 f"divided by it. Use 1.0 for a channel without statistics."
+            )
+        if max(*self.encoder_dims, *self.decoder_dims) > MOST:
+            raise ValueError(
+                f"VAEConfig.dim_mult {self.dim_mult} makes layers of more than {MOST} channels "
+                f"from {self.encoder_dim} and {self.decoder_dim}: one convolution of so many has "
+                f"over 200 GB. Take the sizes from the model's files."
             )
         self._check_shortcuts()
 

@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from longlive_core.checks import hold_reals, hold_switches, hold_wholes, whole
 from longlive_models.schema import build
+
+MOST = 2**20
+"""The widest a layer may be: a square matrix of it has a terabyte."""
+
+MOST_LAYERS = 2**10
+"""The most layers: of Wan2.2's 30 the largest models have a few times as many."""
+
+MOST_ROWS = 2**16
+"""The longest text, and the most frames of a block: attention is over all pairs."""
+
+MOST_PARAMETERS = 2**40
+"""The most parameters, two terabytes in the narrowest type that they are loaded in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +46,13 @@ class WanConfig:
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
-        for name in (*_COUNTS, "eps", "rope_theta"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"WanConfig.{name} must be positive, got {getattr(self, name)}.")
+        why = "a transformer has one or more of each. Take the sizes from the model's files."
+        hold_wholes(self, _COUNTS, at_least=1, at_most=MOST, why=why)
+        hold_wholes(self, "num_layers", at_least=1, at_most=MOST_LAYERS, why=why)
+        hold_wholes(self, "text_len frames_per_block", at_least=1, at_most=MOST_ROWS, why=why)
+        hold_reals(self, "eps", above=0, at_most=1, why="norms add it to a mean square.")
+        hold_reals(self, "rope_theta", above=0, why="it is the base of rotary frequencies.")
+        hold_switches(self, "cross_attn_norm qk_norm", why="a norm is there or not.")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"WanConfig needs heads of one even width, got dim={self.dim} over "
@@ -47,11 +64,39 @@ class WanConfig:
                 f"WanConfig.freq_dim must be even, got {self.freq_dim}: a timestep becomes as many "
                 f"cosines as sines. Use {self.freq_dim + 1}."
             )
-        if len(self.patch_size) != 3 or self.patch_size[0] != 1 or min(self.patch_size) < 1:
+        for size in self.patch_size:
+            whole(
+                "WanConfig.patch_size",
+                size,
+                at_least=1,
+                at_most=MOST_ROWS,
+                why="it is in frames, rows and columns of latents.",
+            )
+        if len(self.patch_size) != 3 or self.patch_size[0] != 1:
             raise ValueError(
                 f"WanConfig.patch_size must be (1, rows, columns), got {self.patch_size}: each "
                 f"latent frame has a timestep of its own, so a patch cannot span two."
             )
+
+        if self.parameters > MOST_PARAMETERS:
+            raise ValueError(
+                f"WanConfig has {self.parameters:.3g} parameters, more than "
+                f"{MOST_PARAMETERS:.3g}: in two bytes each no machine holds them. Take the sizes "
+                f"from the model's files."
+            )
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are, biases and norms included."""
+        dim, patch = self.dim, self.patch_size[1] * self.patch_size[2]
+        attentions = 8 * (dim * dim + dim) + (4 * dim if self.qk_norm else 0)
+        norms = 2 * dim if self.cross_attn_norm else 0
+        feed_forward = 2 * dim * self.ffn_dim + self.ffn_dim + dim
+        block = attentions + norms + feed_forward + 6 * dim
+        embeddings = (self.in_channels * patch + self.text_dim + self.freq_dim + 2 * dim + 5) * dim
+        time_projection = 6 * (dim * dim + dim)
+        head = (dim + 1) * self.out_channels * patch + 2 * dim
+        return self.num_layers * block + embeddings + time_projection + head
 
     @property
     def head_dim(self) -> int:
@@ -79,18 +124,10 @@ class WanConfig:
         return build(cls, values, "")
 
 
-_REQUIRED = (
-    "dim",
-    "ffn_dim",
-    "num_heads",
-    "num_layers",
-    "in_channels",
-    "out_channels",
-    "text_dim",
-    "text_len",
-    "freq_dim",
+_COUNTS = (
+    "dim ffn_dim num_heads num_layers in_channels out_channels text_dim text_len freq_dim "
+    "frames_per_block"
 )
-_COUNTS = (*_REQUIRED, "frames_per_block")
 
 WAN_5B = WanConfig(
     dim=3072,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from longlive_core.attention import AnyMask
+from longlive_core.memory import require_room
 from longlive_models.wan.attention import HeadExchange, Memory, NoExchange
 from longlive_models.wan.block import WanBlock
 from longlive_models.wan.config import WanConfig
@@ -49,6 +50,13 @@ class WanTransformer(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        require_room(
+            f"a transformer's {config.parameters:,} weights in float32",
+            4 * config.parameters,
+            torch.get_default_device(),
+            why="WanConfig's sizes make them. Build it within torch.device('meta') and load it in "
+            "a narrower type, or take a smaller config.",
+        )
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
         exchange = NoExchange() if exchange is None else exchange

@@ -131,9 +131,9 @@ def test_a_gpu_gets_the_same_bytes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1, [0], (2,)), "seed from 0 to 2\\*\\*64 - 1, got -1"),
-        ((2**64, [0], (2,)), "seed from 0 to"),
-        ((0, [3, -1], (2,)), "counted from 0, got \\[3, -1\\]"),
+        ((-1, [0], (2,)), "a seed of noise is at least 0, got -1"),
+        ((2**64, [0], (2,)), "a seed of noise is at most"),
+        ((0, [3, -1], (2,)), "a frame of noise is at least 0, got -1"),
         ((0, [0], (2, 0)), "1 to 2\\*\\*34 - 1 elements, got \\(2, 0\\) with 0"),
     ],
 )

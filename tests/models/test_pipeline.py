@@ -144,7 +144,7 @@ def test_a_cache_in_fewer_bits_changes_the_video_little(kv_cache):
         ({"steps": 0}, "steps=0: it must be above 0"),
         ({"guidance": -1.0}, "guidance=-1.0: .* it is 0 or more"),
         ({"guidance": float("nan")}, "guidance=nan"),
-        ({"seed": -1}, "a seed from 0 to 2"),
+        ({"seed": -1}, "a seed of noise is at least 0"),
     ],
 )
 def test_what_makes_no_video_is_refused_before_anything_is_computed(how, message):

@@ -287,5 +287,5 @@ def test_a_snapshot_does_not_change_with_the_cache():
 
 @pytest.mark.parametrize("size", ["layers", "heads", "head_dim", "tokens_per_page", "samples"])
 def test_a_layout_of_nothing_is_refused(size):
-    with pytest.raises(ValueError, match=f"CacheLayout.s {size} is at least 1, got 0: a cache has"):
+    with pytest.raises(ValueError, match=f"CacheLayout.{size} is at least 1, got 0: a cache has"):
         replace(SMALL, **{size: 0})

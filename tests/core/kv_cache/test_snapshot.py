@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from longlive_core.float8 import Float8PageCodec
-from longlive_core.kv_cache import CacheSnapshot, PagedKVCache, PlainCodec, Window
+from longlive_core.kv_cache import (
+    CacheSnapshot,
+    Int8PageCodec,
+    PagedKVCache,
+    PlainCodec,
+    Window,
+)
 from longlive_core.nvfp4 import NVFP4PageCodec, ScaleRule
 from longlive_core.testing import assert_bitwise_equal
 from tests.core.kv_cache.schedules import CODECS, POLICIES, SMALL, EveryOther, Oracle, run_block
@@ -117,3 +123,36 @@ def test_a_snapshot_goes_to_another_device(codec):
     theirs = there.snapshot().tensors
     for name, x in cache.snapshot().tensors.items():
         assert_bitwise_equal(theirs[name], x, name)
+
+
+@pytest.mark.parametrize("codec", [PlainCodec(torch.float32), Int8PageCodec()], ids=repr)
+def test_short_pages_are_short_after_a_file(codec):
+    """JSON's keys are text, and a page that is read whole shows padding as if it were keys."""
+    layout = replace(SMALL, head_dim=16)
+    cache, other = (PagedKVCache(layout, Window(), codec) for _ in range(2))
+
+    def write(each: PagedKVCache, block: int, tokens: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(block)
+        samples, _, heads, dim = layout.page_shape
+        each.begin_block(block, tokens=tokens)
+        seen = []
+        for layer in range(layout.layers):
+            k, v = (torch.randn(samples, tokens, heads, dim, generator=generator) for _ in "kv")
+            each.write(layer, k, v, clean=True)
+            seen += [x.clone() for x in each.read(layer)]
+        each.commit()
+        return seen
+
+    for block, tokens in enumerate((2, 4, 1)):
+        write(cache, block, tokens)
+    snapshot = cache.snapshot()
+    assert snapshot.short == {0: 2, 2: 1}
+    text = json.dumps(snapshot.to_dict())
+    read = CacheSnapshot.from_dict(json.loads(text), load(save(snapshot.tensors)))
+    assert read.short == snapshot.short
+    other.restore(read)
+    assert other.snapshot().short == snapshot.short
+    wanted, got = write(cache, 3, 3), write(other, 3, 3)
+    assert wanted[0].shape[1] == 2 + 4 + 1 + 3
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert_bitwise_equal(ours, theirs)

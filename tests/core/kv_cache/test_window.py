@@ -120,8 +120,8 @@ def test_without_a_cut_the_window_only_moves_on():
     [
         ({"pages": 2}, "leaves no page for the block itself: the sinks take 2.*above 2"),
         ({"pages": 4, "sink": 3, "shot_sink": 2}, "the sinks take 5"),
-        ({"sink": -1}, r"Window's sink is at least 0, got -1: it is a number of whole pages"),
-        ({"shot_sink": -2}, r"Window's shot_sink is at least 0, got -2"),
+        ({"sink": -1}, r"Window.sink is at least 0, got -1: it is a number of whole pages"),
+        ({"shot_sink": -2}, r"Window.shot_sink is at least 0, got -2"),
     ],
 )
 def test_a_window_without_room_is_refused(sizes, message):
@@ -140,3 +140,9 @@ def test_the_first_shot_starts_at_page_0_unless_another_is_named():
     assert window.visible(0) == window.retained(0) == (0,)
     assert window.visible(6) == window.visible(6, 0)
     assert window.retained(6) == window.retained(6, 0)
+
+
+@pytest.mark.parametrize("sink", [0, 1, 2])
+def test_only_the_films_sinks_outlast_a_shot_that_forgets(sink):
+    """The anchor of a shot goes with it: a number of the film's first pages, no more."""
+    assert Window(pages=6, sink=sink, shot_sink=2).lasting == tuple(range(sink))

@@ -69,8 +69,8 @@ def test_what_does_not_divide_goes_to_the_first_ranks():
     ("sizes", "message"),
     [
         ({"ranks": 4}, r"6 frames make 3 blocks of 2, fewer than 4 ranks.*at most 3 ranks"),
-        ({"frames": 0}, "BalancedPartition.frames must be at least 1, got 0"),
-        ({"copies": 3}, r"copies must be 2 \(clean and noisy\) or 1, got 3"),
+        ({"frames": 0}, "BalancedPartition.frames is at least 1, got 0"),
+        ({"copies": 3}, r"copies is at most 2, got 3"),
     ],
 )
 def test_impossible_partitions_are_refused_with_their_numbers(sizes, message):

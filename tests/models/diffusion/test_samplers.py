@@ -243,5 +243,33 @@ def test_one_step_returns_the_estimate():
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="at least one step, got 0"):
+    with pytest.raises(ValueError, match="steps is at least 1, got 0"):
         unipc_schedule(0)
+
+
+@pytest.mark.parametrize("sampler", ["unipc", "euler", "few_step"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_latents_are_float32_whatever_noise_and_model_are(sampler, kind):
+    """Of a bfloat16 model the state between steps keeps what its velocities have."""
+    seen = []
+
+    def denoise(x, timestep):
+        seen.append(x.dtype)
+        return (0.3 * x).to(kind)
+
+    start, extra = noise(1).to(kind), {}
+    if sampler == "few_step":
+        extra["fresh_noise"] = lambda step: noise(2).to(kind)
+    schedule = unipc_schedule(3) if sampler == "unipc" else step_schedule(3)
+    run = {"unipc": unipc, "euler": euler, "few_step": few_step}[sampler]
+    result = run(denoise, start, schedule, **extra)
+    assert result.dtype == torch.float32
+    assert seen == [torch.float32] * 3
+
+
+def test_euler_adds_up_in_float32():
+    """Steps of a thousandth vanish beside 1 in bfloat16."""
+    schedule = step_schedule(1000, 1.0)
+    start = torch.ones(1, 1, dtype=torch.bfloat16)
+    result = euler(lambda x, t: torch.ones_like(x, dtype=torch.bfloat16), start, schedule)
+    torch.testing.assert_close(result, torch.zeros(1, 1), rtol=0, atol=1e-4)

@@ -117,9 +117,9 @@ def test_weights_follow_the_formula():
 
 
 def test_what_cannot_be_a_schedule_is_refused():
-    with pytest.raises(ValueError, match="at least one step, got 0.*Pass steps=1"):
+    with pytest.raises(ValueError, match="steps is at least 1, got 0.*Pass 1 or more"):
         sigma_grid(0, 5.0)
-    with pytest.raises(ValueError, match="positive number, got -1.0.*1.0 for no shift"):
+    with pytest.raises(ValueError, match="shift is above 0, got -1.0.*1.0 for no shift"):
         FlowSchedule(shift=-1.0)
     with pytest.raises(ValueError, match="two different heights.*Use more levels"):
         loss_weights([500.0])

@@ -74,7 +74,7 @@ def test_the_encoder_looks_back_exactly_its_history(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder_dim": 0}, "encoder_dim must be at least 1, got 0"),
+        ({"encoder_dim": 0}, "encoder_dim is at least 1, got 0"),
         ({"temporal_downsample": (True,)}, "got 1 entries for 3 stages.*Pass 2 entries"),
         ({"latent_mean": (0.0,)}, "latent_mean needs one number a latent channel, got 1 for 3"),
         ({"latent_std": (1.0, 0.0, 1.0)}, "latent_std must be positive, got 0.0"),

@@ -33,8 +33,8 @@ def test_missing_fields_are_named():
         ({"dim": 24}, "multiple of 16"),
         ({"freq_dim": 65}, "must be even, got 65"),
         ({"patch_size": (2, 2, 2)}, r"\(1, rows, columns\), got \(2, 2, 2\)"),
-        ({"num_layers": 0}, "num_layers must be positive, got 0"),
-        ({"eps": 0.0}, "eps must be positive"),
+        ({"num_layers": 0}, "num_layers is at least 1, got 0"),
+        ({"eps": 0.0}, "eps is above 0, got 0.0"),
     ],
     ids=str,
 )
