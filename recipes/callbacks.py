@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from longlive_recipes.budget import Budget, Stopwatch
 from longlive_recipes.interrupts import Interrupts
+from longlive_recipes.parallel import own_part
 from longlive_recipes.run_record import write_run_record
 
 
@@ -208,8 +209,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def _is_finite(parameter: Tensor) -> bool:
-    own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # of a DTensor
-    return bool(own.detach().isfinite().all())
+    return bool(own_part(parameter).detach().isfinite().all())
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from lightning_fabric.plugins.environments import (
+from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
     SLURMEnvironment,
@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.tensor_files import read_pickle
@@ -233,6 +233,11 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], ranks: SequenceGroup) -
     mesh = DeviceMesh.from_group(ranks.process_group, device)
     for each in (*parts, module):
         fully_shard(each, mesh=mesh, reshard_after_forward=True)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class ShardedStrategy(ModelParallelStrategy):

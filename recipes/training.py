@@ -169,17 +169,18 @@ def check_run(
     """
     output = Path(run.output)
     check_folder("run.output", output)
-    own = output / CHECKPOINT
+    own, earlier = output / CHECKPOINT, read_run_record(output)
     if resume is not None:
-        _check_resume(find_checkpoint(resume), own, config, steps, parts)
+        checkpoint = find_checkpoint(resume)
+        completed_steps(checkpoint)
+        if earlier is not None:
+            _check_unchanged(output, earlier, config)
+        _check_resume(checkpoint, own, config, steps, parts)
     elif own.exists():
         raise ValueError(
             f"{output} holds a run already: go on with it (--resume {output}), or name another "
             f"folder (--set run.output=FOLDER)."
         )
-    earlier = read_run_record(output)
-    if resume is not None and earlier is not None:
-        _check_unchanged(output, earlier, config)
 
 
 def _check_resume(
