@@ -187,3 +187,23 @@ AsJson = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option(help="Check everything, print the plan, generate nothing.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace outputs that exist.")]
+ResultFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        parser=file_name,
+        metavar="PATH",
+        help="Store the whole result as JSON here.",
+    ),
+]
+NewFolder = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        parser=file_name,
+        metavar="PATH",
+        help="The folder to write; it must not exist.",
+    ),
+]

@@ -10,7 +10,7 @@ import typer
 from longlive_cli import complete
 from longlive_cli.boundary import INTERRUPTED
 from longlive_cli.messages import note, say, show
-from longlive_cli.options import file_name
+from longlive_cli.options import ResultFile
 
 if TYPE_CHECKING:
     from longlive_recipes.judge import ShotVerdict
@@ -38,16 +38,7 @@ def evaluate(
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=file_name,
-            metavar="PATH",
-            help="Store the whole result as JSON here.",
-        ),
-    ] = None,
+    output: ResultFile = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
     ] = None,

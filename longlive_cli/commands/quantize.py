@@ -9,7 +9,7 @@ import typer
 from longlive_cli import complete
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import say, show
-from longlive_cli.options import file_name
+from longlive_cli.options import NewFolder
 from longlive_recipes.interrupts import Stoppable
 
 
@@ -18,16 +18,7 @@ def quantize(
         str,
         typer.Argument(help="A model in bf16 or fp32: a folder, or a hub id."),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=file_name,
-            metavar="PATH",
-            help="The folder to write; it must not exist.",
-        ),
-    ],
+    output: NewFolder,
     rule: Annotated[
         str,
         typer.Option(
