@@ -39,13 +39,15 @@ class Table:
             writer.writerow([step, *values.values()])
 
     def rewind(self, step: int) -> None:
-        """Forget what comes after ``step``."""
+        """Forget what comes after ``step``, and a row that a full disk cut off."""
         if not self.path.exists():
             return
-        header, *rows = self.path.read_text().splitlines()
-        kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+        header, *rows = self.path.read_text().splitlines(keepends=True)
+        columns = header.count(",")
+        whole = [row.rstrip() for row in rows if row.endswith("\n") and row.count(",") == columns]
+        kept = [row for row in whole if int(row.partition(",")[0]) <= step]
         if kept:
-            replace_file(self.path, "\n".join([header, *kept]) + "\n")
+            replace_file(self.path, "\n".join([header.rstrip(), *kept]) + "\n")
         else:
             self.path.unlink()
 

@@ -26,7 +26,6 @@ import torch.distributed.checkpoint as dcp
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
-    SLURMEnvironment,
     TorchElasticEnvironment,
 )
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -186,11 +185,10 @@ class Ranks:
 
 
 def check_launch(ranks: int) -> None:
-    """Raise ValueError where a launcher started another number of ranks than a command is for.
+    """Raise ValueError where torchrun started another number of ranks than a command is for.
 
     Each of them would do the whole of it, and write the same files. To be asked on every rank,
-    before anything is written. A command for one rank just runs in a shell or a batch script of
-    Slurm, whatever its job has reserved.
+    before anything is written.
     """
     if TorchElasticEnvironment.detect():
         started = TorchElasticEnvironment().world_size()
@@ -199,14 +197,6 @@ def check_launch(ranks: int) -> None:
                 f"torchrun started {started} ranks, and this command is for {ranks}: each would do "
                 f"the whole of it, into the same files. Ask for as many ({_ASK}), or start it "
                 f"without torchrun."
-            )
-    elif ranks == 1 and SLURMEnvironment.detect():
-        tasks, place = SLURMEnvironment().world_size(), SLURMEnvironment().global_rank()
-        if place > 0:
-            raise ValueError(
-                f"this is task {place} of {tasks} that srun started, and this command is for one "
-                f"rank: each would do the whole of it, into the same files. Ask for as many "
-                f"({_ASK}), or start it with `srun --ntasks 1`."
             )
 
 

@@ -1,13 +1,15 @@
 """`longlive train`: a recipe, changed here and there, run."""
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 
 from longlive_cli import complete
-from longlive_cli.boundary import INTERRUPTED
-from longlive_cli.messages import note, say, show
+from longlive_cli.launcher import check_ranks
+from longlive_cli.messages import say, show
 
 
 def train(
@@ -49,17 +51,46 @@ def train(
     if export and not dry_run:
         say(str(preset.module.export(wanted, resume=resume)))
         return
-    if not dry_run:
-        preset.module.check(wanted, resume=resume)
     if dry_run:
         show(wanted, as_json=as_json)
         return
-    try:
-        result = preset.module.run(wanted, resume=resume)
-    except KeyboardInterrupt:
-        note(f"longlive: interrupted; go on with --resume {wanted.run.output}.")
-        raise typer.Exit(INTERRUPTED) from None
+    spread = vars(wanted).get("parallel")  # some recipes are for one rank
+    check_ranks(
+        spread.ranks if spread else 1,
+        spread.nodes if spread else 1,
+        "--set parallel.data" if spread else None,
+    )
+    preset.module.check(wanted, resume=resume)
+    result = _run(preset.module, wanted, resume)
     from longlive_recipes.parallel import is_first_process
 
     if is_first_process():
         say(str(result))
+
+
+def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
+    """Train; what stops the run is told with what of it can be gone on with."""
+    from longlive_recipes.interrupts import Stopped
+
+    try:
+        result: Path = module.run(wanted, resume=resume)
+        return result
+    except (KeyboardInterrupt, OSError) as error:
+        error.add_note(_left(wanted, resume))
+        raise
+    except FloatingPointError as error:
+        lost = ValueError(str(error))
+        lost.add_note(_left(wanted, resume))
+        raise lost from error
+    except SystemExit as error:
+        if error.code != 128 + signal.SIGTERM:
+            raise
+        stopped = Stopped(signal.SIGTERM)
+        stopped.add_note(_left(wanted, resume))
+        raise stopped from error
+
+
+def _left(wanted: Any, resume: str | None) -> str:
+    from longlive_recipes.training import what_is_left
+
+    return what_is_left(wanted.run, resume)

@@ -1,7 +1,10 @@
 """`longlive train` end to end: train, stop, resume, be refused, generate with the result."""
 
+import errno
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -64,11 +67,81 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
         done = longlive("train", "ar_tiny", *settings)
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1] == (
-        "longlive: interrupted; go on with --resume runs/ar_tiny."
+        "longlive: interrupted; 2 steps are kept; go on with --resume runs/ar_tiny."
     )
     done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *settings)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
+
+
+def signalled(number: int, monkeypatch, *settings: str, at: int = 1, times: int = 1):
+    """A run whose process gets a signal within step ``at``, counted from 0."""
+    step = TrainARModule.training_step
+
+    def struck(module, now):
+        for _ in range(times if now == at else 0):
+            signal.raise_signal(number)
+        return step(module, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainARModule, "training_step", struck)
+        return longlive("train", "ar_tiny", "--set", "run.samples_every=0", *settings)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
+)
+def test_a_signal_ends_a_run_after_its_step_and_keeps_that(number, said, tmp_path, monkeypatch):
+    done = signalled(number, monkeypatch)
+    assert done.exit_code == 128 + number, done.output
+    end = f"longlive: {said}; 2 steps are kept; go on with --resume runs/ar_tiny."
+    assert done.stderr.splitlines()[-1] == end
+    done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", "--set", "run.samples_every=0")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
+
+
+def test_a_second_interrupt_does_not_wait_and_promises_nothing(monkeypatch):
+    done = signalled(signal.SIGINT, monkeypatch, at=0, times=2)
+    assert done.exit_code == 130
+    end = "longlive: interrupted; nothing is kept, for no step was over: begin again."
+    assert done.stderr.splitlines()[-1] == end
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    settings = ("--set", "run.samples_every=0", "--set", "run.checkpoint_minutes=0")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        done = longlive("train", "ar_tiny", *settings)
+    assert done.exit_code == 1, done.output
+    end = done.stderr.splitlines()[-1]
+    assert "the checkpoint of step 2 could not be written (No space left on device)" in end
+    assert end.endswith("1 steps are kept; go on with --resume runs/ar_tiny.")
+    kept = tmp_path / "runs" / "ar_tiny" / "checkpoints"
+    assert [file.name for file in kept.iterdir()] == ["last.ckpt"]
+    assert longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *settings).exit_code == 0
+
+
+def test_ranks_that_nobody_asked_for_are_refused_and_a_slurm_shell_is_not(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+            patch.setenv(name, value)
+        assert "2 processes of this command were started" in refused("train", "ar_tiny")
+        assert "to run as 1" in refused("train", "vae_tiny")
+    assert list(tmp_path.iterdir()) == []
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_NODELIST"):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    done = longlive("train", "ar_tiny", "--set", "run.samples_every=0")
+    assert done.exit_code == 0, done.output
 
 
 def test_the_model_of_a_checkpoint_is_written_anew(tmp_path):

@@ -54,6 +54,16 @@ def test_a_table_that_is_not_there_is_rewound_to_nothing(tmp_path):
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_lines_of_a_table_end_alike_and_a_torn_one_is_forgotten(tmp_path):
+    table = Table(tmp_path / "train.csv")
+    for step in (1, 2, 12):
+        table.add(step, {"loss": 0.25, "rate": 0.5})
+    table.path.write_bytes(table.path.read_bytes()[: -len("2,0.25,0.5\n")])  # of 12, the 1 is left
+    table.rewind(5)
+    table.add(3, {"loss": 0.5, "rate": 0.5})
+    assert table.path.read_bytes() == (b"step,loss,rate\n1,0.25,0.5\n2,0.25,0.5\n3,0.5,0.5\n")
+
+
 def test_tensorboard_has_the_numbers_and_the_samples(tmp_path):
     train_toy(Toy(run=quiet_run(tmp_path, samples_every=2)))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
