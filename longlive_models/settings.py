@@ -1,6 +1,5 @@
 """How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,11 +49,13 @@ class GenerationSettings:
     t_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        values: dict[str, float] = {}
         for name in _ABOVE_ZERO:
             why = "else there is no video to make. Use a positive number."
-            real(name, getattr(self, name), above=0, why=why)
+            values[name] = real(name, getattr(self, name), above=0, why=why)
         for name in _WHOLE:
-            whole(name, getattr(self, name), why="it is counted. Use a whole number.")
+            why = "it is counted. Use a whole number."
+            values[name] = whole(name, getattr(self, name), why=why)
         why = (
             f"each denoising step needs a noise level of its own, and models know {MOST_STEPS}. "
             f"Use fewer."
@@ -64,7 +65,9 @@ class GenerationSettings:
             "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
             "as trained."
         )
-        real("guidance", self.guidance, at_least=0, why=why)
+        values["guidance"] = real("guidance", self.guidance, at_least=0, at_most=1000, why=why)
+        for name, value in values.items():  # NumPy's numbers and tensors become Python's
+            object.__setattr__(self, name, value)
         self.policy.visible(0)  # a Window refuses numbers that make none
 
     @property

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from longlive_core.async_decode import AsyncDecodeScheduler
+from longlive_core.checks import shown
 from longlive_models.callbacks import OnBlock, OnStep, StepReport, asks_to_stop, require_callable
 from longlive_models.finite import Checks, NonFiniteVideo
 from longlive_models.generator import BlockGenerator
 from longlive_models.prompt_report import NotShown, not_shown, warn_of
 from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import At, LiveSchedule
-from longlive_models.stream_snapshot import Origin, StreamSnapshot
+from longlive_models.stream_snapshot import Origin, StreamSnapshot, snapshot_place
 from longlive_models.vae import StreamState, WanVAE
 from longlive_models.video_block import Stopwatch, Timing, decoder, no_frames
 from longlive_models.video_block import Video as Video
@@ -180,8 +181,11 @@ class Stream:
         ``notes`` are kept in the file, as values that JSON can hold (``SnapshotSummary``).
 
         Raises:
-            ValueError: the stream has ended.
+            ValueError: the stream has ended, or no file can be written there.
         """
+        path = snapshot_place(path)
+        if notes is not None and not isinstance(notes, Mapping):
+            raise ValueError(f"notes are a mapping that JSON can hold, got {shown(notes)}.")
         with self._lock:
             state = self._pause("snapshot")
             return StreamSnapshot(

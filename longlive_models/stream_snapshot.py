@@ -25,6 +25,7 @@ from longlive_models.shots import BlockPrompt, ShotPlan
 from longlive_models.steering import LiveSchedule, SteeringEvent
 from longlive_models.vae import StreamState
 from longlive_models.video_block import Timing, VideoBlock
+from longlive_models.video_name import file_path
 
 _FORMAT = 1
 _SHOWN = 80  # letters: hashes are shown whole
@@ -117,7 +118,7 @@ class StreamSnapshot:
         Raises:
             ValueError: there is no such file, or it holds no snapshot of a stream.
         """
-        record, tensors = _read(Path(path), whole_file=True)
+        record, tensors = _read(file_path(path), whole_file=True)
         return cls._from(record, _Tensors(Path(path), tensors))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -285,7 +286,7 @@ class SnapshotSummary:
     @classmethod
     def read(cls, path: str | Path) -> "SnapshotSummary":
         """What ``StreamSnapshot.load`` would find. Raises ValueError as that does."""
-        record, _ = _read(Path(path), whole_file=False)
+        record, _ = _read(file_path(path), whole_file=False)
         return cls(
             origin=record.origin,
             seed=record.seed,
@@ -294,6 +295,15 @@ class SnapshotSummary:
             notes=record.notes,
             block=record.cache.blocks - len(record.ready),
         )
+
+
+def snapshot_place(path: str | Path) -> Path:
+    """``path``, where a file can be put. Raises ValueError for a folder, or one that is missing."""
+    place = file_path(path)
+    if place.is_dir() or not place.parent.is_dir():
+        what = "is a folder" if place.is_dir() else f"is in no folder: {place.parent} is not there"
+        raise ValueError(f"the snapshot {place} {what}. Name a file in a folder that is there.")
+    return place
 
 
 def _read(path: Path, *, whole_file: bool) -> tuple[_Record, dict[str, Tensor]]:
