@@ -1,5 +1,6 @@
 """How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -70,7 +70,7 @@ def test_only_guidance_of_one_needs_one_branch():
         ({"guidance": float("inf")}, "guidance is a finite number, got inf"),
         ({"steps": 10**9}, "steps is at most 1000, got 1000000000: .*noise level of its own"),
         ({"steps": 10**5000}, "steps is a finite number, got a whole number of 16610 bits"),
-        ({"sink": -1}, "Window's sink is at least 0, got -1"),
+        ({"sink": -1}, "sink is at least 0, got -1"),
         ({"window": 2}, "leaves no page for the block itself"),
     ],
 )
