@@ -46,9 +46,24 @@ def pack_model(
     for name, source in sources.items():
         if source.resolve() != (folder / name).resolve():
             shutil.rmtree(folder / name, ignore_errors=True)
-            shutil.copytree(source, folder / name)
+            _copy(source, folder / name)
     write_index(folder, settings, **notes, weights_sha256=fingerprint(folder))
     return folder
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy a part's files. Raises OSError for the first that cannot be, with its name."""
+    folder.mkdir(parents=True)
+    for file in sorted(source.rglob("*")):
+        target = folder / file.relative_to(source)
+        if file.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def check_text(transformer: WanConfig, text: PocketTextConfig) -> None:

@@ -274,7 +274,7 @@ def what_is_left(run: Run, resume: str | None = None) -> str:
         return f"{steps} steps are kept; go on with --resume {run.output}."
     if resume is not None:
         return f"nothing is kept of this run; go on from {resume} as before."
-    return "nothing is kept, for no step was over: begin again."
+    return "nothing is kept, for no checkpoint was written: begin again."
 
 
 def load_average(module: StepModule, resume: str) -> int:

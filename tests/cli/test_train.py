@@ -104,7 +104,7 @@ def test_a_signal_ends_a_run_after_its_step_and_keeps_that(number, said, tmp_pat
 def test_a_second_interrupt_does_not_wait_and_promises_nothing(monkeypatch):
     done = signalled(signal.SIGINT, monkeypatch, at=0, times=2)
     assert done.exit_code == 130
-    end = "longlive: interrupted; nothing is kept, for no step was over: begin again."
+    end = "longlive: interrupted; nothing is kept, for no checkpoint was written: begin again."
     assert done.stderr.splitlines()[-1] == end
 
 

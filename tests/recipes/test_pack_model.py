@@ -1,5 +1,6 @@
 """Model folders made of trained parts."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -72,3 +73,14 @@ def test_a_vae_is_found_in_its_folder_or_in_a_model(source):
     assert find_vae("pocket") == EMBEDDED["pocket"] / "vae"
     with pytest.raises(ValueError, match="there is no model 'nowhere'"):
         find_vae("nowhere")
+
+
+def test_a_full_disk_is_told_as_the_system_says_it(source, tmp_path, monkeypatch):
+    def full(one, other):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(OSError, match="No space left on device") as refusal:
+        pack(tmp_path / "packed", source)
+    assert refusal.value.errno == errno.ENOSPC
+    assert str(tmp_path / "packed" / "transformer") in refusal.value.filename
