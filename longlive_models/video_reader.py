@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -255,7 +255,7 @@ class _Clip:
             share = pixels[..., 3:].astype(np.float32) / 255
             over = pixels[..., :3] * share + np.array(BEHIND, np.float32) * (1 - share)
             pixels = over.round().astype(np.uint8)
-        matrix = frame.side_data.get(SideData.DISPLAYMATRIX.name)
+        matrix: Any = frame.side_data.get(SideData.DISPLAYMATRIX.name)
         if matrix is not None:
             pixels = _turned(pixels, struct.unpack("=9i", bytes(matrix)))
         return torch.from_numpy(np.ascontiguousarray(pixels))

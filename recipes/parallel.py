@@ -9,7 +9,6 @@ gradients are averaged over them, as ``longlive_core.sequence_parallel.masked_me
 
 import atexit
 import logging
-import os
 import shutil
 import subprocess
 import time
@@ -44,7 +43,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.tensor_files import read_pickle
 from longlive_recipes.checked import YEAR, real_field, whole_field
-from longlive_recipes.shards import load_shards, read_shards
+from longlive_recipes.shards import free_slot, load_shards, point, read_shards
 
 META = "meta.pt"
 """The file of a sharded checkpoint with what is no tensor of the model."""
@@ -270,14 +269,14 @@ class ShardedStrategy(ModelParallelStrategy):
             **{name: value for name, value in checkpoint.items() if name not in SHARDED},
             "callbacks": {**checkpoint["callbacks"], AVERAGE: {**callback, "average": {}}},
         }
-        slot = self.broadcast(_free_slot(path))
+        slot = self.broadcast(free_slot(path))
         if self.is_global_zero:
             shutil.rmtree(slot, ignore_errors=True)
         self.barrier()
         dcp.save(tensors, checkpoint_id=slot)
         if self.is_global_zero:
             torch.save(rest, slot / META)
-            _point(path, slot)
+            point(path, slot)
         self.barrier()
 
     def load_checkpoint(
@@ -375,20 +374,3 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
 def _average_in(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     callback = checkpoint["callbacks"][AVERAGE]
     return callback, callback["average"]
-
-
-def _free_slot(path: Path) -> Path:
-    """Of the two folders that checkpoints are written to in turn, the one not in use."""
-    slots = [path.with_name(f"{path.name}.{letter}") for letter in "ab"]
-    return slots[1] if path.is_symlink() and path.readlink().name == slots[0].name else slots[0]
-
-
-def _point(path: Path, slot: Path) -> None:
-    """Let ``path`` mean ``slot``, in one move; what it meant before is removed."""
-    before = path.resolve() if path.is_symlink() else None
-    link = path.with_name(f"{path.name}.link")
-    link.unlink(missing_ok=True)
-    link.symlink_to(slot.name)
-    os.replace(link, path)
-    if before is not None and before != slot.resolve():
-        shutil.rmtree(before)

@@ -7,8 +7,10 @@ may name the classes that such metadata is made of, the others what ``weights_on
 
 import io
 import math
+import os
 import pathlib
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,20 @@ def _is_path(path: Any, most: int) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def free_slot(path: Path) -> Path:
+    """Of the two folders that checkpoints are written to in turn, the one not in use."""
+    slots = [path.with_name(f"{path.name}.{letter}") for letter in "ab"]
+    return slots[1] if path.is_symlink() and path.readlink().name == slots[0].name else slots[0]
+
+
+def point(path: Path, slot: Path) -> None:
+    """Let ``path`` mean ``slot``, in one move; what it meant before is removed."""
+    before = path.resolve() if path.is_symlink() else None
+    link = path.with_name(f"{path.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(slot.name)
+    os.replace(link, path)
+    if before is not None and before != slot.resolve():
+        shutil.rmtree(before)

@@ -52,8 +52,10 @@ class VAEConfig:
                     f"VAEConfig.temporal_downsample is True or False for each stage, got "
                     f"{shown(halved)}: a stage halves time or does not."
                 )
-        for number in (*self.latent_mean, *self.latent_std):
-            real("a latent statistic of VAEConfig", number, why="latents are normalised with it.")
+        for statistic in (*self.latent_mean, *self.latent_std):
+            real(
+                "a latent statistic of VAEConfig", statistic, why="latents are normalised with it."
+            )
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"VAEConfig.temporal_downsample needs one entry for every stage but the last, got "
