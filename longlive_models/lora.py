@@ -66,6 +66,7 @@ class LoRALinear(nn.Module):
         self._former: tuple[nn.Module | Tensor, ...] = ()  # in a tuple: no part of the model
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
+        self.train(base.training)  # dropout is of training alone
 
     @property
     def scale(self) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from longlive_models.diffusion import unipc_schedule
 from longlive_models.first_frame import encode_image
 from longlive_models.folder import (
     fill,
-    fingerprint,
-    fingerprint_tensors,
     load_part,
     unfilled,
 )
@@ -49,6 +47,7 @@ from longlive_models.text import (
 )
 from longlive_models.vae import WanVAE, load_vae
 from longlive_models.wan import WanConfig, WanTransformer, share
+from longlive_models.weight_hash import WeightHash
 
 ALONE = SequenceGroup()
 """One rank, which makes its videos by itself."""
@@ -103,7 +102,7 @@ class LongLivePipeline:
         self.vae = vae
         self.text = text
         self.placement = placement
-        self._weights = weights
+        self._hash = WeightHash(self._parts(), weights)
 
     @classmethod
     def from_pretrained(
@@ -182,10 +181,14 @@ class LongLivePipeline:
         """How blocks become seconds."""
         return self.spec.timing
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights' files ("" if there are none), read when first asked for."""
-        return fingerprint(self._weights) if self._weights else ""
+        """SHA-256 of what the weights are now.
+
+        That of their files while memory holds what was loaded; else, and without files, of the
+        tensors in memory. Adapters are part of it.
+        """
+        return self._hash.of(self._parts())
 
     def __call__(
         self,
@@ -329,23 +332,16 @@ class LongLivePipeline:
             )
         return Origin(
             version=__version__,
-            model=self.fingerprint or self._fingerprint_in_memory(),
+            model=self.fingerprint,
             weights=self.placement.weights,
             compute=self.placement.compute,
             kv_cache=self.placement.kv_cache,
             settings=settings.to_dict(),
         )
 
-    def _fingerprint_in_memory(self) -> str:
+    def _parts(self) -> dict[str, torch.nn.Module]:
         parts = {"transformer": self.transformer, "vae": self.vae, "text": self.text}
-        return fingerprint_tensors(
-            {
-                f"{part}.{name}": tensor
-                for part, module in parts.items()
-                if isinstance(module, torch.nn.Module)
-                for name, tensor in module.state_dict().items()
-            }
-        )
+        return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
     def plan(self, prompt: StoryboardLike, *, seconds: float | None = None) -> ShotPlan:
         """The blocks of a video, without generating any."""

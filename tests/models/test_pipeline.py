@@ -103,7 +103,7 @@ def test_the_fingerprint_names_the_weights(folder, copied):
     tensors["conv2.bias"] += 1
     save_file(tensors, file)
     assert mark(folder) != mark(copied)
-    assert tiny_pipeline().fingerprint == ""
+    assert len(tiny_pipeline().fingerprint) == 64  # of memory: it has no files
 
 
 def test_bf16_weights_on_a_cpu_are_rounded_once_and_compute_in_fp32(folder):
