@@ -136,7 +136,7 @@ def test_another_type_anywhere_is_read_or_refused_in_words(place, damaged, whole
         (("format",), True, "its format is True, expected 1"),
         (("format",), 1.0, "its format is 1.0, expected 1"),
         (("seed",), "4", "seed is a whole number, got '4'"),
-        (("seed",), -1, "seed from 0"),
+        (("seed",), -1, "a seed of noise is at least 0, got -1"),
         (("origin", "model"), 3, "origin.model is text, got 3"),
         (("origin", "settings", "steps"), 2.0, "settings.steps is a whole number, got 2.0"),
         (("plan", "timing", "fps"), 0, "plan.timing: fps is above 0, got 0"),

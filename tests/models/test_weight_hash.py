@@ -16,6 +16,7 @@ from longlive_models.lora import (
     merge_lora,
     unmerge_lora,
 )
+from longlive_models.weight_hash import WeightHash
 from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
 
 CONFIG = LoRAConfig(rank=2, alpha=4.0, targets=("self_attn.q",))
@@ -154,3 +155,17 @@ def test_adapters_beside_a_model_at_rest_leave_nothing_out(pipe):
     _, layer = next(iter(adapters(pipe.transformer)))
     x = torch.randn(4, layer.base_layer.in_features)
     assert torch.equal(layer(x), layer(x))
+
+
+def test_lines_of_a_large_weight_that_change_places_are_seen():
+    """Lines of 8,192 bytes, which lie one below the other where bits are added up."""
+    large = nn.Linear(2048, 5, bias=False)
+    hashed = WeightHash({"part": large})
+    before = hashed.of({"part": large})
+    with torch.no_grad():
+        large.weight[[0, 3]] = large.weight[[3, 0]]
+    after = hashed.of({"part": large})
+    assert after != before
+    with torch.no_grad():
+        large.weight[[0, 3]] = large.weight[[3, 0]]
+    assert hashed.of({"part": large}) == before
