@@ -24,7 +24,6 @@ def change(folder: Path, part: str, **values: object) -> None:
     [
         ("transformer", "num_layers", 1_000),
         ("text_encoder", "num_layers", 1_000),
-        ("vae", "num_res_blocks", 100),
     ],
 )
 def test_layers_that_have_no_weights_are_refused_before_they_are_built(folder, part, name, value):
@@ -49,6 +48,7 @@ def test_a_file_that_is_not_whole_is_seen_before_a_weight_is_read(folder, part, 
         ("text_encoder", {"ffn_dim": 60_000}, r"wrong shapes: layers.0.ffn.0.bias \[16\]"),
         ("transformer", {"ffn_dim": 10**6}, "wrong shapes: blocks.0.ffn.0.bias"),
         ("transformer", {"freq_dim": 10**6}, "wrong shapes: time_embedding"),
+        ("vae", {"num_res_blocks": 100}, "not the weights of this VAE"),
         ("vae", {"encoder_dim": 2**16}, "not the weights of this VAE"),
     ],
 )
