@@ -8,7 +8,7 @@ import torch
 from benchmarks.options import Options, Rows
 from longlive_models import LongLivePipeline
 from longlive_models.stream import VideoBlock
-from longlive_recipes.video_record import peak_memory
+from longlive_recipes.generation.sidecar import peak_memory
 
 PROMPT = "a red circle moves right on a navy background"
 

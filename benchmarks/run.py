@@ -24,8 +24,8 @@ from benchmarks.ranks import reset_peak_memory
 from benchmarks.record import RESULTS, stamped, table, write
 from benchmarks.registry import BENCHMARKS, Benchmark, DeviceBenchmark, find
 from longlive_models import LongLivePipeline
-from longlive_models.placement import Placement
 from longlive_models.precision import in_short
+from longlive_models.runtime import Placement
 
 
 def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) -> dict[str, Any]:

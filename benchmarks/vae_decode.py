@@ -9,7 +9,7 @@ from benchmarks.options import Options, Rows
 from longlive_models import LongLivePipeline
 from longlive_models.stream import to_frames
 from longlive_models.vae import StreamState
-from longlive_recipes.video_record import peak_memory
+from longlive_recipes.generation.sidecar import peak_memory
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """Most difference of a pixel in [-1, 1] between decoding whole and by blocks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from longlive_models import LongLivePipeline
-from longlive_models.video import VideoWriter, contact_sheet, write_png
+from longlive_models.video.files import VideoWriter, contact_sheet, write_png
 
 PROMPTS = (
     "a red circle moves right on a navy background",

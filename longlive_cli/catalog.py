@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-CONFIG = "_config"
-"""What the name of a module ends in that holds a recipe's config and presets, and no more."""
+CONFIGS = "configs"
+"""The folder of modules that hold a recipe's config and presets, and no more."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Preset:
     Attributes:
         name: as the table has it.
         recipe: the module that runs it.
-        home: the module with the table: the recipe's own, or its `_config`.
+        home: the module with the table: the recipe's own, or that of its name in `configs`.
         about: the first line of what the preset says of itself.
         package: where the modules are.
     """
@@ -55,16 +55,16 @@ def presets(package: ModuleType | None = None) -> list[Preset]:
     """All presets, by recipe and in the order of its table. Imports no recipe."""
     place = package or importlib.import_module("longlive_recipes")
     found = []
-    for folder in place.__path__:
-        for info in pkgutil.iter_modules([folder]):
-            file = Path(folder) / f"{info.name}.py"
-            if file.is_file():
-                recipe = info.name.removesuffix(CONFIG)
-                found += [
-                    Preset(name, recipe, info.name, about, place.__name__)
-                    for name, about in _table(file.read_text(encoding="utf-8"))
-                ]
-    return found
+    for top in map(Path, place.__path__):
+        for folder, prefix in ((top / CONFIGS, f"{CONFIGS}."), (top, "")):
+            for info in pkgutil.iter_modules([str(folder)]):
+                file = folder / f"{info.name}.py"
+                if file.is_file():
+                    found += [
+                        Preset(name, info.name, prefix + info.name, about, place.__name__)
+                        for name, about in _table(file.read_text(encoding="utf-8"))
+                    ]
+    return sorted(found, key=lambda preset: preset.recipe)
 
 
 def find(name: str, among: list[Preset]) -> Preset:

@@ -34,7 +34,7 @@ def kv_caches(incomplete: str) -> list[str]:
 
 def rules(incomplete: str) -> list[str]:
     """How blocks of four-bit numbers are scaled."""
-    from longlive_recipes.quantize_config import RULES
+    from longlive_recipes.configs.quantize_weights import RULES
 
     return _begin(RULES, incomplete)
 
@@ -58,7 +58,7 @@ def shown(incomplete: str) -> list[str]:
 
 def generate_fields(incomplete: str) -> list[str]:
     """Names of `--set` of a generation, each with its `=`."""
-    from longlive_recipes.generate_config import Generate
+    from longlive_recipes.configs.generate import Generate
 
     return _names(Generate(), incomplete)
 

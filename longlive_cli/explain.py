@@ -79,7 +79,7 @@ def ending(command: str) -> Iterator[tuple[str, list[str]]]:
 
 def _generation() -> Iterator[tuple[str, list[str]]]:
     from longlive_cli.fields import fields_of, table
-    from longlive_recipes.generate_config import Generate
+    from longlive_recipes.configs.generate import Generate
 
     rows = [
         replace(row, default=f"none ({LEFT_OPEN[row.name]})") if row.name in LEFT_OPEN else row
@@ -95,7 +95,7 @@ def _training() -> Iterator[tuple[str, list[str]]]:
 
 def _evaluation() -> Iterator[tuple[str, list[str]]]:
     from longlive_cli.fields import fields_of, table
-    from longlive_recipes.evaluate_config import PRESETS
+    from longlive_recipes.configs.evaluate import PRESETS
 
     yield "Recipes", _recipes("evaluate")
     rows = list(fields_of(PRESETS["pocket"]()))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longlive_recipes.generate_config import Generate, Job, Snapshots
-    from longlive_recipes.inputs import Named
+    from longlive_recipes.configs.generate import Generate, Job, Snapshots
+    from longlive_recipes.generation.inputs import Named
 
 MOST_VIDEOS = 100_000
 """Of one command: all of them are planned before the first is made."""
@@ -49,7 +49,7 @@ class Source:
             ValueError: nothing to show, two answers to one question, a file that cannot be read.
         """
         from longlive_cli.overrides import apply_mapping, configure
-        from longlive_recipes.generate_config import Generate
+        from longlive_recipes.configs.generate import Generate
 
         named = {name: value for name, value in how.items() if value is not None}
         self._refuse_what_does_not_go_together(named, file)
@@ -69,7 +69,7 @@ class Source:
     @staticmethod
     def output(jobs: "list[Job]") -> Path:
         """Where videos go that ``--output`` does not name a place for."""
-        from longlive_recipes.outputs import default_output
+        from longlive_recipes.generation.outputs import default_output
 
         return default_output(jobs)
 
@@ -114,7 +114,7 @@ class Source:
     def _from_the_past(self) -> "tuple[Any, list[Job]]":
         if self.resume is None and self.replay is None:
             return None, []
-        from longlive_recipes.live_commands import parse_turn
+        from longlive_recipes.generation.commands import parse_turn
 
         turns = [parse_turn(text) for text in self.forks]
         if self.resume is not None:
@@ -122,7 +122,7 @@ class Source:
         if self.replay is not None:
             _require(self.replay, "record", "it is the .json file beside a video")
 
-        from longlive_recipes import jobs
+        from longlive_recipes.generation import jobs
 
         if self.resume is not None:
             return jobs.resume(self.resume, turns, only_new=self.only_new)
@@ -133,11 +133,11 @@ class Source:
 
     def _from_prompts(self) -> "list[Job]":
         """The videos asked for, each with a name of its own: by id or place, and by seed."""
-        from longlive_models.names import require_distinct, require_name
-        from longlive_models.prompt_files import VideoRequest, read_prompts
-        from longlive_models.shots import Storyboard
-        from longlive_recipes.generate_config import Job
-        from longlive_recipes.outputs import seed_names
+        from longlive_models.file_names import require_distinct, require_name
+        from longlive_models.prompts.files import VideoRequest, read_prompts
+        from longlive_models.prompts.storyboard import Storyboard
+        from longlive_recipes.configs.generate import Job
+        from longlive_recipes.generation.outputs import seed_names
 
         file = self.prompts or self.storyboard
         if file is None:
@@ -198,8 +198,8 @@ def look_at_files(
     Raises:
         ValueError: see ``outputs.check_files`` of the recipes, and ``hub.resolve`` of the models.
     """
-    from longlive_models.hub import resolve
-    from longlive_recipes.outputs import check_files
+    from longlive_models.checkpoints.hub import resolve
+    from longlive_recipes.generation.outputs import check_files
 
     reads = source.files()
     if config_file is not None:
@@ -232,7 +232,7 @@ def read_snapshots(path: Path | None, every: int | None) -> Any:
     Raises:
         ValueError: how often without where, or less than a block.
     """
-    from longlive_recipes.generate_config import Snapshots
+    from longlive_recipes.configs.generate import Snapshots
 
     if path is None:
         if every is not None:

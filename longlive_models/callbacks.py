@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.checks import shown
-from longlive_models.video_block import VideoBlock
+from longlive_models.video.blocks import VideoBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

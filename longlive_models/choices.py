@@ -1,7 +1,7 @@
 """Names that a person chooses between, for those who only ask whether one exists: no torch."""
 
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
-"""How precise the weights of a transformer are; ``longlive_models.placement`` says what each is."""
+"""How precise the weights of a transformer are; ``longlive_models.runtime`` says what each is."""
 
 KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""

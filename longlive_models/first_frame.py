@@ -22,14 +22,18 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
     """An image from a file, a Pillow image, or a tensor or array of bytes; on the CPU.
 
     A file and a Pillow image come as a viewer shows them: upright, over white where they are
-    transparent (see ``longlive_models.picture``).
+    transparent (see ``longlive_models.video.picture``).
 
     Raises:
         ValueError: it is none of these, has another shape than [height, width, 3], is damaged, or
             has more pixels than ``picture.MOST_PIXELS``.
     """
-    from longlive_models.picture import check_pixels, from_pillow, is_pillow  # what files need
-    from longlive_models.video_reader import read_image
+    from longlive_models.video.picture import (  # what files need
+        check_pixels,
+        from_pillow,
+        is_pillow,
+    )
+    from longlive_models.video.reader import read_image
 
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image))

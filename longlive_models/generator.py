@@ -22,7 +22,7 @@ from longlive_models.diffusion.flow import check_guidance
 from longlive_models.diffusion.samplers import StepDone, unchanged
 from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
-from longlive_models.shots import BlockPrompt, PromptSchedule
+from longlive_models.prompts.storyboard import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
 from longlive_models.wan import TextContext, WanTransformer
 

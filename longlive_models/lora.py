@@ -20,10 +20,7 @@ from torch import Tensor, nn
 
 from longlive_core.float8 import Float8Linear
 from longlive_core.nvfp4 import NVFP4Linear
-from longlive_models.documents import read_json
-from longlive_models.lora_config import CONFIG
-from longlive_models.lora_config import LoRAConfig as LoRAConfig
-from longlive_models.tensor_files import (
+from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
     read_pickle,
     read_safetensors,
@@ -31,6 +28,9 @@ from longlive_models.tensor_files import (
     state_dict_in,
     why_missing,
 )
+from longlive_models.documents import read_json
+from longlive_models.lora_config import CONFIG
+from longlive_models.lora_config import LoRAConfig as LoRAConfig
 
 PREFIX = "base_model.model."
 HOLDERS = ("generator_lora", "critic_lora")

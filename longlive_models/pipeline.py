@@ -17,26 +17,26 @@ from longlive_core.kv_cache import PagedKVCache
 from longlive_core.nvfp4 import LinearConfig
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.callbacks import OnBlock, OnStep
-from longlive_models.diffusion import unipc_schedule
-from longlive_models.first_frame import encode_image
-from longlive_models.folder import (
+from longlive_models.checkpoints.folder import (
     fill,
     load_part,
     unfilled,
 )
+from longlive_models.checkpoints.hub import is_published, resolve
+from longlive_models.checkpoints.model_folder import check_sizes, read_text_config
+from longlive_models.checkpoints.model_folder import read_spec as read_spec
+from longlive_models.checkpoints.weight_hash import WeightHash
+from longlive_models.diffusion import unipc_schedule
+from longlive_models.first_frame import encode_image
 from longlive_models.generator import BlockGenerator
-from longlive_models.hub import is_published, resolve
-from longlive_models.model_folder import check_sizes, read_text_config
-from longlive_models.model_folder import read_spec as read_spec
-from longlive_models.model_spec import ModelSpec
-from longlive_models.placement import Placement as Placement
 from longlive_models.precision import load_transformer, model_receipts, set_precision
-from longlive_models.prompt_report import not_shown, warn_of
+from longlive_models.prompts.report import not_shown, warn_of
+from longlive_models.prompts.steering import LiveSchedule
+from longlive_models.prompts.storyboard import BlockTiming, ShotPlan, StoryboardLike
+from longlive_models.prompts.storyboard import plan_video as plan_video
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
-from longlive_models.settings import GenerationSettings
-from longlive_models.shots import BlockTiming, ShotPlan, StoryboardLike
-from longlive_models.shots import plan_video as plan_video
-from longlive_models.steering import LiveSchedule
+from longlive_models.runtime import Placement as Placement
+from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.stream import Stream, Video, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import (
@@ -47,7 +47,6 @@ from longlive_models.text import (
 )
 from longlive_models.vae import WanVAE, load_vae
 from longlive_models.wan import WanConfig, WanTransformer, share
-from longlive_models.weight_hash import WeightHash
 
 ALONE = SequenceGroup()
 """One rank, which makes its videos by itself."""
@@ -119,7 +118,7 @@ class LongLivePipeline:
         download: bool = False,
         group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
-        """Load a model by name, folder or hub id (see ``longlive_models.hub.resolve``).
+        """Load a model by name, folder or hub id (see ``longlive_models.checkpoints.hub.resolve``).
 
         Precision and backends are arguments, not other pipelines; "auto" decides by the device,
         and ``pipeline.placement`` says what was decided (see ``Placement``), ``receipts`` what
@@ -250,7 +249,7 @@ class LongLivePipeline:
         with a ``PromptWarning`` and kept in ``Stream.not_shown``.
 
         Args:
-            prompt: a prompt, a list of shots, or a storyboard (``longlive_models.shots``).
+            prompt: a prompt, a list of shots, or a storyboard (``Storyboard``).
             seconds: length; a storyboard whose shots all have one needs none, else 5.
                 ``math.inf`` goes on until it is closed.
             seed: the same seed gives the same video, and the start of any longer one.

@@ -9,12 +9,12 @@ from torch import nn
 
 from longlive_core import float8, nvfp4
 from longlive_core.backends import Receipt
-from longlive_core.linear_swap import receipts
-from longlive_models.folder import fill, load_part, read_config, unfilled
-from longlive_models.hub import PACKED_WEIGHTS, is_published
-from longlive_models.nvfp4_checkpoint import load_packed, split_quantization
-from longlive_models.placement import PRECISIONS, Placement
+from longlive_core.module_swap import receipts
+from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
+from longlive_models.checkpoints.hub import PACKED_WEIGHTS, is_published
+from longlive_models.checkpoints.nvfp4 import load_packed, split_quantization
 from longlive_models.published import find_weights
+from longlive_models.runtime import PRECISIONS, Placement
 from longlive_models.wan import WanConfig, WanTransformer
 
 _SHOWN = 3

@@ -14,12 +14,11 @@ inside it, or in the local hub cache::
 from dataclasses import dataclass
 from pathlib import Path
 
-from longlive_models.folder import fill, unfilled
-from longlive_models.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
-from longlive_models.model_spec import ModelSpec
-from longlive_models.nvfp4_checkpoint import load_packed, read_published
-from longlive_models.placement import Placement
-from longlive_models.settings import GenerationSettings
+from longlive_models.checkpoints.folder import fill, unfilled
+from longlive_models.checkpoints.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
+from longlive_models.checkpoints.nvfp4 import load_packed, read_published
+from longlive_models.runtime import Placement
+from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
 from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
 from longlive_models.wan import WAN_5B, WanTransformer, read_state_dict

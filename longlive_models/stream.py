@@ -22,15 +22,15 @@ from longlive_core.checks import shown
 from longlive_models.callbacks import OnBlock, OnStep, StepReport, asks_to_stop, require_callable
 from longlive_models.finite import Checks, NonFiniteVideo
 from longlive_models.generator import BlockGenerator
-from longlive_models.prompt_report import NotShown, not_shown, warn_of
-from longlive_models.shots import BlockPrompt, ShotPlan
-from longlive_models.steering import At, LiveSchedule
+from longlive_models.prompts.report import NotShown, not_shown, warn_of
+from longlive_models.prompts.steering import At, LiveSchedule
+from longlive_models.prompts.storyboard import BlockPrompt, ShotPlan
 from longlive_models.stream_snapshot import Origin, StreamSnapshot, snapshot_place
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.video_block import Stopwatch, Timing, decoder, no_frames
-from longlive_models.video_block import Video as Video
-from longlive_models.video_block import VideoBlock as VideoBlock
-from longlive_models.video_block import to_frames as to_frames
+from longlive_models.video.blocks import Stopwatch, Timing, decoder, no_frames
+from longlive_models.video.blocks import Video as Video
+from longlive_models.video.blocks import VideoBlock as VideoBlock
+from longlive_models.video.blocks import to_frames as to_frames
 
 
 class Stream:
@@ -63,7 +63,7 @@ class Stream:
         ready: blocks made already that are to come out first.
         decodes: False for a rank that leaves this to another one: its blocks have no frames.
         reader: the text encoder; says what it does not take of prompts, if it can
-            (``longlive_models.prompt_report``).
+            (``longlive_models.prompts.report``).
         on_step, on_block: told of each denoising step, and of each block before it comes out; see
             ``longlive_models.callbacks``. They run on the thread that asks for the block. Where one
             answers False, the stream ends: after the blocks that are made, or after this one.

@@ -18,14 +18,14 @@ from torch import Tensor
 from longlive_core.checks import real, shown, whole
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
 from longlive_models.documents import parse_json, to_json
+from longlive_models.file_names import temporary
 from longlive_models.generator import GeneratorState, KeptBlock, check_seed
-from longlive_models.names import temporary
+from longlive_models.prompts.steering import LiveSchedule, SteeringEvent
+from longlive_models.prompts.storyboard import BlockPrompt, ShotPlan
 from longlive_models.schema import build
-from longlive_models.shots import BlockPrompt, ShotPlan
-from longlive_models.steering import LiveSchedule, SteeringEvent
 from longlive_models.vae import StreamState
-from longlive_models.video_block import Timing, VideoBlock
-from longlive_models.video_name import file_path
+from longlive_models.video.blocks import Timing, VideoBlock
+from longlive_models.video.file_name import file_path
 
 _FORMAT = 1
 _SHOWN = 80  # letters: hashes are shown whole

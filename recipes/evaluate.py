@@ -20,18 +20,24 @@ import torch
 from longlive_models.generator import LatentBlock
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
+from longlive_models.prompts.steering import LiveSchedule
+from longlive_models.prompts.storyboard import Shot, ShotPlan, Storyboard
 from longlive_models.settings import GenerationSettings
-from longlive_models.shots import Shot, ShotPlan, Storyboard
-from longlive_models.steering import LiveSchedule
 from longlive_models.vae import StreamState
-from longlive_models.video_block import decoder
-from longlive_recipes.evaluate_config import Evaluate as Evaluate
-from longlive_recipes.evaluate_config import pocket as pocket
-from longlive_recipes.evaluate_config import pocket_quick as pocket_quick
-from longlive_recipes.judge import ClipVerdict, ShotVerdict, judge_clip, judge_shot, score
-from longlive_recipes.moving_shapes import base_caption, caption
+from longlive_models.video.blocks import decoder
+from longlive_recipes.configs.evaluate import Evaluate as Evaluate
+from longlive_recipes.configs.evaluate import pocket as pocket
+from longlive_recipes.configs.evaluate import pocket_quick as pocket_quick
+from longlive_recipes.moving_shapes.attributes import MOTIONS, Look, Split, looks
+from longlive_recipes.moving_shapes.clips import base_caption, caption
+from longlive_recipes.moving_shapes.judge import (
+    ClipVerdict,
+    ShotVerdict,
+    judge_clip,
+    judge_shot,
+    score,
+)
 from longlive_recipes.run_record import run_record
-from longlive_recipes.shape_attributes import MOTIONS, Look, Split, looks
 
 ATTRIBUTES = ("shape", "colour", "background", "motion")
 STEERED: dict[str, dict[str, Any]] = {

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from longlive_models.callbacks import StepReport
-from longlive_recipes.generate_config import Generate as Generate
-from longlive_recipes.generate_config import Job as Job
-from longlive_recipes.generate_config import Snapshots as Snapshots
-from longlive_recipes.generate_plan import Plan as Plan
-from longlive_recipes.generate_plan import PlannedVideo as PlannedVideo
-from longlive_recipes.generate_plan import plan as plan
-from longlive_recipes.generate_plan import warn_of_plan as warn_of_plan
-from longlive_recipes.interrupts import Interrupts, signal_of
-from longlive_recipes.take import Take, load_pipeline, open_take
-from longlive_recipes.video_record import Result as Result
+from longlive_recipes.configs.generate import Generate as Generate
+from longlive_recipes.configs.generate import Job as Job
+from longlive_recipes.configs.generate import Snapshots as Snapshots
+from longlive_recipes.generation.interrupts import Interrupts, signal_of
+from longlive_recipes.generation.plan import Plan as Plan
+from longlive_recipes.generation.plan import PlannedVideo as PlannedVideo
+from longlive_recipes.generation.plan import plan as plan
+from longlive_recipes.generation.plan import warn_of_plan as warn_of_plan
+from longlive_recipes.generation.session import Take, load_pipeline, open_take
+from longlive_recipes.generation.sidecar import Result as Result
 
 
 @dataclass(frozen=True, kw_only=True)

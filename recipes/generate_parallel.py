@@ -16,13 +16,13 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generate import Progress, generate_one
-from longlive_recipes.generate_config import Generate, Job, Snapshots
-from longlive_recipes.generate_plan import Plan, plan
-from longlive_recipes.parallel import Parallel, Ranks
-from longlive_recipes.take import load_pipeline, open_stream, open_take
-from longlive_recipes.training import lightning_is_brief
-from longlive_recipes.video_record import Result
+from longlive_recipes.generation.plan import Plan, plan
+from longlive_recipes.generation.session import load_pipeline, open_stream, open_take
+from longlive_recipes.generation.sidecar import Result
+from longlive_recipes.training.fit import lightning_is_brief
+from longlive_recipes.training.parallel import Parallel, Ranks
 
 
 def spread(ranks: int, videos: int, nodes: int = 1) -> Parallel:

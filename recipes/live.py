@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from longlive_models.callbacks import OnStep
-from longlive_models.video_name import destination
-from longlive_recipes.generate_config import Job
-from longlive_recipes.generate_plan import Plan
-from longlive_recipes.inputs import Named
-from longlive_recipes.interrupts import Interrupts, signal_of
-from longlive_recipes.live_commands import HELP, STEERING, Command, parse, steer
-from longlive_recipes.outputs import check_fork, check_snapshot, inputs, sidecar_path
-from longlive_recipes.take import Take, load_pipeline, open_take
-from longlive_recipes.video_record import Result, peak_memory
+from longlive_models.video.file_name import destination
+from longlive_recipes.configs.generate import Job
+from longlive_recipes.generation.commands import HELP, STEERING, Command, parse, steer
+from longlive_recipes.generation.inputs import Named
+from longlive_recipes.generation.interrupts import Interrupts, signal_of
+from longlive_recipes.generation.outputs import check_fork, check_snapshot, inputs, sidecar_path
+from longlive_recipes.generation.plan import Plan
+from longlive_recipes.generation.session import Take, load_pipeline, open_take
+from longlive_recipes.generation.sidecar import Result, peak_memory
 
 _RECENT = 5
 

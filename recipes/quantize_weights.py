@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from longlive_core.linear_swap import ConversionReport
-from longlive_models.hub import resolve
-from longlive_models.nvfp4_packing import Progress, pack_model_folder, plan_packing
-from longlive_models.placement import Placement
-from longlive_recipes.quantize_config import QuantizeWeights as QuantizeWeights
-from longlive_recipes.quantize_config import check_output
+from longlive_core.module_swap import ConversionReport
+from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.nvfp4_packing import Progress, pack_model_folder, plan_packing
+from longlive_models.runtime import Placement
+from longlive_recipes.configs.quantize_weights import QuantizeWeights as QuantizeWeights
+from longlive_recipes.configs.quantize_weights import check_output
 
 
 @dataclass(frozen=True, kw_only=True)

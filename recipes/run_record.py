@@ -16,7 +16,7 @@ import torch
 
 from longlive_core import __version__
 from longlive_models.documents import read_json, to_json
-from longlive_models.names import part
+from longlive_models.file_names import part
 
 RECORD = "run.json"
 

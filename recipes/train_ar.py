@@ -17,32 +17,32 @@ from torch import Tensor, nn
 
 from longlive_core.nvfp4 import NVFP4TrainingLinear, convert_linears
 from longlive_core.sequence_parallel import BalancedSP, masked_mean
+from longlive_models.checkpoints.folder import fill, read_config, save_part, unfilled
 from longlive_models.diffusion import FlowSchedule
-from longlive_models.folder import fill, read_config, save_part, unfilled
-from longlive_models.model_spec import ModelSpec
 from longlive_models.objectives import frame_losses
 from longlive_models.pipeline import LongLivePipeline
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
+from longlive_models.settings import ModelSpec
 from longlive_models.stream import Video
 from longlive_models.text import PocketTextEncoder
 from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanTransformer
-from longlive_recipes.budget import current_phase
-from longlive_recipes.clip_sets import FRESH, ClipSet, prepare_clips, trained_vae
-from longlive_recipes.data import LatentClips, TokenClips
-from longlive_recipes.pack_model import check_text, find_vae, pack_model
-from longlive_recipes.parallel import Parallel, Ranks, shard
-from longlive_recipes.run_checks import check_folder, check_memory, check_not_replaced
+from longlive_recipes.configs.train_ar import TrainAR as TrainAR
+from longlive_recipes.configs.train_ar import ar_pocket, ar_tiny
+from longlive_recipes.moving_shapes.dataset import LatentClips, TokenClips
+from longlive_recipes.moving_shapes.latent_cache import FRESH, ClipSet, prepare_clips, trained_vae
 from longlive_recipes.run_record import code_version
-from longlive_recipes.step_module import StepModule, maybe_compile, start_from
-from longlive_recipes.train_ar_checks import (
+from longlive_recipes.training.ar_checks import (
     check_clips,
     check_start,
     memory_needed,
 )
-from longlive_recipes.train_ar_config import TrainAR as TrainAR
-from longlive_recipes.train_ar_config import ar_pocket, ar_tiny
-from longlive_recipes.training import check_machine, check_run, fit, load_average
+from longlive_recipes.training.export import check_text, find_vae, pack_model
+from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
+from longlive_recipes.training.module import StepModule, maybe_compile, start_from
+from longlive_recipes.training.parallel import Parallel, Ranks, shard
+from longlive_recipes.training.run_checks import check_folder, check_memory, check_not_replaced
+from longlive_recipes.training.schedule import current_phase
 
 PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
 

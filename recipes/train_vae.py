@@ -15,24 +15,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longlive_models.folder import fill, load_part, save_part, unfilled
-from longlive_models.nvfp4_checkpoint import decode_state
+from longlive_models.checkpoints.folder import fill, load_part, save_part, unfilled
+from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.stream import Video, to_frames
 from longlive_models.vae import POCKET_VAE, VAEConfig, WanVAE
-from longlive_recipes.budget import Budget, Phase, check_phases, current_phase
-from longlive_recipes.checked import part_field, parts_field, real_field, text_field, whole_field
-from longlive_recipes.clip_sets import MOST_CLIPS
-from longlive_recipes.data import FramePool
-from longlive_recipes.moving_shapes import World
-from longlive_recipes.run_checks import check_memory, check_not_replaced
-from longlive_recipes.step_module import (
+from longlive_recipes.configs.checked import (
+    part_field,
+    parts_field,
+    real_field,
+    text_field,
+    whole_field,
+)
+from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.dataset import FramePool
+from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
+from longlive_recipes.training.fit import Run, check_machine, check_run, fit, load_average
+from longlive_recipes.training.module import (
     Optimisation,
     StepModule,
     check_seed,
     maybe_compile,
     start_from,
 )
-from longlive_recipes.training import Run, check_machine, check_run, fit, load_average
+from longlive_recipes.training.run_checks import check_memory, check_not_replaced
+from longlive_recipes.training.schedule import Budget, Phase, check_phases, current_phase
 
 POOL_BLOCKS = 2
 """Blocks of the clips that windows are cut from."""

@@ -62,7 +62,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
 
 def numbers() -> Results:
     from longlive_core import nvfp4
-    from longlive_core.byte_rows import encode_rows
+    from longlive_core.eight_bit.rowwise import encode_rows
     from longlive_core.float8 import Float8Config, Float8Linear
     from longlive_core.float8 import quantize as quantize_8
     from longlive_core.noise import gaussian
@@ -245,8 +245,8 @@ def videos() -> Results:
 
 def training() -> Results:
     from longlive_recipes import train_ar, train_vae
-    from longlive_recipes.budget import Budget
     from longlive_recipes.training import fit
+    from longlive_recipes.training.schedule import Budget
     from tests.recipes.tiny_runs import ar_config, vae_config, write_tiny_vae
 
     def steps(kind: str) -> Any:

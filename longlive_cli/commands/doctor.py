@@ -57,7 +57,7 @@ def _device(name: str, head_dim: int, training: bool) -> dict[str, Any]:
 
     from longlive_core.attention import ATTENTION, MASKED_ATTENTION
     from longlive_core.backends import Request
-    from longlive_models.placement import Placement
+    from longlive_models.runtime import Placement
 
     device = torch.device(name)
     on_gpu = device.type == "cuda"

@@ -13,7 +13,7 @@ from longlive_cli.messages import note, say, show
 from longlive_cli.options import ResultFile
 
 if TYPE_CHECKING:
-    from longlive_recipes.judge import ShotVerdict
+    from longlive_recipes.moving_shapes.judge import ShotVerdict
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
         return
     from longlive_cli.catalog import find, presets
     from longlive_cli.overrides import configure
-    from longlive_models.hub import resolve
+    from longlive_models.checkpoints.hub import resolve
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
     wanted = configure(preset.build(), config, settings)
@@ -63,7 +63,7 @@ def evaluate(
         reads = [("the model", folder), *([("--config", config)] if config else [])]
         _check_result(output, reads, overwrite)
 
-    from longlive_models.placement import Placement
+    from longlive_models.runtime import Placement
 
     Placement.choose(wanted.device, wanted.weights, wanted.kv_cache)
     if dry_run:
@@ -92,8 +92,8 @@ def evaluate(
 
 def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:
     """Raise ValueError if the result would replace what is read, or what is there."""
-    from longlive_recipes.inputs import refuse_inputs
-    from longlive_recipes.outputs import check_writable
+    from longlive_recipes.generation.inputs import refuse_inputs
+    from longlive_recipes.generation.outputs import check_writable
 
     refuse_inputs([("the result", output)], reads, option="--output")
     if output.is_dir() or (output.exists() and not overwrite):
@@ -131,7 +131,7 @@ def _number(value: Any) -> str:
 
 
 def _judge(videos: list[Path], as_json: bool, fps: float | None, output: Path | None) -> None:
-    from longlive_recipes.clip_files import judge_files
+    from longlive_recipes.moving_shapes.clip_files import judge_files
 
     verdicts = judge_files(videos, fps=fps, note=note)
     if output is not None:

@@ -12,11 +12,11 @@ from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.source import Source, look_at_files, read_snapshots
-from longlive_recipes.interrupts import Stoppable
+from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
     from longlive_recipes.generate import Job, Plan, Result
-    from longlive_recipes.parallel import Parallel
+    from longlive_recipes.training.parallel import Parallel
 
 
 def generate(

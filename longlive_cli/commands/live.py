@@ -14,7 +14,7 @@ from longlive_cli.commands.generate import end, tell
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show, warnings_are_lines
 from longlive_cli.source import Source, look_at_files
-from longlive_recipes.interrupts import Stoppable
+from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
     from longlive_cli.live_view import Lines, Panel
@@ -71,7 +71,7 @@ def live(
     how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
-    from longlive_recipes.generate_config import Generate, Snapshots
+    from longlive_recipes.configs.generate import Generate, Snapshots
 
     check_ranks(1)
     wanted, jobs = source.read(how, settings=settings, file=config, base=Generate(seconds=math.inf))

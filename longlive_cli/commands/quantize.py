@@ -10,7 +10,7 @@ from longlive_cli import complete
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import say, show
 from longlive_cli.options import NewFolder
-from longlive_recipes.interrupts import Stoppable
+from longlive_recipes.generation.interrupts import Stoppable
 
 
 def quantize(
@@ -65,8 +65,8 @@ def quantize(
 ) -> None:
     """Pack a model's weights in NVFP4, four and a half bits each."""
     from longlive_cli.overrides import apply_mapping
-    from longlive_models.hub import resolve
-    from longlive_recipes.quantize_config import QuantizeWeights, check_output
+    from longlive_models.checkpoints.hub import resolve
+    from longlive_recipes.configs.quantize_weights import QuantizeWeights, check_output
 
     check_ranks(1)
     given = {

@@ -50,7 +50,7 @@ def show_recipe(
     """Print every setting of a recipe, as YAML that --config takes."""
     from longlive_cli.catalog import find, presets
     from longlive_cli.fields import fields_of, table
-    from longlive_recipes.generate_config import Generate
+    from longlive_recipes.configs.generate import Generate
 
     config = Generate() if recipe == "generate" else find(recipe, presets()).build()
     if not with_kinds:

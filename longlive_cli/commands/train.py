@@ -62,7 +62,7 @@ def train(
     )
     preset.module.check(wanted, resume=resume)
     result = _run(preset.module, wanted, resume)
-    from longlive_recipes.parallel import is_first_process
+    from longlive_recipes.training.parallel import is_first_process
 
     if is_first_process():
         say(str(result))
@@ -70,7 +70,7 @@ def train(
 
 def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
     """Train; what stops the run is told with what of it can be gone on with."""
-    from longlive_recipes.interrupts import Stopped
+    from longlive_recipes.generation.interrupts import Stopped
 
     try:
         result: Path = module.run(wanted, resume=resume)
@@ -91,6 +91,6 @@ def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
 
 
 def _left(wanted: Any, resume: str | None) -> str:
-    from longlive_recipes.training import what_is_left
+    from longlive_recipes.training.fit import what_is_left
 
     return what_is_left(wanted.run, resume)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.byte_rows import ENCODE_ROWS
 from longlive_core.checks import shown, switch, text, whole
+from longlive_core.eight_bit.rowwise import ENCODE_ROWS
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
-from longlive_core.linear_swap import KEEP, ConversionReport, features, plan_swap, swap_linears
+from longlive_core.module_swap import KEEP, ConversionReport, features, plan_swap, swap_linears
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +247,7 @@ def convert_linears(
 ) -> ConversionReport:
     """Replace the linears of ``model`` by ``Float8Linear``, in place, and say which.
 
-    ``keep`` has patterns of names to leave (``longlive_core.linear_swap`` says how they match);
+    ``keep`` has patterns of names to leave (``longlive_core.module_swap`` says how they match);
     ``device`` is where each is moved before it is rounded.
     """
     config = Float8Config() if config is None else config

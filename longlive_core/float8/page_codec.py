@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Float8e4m3fn, Float32
 from torch import Tensor
 
+from longlive_core.eight_bit.page_codec import EightBitPageCodec
 from longlive_core.float8.tensor import quantize
-from longlive_core.pages import EightBitPageCodec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float8e4m3fn, Float32
 from torch import Tensor
 from torch.nn.functional import pad
 
-from longlive_core.byte_rows import encode_rows
+from longlive_core.eight_bit.rowwise import encode_rows
 
 BLOCK = 128
 

@@ -1,12 +1,12 @@
 """Keys and values of past blocks, in pages. README.md beside this file has a worked example."""
 
+from longlive_core.eight_bit.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.kv_cache.cache import PagedKVCache as PagedKVCache
 from longlive_core.kv_cache.codec import PageCodec as PageCodec
 from longlive_core.kv_cache.codec import PageShape as PageShape
 from longlive_core.kv_cache.codec import PlainCodec as PlainCodec
 from longlive_core.kv_cache.content import ContentPolicy as ContentPolicy
 from longlive_core.kv_cache.content import PageChoice as PageChoice
-from longlive_core.kv_cache.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
 from longlive_core.kv_cache.layout import CacheLayout as CacheLayout
 from longlive_core.kv_cache.page_table import PageTable as PageTable

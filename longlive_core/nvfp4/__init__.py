@@ -3,13 +3,13 @@
 from longlive_core.nvfp4.convert import convert_linears as convert_linears
 from longlive_core.nvfp4.convert import decode_linears as decode_linears
 from longlive_core.nvfp4.convert import plan_conversion as plan_conversion
+from longlive_core.nvfp4.external_formats import CONVENTIONS as CONVENTIONS
+from longlive_core.nvfp4.external_formats import Convention as Convention
+from longlive_core.nvfp4.external_formats import identify as identify
 from longlive_core.nvfp4.format import QuantizeConfig as QuantizeConfig
 from longlive_core.nvfp4.format import ScaleRule as ScaleRule
 from longlive_core.nvfp4.hadamard import rotate as rotate
 from longlive_core.nvfp4.hadamard import unrotate as unrotate
-from longlive_core.nvfp4.interchange import CONVENTIONS as CONVENTIONS
-from longlive_core.nvfp4.interchange import Convention as Convention
-from longlive_core.nvfp4.interchange import identify as identify
 from longlive_core.nvfp4.linear import LinearConfig as LinearConfig
 from longlive_core.nvfp4.linear import NVFP4Linear as NVFP4Linear
 from longlive_core.nvfp4.linear import linear_receipts as linear_receipts

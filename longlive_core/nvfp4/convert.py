@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from longlive_core.linear_swap import KEEP, ConversionReport, SwapPlan, plan_swap, swap_linears
+from longlive_core.module_swap import KEEP, ConversionReport, SwapPlan, plan_swap, swap_linears
 from longlive_core.nvfp4.format import BLOCK
 from longlive_core.nvfp4.linear import LinearConfig, NVFP4Linear, ReduceAmax
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear, TrainingConfig
@@ -23,7 +23,7 @@ def convert_linears(
 
     A ``LinearConfig`` (the default) packs weights into ``NVFP4Linear``, from training linears too;
     a ``TrainingConfig`` makes ``NVFP4TrainingLinear`` of the same parameters. ``keep`` has patterns
-    of names to leave (``longlive_core.linear_swap`` says how they match); pass ``(*KEEP, ...)`` to
+    of names to leave (``longlive_core.module_swap`` says how they match); pass ``(*KEEP, ...)`` to
     keep more. ``device`` is where each is moved before it is quantised; with it, a model on a CPU
     is packed on a GPU that could not hold it unpacked. Convert before sharding and before
     compiling.

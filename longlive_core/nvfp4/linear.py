@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.checks import switch, text, whole
-from longlive_core.linear_swap import features
+from longlive_core.module_swap import features
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
 from longlive_core.nvfp4.matmul import (
     MATMUL,

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
 from longlive_core.checks import text
+from longlive_core.eight_bit.page_codec import Page, PageShape, slot_tensor
 from longlive_core.nvfp4 import reference
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, find_rule
 from longlive_core.nvfp4.quantize import FLOATS, quantize, tensor_amax
 from longlive_core.nvfp4.quantize_ops import config_fields, config_from
-from longlive_core.pages import Page, PageShape, slot_tensor
 
 Store = dict[str, Tensor]
 

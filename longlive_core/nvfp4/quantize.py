@@ -136,41 +136,8 @@ def dequantize(
     out: Float[Tensor, "..."] | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, "..."]:
-    """The values that ``q`` stands for, of shape ``q.shape``, computed in float32 and rounded once.
-
-    ``out``, if given, is contiguous, receives the values and is returned; its type counts.
-    ``backend`` is a name of the table ``DEQUANTIZE`` or "auto".
-    """
-    rows, cols = math.prod(q.shape[:-1]), q.shape[-1]
-    config = q.config
-    whole = padded_size(q.shape, config) == (rows, cols)
-    if out is not None and (out.shape != q.shape or not out.is_contiguous()):
-        raise ValueError(
-            f"dequantize(out=...) writes values of shape {q.shape} into contiguous memory, got "
-            f"shape {tuple(out.shape)} with strides {out.stride()}. Without out= you get a tensor."
-        )
-    if not (dtype if out is None else out.dtype).is_floating_point:
-        raise ValueError(
-            f"dequantize to {dtype if out is None else out.dtype}: values are no whole numbers. "
-            f"Choose a float type."
-        )
-    if out is not None and whole:
-        torch.ops.longlive.nvfp4_dequantize_into(
-            out.view(rows, cols),
-            q.codes,
-            q.block_scales,
-            q.amax,
-            *config_fields(config),
-            backend,
-        )
-        return out
-    dtype = dtype if out is None else out.dtype
-    matrix = torch.ops.longlive.nvfp4_dequantize(
-        q.codes, q.block_scales, q.amax, *config_fields(config), dtype, backend
-    )
-    values = matrix if whole else matrix[:rows, :cols]
-    values = values.reshape(q.shape)
-    return values if out is None else out.copy_(values)
+    """The values that ``q`` stands for; see ``NVFP4Tensor.dequantize``."""
+    return q.dequantize(dtype, out=out, backend=backend)
 
 
 def fake_quantize(

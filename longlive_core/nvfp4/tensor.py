@@ -10,6 +10,7 @@ from torch import Tensor
 
 from longlive_core.checks import shown
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
+from longlive_core.nvfp4.quantize_ops import config_fields
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,11 +107,44 @@ class NVFP4Tensor:
         )
         return replace(self, codes=codes, block_scales=scales, amax=amax)
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "..."]:
-        """The values, of shape ``shape``, on the fastest backend that can run."""
-        from longlive_core.nvfp4.quantize import dequantize  # it builds on this module
+    def dequantize(
+        self,
+        dtype: torch.dtype = torch.float32,
+        *,
+        out: Float[Tensor, "..."] | None = None,
+        backend: str = "auto",
+    ) -> Float[Tensor, "..."]:
+        """The values, of shape ``shape``, computed in float32 and rounded once.
 
-        return dequantize(self, dtype)
+        Args:
+            dtype: a float type; that of ``out`` counts where one is given.
+            out: contiguous memory that receives the values and is returned.
+            backend: a name of the table ``DEQUANTIZE``, or "auto".
+
+        Raises:
+            ValueError: ``out`` does not fit, or a type that holds whole numbers.
+        """
+        rows, cols = math.prod(self.shape[:-1]), self.shape[-1]
+        whole = padded_size(self.shape, self.config) == (rows, cols)
+        if out is not None and (out.shape != self.shape or not out.is_contiguous()):
+            raise ValueError(
+                f"dequantize(out=...) writes values of shape {self.shape} into contiguous "
+                f"memory, got shape {tuple(out.shape)} with strides {out.stride()}. Without out= "
+                f"you get a tensor."
+            )
+        dtype = dtype if out is None else out.dtype
+        if not dtype.is_floating_point:
+            raise ValueError(
+                f"dequantize to {dtype}: values are no whole numbers. Choose a float type."
+            )
+        packed = (self.codes, self.block_scales, self.amax, *config_fields(self.config))
+        if out is not None and whole:
+            torch.ops.longlive.nvfp4_dequantize_into(out.view(rows, cols), *packed, backend)
+            return out
+        matrix = torch.ops.longlive.nvfp4_dequantize(*packed, dtype, backend)
+        values = matrix if whole else matrix[:rows, :cols]
+        values = values.reshape(self.shape)
+        return values if out is None else out.copy_(values)
 
     def transpose(self) -> "NVFP4Tensor":
         """The transposed matrix, bit for bit the same values.

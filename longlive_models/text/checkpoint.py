@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longlive_models.tensor_files import read_tensors
+from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.text.umt5 import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_tokenizer
 
 _OUTSIDE_BLOCKS = {

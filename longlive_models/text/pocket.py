@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from longlive_core.checks import hold_wholes
-from longlive_models.prompt_report import PromptReport
+from longlive_models.prompts.report import PromptReport
 from longlive_models.schema import build
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import WordTokenizer

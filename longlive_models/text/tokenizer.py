@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from longlive_models.prompt_report import PromptReport
+from longlive_models.prompts.report import PromptReport
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from longlive_core.checks import hold_wholes, shown
+from longlive_models.checkpoints.tensor_files import why_missing
 from longlive_models.documents import read_json
-from longlive_models.prompt_report import PromptReport
-from longlive_models.tensor_files import why_missing
+from longlive_models.prompts.report import PromptReport
 from longlive_models.text.encoder import encode_distinct, zero_padding
 from longlive_models.text.tokenizer import clean
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longlive_models.tensor_files import read_tensors
+from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.vae.autoencoder import WanVAE
 from longlive_models.vae.config import WAN22_VAE, VAEConfig
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from longlive_models.folder import load_folder
-from longlive_models.tensor_files import read_tensors
+from longlive_models.checkpoints.folder import load_folder
+from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.wan.transformer import WanTransformer
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")

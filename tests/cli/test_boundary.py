@@ -19,8 +19,8 @@ from longlive_cli.boundary import explained, tell
 from longlive_cli.main import app
 from longlive_cli.messages import MOST_OF_A_MESSAGE, in_one_line, plain
 from longlive_core.backends import BackendUnavailable
-from longlive_models.video import read_video
-from longlive_recipes.file_lock import FileLock
+from longlive_models.video.files import read_video
+from longlive_recipes.generation.file_lock import FileLock
 from tests.cli.tiny_model import write_tiny_model
 
 LONGLIVE = [sys.executable, "-c", "from longlive_cli.main import app; app()"]
@@ -139,7 +139,7 @@ def test_weights_that_are_broken_end_in_a_sentence_without_a_traceback(tmp_path)
 
 
 def test_a_full_disk_keeps_the_video_so_far_with_its_record(model, monkeypatch):
-    from longlive_models.video import VideoWriter
+    from longlive_models.video.files import VideoWriter
 
     write, blocks = VideoWriter.write, []
 

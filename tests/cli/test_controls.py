@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from longlive_cli.main import app
 from longlive_core.testing import assert_bitwise_equal
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 
 PROMPT = ("a red circle", "--device", "cpu", "--seconds", "2")

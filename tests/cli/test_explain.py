@@ -14,7 +14,7 @@ from longlive_cli.catalog import presets
 from longlive_cli.explain import EXAMPLES
 from longlive_cli.main import app
 from longlive_cli.overrides import configure
-from longlive_recipes.generate_config import Generate
+from longlive_recipes.configs.generate import Generate
 
 COMMANDS = ("generate", "live", "train", "evaluate", "quantize", "doctor")
 BOTH = (*((name,) for name in COMMANDS), ("recipes", "list"), ("recipes", "show"))

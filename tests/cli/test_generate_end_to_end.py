@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from tests.cli.tiny_model import FPS, SIZE, write_tiny_model
 
 

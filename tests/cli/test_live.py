@@ -12,9 +12,9 @@ from longlive_cli.live_input import LineEditor
 from longlive_cli.live_view import Panel, can_draw
 from longlive_cli.main import app
 from longlive_models import StepReport
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
+from longlive_recipes.generation.commands import Command, parse
 from longlive_recipes.live import Status
-from longlive_recipes.live_commands import Command, parse
 from tests.models.tiny_pipeline import write_tiny_folder
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from longlive_cli import catalog
 from longlive_cli.main import app
 from longlive_cli.overrides import apply_mapping
-from longlive_models.video import VideoWriter
+from longlive_models.video.files import VideoWriter
 from longlive_recipes.run_record import as_plain
 
 
@@ -92,7 +92,8 @@ def test_presets_are_found_in_the_tables_of_a_package(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").touch()
     table = 'def cake():\n    """Sweet.\n\n    More."""\n    return 3\nPRESETS = {"cake": cake}\n'
-    (package / "bake_config.py").write_text(table)
+    (package / "configs").mkdir()
+    (package / "configs" / "bake.py").write_text(table)
     (package / "bake.py").write_text("")
     (package / "tools.py").write_text("spoon = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from longlive_cli.main import app
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models.stream_snapshot import SnapshotSummary
-from longlive_models.video import read_video, write_png
+from longlive_models.video.files import read_video, write_png
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 
 PROMPT = ("generate", "a red circle", "--seed", "3", "--device", "cpu")

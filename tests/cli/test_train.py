@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from longlive_recipes.train_ar import TrainARModule
 
 PAGE = Path(__file__).parents[2] / "recipes" / "README.md"

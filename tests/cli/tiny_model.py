@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from longlive_models.folder import save_part
+from longlive_models.checkpoints.folder import save_part
 from longlive_models.settings import GenerationSettings, write_index
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
 from longlive_models.vae import VAEConfig, WanVAE

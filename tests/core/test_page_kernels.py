@@ -14,9 +14,9 @@ from tests.core.kernel_script import run_kernels
 INTERPRETED = """
 import warnings
 import torch
-from longlive_core import pages
+from longlive_core.eight_bit import page_codec as bytes_codec
 from longlive_core.float8 import Float8PageCodec
-from longlive_core.kernels import decode_byte_pages
+from longlive_core.eight_bit.kernels import decode_byte_pages
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import NVFP4PageCodec, ScaleRule, page_codec
 from longlive_core.nvfp4.kernels import decode_pages
@@ -38,7 +38,7 @@ def both(codec, stores, slots, outs):
         (("codes", "block_scales", "amax"), decode_pages, page_codec._reference_decode_pages,
          [codec.config])
         if isinstance(codec, NVFP4PageCodec)
-        else (("codes", "scales"), decode_byte_pages, pages._reference_decode, [])
+        else (("codes", "scales"), decode_byte_pages, bytes_codec._reference_decode, [])
     )
     parts = [[store[name] for store in stores] for name in names]
     decode.decode_pages(outs[0], *parts, torch.tensor(slots, dtype=torch.int32), *more)
@@ -68,7 +68,7 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from longlive_core.kernels import decode_byte_pages
+from longlive_core.eight_bit.kernels import decode_byte_pages
 from longlive_core.nvfp4.kernels import decode_pages
 
 POINTERS = {"slots_ptr": "*i32", "amax_ptr": "*fp32", "out_ptr": "*bf16"}

@@ -9,7 +9,7 @@ import sys
 SCRIPT = """
 import re
 import torch
-from longlive_core.byte_rows import encode_rows
+from longlive_core.eight_bit.rowwise import encode_rows
 from longlive_core.float8 import Float8Config, Float8Linear, Float8PageCodec, Float8WireCodec
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import *

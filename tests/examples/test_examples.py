@@ -16,7 +16,7 @@ from longlive_core.kv_cache import (
     WindowPolicy,
 )
 from longlive_core.sequence_parallel import SequenceGroup
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 from tests.processes import Ranks
 

@@ -10,7 +10,7 @@ import torch
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline, StepReport
 from longlive_models.callbacks import asks_to_stop, require_callable
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from tests.models.tiny_pipeline import FPS, tiny_pipeline
 
 PROMPT = "a red circle"

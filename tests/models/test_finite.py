@@ -13,8 +13,8 @@ from longlive_models.finite import (
     sound,
     sound_weights,
 )
-from longlive_models.placement import Placement
-from longlive_models.video_block import decoder, to_frames
+from longlive_models.runtime import Placement
+from longlive_models.video.blocks import decoder, to_frames
 from tests.models.tiny_pipeline import tiny_parts, tiny_pipeline
 
 PROMPT = "a red circle"

@@ -13,9 +13,14 @@ from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
 from longlive_models.diffusion import unipc, unipc_schedule
 from longlive_models.generator import BlockGenerator
-from longlive_models.placement import Placement
-from longlive_models.shots import SCENE_CUT_PREFIX, BlockPrompt, PromptSchedule, ShotPlan
-from longlive_models.steering import LiveSchedule
+from longlive_models.prompts.steering import LiveSchedule
+from longlive_models.prompts.storyboard import (
+    SCENE_CUT_PREFIX,
+    BlockPrompt,
+    PromptSchedule,
+    ShotPlan,
+)
+from longlive_models.runtime import Placement
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import WanTransformer
 from tests.models.tiny_pipeline import SPEC, TEXT, tiny_parts, tiny_pipeline

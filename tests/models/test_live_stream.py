@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.stream import Stream, VideoBlock
-from longlive_models.video import write_png
+from longlive_models.video.files import write_png
 from tests.models.tiny_pipeline import SPEC, tiny_pipeline
 
 STORY = [{"prompt": "a red circle", "blocks": 3}, {"prompt": "a blue square", "blocks": 2}]

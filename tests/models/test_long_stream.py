@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longlive_models import LongLivePipeline
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.text import PocketTextEncoder
 from longlive_models.vae import WanVAE
 from longlive_models.wan import WanTransformer

@@ -4,9 +4,9 @@ import torch
 
 from longlive_core.nvfp4 import QuantizeConfig, dequantize, quantize
 from longlive_models import LongLivePipeline
-from longlive_models.folder import load_part
-from longlive_models.nvfp4_checkpoint import PackedConfig
-from longlive_models.nvfp4_packing import pack_model_folder
+from longlive_models.checkpoints.folder import load_part
+from longlive_models.checkpoints.nvfp4 import PackedConfig
+from longlive_models.checkpoints.nvfp4_packing import pack_model_folder
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 
 

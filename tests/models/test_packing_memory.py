@@ -10,9 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, convert_linears, quantize_weight
 from longlive_core.testing import assert_bitwise_equal
-from longlive_models.folder import save_part
-from longlive_models.nvfp4_checkpoint import PackedConfig
-from longlive_models.nvfp4_packing import pack_model_folder
+from longlive_models.checkpoints.folder import save_part
+from longlive_models.checkpoints.nvfp4 import PackedConfig
+from longlive_models.checkpoints.nvfp4_packing import pack_model_folder
 from longlive_models.wan import WAN_5B, WanTransformer
 from tests.models.tiny_pipeline import SPEC, write_tiny_folder
 

@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models import LongLivePipeline
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.wan import WanTransformer, share
 from tests.models.tiny_pipeline import SPEC, tiny_parts
 from tests.processes import Ranks

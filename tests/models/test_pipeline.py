@@ -11,8 +11,8 @@ from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
 from longlive_models.pipeline import read_spec
-from longlive_models.placement import Placement
-from longlive_models.shots import SCENE_CUT_PREFIX
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
+from longlive_models.runtime import Placement
 from longlive_models.text import PocketTextEncoder
 from tests.models.tiny_pipeline import FPS, SPEC, TEXT, tiny_parts, tiny_pipeline, write_tiny_folder
 

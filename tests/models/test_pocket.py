@@ -7,8 +7,8 @@ import pytest
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
-from longlive_models.folder import fingerprint
-from longlive_models.hub import INDEX, resolve
+from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.checkpoints.hub import INDEX, resolve
 from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from longlive_core import float8, nvfp4
 from longlive_core.backends import BackendUnavailable
-from longlive_core.linear_swap import KEEP
+from longlive_core.module_swap import KEEP
 from longlive_models import LongLivePipeline
-from longlive_models.nvfp4_checkpoint import PackedConfig
-from longlive_models.nvfp4_packing import pack_model_folder
-from longlive_models.placement import Placement
+from longlive_models.checkpoints.nvfp4 import PackedConfig
+from longlive_models.checkpoints.nvfp4_packing import pack_model_folder
 from longlive_models.precision import in_short, stored_precision
+from longlive_models.runtime import Placement
 from tests.models.tiny_pipeline import tiny_parts, tiny_pipeline, write_tiny_folder
 
 NAME = "blocks.1.ffn.0"

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from longlive_core.nvfp4 import NVFP4Linear, QuantizeConfig, dequantize, quantize
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
-from longlive_models.nvfp4_checkpoint import PackedConfig, packed_state, write_published
+from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state, write_published
 from longlive_models.pipeline import read_spec
-from longlive_models.placement import Placement
 from longlive_models.precision import stored_precision
 from longlive_models.published import BASE, LONGLIVE_5B, TEXT, TOKENIZER, VAE, find_files
+from longlive_models.runtime import Placement
 from longlive_models.text import UMT5Config
 from longlive_models.wan import WanTransformer
 from tests.models.tiny_pipeline import SPEC, tiny_parts

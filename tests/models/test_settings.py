@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_models.hub import INDEX
+from longlive_models.checkpoints.hub import INDEX
 from longlive_models.settings import GenerationSettings, read_settings, write_index
 
 PLAIN = GenerationSettings(height=128, width=64, fps=12.0, steps=8)

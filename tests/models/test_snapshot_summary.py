@@ -2,7 +2,7 @@
 
 import pytest
 
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.stream_snapshot import SnapshotSummary
 from tests.models.tiny_pipeline import tiny_pipeline
 

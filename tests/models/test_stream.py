@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline, Video
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.stream import to_frames
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
 
 PROMPT = "a red circle"

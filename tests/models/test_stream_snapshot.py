@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from longlive_models.placement import Placement
+from longlive_models.runtime import Placement
 from longlive_models.stream_snapshot import SnapshotSummary, StreamSnapshot
 from tests.models.tiny_pipeline import tiny_pipeline
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from longlive_models.settings import GenerationSettings
-from longlive_models.video_name import destination
+from longlive_models.video.file_name import destination
 from tests.architecture.source import ROOT
 
 PLAIN = {"height": 32, "width": 32, "fps": 8, "steps": 2}

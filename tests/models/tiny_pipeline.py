@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from longlive_models import LongLivePipeline
-from longlive_models.folder import save_part
-from longlive_models.model_spec import ModelSpec
-from longlive_models.placement import Placement
-from longlive_models.settings import GenerationSettings, write_index
+from longlive_models.checkpoints.folder import save_part
+from longlive_models.runtime import Placement
+from longlive_models.settings import GenerationSettings, ModelSpec, write_index
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_models.wan import WanConfig, WanTransformer

@@ -11,10 +11,10 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, TrainingConfig
 from longlive_core.sequence_parallel import SequenceGroup, masked_mean
-from longlive_recipes.budget import Phase
-from longlive_recipes.clip_sets import ClipSet
-from longlive_recipes.parallel import Parallel, Ranks
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, TrainARModule
+from longlive_recipes.training.parallel import Parallel, Ranks
+from longlive_recipes.training.schedule import Phase
 from tests.recipes.tiny_runs import ar_config
 
 NEAREST = TrainingConfig(gradient=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))

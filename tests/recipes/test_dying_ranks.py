@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from longlive_models.video import read_video
-from longlive_recipes import parallel
+from longlive_models.video.files import read_video
+from longlive_recipes.training import parallel
 from tests.recipes.tiny_runs import write_tiny_vae
 
 JOB = Path(__file__).with_name("failing_job.py")

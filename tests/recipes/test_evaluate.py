@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from longlive_models.finite import NonFiniteVideo
-from longlive_models.shots import SCENE_CUT_PREFIX, ShotPlan
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX, ShotPlan
 from longlive_models.stream import to_frames
 from longlive_recipes import evaluate
 from longlive_recipes.evaluate import (
@@ -19,8 +19,8 @@ from longlive_recipes.evaluate import (
     run,
     steered_blocks,
 )
-from longlive_recipes.moving_shapes import World, base_caption, draw, single_shot
-from longlive_recipes.shape_attributes import MOTIONS, is_held_out, looks
+from longlive_recipes.moving_shapes.attributes import MOTIONS, is_held_out, looks
+from longlive_recipes.moving_shapes.clips import World, base_caption, draw, single_shot
 from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
 
 LOOKS = {base_caption(look): look for motion in MOTIONS for look in looks("any", motion)}

@@ -12,10 +12,10 @@ from longlive_core import __version__
 from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Storyboard
-from longlive_models.folder import fingerprint
-from longlive_models.video import read_image, read_video
+from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.video.files import read_image, read_video
 from longlive_recipes.generate import Generate, Job, plan, run
-from longlive_recipes.outputs import check_output, output_paths
+from longlive_recipes.generation.outputs import check_output, output_paths
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from longlive_models import Storyboard
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from longlive_recipes.generate import Generate, Job
 from longlive_recipes.generate_parallel import check, spread
-from longlive_recipes.parallel import Parallel
+from longlive_recipes.training.parallel import Parallel
 from tests.models.tiny_pipeline import write_tiny_folder
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from longlive_models import LongLivePipeline
-from longlive_models.folder import read_config
-from longlive_models.hub import resolve
+from longlive_models.checkpoints.folder import read_config
+from longlive_models.checkpoints.hub import resolve
 from longlive_recipes.evaluate import ATTRIBUTES, pocket, run
-from longlive_recipes.judge import judge_shot
-from longlive_recipes.moving_shapes import World
+from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.judge import judge_shot
 
 
 def test_the_readme_prompt_shows_a_red_circle_moving_right_on_navy():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
-from longlive_models.folder import load_part
-from longlive_models.nvfp4_checkpoint import packed_modules
+from longlive_models.checkpoints.folder import load_part
+from longlive_models.checkpoints.nvfp4 import packed_modules
 from longlive_recipes.quantize_weights import QuantizeWeights, plan, run
 from tests.cli.tiny_model import write_tiny_model
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from longlive_core import __version__
 from longlive_recipes import run_record
-from longlive_recipes.budget import Budget, Phase
 from longlive_recipes.run_record import (
     as_plain,
     code_version,
@@ -21,6 +20,7 @@ from longlive_recipes.run_record import (
     replace_file,
     write_run_record,
 )
+from longlive_recipes.training.schedule import Budget, Phase
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import write_tiny_folder
 from tests.recipes.tiny_runs import column, write_tiny_vae
 

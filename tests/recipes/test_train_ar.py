@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from longlive_models import LongLivePipeline
-from longlive_models.folder import load_part, read_config, save_part
-from longlive_models.hub import EMBEDDED
+from longlive_models.checkpoints.folder import load_part, read_config, save_part
+from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.settings import read_settings
-from longlive_models.video import read_video
+from longlive_models.video.files import read_video
 from longlive_recipes import train_ar
-from longlive_recipes.budget import Budget, Phase
-from longlive_recipes.clip_sets import ClipSet
-from longlive_recipes.data import LatentClips
-from longlive_recipes.parallel import Parallel
-from longlive_recipes.step_module import Optimisation
+from longlive_recipes.moving_shapes.dataset import LatentClips
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainARModule
-from longlive_recipes.training import Run, fit
+from longlive_recipes.training.fit import Run, fit
+from longlive_recipes.training.module import Optimisation
+from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.schedule import Budget, Phase
 from tests.recipes.tiny_runs import (
     ar_config,
     assert_equal,

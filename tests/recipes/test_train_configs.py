@@ -8,13 +8,13 @@ import pytest
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.text import PocketTextConfig
 from longlive_models.vae import POCKET_VAE
-from longlive_recipes.clip_sets import ClipSet
-from longlive_recipes.moving_shapes import World
-from longlive_recipes.parallel import Parallel
-from longlive_recipes.step_module import Optimisation
+from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, ar_tiny
 from longlive_recipes.train_vae import TrainVAE, vae_tiny
-from longlive_recipes.training import Run
+from longlive_recipes.training.fit import Run
+from longlive_recipes.training.module import Optimisation
+from longlive_recipes.training.parallel import Parallel
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**5000
 NO_NUMBERS = (NAN, INF, -INF, "1", None, True, [], HUGE)

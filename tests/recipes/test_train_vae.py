@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from longlive_models.folder import load_part, read_config
-from longlive_models.hub import EMBEDDED
+from longlive_models.checkpoints.folder import load_part, read_config
+from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_recipes import train_vae
-from longlive_recipes.budget import Budget, Phase
-from longlive_recipes.data import FramePool, to_bytes
-from longlive_recipes.moving_shapes import World
+from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.dataset import FramePool, to_bytes
 from longlive_recipes.run_record import as_plain
-from longlive_recipes.step_module import Optimisation
 from longlive_recipes.train_vae import (
     TrainVAEModule,
     latent_statistics,
@@ -26,6 +24,8 @@ from longlive_recipes.train_vae import (
     write_vae,
 )
 from longlive_recipes.training import fit
+from longlive_recipes.training.module import Optimisation
+from longlive_recipes.training.schedule import Budget, Phase
 from tests.recipes.tiny_runs import (
     assert_equal,
     assert_same_run,

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from longlive_models.stream import Video
 from longlive_models.vae import WanVAE
 from longlive_recipes import train_ar, train_vae
-from longlive_recipes.budget import Budget
-from longlive_recipes.callbacks import MovingAverage
-from longlive_recipes.data import FramePool
-from longlive_recipes.moving_shapes import World
-from longlive_recipes.step_module import Optimisation, StepModule
-from longlive_recipes.training import Run, fit
+from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.dataset import FramePool
+from longlive_recipes.training.callbacks import MovingAverage
+from longlive_recipes.training.fit import Run, fit
+from longlive_recipes.training.module import Optimisation, StepModule
+from longlive_recipes.training.schedule import Budget
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ fused multiply-add rounds once where the reference rounds twice.
 import triton  # noqa: TID253 - its home
 import triton.language as tl  # noqa: TID253
 
-from longlive_core.kernels.e4m3 import NAN_BYTE, e4m3_byte, e4m3_value
+from longlive_core.eight_bit.kernels.e4m3 import NAN_BYTE, e4m3_byte, e4m3_value
 
 FLOAT32_MAX = tl.constexpr(3.4028234663852886e38)
 SIGN_BITS = tl.constexpr(0b1101_0111_1110_1000)  # bit i is set where hadamard.SIGNS[i] is -1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from longlive_core.linear_swap import KEEP, receipts
+from longlive_core.module_swap import KEEP, receipts
 from longlive_core.nvfp4 import (
     LinearConfig,
     NVFP4Linear,

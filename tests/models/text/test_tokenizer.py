@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_models.prompt_report import PromptReport
+from longlive_models.prompts.report import PromptReport
 from longlive_models.text import WordTokenizer
 from longlive_models.text.tokenizer import clean, words
 

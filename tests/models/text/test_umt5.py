@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from longlive_models.prompt_report import PromptReader, PromptReport
+from longlive_models.prompts.report import PromptReader, PromptReport
 from longlive_models.text import (
     UMT5_XXL,
     TextEncoder,

@@ -19,7 +19,7 @@ from longlive_models.objectives import (
     teacher_forcing_mask,
     teacher_forcing_table,
 )
-from longlive_models.shots import BlockPrompt
+from longlive_models.prompts.storyboard import BlockPrompt
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import ParallelTransformer, WanConfig, WanTransformer
 from tests.models.tiny_pipeline import TEXT

@@ -1,0 +1,283 @@
+"""A part of a model folder on disk: ``config.json`` and safetensors, split below a file size."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from longlive_core.checks import shown
+from longlive_models.checkpoints.tensor_files import (
+    SAFETENSORS,
+    cached_in_part,
+    check_together,
+    read_safetensors,
+    read_shapes,
+    unfinished,
+    why_missing,
+)
+from longlive_models.documents import read_json
+
+SHARD = "15MB"
+"""No weight file is larger: the shipped model's files stay under 16 MiB."""
+
+_SHOWN = 5
+
+_LONGEST_SERIES = 10_000
+"""Files that one model may be split over."""
+
+
+def save_part(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a config and its weights, floating-point ones as ``dtype`` if it is given."""
+    from huggingface_hub import save_torch_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
+    kept = {
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else None)
+        .contiguous()
+        .clone()
+        for name, tensor in tensors.items()
+    }
+    save_torch_state_dict(kept, folder, max_shard_size=SHARD)
+
+
+def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the weights that :func:`save_part` wrote.
+
+    Raises:
+        ValueError: the folder lacks its config or a file of its weights; a file is not whole, or
+            not what its name says; two files hold one weight; a weight is no number.
+    """
+    config = read_config(folder)
+    return config, load_folder(folder)
+
+
+def load_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors files. Raises ValueError as ``load_part`` does."""
+    read_weight_shapes(folder)
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= read_safetensors(file)
+    return tensors
+
+
+def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's weights, of the headers of its files, which have to be whole.
+
+    Raises:
+        ValueError: a file is not whole, or not what its name says; two hold one weight; one holds
+            not what the index says.
+    """
+    held = {file: read_shapes(file) for file in weight_files(folder)}
+    check_together(held, read_weight_map(folder))
+    for stray in _visible(folder, f"*{SAFETENSORS}"):
+        if stray not in held:
+            _refuse_second_model(stray, held)
+    return {name: shape for shapes in held.values() for name, shape in shapes.items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a part's weights, which are there; reads none of them.
+
+    Raises:
+        ValueError: there is none, or one of several is missing.
+    """
+    index = read_weight_map(folder)
+    present = _visible(folder, f"*{SAFETENSORS}")
+    names = sorted(set(index.values())) if index is not None else [file.name for file in present]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if index is None:
+        missing = _others_of_series(names)
+    if missing or not names:
+        raise ValueError(_no_whole_part(folder, missing, [file.name for file in present]))
+    return [folder / name for name in names]
+
+
+def read_weight_map(folder: Path) -> dict[str, str] | None:
+    """The file of each weight, as the part's index has it; None for a part without an index."""
+    found = _visible(folder, f"*{SAFETENSORS}.index.json")
+    if not found:
+        return None
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} has two indexes of weights, {found[0].name} and {found[1].name}: it holds "
+            f"two models. Leave the files of one there."
+        )
+    places = read_json(found[0], "an index of weights").get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"{found[0]} is no index of weights: its weight_map is {shown(places)}, expected the "
+            f"name of a file for each weight. Fetch or save it again."
+        )
+    for name, place in places.items():
+        if not isinstance(place, str) or Path(place).name != place or place in ("", ".", ".."):
+            raise ValueError(
+                f"{found[0]} says that {shown(name)} is in {shown(place)}: expected the name of a "
+                f"file beside it. Fetch or save it again."
+            )
+    return places
+
+
+def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
+    """Raise ValueError for a config that has more layers than its part has weights.
+
+    Building them would take forever before the weights are seen not to fit. Reads headers alone.
+
+    Args:
+        counts: how many of something that has weights of its own, by the config's field.
+    """
+    held = len(read_weight_shapes(folder))
+    for name, count in counts.items():
+        if count > held:
+            raise ValueError(
+                f"{folder / 'config.json'} has {name}={shown(count)}, but the files beside it hold "
+                f"{held} weights: config and weights come from different models. Take both from "
+                f"one place."
+            )
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder in the order of their names; hidden ones are of other programs."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+
+
+def _others_of_series(names: list[str]) -> list[str]:
+    """Of files called "...-00001-of-00003...", those that are not there."""
+    wanted: dict[str, None] = {}
+    for name in names:
+        if series := re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.safetensors)", name):
+            start, number, of, count, end = series.groups()
+            every = range(1, min(int(count), _LONGEST_SERIES) + 1)
+            wanted |= dict.fromkeys(f"{start}{i:0{len(number)}}{of}{count}{end}" for i in every)
+    return [name for name in wanted if name not in names]
+
+
+def _no_whole_part(folder: Path, missing: list[str], present: list[str]) -> str:
+    lacks = _few(missing) if missing else f"any *{SAFETENSORS}"
+    start = f"{folder} is no whole part of a model: it lacks {lacks}"
+    strays = [name for name in present if name not in missing]
+    if missing and not any(unfinished(folder / name) for name in missing) and strays:
+        return (
+            f"{start}, but holds {_few(strays)}: the download was not finished, or an index is "
+            f"left from an earlier save. Fetch what is missing, or remove the index if "
+            f"{strays[0]} is the whole part."
+        )
+    first = folder / (missing[0] if missing else "model.safetensors")
+    if unfinished(first) or cached_in_part(first) or first.is_symlink():
+        return f"{start}; {why_missing(first)}"
+    return f"{start}. Name a model folder as `longlive train` writes it."
+
+
+def _refuse_second_model(stray: Path, held: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise ValueError if a file that no index names holds weights that the index places."""
+    try:
+        names = read_shapes(stray)
+    except ValueError:  # whatever it is, it is not read
+        return
+    check_together({**held, stray: names})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config alone; reads no weights."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{folder} is no part of a model: it holds no config.json. "
+            f"Name a model folder as `longlive train` writes it."
+        )
+    return read_json(file, "a model's config")
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Modules built within have parameters without memory or values, for ``fill``."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Draws no normal numbers: on "meta" that would import the whole compiler, for nothing."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        named = kwargs or {}
+        return named["tensor"] if func is nn.init.normal_ else func(*args, **named)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Let a module's parameters be these tensors, without a copy; it may be ``unfilled``.
+
+    Raises:
+        ValueError: names, shapes or kinds of numbers are not the module's; ``source`` says where
+            they come from.
+    """
+    own = module.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - own.keys()),
+        "wrong shapes": [
+            f"{name} {list(tensors[name].shape)} for {list(own[name].shape)}"
+            for name in sorted(own.keys() & tensors.keys())
+            if tensors[name].shape != own[name].shape
+        ],
+        "wrong types": [
+            f"{name} {tensors[name].dtype} for {own[name].dtype}"
+            for name in sorted(own.keys() & tensors.keys())
+            if not _holds(own[name].dtype, tensors[name].dtype)
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        raise ValueError(
+            f"{source} does not hold the weights of this {type(module).__name__} ({listed}): "
+            f"config and weights come from different models. Take both from one place."
+        )
+    module.load_state_dict(dict(tensors), assign=True)
+
+
+def _holds(own: torch.dtype, given: torch.dtype) -> bool:
+    """Whether numbers of the type that is given can be those of one's own: floats, or the same."""
+    return given.is_floating_point if own.is_floating_point else given == own
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a weight file, or of all safetensors below a folder in the order of their names.
+
+    It reads them whole: a second or so for every gigabyte.
+    """
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else _visible(path, f"**/*{SAFETENSORS}"):
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors in memory with their names, types and shapes; copies them to the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

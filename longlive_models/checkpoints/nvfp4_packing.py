@@ -1,0 +1,222 @@
+"""Pack a model folder in four bits, weight after weight, from one disk to another.
+
+One weight is in memory at a time, beside what is packed and not yet written, so that a model packs
+on a machine that could not hold it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longlive_core.module_swap import KEEP, ConversionReport, SwapPlan
+from longlive_core.nvfp4 import plan_conversion, quantize_weight
+from longlive_models.checkpoints.folder import (
+    check_counts,
+    fingerprint,
+    read_config,
+    unfilled,
+    weight_files,
+)
+from longlive_models.checkpoints.hub import INDEX
+from longlive_models.checkpoints.nvfp4 import KEY, PackedConfig, packed_state
+from longlive_models.checkpoints.tensor_files import require_numbers
+from longlive_models.documents import read_json
+from longlive_models.wan import WanConfig, WanTransformer
+
+PART = "transformer"
+FILE_BYTES = 1_000_000_000
+"""A file of weights is closed when it would grow beyond this."""
+
+Progress = Callable[[int, int, str], None]
+"""Called after each tensor with the number done, the number in all and the tensor's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedFolder:
+    """A model folder that has been packed."""
+
+    folder: Path
+    source_sha256: str
+    sha256: str
+    report: ConversionReport
+
+
+def plan_packing(source: Path, keep: Sequence[str] = KEEP) -> SwapPlan:
+    """Which linears of a model folder would be packed; reads configs alone.
+
+    Raises:
+        ValueError: the folder is no model, is packed already, or ``keep`` names nothing in it.
+    """
+    values = read_config(source / PART)
+    if KEY in values:
+        raise ValueError(
+            f"{source} is packed already: pack the model that it was made from, or packing would "
+            f"round twice."
+        )
+    config = WanConfig.from_dict(values)
+    check_counts(source / PART, {"num_layers": config.num_layers})
+    with unfilled():
+        model = WanTransformer(config)
+    return plan_conversion(model, keep=keep)
+
+
+def pack_model_folder(
+    source: Path,
+    target: Path,
+    config: PackedConfig,
+    *,
+    keep: Sequence[str] = KEEP,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    file_bytes: int = FILE_BYTES,
+    progress: Progress | None = None,
+) -> PackedFolder:
+    """Write a copy of a model folder whose transformer's linears are packed.
+
+    Weights are quantised on ``device`` as the source has them; what is not packed becomes
+    ``dtype``. The target appears when all of it is written, and its index names the source by its
+    hash. Raises ValueError as ``plan_packing`` does, and if the target exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists: name another folder, or remove it.")
+    plan = plan_packing(source, keep)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished, ignore=_without_weights(source / PART))
+    try:
+        before, after = _pack_part(
+            source / PART,
+            unfinished / PART,
+            config,
+            plan,
+            _Files(unfinished / PART, file_bytes),
+            dtype=dtype,
+            device=torch.device(device),
+            progress=progress,
+        )
+        origin = fingerprint(source)
+        _note(unfinished / INDEX, {"packed_from_sha256": origin, KEY: config.to_dict()})
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    report = ConversionReport(
+        swapped=plan.swapped, kept=plan.kept, bytes_before=before, bytes_after=after
+    )
+    return PackedFolder(
+        folder=target, source_sha256=origin, sha256=fingerprint(target), report=report
+    )
+
+
+def _pack_part(
+    source: Path,
+    target: Path,
+    config: PackedConfig,
+    plan: SwapPlan,
+    files: "_Files",
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Write the part's tensors; returns the bytes that they took and take."""
+    wanted = {f"{name}.weight": name for name in plan.swapped}
+    total = sum(len(names) for _, names in _names(source))
+    before = after = done = 0
+    for file, names in _names(source):
+        with safe_open(file, framework="pt") as held:
+            for key in names:
+                tensor = held.get_tensor(key)
+                require_numbers({key: tensor}, file)
+                before += tensor.nbytes
+                if key in wanted:
+                    packed = quantize_weight(tensor, config.weight, device=device)
+                    out = packed_state(wanted.pop(key), packed)
+                else:
+                    out = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor}
+                del tensor
+                for name, value in out.items():
+                    after += value.nbytes
+                    files.add(name, value.cpu())
+                done += 1
+                if progress is not None:
+                    progress(done, total, key)
+    if wanted:
+        raise ValueError(
+            f"{source} lacks {next(iter(wanted))} and {len(wanted) - 1} more: config and weights "
+            f"come from different models."
+        )
+    files.close()
+    values = read_config(source) | {KEY: config.to_dict()}
+    (target / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    return before, after
+
+
+class _Files:
+    """Safetensors files of a part, each written when it is full."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.tensors: dict[str, Tensor] = {}
+        self.bytes = self.total = 0
+        self.written: list[list[str]] = []
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor, writing those before it if the file would become too long."""
+        if self.tensors and self.bytes + tensor.nbytes > self.limit:
+            self._write()
+        self.tensors[name] = tensor.contiguous()
+        self.bytes += tensor.nbytes
+        self.total += tensor.nbytes
+
+    def close(self) -> None:
+        """Write the rest, and give the files their names and their index."""
+        self._write()
+        count = len(self.written)
+        if count == 1:
+            self._path(1).rename(self.folder / "model.safetensors")
+            return
+        places: dict[str, str] = {}
+        for number, names in enumerate(self.written, start=1):
+            final = f"model-{number:05d}-of-{count:05d}.safetensors"
+            self._path(number).rename(self.folder / final)
+            places |= dict.fromkeys(names, final)
+        index = {"metadata": {"total_size": self.total}, "weight_map": places}
+        text = json.dumps(index, indent=2) + "\n"
+        (self.folder / "model.safetensors.index.json").write_text(text)
+
+    def _write(self) -> None:
+        self.written.append(list(self.tensors))
+        save_file(self.tensors, self._path(len(self.written)), metadata={"format": "pt"})
+        self.tensors, self.bytes = {}, 0
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number}.unnumbered"
+
+
+def _names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as held:
+            yield file, list(held.keys())
+
+
+def _without_weights(part: Path) -> Callable[[str, list[str]], list[str]]:
+    """For ``copytree``: leave the part's own files, which are written anew."""
+
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        return names if Path(folder) == part else []
+
+    return ignore
+
+
+def _note(index: Path, notes: Mapping[str, Any]) -> None:
+    """Add to a model's index where it comes from."""
+    content = read_json(index) | dict(notes)
+    index.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,116 @@
+"""What a pipeline's weights are now: hashes that notice whatever changed them in memory.
+
+A hash of files costs a second a gigabyte, so it is taken once. Whether memory still holds what was
+loaded is asked of sums over the weights' bits, at the speed of memory.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from longlive_models.checkpoints.folder import fingerprint, fingerprint_tensors
+from longlive_models.lora import LoRALinear, adapters
+
+Parts = Mapping[str, nn.Module]
+
+_COLUMNS = 1024
+"""Sums that each tensor's bits are added up in."""
+
+_ROWS = 4096
+"""Rows that are multiplied by their places at a time: 32 MiB."""
+
+
+class WeightHash:
+    """The hash of a pipeline's weights, asked at any time.
+
+    Args:
+        parts: the modules as they were loaded.
+        files: the folder or file that they come from; None for weights without files.
+    """
+
+    def __init__(self, parts: Parts, files: Path | None = None) -> None:
+        self._files = files
+        self._stamps = _stamps(files)
+        self._loaded = _sums(parts)
+        self._known: dict[str, str] = {}
+
+    def of(self, parts: Parts) -> str:
+        """SHA-256 of the weights that are in ``parts`` now.
+
+        It is that of the files while memory holds what was loaded from them; that of the tensors
+        in memory otherwise. Adapters beside the weights are hashed with them.
+        """
+        now = _sums(parts)
+        if now not in self._known:
+            untouched = now == self._loaded and self._files is not None
+            if untouched and self._stamps == _stamps(self._files):
+                assert self._files is not None
+                self._known[now] = fingerprint(self._files)
+            else:
+                self._known[now] = fingerprint_tensors(dict(_base(parts)))
+        own, beside = self._known[now], adapters_hash(parts)
+        return hashlib.sha256(f"{own} {beside}".encode()).hexdigest() if beside else own
+
+
+def adapters_hash(parts: Parts) -> str:
+    """SHA-256 of the adapters in ``parts``, their scale included; "" if there are none."""
+    digest, found = hashlib.sha256(), False
+    for part, module in sorted(parts.items()):
+        for name, layer in adapters(module):
+            tensors = {"lora_A": layer.lora_A.weight, "lora_B": layer.lora_B.weight}
+            how = f"{part}.{name} {layer.config.rank} {layer.config.alpha!r} {layer.merged}"
+            digest.update(f"{how} {fingerprint_tensors(tensors)}\n".encode())
+            found = True
+    return digest.hexdigest() if found else ""
+
+
+def _base(parts: Parts) -> Iterator[tuple[str, Tensor]]:
+    """The weights under the names that they have without adapters."""
+    for part, module in parts.items():
+        beside = [name for name, layer in module.named_modules() if isinstance(layer, LoRALinear)]
+        lora = tuple(f"{name}.lora_" for name in beside)
+        for name, tensor in module.state_dict().items():
+            if not lora or not name.startswith(lora):
+                holder = next((n for n in beside if name.startswith(f"{n}.base_layer.")), None)
+                plain = name if holder is None else name.replace(".base_layer.", ".", 1)
+                yield f"{part}.{plain}", tensor
+
+
+def _sums(parts: Parts) -> str:
+    """A hash of sums over the bits of all weights, for changes that nobody hides.
+
+    A changed number changes it, and so do numbers that change places. Sums of whole numbers do not
+    depend on the order or the number of threads.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base(parts)):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(_column_sums(tensor.detach()).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _column_sums(x: Tensor) -> Tensor:
+    bits = x.contiguous().reshape(-1).view(torch.uint8)
+    row = 8 * _COLUMNS
+    whole = bits.numel() // row * row
+    rest = torch.zeros(row, dtype=torch.uint8, device=bits.device)
+    rest[: bits.numel() - whole] = bits[whole:]
+    words = bits[:whole].view(torch.int64).reshape(-1, _COLUMNS)
+    total = rest.view(torch.int64).clone()
+    for first in range(0, len(words), _ROWS):
+        some = words[first : first + _ROWS]
+        places = torch.arange(first, first + len(some), dtype=torch.int64, device=bits.device)
+        total += (some * (2 * places[:, None] + 3)).sum(0)  # odd: no bit of a word is lost
+    return total
+
+
+def _stamps(files: Path | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files: another one in a place has others."""
+    if files is None:
+        return []
+    found = [files] if files.is_file() else sorted(files.rglob("*.safetensors"))
+    stats = [(str(file), file.stat()) for file in found]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -1,0 +1,245 @@
+"""Where a pipeline computes and in which types: all of it decided before a weight is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longlive_core import float8, nvfp4
+from longlive_core.async_decode import make_lane
+from longlive_core.attention import ATTENTION, Request
+from longlive_core.backends import Receipt
+from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
+from longlive_models.checkpoints.nvfp4 import PackedConfig
+from longlive_models.choices import KV_CACHES as KV_CACHES
+from longlive_models.choices import WEIGHTS as WEIGHTS
+from longlive_models.choices import check_choice
+from longlive_models.wan import WanConfig
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Devices, types and backends of a pipeline, none of them left open.
+
+    ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic around them:
+    bf16 on a GPU (fp32 for "fp32"), fp32 on a CPU, whatever the weights. Precisions below bf16 are
+    those of the transformer's block linears, which are then computed with as they are stored; all
+    other weights are bf16. On a CPU they are rounded to bf16, then widened to fp32, once.
+
+    ========== =====================================================================================
+    fp32, bf16 Plain weights. What a folder holds in four bits is decoded, once.
+    fp8        Weights and inputs in FP8, scaled by rows.
+    nvfp4      Weights in four bits, inputs as they are (W4A16).
+    nvfp4-w4a4 Weights and inputs in four bits: hardware on Blackwell, emulated elsewhere.
+    ========== =====================================================================================
+
+    Attributes:
+        device: of the transformer and the text encoder.
+        weights: one of ``WEIGHTS``.
+        kv_cache: one of ``KV_CACHES``: how past keys and values are kept.
+        attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
+        lane: where frames are decoded (``longlive_core.async_decode``).
+        linear: a backend of the quantised linears' products, or "auto".
+        strict: refuse to emulate a number format.
+    """
+
+    device: torch.device
+    weights: str
+    kv_cache: str
+    attention: str
+    lane: str
+    linear: str = "auto"
+    strict: bool = False
+
+    @classmethod
+    def choose(
+        cls,
+        device: str = "auto",
+        weights: str = "auto",
+        kv_cache: str = "auto",
+        attention: str = "auto",
+        lane: str = "auto",
+        *,
+        linear: str = "auto",
+        strict: bool = False,
+    ) -> "Placement":
+        """Decide what was left to "auto": a GPU if there is one; bf16 on it, fp32 on a CPU.
+
+        Raises:
+            ValueError: a precision, a device or a lane that is not there.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = _device(device, f"device={device!r}")
+        default = "fp32" if place.type == "cpu" else "bf16"
+        chosen = {"weights": weights, "kv_cache": kv_cache}
+        for (name, value), known in zip(chosen.items(), (WEIGHTS, KV_CACHES), strict=True):
+            check_choice(name, value, known)
+            chosen[name] = default if value == "auto" else value
+        if linear != "auto" and chosen["weights"] in PRECISIONS:
+            raise ValueError(
+                f"linear={linear!r} names a product of quantised weights, and "
+                f"weights={chosen['weights']!r} are plain. Leave it out, or use weights='nvfp4'."
+            )
+        if lane == "auto":
+            lane = "stream" if place.type == "cuda" else "inline"
+        _check_lane(lane, place)
+        return cls(
+            device=place, attention=attention, lane=lane, linear=linear, strict=strict, **chosen
+        )
+
+    @property
+    def compute(self) -> str:
+        """The type that the transformer computes in: "fp32" or "bf16"."""
+        return self._compute_on(self.device)
+
+    @property
+    def linears(self) -> LinearsConfig | None:
+        """How block linears are quantised and run; None for plain ones."""
+        if self.weights in PRECISIONS:
+            return None
+        if self.weights == "fp8":
+            return float8.Float8Config(backend=self.linear, strict=self.strict)
+        best = nvfp4.LinearConfig().weight
+        activation = best if self.weights == "nvfp4-w4a4" else None
+        return nvfp4.LinearConfig(
+            weight=best, activation=activation, backend=self.linear, strict=self.strict
+        )
+
+    def packed_linears(self, packed: PackedConfig) -> nvfp4.LinearConfig | None:
+        """How linears that files hold packed run; None where they are decoded afterwards."""
+        config = self.linears
+        if not isinstance(config, nvfp4.LinearConfig):
+            return None
+        if config.activation is not None and packed.activation is not None:
+            return replace(config, activation=packed.activation)
+        return config
+
+    def codec(self, reduce_amax: Callable[[Tensor], Tensor] | None = None) -> PageCodec:
+        """How pages of the cache are kept; encoded ones are read in the type of ``compute``.
+
+        ``reduce_amax`` makes one amax of those of several ranks that hold heads of one page.
+        """
+        dtype = PRECISIONS[self.compute]
+        match self.kv_cache:
+            case "fp8":
+                return float8.Float8PageCodec(dtype=dtype)
+            case "int8":
+                return Int8PageCodec(dtype=dtype)
+            case "nvfp4":
+                return nvfp4.NVFP4PageCodec(dtype=dtype, reduce_amax=reduce_amax)
+        return PlainCodec(PRECISIONS[self.kv_cache])
+
+    @property
+    def decode_device(self) -> torch.device:
+        """Where the VAE is: beside the transformer, or on the device that the lane names."""
+        kind, _, device = self.lane.partition(":")
+        return torch.device(device) if kind == "device" else self.device
+
+    def put(self, module: nn.Module, device: torch.device | None = None) -> None:
+        """Give a module's weights their precision, then its place and the type it computes in.
+
+        In place, for inference: no gradients. ``device`` is ``self.device`` unless given.
+        """
+        device = self.device if device is None else device
+        module.to(self._rounded).to(device, PRECISIONS[self._compute_on(device)])
+        module.eval().requires_grad_(False)
+
+    def receipt(self, head_dim: int) -> Receipt:
+        """Which attention runs here for heads of this size, and why not the faster ones.
+
+        Raises:
+            BackendUnavailable: the one that was named cannot run here.
+        """
+        request = Request(device=self.device, dtype=PRECISIONS[self.compute], head_dim=head_dim)
+        return ATTENTION.receipt(request, self.attention)
+
+    def cache_receipts(self) -> tuple[Receipt, ...]:
+        """What decodes the pages of the cache here; nothing for plain ones."""
+        codec = self.codec()
+        if isinstance(codec, Int8PageCodec | float8.Float8PageCodec | nvfp4.NVFP4PageCodec):
+            return (codec.receipt(self.device),)
+        return ()
+
+    def check(self, config: WanConfig) -> None:
+        """Raise ``BackendUnavailable`` for what this model would not find here; reads no weight."""
+        self.receipt(config.head_dim)
+        self.linear_receipts(config.dim)
+
+    def linear_receipts(self, width: int) -> tuple[Receipt, ...]:
+        """What quantised linears of this width would run on here; nothing for plain ones.
+
+        Raises:
+            BackendUnavailable: the one that was named cannot run here, or ``strict`` leaves none.
+        """
+        config, dtype = self.linears, PRECISIONS[self.compute]
+        if isinstance(config, nvfp4.LinearConfig):
+            return nvfp4.linear_receipts((width, width), config, device=self.device, dtype=dtype)
+        if isinstance(config, float8.Float8Config):
+            return float8.linear_receipts(config, device=self.device, dtype=dtype)
+        return ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was decided, as plain values that JSON can hold."""
+        return {
+            "device": str(self.device),
+            "weights": self.weights,
+            "compute": self.compute,
+            "kv_cache": self.kv_cache,
+            "attention": self.attention,
+            "lane": self.lane,
+            "linear": self.linear,
+            "strict": self.strict,
+        }
+
+    @property
+    def _rounded(self) -> torch.dtype:
+        """What weights that are not quantised are rounded to."""
+        return PRECISIONS["fp32" if self.weights == "fp32" else "bf16"]
+
+    def _compute_on(self, device: torch.device) -> str:
+        return "fp32" if device.type == "cpu" or self.weights == "fp32" else "bf16"
+
+
+def _check_lane(lane: str, device: torch.device) -> None:
+    """Raise ValueError for a lane that does not exist, or not beside ``device``."""
+    if lane.startswith("device:"):
+        _device(lane.removeprefix("device:"), f"lane={lane!r}")
+    make_lane(lane).close()
+    if lane == "stream" and device.type != "cuda":
+        raise ValueError(
+            f"lane='stream' needs a CUDA device, got {str(device)!r}: only CUDA has streams. "
+            f"Use 'thread', 'inline' or 'auto'."
+        )
+
+
+def _device(name: str, asked: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{asked} is no device: use 'auto', 'cpu', 'cuda' or 'cuda:1', say."
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{asked} is a device that this library is not tested on: use 'cpu' or 'cuda'."
+        )
+    if device.type == "cpu" and device.index:
+        raise ValueError(f"{asked} asks for CPU number {device.index}: there is one. Use 'cpu'.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"{asked} asks for a GPU, but this torch ({torch.__version__}) sees none: "
+            f"use 'cpu', or install a CUDA build of torch."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"{asked} asks for GPU number {device.index}, but this machine has "
+            f"{torch.cuda.device_count()}, counted from 0: use 'cuda:0', say."
+        )
+    return device

@@ -1,0 +1,257 @@
+"""What comes out of a stream: blocks of frames, what they took, and whole videos."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from longlive_core.async_decode import start_host_copy
+from longlive_core.checks import real, shown
+from longlive_models.finite import (
+    LARGEST_VALUE,
+    LARGEST_WEIGHT,
+    Check,
+    Checks,
+    sound,
+    sound_weights,
+)
+from longlive_models.prompts.storyboard import BlockPrompt
+from longlive_models.vae import StreamState, WanVAE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+Frames = UInt8[Tensor, "frames height width 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds that a block took.
+
+    Attributes:
+        denoise: making its latents: on a GPU what the GPU took, else on the wall clock.
+        decode: making frames of them, on the lane; lanes work beside the next block's denoising.
+        elapsed: since the stream's first block was asked for, on the wall clock.
+    """
+
+    denoise: float
+    decode: float
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoBlock:
+    """The frames of one block.
+
+    Attributes:
+        index: which block of the video.
+        frames: uint8 [frames, height, width, 3] on the CPU.
+        prompt: what the block was asked to show.
+        timing: how long it took.
+    """
+
+    index: int
+    frames: Frames
+    prompt: BlockPrompt
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Video:
+    """A whole video in memory; the last line of a notebook's cell plays it.
+
+    Attributes:
+        frames: uint8 [frames, height, width, 3] on the CPU.
+        fps: frames a second.
+        unknown_words: words of its prompts that the model does not know: they are not shown.
+
+    Raises:
+        ValueError: frames of another shape or type, or a rate that is not above 0.
+    """
+
+    frames: Frames
+    fps: float
+    unknown_words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        frames = self.frames
+        if not (
+            isinstance(frames, Tensor)
+            and frames.dtype == torch.uint8
+            and frames.ndim == 4
+            and frames.shape[3] == 3
+        ):
+            tensor = isinstance(frames, Tensor)
+            got = f"{frames.dtype} {list(frames.shape)}" if tensor else shown(frames)
+            raise ValueError(
+                f"a video's frames are a uint8 tensor [frames, height, width, 3], got {got}: "
+                f"colours come last, from 0 to 255. to_frames of longlive_models.stream makes "
+                f"them of pixels in [-1, 1]."
+            )
+        why = "it is how many frames are shown in a second. Use, say, 12."
+        object.__setattr__(self, "fps", real("fps", self.fps, above=0, why=why))
+
+    def __len__(self) -> int:
+        """How many frames it has."""
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.frames.shape
+        return f"Video({count} frames of {width}x{height} at {self.fps:g} a second)"
+
+    def _repr_html_(self) -> str:
+        """A player with the video in it, for notebooks."""
+        from longlive_models.video.html import video_tag  # PyAV, which only files need
+
+        return video_tag(self.frames, self.fps)
+
+    def numpy(self) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        """The frames as a NumPy array, uint8 [frames, height, width, 3], in the same memory."""
+        return self.frames.cpu().numpy()
+
+    def pil(self) -> "list[Image]":
+        """The frames as Pillow's images, one a frame."""
+        from PIL import Image
+
+        return [Image.fromarray(frame) for frame in self.numpy()]
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        crf: int | None = None,
+        fps: float | None = None,
+    ) -> Path:
+        """Write it as mp4, gif or png frames, by the path's suffix; returns what was created.
+
+        Args:
+            path: its folder is made where it is missing.
+            overwrite: replace what is there.
+            crf: quality of an mp4, from 0, the best, to 51; 16 unless given.
+            fps: play the same frames at another rate.
+
+        Raises:
+            ValueError: the output exists and ``overwrite`` is not set, no such file can hold it,
+                or the video has no frames.
+        """
+        from longlive_models.video.files import (  # PyAV, which only files need
+            VideoWriter,
+            destination,
+        )
+
+        output = destination(path)
+        if output.exists() and not overwrite:
+            raise ValueError(f"{output} exists: pass overwrite=True to replace it.")
+        if not len(self):
+            raise ValueError(
+                f"{output} cannot be written: the video has no frames, as it was stopped before "
+                f"its first block."
+            )
+        height, width = self.frames.shape[1:3]
+        writer = VideoWriter(
+            path,
+            fps=self.fps if fps is None else fps,
+            size=(height, width),
+            overwrite=overwrite,
+            crf=crf,
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with writer:
+            writer.write(self.frames)
+        return output
+
+
+class Stopwatch:
+    """Times what is launched between its making and ``stop``; only ``seconds`` waits for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: list[torch.cuda.Event] = []
+        self._clock: list[float] = []
+        self._mark()
+
+    def stop(self) -> None:
+        """Note the end."""
+        self._mark()
+
+    def seconds(self) -> float:
+        """What lay between: on a GPU by the GPU's clock, else by the wall clock."""
+        if self._events:
+            self._events[1].synchronize()
+            return self._events[0].elapsed_time(self._events[1]) / 1000
+        return self._clock[1] - self._clock[0]
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record(torch.cuda.current_stream(self._device))
+        else:
+            self._clock.append(time.perf_counter())
+
+
+class Decoded(NamedTuple):
+    """A block's frames, of each video of a batch, and whether they were numbers before bytes."""
+
+    frames: UInt8[Tensor, "videos frames height width 3"]
+    checks: Checks
+
+
+def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
+    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device.
+
+    Raises:
+        ValueError: a pixel is NaN, infinite or far from any colour. On a GPU this waits for it.
+    """
+    if not sound(video):
+        raise ValueError(
+            f"pixels are numbers in [-1, 1], but some of this video of shape {list(video.shape)} "
+            f"are NaN, infinite or above {LARGEST_VALUE:.0f}: as bytes they would be black or "
+            f"noise. Look for weights of the VAE, or latents, that are no numbers."
+        )
+    return _as_bytes(video[None])[0]
+
+
+def decoder(
+    vae: WanVAE, *, to_host: bool = True
+) -> Callable[[Tensor, StreamState | None], tuple[Decoded, StreamState]]:
+    """Latents of a block to its frames, on the VAE's device and in its type, with their checks.
+
+    ``to_host`` starts bringing both to the CPU: they may be read once the stream is there.
+    """
+    weights_checked = False
+
+    @torch.no_grad()
+    def decode(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState]:
+        nonlocal weights_checked
+        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
+        answers = {Check("the frames"): sound(video)}
+        if not weights_checked:
+            weights_checked = True
+            answers[Check("weights of the VAE", largest=LARGEST_WEIGHT)] = sound_weights(vae)
+        frames, checks = _as_bytes(video), Checks.join(answers)
+        if to_host:
+            frames, checks = start_host_copy(frames), checks.to_host()
+        return Decoded(frames, checks), state
+
+    return decode
+
+
+def no_frames(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState | None]:
+    """What a rank that leaves decoding to another one makes of a block."""
+    videos, _, _, *size = latents.shape
+    frames = torch.empty(videos, 0, *size, 3, dtype=torch.uint8, device="cpu")
+    return Decoded(frames, Checks.none()), state
+
+
+def _as_bytes(
+    video: Float[Tensor, "videos 3 frames height width"],
+) -> UInt8[Tensor, "videos frames height width 3"]:
+    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 4, 1).contiguous()

@@ -1,0 +1,1 @@
+"""What a command may be asked: frozen configs with their checks and presets."""

@@ -1,0 +1,127 @@
+"""What is asked of a generation: how, of what, with which snapshots. Checked here; no torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longlive_core.checks import real, whole
+from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice
+from longlive_models.prompts.storyboard import Storyboard
+
+if TYPE_CHECKING:
+    from longlive_recipes.generation.commands import Command
+    from longlive_recipes.generation.starting_points import Past, Recorded
+
+
+MOST_GUIDANCE = 1000.0
+"""A thousand times a velocity leaves nothing of a picture, whose values lie between -1 and 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How videos are generated. None and "auto" leave a choice to the model or the machine.
+
+    ``longlive_models.runtime.Placement`` says what device, precisions, backends and lane mean;
+    bf16 weights on a CPU, say, are computed with in fp32. ``fps`` and ``crf`` (the quality of an
+    mp4, from 0, the best, to 51) say how frames are stored, and change none: ``seconds`` are of
+    the model's own rate, so a video of 5 s plays for 2.5 s at twice that rate.
+
+    Raises ValueError for numbers that make no video and for precisions that do not exist.
+    """
+
+    model: str = "pocket"
+    device: str = "auto"
+    seconds: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    fps: float | None = None
+    crf: int | None = None
+    weights: str = "auto"
+    kv_cache: str = "auto"
+    attention: str = "auto"
+    lane: str = "auto"
+    linear: str = "auto"
+    strict: bool = False
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.seconds != math.inf:
+            why = "a video has at least one frame. Use, say, 5."
+            real("seconds", self.seconds, above=0, why=why)
+        if self.steps is not None:
+            why = "each step brings noise nearer to a picture. Use, say, 4."
+            whole("steps", self.steps, at_least=1, why=why)
+        if self.guidance is not None:
+            why = (
+                "it scales the distance from the negative prompt, and 1 is the model as trained. "
+                "Use, say, 3."
+            )
+            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+        if self.fps is not None:
+            real("fps", self.fps, above=0, why="frames a second of the file. Use, say, 24.")
+        if self.crf is not None:
+            why = "the quality of an mp4, whose best is 0 and worst 51. Use, say, 16."
+            whole("crf", self.crf, at_least=0, at_most=51, why=why)
+        check_choice("weights", self.weights, WEIGHTS)
+        check_choice("kv_cache", self.kv_cache, KV_CACHES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to make.
+
+    Attributes:
+        name: of its file, where there are several.
+        story: what it shows; of a video that goes on, the snapshot says that.
+        seed: of its noise.
+        image: what it starts with.
+        events: of another video (``Stream.events``).
+        like: the record of the video that this one must equal.
+        past: what it goes on from.
+        turn: how it is steered where it goes on.
+    """
+
+    name: str
+    story: Storyboard
+    seed: int
+    image: Path | None = None
+    events: tuple[dict[str, Any], ...] = ()
+    like: "Recorded | None" = None
+    past: "Past | None" = None
+    turn: "Command | None" = None
+
+    @property
+    def recorded_crf(self) -> int | None:
+        """The quality that a record or a snapshot brings along, which nobody chose for this run."""
+        if self.like is not None:
+            return self.like.config.get("crf")
+        return None if self.past is None else self.past.stored.get("crf")
+
+    @property
+    def reads(self) -> list[tuple[str, Path]]:
+        """The files that this video is made from, each behind what it is."""
+        found = [] if self.image is None else [("the image", self.image)]
+        if self.like is not None:
+            found.append(("the record to replay", self.like.path))
+        if self.past is not None:
+            found.append(("the snapshot to resume", self.past.snapshot))
+            if self.past.start is not None:
+                found.append(("the video that goes on", self.past.start.path))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """Where the state of a video is written: when it is interrupted, and each ``every`` blocks."""
+
+    path: Path
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(
+                f"a snapshot every {self.every} blocks cannot be: blocks are made whole. "
+                f"Use 1 or more."
+            )

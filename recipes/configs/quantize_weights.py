@@ -1,0 +1,92 @@
+"""What is packed in four bits, and how; checked here, before torch is loaded."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from longlive_models.checkpoints.hub import EMBEDDED
+from longlive_recipes.generation.outputs import check_writable
+
+if TYPE_CHECKING:
+    from longlive_models.checkpoints.nvfp4 import PackedConfig
+
+RULES = ("amax_6", "amax_4", "four_over_six_mse", "four_over_six_mae", "four_over_six_abs_max")
+"""The names of ``longlive_core.nvfp4.ScaleRule``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeWeights:
+    """What is packed, and how. Raises ValueError for a rule that is none.
+
+    Attributes:
+        model: a folder or a hub id; in bfloat16 or float32.
+        rule: a scale rule of ``longlive_core.nvfp4.ScaleRule`` for the weights.
+        bound: the largest block scale; the rule's own unless given.
+        block: "16x16" gives W and its transpose the same values, as training has them.
+        activation: the rule that inputs are meant to be rounded by where the model runs in four
+            bits throughout; "none" if it is not meant to.
+        keep: patterns of further modules that stay as they are.
+        pack: modules to pack although they are kept by default.
+        device: where weights are rounded.
+    """
+
+    model: str
+    rule: str = "four_over_six_mse"
+    bound: int | None = None
+    block: Literal["1x16", "16x16"] = "1x16"
+    activation: str = "four_over_six_mse"
+    keep: tuple[str, ...] = ()
+    pack: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+        if self.activation != "none":
+            check_rule(self.activation)
+
+    @property
+    def packed(self) -> "PackedConfig":
+        """How weights and activations are rounded. Raises ValueError for what NVFP4 has not."""
+        from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
+        from longlive_models.checkpoints.nvfp4 import PackedConfig
+
+        height = 16 if self.block == "16x16" else 1
+        weight = QuantizeConfig(rule=ScaleRule(self.rule), bound=self.bound, block=(height, 16))
+        if self.activation == "none":
+            return PackedConfig(weight=weight)
+        activation = QuantizeConfig(rule=ScaleRule(self.activation))
+        return PackedConfig(weight=weight, activation=activation)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Patterns of everything that stays as it is."""
+        from longlive_core.module_swap import KEEP
+
+        if strangers := [name for name in self.pack if name not in KEEP]:
+            raise ValueError(
+                f"pack={strangers[0]!r} is not kept by default, so there is nothing to change: "
+                f"{', '.join(KEEP)} are."
+            )
+        return (*(name for name in KEEP if name not in self.pack), *self.keep)
+
+
+def check_rule(name: str) -> None:
+    """Raise ValueError unless a scale rule is called so."""
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no scale rule {name!r}; {hint}The rules: {', '.join(RULES)}.")
+
+
+def check_output(config: QuantizeWeights, output: Path) -> None:
+    """Raise ValueError if a new folder cannot be made at ``output``, or lies in the model's."""
+    if output.exists() or output.is_symlink():
+        raise ValueError(f"{output} exists: name another folder with --output, or remove it.")
+    source = EMBEDDED.get(config.model, Path(config.model).expanduser())
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"{output} lies in the model's own folder {source}, and would become a part of it. "
+            f"Name another --output."
+        )
+    check_writable(output, "output")

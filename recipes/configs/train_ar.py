@@ -1,0 +1,229 @@
+"""What AR training depends on: its config, the checks of it, and the presets' values."""
+
+from dataclasses import dataclass, field, replace
+
+from longlive_core.kv_cache import Window
+from longlive_core.nvfp4 import TrainingConfig
+from longlive_core.sequence_parallel import BalancedPartition
+from longlive_models.settings import GenerationSettings
+from longlive_models.text import PocketTextConfig
+from longlive_models.wan import POCKET, WanConfig
+from longlive_recipes.configs.checked import (
+    part_field,
+    parts_field,
+    real_field,
+    switch_field,
+    text_field,
+    whole_field,
+)
+from longlive_recipes.moving_shapes.clips import World, vocabulary
+from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
+from longlive_recipes.training.caption_checks import check_captions
+from longlive_recipes.training.fit import Run
+from longlive_recipes.training.module import Optimisation, check_seed
+from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.schedule import Budget, Phase, check_phases
+
+PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
+"""Linears as they are: none of their products in four bits."""
+
+MOST_OFFSET = float(1 << 24)
+MOST_SHIFT = 1000.0
+MOST_GUIDANCE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAR:
+    """Everything that AR training depends on. Phase lengths are in blocks."""
+
+    model: WanConfig = POCKET
+    text: PocketTextConfig = field(default_factory=lambda: PocketTextConfig(vocab=vocabulary()))
+    vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
+    world: World = field(default_factory=World)
+    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
+    phases: tuple[Phase, ...] = (
+        Phase(length=2, batch=64, until=0.5),
+        Phase(length=6, batch=24, until=1.0),
+    )
+    window: Window = field(default_factory=Window)
+    shot_offset: float = 8.0
+    shift: float = 5.0
+    prompt_dropout: float = 0.1
+    word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
+    context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
+    latent_cache: str | None = None  # keep the encoded clips here
+    quantised: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
+    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
+    parallel: Parallel = field(default_factory=Parallel)
+    start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
+    validation_clips: int = 32  # of each length, never trained on
+    sample_prompts: tuple[str, ...] = (
+        "a red circle moves right on a navy background",
+        "a yellow star spins on a black background",
+        "a green square bounces on a white background",
+    )
+    sample_seconds: float = 5.0
+    sampling_steps: int = 8  # of samples, and what the model's index names
+    guidance: float = 2.0
+    budget: Budget = field(
+        default_factory=lambda: Budget(steps=40_000, minutes=15, warmup_steps=200)
+    )
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_parts()
+        self._check_numbers()
+        check_phases(self.phases)
+        known = {one.blocks for one in self.sets}
+        if len(known) < len(self.sets):
+            lengths = sorted(one.blocks for one in self.sets)
+            raise ValueError(
+                f"there is one clip set of each length, got sets of {lengths} blocks: one of two "
+                f"would never be drawn from. Put their clips into one."
+            )
+        for phase in self.phases:
+            if phase.length not in known:
+                raise ValueError(
+                    f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
+                    f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
+                )
+            self.parallel.check_clips("a phase's batch", phase.batch)
+        self.parallel.check_clips("validation_clips", self.validation_clips)
+        for blocks in known:
+            self.partition(blocks, 1)
+        self.parallel.check_compile(self.run.compile)
+
+    def _check_parts(self) -> None:
+        for name, kind in (
+            ("model", WanConfig),
+            ("text", PocketTextConfig),
+            ("world", World),
+            ("window", Window),
+            ("quantised", TrainingConfig),
+            ("parallel", Parallel),
+            ("budget", Budget),
+            ("optimisation", Optimisation),
+            ("run", Run),
+        ):
+            part_field(self, name, kind)
+        parts_field(self, "sets", ClipSet)
+        parts_field(self, "phases", Phase)
+        parts_field(self, "sample_prompts", str)
+        text_field(self, "vae")
+        text_field(self, "latent_cache", "start_from", optional=True)
+        switch_field(self, "checkpointing")
+        check_seed(self)
+        check_captions(self.text, self.sample_prompts)
+
+    def _check_numbers(self) -> None:
+        share = "it is a share of what is drawn, from 0 to 1. Use 0 for none."
+        for name in ("prompt_dropout", "word_dropout"):
+            real_field(self, name, at_least=0, at_most=1, why=share)
+        real_field(
+            self,
+            "context_jitter",
+            at_least=0,
+            at_most=1,
+            why="it is the most noise on the clean half, as a share of what latents vary by. Use "
+            "0.05, say.",
+        )
+        real_field(
+            self,
+            "shot_offset",
+            at_least=0,
+            at_most=MOST_OFFSET,
+            why="a cut adds it to positions, which are float32 and whole up to 2**24. Use 8.",
+        )
+        real_field(
+            self,
+            "shift",
+            above=0,
+            at_most=MOST_SHIFT,
+            why="it moves noise levels up, and more would leave one of the thousand. Use 5.",
+        )
+        real_field(
+            self,
+            "guidance",
+            at_least=0,
+            at_most=MOST_GUIDANCE,
+            why="it scales the distance from the empty prompt, 1 being the model as trained. Use "
+            "2.",
+        )
+        real_field(
+            self,
+            "sample_seconds",
+            above=0,
+            at_most=3600,
+            why="samples are held in memory whole, an hour at most. Use 5, say.",
+        )
+        whole_field(
+            self,
+            "sampling_steps",
+            at_least=1,
+            at_most=1000,
+            why="a block is denoised in so many steps, of a thousand noise levels. Use 8, say.",
+        )
+        whole_field(
+            self,
+            "validation_clips",
+            at_least=1,
+            at_most=MOST_CLIPS,
+            why="the loss is measured on so many clips of each length. Use 32, say.",
+        )
+
+    def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
+        """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""
+        return BalancedPartition(
+            frames=blocks * self.model.frames_per_block,
+            ranks=self.parallel.sequence,
+            tokens_per_frame=tokens_per_frame,
+            frames_per_block=self.model.frames_per_block,
+        )
+
+    @property
+    def generation(self) -> GenerationSettings:
+        """How the trained model is meant to be run."""
+        return GenerationSettings(
+            height=self.world.size,
+            width=self.world.size,
+            fps=self.world.fps,
+            steps=self.sampling_steps,
+            guidance=self.guidance,
+            shift=self.shift,
+            window=self.window.pages,
+            sink=self.window.sink,
+            shot_sink=self.window.shot_sink,
+            shot_offset=self.shot_offset,
+        )
+
+
+def ar_pocket() -> TrainAR:
+    """The pocket model, on the latents of its VAE: one GPU, about twenty minutes."""
+    return TrainAR()
+
+
+def ar_tiny() -> TrainAR:
+    """A few steps on a CPU, to see that everything runs."""
+    small = replace(POCKET, dim=48, ffn_dim=64, num_heads=2, num_layers=2, text_dim=16)
+    return replace(
+        ar_pocket(),
+        model=small,
+        text=PocketTextConfig(vocab=vocabulary(), dim=16, num_layers=1, num_heads=2, ffn_dim=32),
+        world=World(size=32),
+        sets=(ClipSet(blocks=2, clips=3), ClipSet(blocks=3, clips=2)),
+        phases=(Phase(length=2, batch=2, until=0.5), Phase(length=3, batch=1, until=1.0)),
+        validation_clips=1,
+        sample_prompts=("a red circle moves right on a navy background",),
+        sample_seconds=1.0,
+        sampling_steps=2,
+        budget=Budget(steps=4, warmup_steps=1),
+        run=Run(
+            output="runs/ar_tiny",
+            accelerator="cpu",
+            precision="32-true",
+            log_every=1,
+            validate_every=4,
+        ),
+    )

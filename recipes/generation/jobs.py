@@ -1,0 +1,75 @@
+"""Jobs that begin with a file of an earlier run: go on from a snapshot, or repeat a record."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from longlive_models.prompts.storyboard import Storyboard
+from longlive_recipes.configs.generate import Generate, Job
+from longlive_recipes.generation.commands import Command
+from longlive_recipes.generation.starting_points import (
+    Recorded,
+    read_config,
+    read_notes,
+    read_past,
+    read_record,
+)
+
+
+def resume(
+    snapshot: Path, turns: Sequence[Command] = (), *, only_new: bool = False
+) -> tuple[Generate, list[Job]]:
+    """What goes on from a snapshot, and the config it was made with: one video, or one a turn.
+
+    Raises:
+        ValueError: no snapshot, or one that names no video and is to be gone on with whole.
+    """
+    past = read_past(snapshot, only_new=only_new)
+    summary = past.summary
+    notes = read_notes(summary, snapshot)
+    job = Job(
+        name=past.start.path.stem if past.start else snapshot.stem,
+        story=Storyboard.of(list(summary.plan.prompts)),
+        seed=summary.seed,
+        image=notes.image,
+        past=past,
+    )
+    if notes.config is not None:
+        config = read_config(notes.config, Generate, snapshot)
+    else:
+        config = Generate(
+            weights=summary.origin.weights,
+            kv_cache=summary.origin.kv_cache,
+            steps=summary.origin.settings["steps"],
+            guidance=summary.origin.settings["guidance"],
+        )
+    if not turns:
+        return config, [job]
+    return config, [
+        replace(job, name=f"{job.name}-fork{number}", turn=turn)
+        for number, turn in enumerate(turns, start=1)
+    ]
+
+
+def replay(path: Path) -> tuple[Generate, Job]:
+    """What makes the video of a record again.
+
+    Raises:
+        ValueError: no record, or one of another version.
+    """
+    record = read_record(path)
+    again = record.replay
+    job = Job(
+        name=path.stem,
+        story=Storyboard(shots=again.shots),
+        seed=again.seed,
+        image=again.image,
+        events=tuple(event.to_dict() for event in again.events),
+        like=Recorded(
+            path=path,
+            model_sha256=record.model_sha256,
+            settings=record.settings,
+            config=again.config,
+        ),
+    )
+    return read_config(again.config, Generate, path), job

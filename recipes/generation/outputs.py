@@ -1,0 +1,206 @@
+"""Where videos, their records and snapshots go: names and places, looked at before all else."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from longlive_models.checkpoints.hub import EMBEDDED
+from longlive_models.file_names import part, require_distinct, require_room, temporary
+from longlive_models.video.file_name import SUFFIXES, destination
+from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.generation.file_lock import require_free
+from longlive_recipes.generation.inputs import Named, refuse_inputs, require_inputs
+
+
+def check_files(
+    config: Generate,
+    jobs: Sequence[Job],
+    output: Path,
+    overwrite: bool = False,
+    snapshots: Snapshots | None = None,
+    reads: Sequence[Named] = (),
+) -> list[Path]:
+    """The file of each job, once all that is to be written can be, and nothing is that is read.
+
+    Args:
+        reads: what is read beside the model and the jobs' own files: prompts, a config.
+
+    Raises:
+        ValueError: an output that exists, cannot be written or is read; an input that is not there.
+    """
+    paths = output_paths(jobs, output)
+    for path in paths:
+        room_for_video(path)
+    read = [*reads, *inputs(config, jobs)]
+    require_inputs(named for named in read if named[1] not in _continued(jobs))
+    for job, path in zip(jobs, paths, strict=True):
+        start = job.past.start if job.past else None
+        own = start is not None and _is_same(destination(path), start.path)
+        others = [named for named in read if not (own and _is_same(named[1], destination(path)))]
+        refuse_inputs(_written(path), others, option="--output")
+        if not own:
+            check_output(path, overwrite)
+        require_free(destination(path))
+    if snapshots is not None:
+        _check_snapshots(snapshots, jobs, read, overwrite)
+    return paths
+
+
+def inputs(config: Generate, jobs: Sequence[Job]) -> list[Named]:
+    """The model's folder, if it is one here, and the files that jobs are made from."""
+    folder = EMBEDDED.get(config.model, Path(config.model).expanduser())
+    model = [("the model", folder)] if folder.is_dir() else []
+    return [*model, *(named for job in jobs for named in job.reads)]
+
+
+def default_output(jobs: Sequence[Job]) -> Path:
+    """Where videos go that nobody named a place for: one that goes on, to its own file."""
+    start = jobs[0].past.start if jobs[0].past else None
+    if start is None:
+        return Path("video.mp4" if len(jobs) == 1 or differ_in_seed_alone(jobs) else "videos")
+    if len(jobs) == 1 and jobs[0].turn is None:
+        own = start.path
+        return own.with_name(f"{own.name}.png") if own.is_dir() else own
+    return start.path.parent
+
+
+def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
+    """The file of each job: ``output`` itself for one job and a video's suffix, else inside it.
+
+    Jobs that differ in their seed alone share a file's name: circle-seed7.mp4, circle-seed8.mp4.
+    """
+    if output.suffix and not output.is_dir():
+        if len(jobs) == 1:
+            return [output]
+        if not differ_in_seed_alone(jobs):
+            raise ValueError(
+                f"{len(jobs)} videos cannot all go to {output}: name a folder with --output."
+            )
+        names = seed_names([job.seed for job in jobs], output.stem)
+        return [output.with_stem(name) for name in names]
+    names = [job.name for job in jobs]
+    require_distinct(names, "videos")
+    starts = [job.past.start if job.past else None for job in jobs]
+    suffixes = [start.suffix if start else ".mp4" for start in starts]
+    return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
+
+
+def differ_in_seed_alone(jobs: Sequence[Job]) -> bool:
+    """Whether the jobs are one video, made from several seeds: their names say so."""
+    start = jobs[0].name.rpartition("-seed")[0]
+    return [job.name for job in jobs] == seed_names([job.seed for job in jobs], start)
+
+
+def seed_names(seeds: Sequence[int], start: str) -> list[str]:
+    """A name for each seed: ``start-seed08``, ``start-seed09``, ...; equally wide, so they sort."""
+    width = max(len(str(seed)) for seed in seeds)
+    return [f"{start}-seed{seed:0{width}d}" for seed in seeds]
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the record of a video lies."""
+    return path.with_suffix(".json")
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise ValueError if ``path`` or its sidecar exists, or cannot be created."""
+    video = destination(path)
+    room_for_video(path)
+    for taken in (video, sidecar_path(path)):
+        _check_replaced(taken, overwrite, "output", folder=taken == video and video != path)
+    check_writable(path, "output")
+
+
+def room_for_video(path: Path) -> None:
+    """Raise ValueError if a name is too long for a video, its record, or their temporary files."""
+    record = sidecar_path(path).name
+    require_room(path, [destination(path).name, record, part(record)])
+
+
+def check_fork(path: Path, reads: Sequence[Named], overwrite: bool) -> None:
+    """Raise ValueError if a second ending cannot be written to ``path``, or would over an input."""
+    refuse_inputs(_written(path), reads, option="file")
+    check_output(path, overwrite)
+
+
+def check_snapshot(
+    path: Path, reads: Sequence[Named], overwrite: bool, allowed: Path | None = None
+) -> None:
+    """Raise ValueError if ``path`` cannot be written or is there, unless it is ``allowed``."""
+    if path.suffix.lower() in (*SUFFIXES, ".json"):
+        raise ValueError(
+            f"the snapshot {path} has the suffix of a video or a record, and it is neither: "
+            f"name it, say, {path.stem}.snapshot."
+        )
+    require_room(path, [path.name, temporary(path.name)])
+    own = allowed is not None and _is_same(path, allowed)
+    others = [named for named in reads if not (own and _is_same(path, named[1]))]
+    refuse_inputs([("the snapshot", path)], others, option="--snapshot")
+    _check_replaced(path, overwrite or own, "snapshot", folder=False)
+    check_writable(path, "snapshot")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise ValueError if a file cannot be created at ``path``; ``option`` named it."""
+    parent = path.parent
+    while not parent.exists():
+        if parent.is_symlink():
+            raise ValueError(
+                f"{path} cannot be written: {parent} is a link to a folder that is not there. "
+                f"Name another --{option}."
+            )
+        parent = parent.parent
+    try:  # permissions do not tell of read-only and virtual file systems
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {parent} is no folder that takes new files "
+            f"({error.strerror}). Name another --{option}."
+        ) from error
+
+
+def _check_replaced(path: Path, overwrite: bool, option: str, *, folder: bool) -> None:
+    """Raise ValueError for what is at ``path`` already, unless it may and can be replaced."""
+    other = f"name another --{option}"
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} cannot be written: it is a link to nothing; {other}.")
+    if not path.exists():
+        return
+    if path.is_dir() != folder:
+        kind = "a file" if folder else "a folder"
+        raise ValueError(f"{path} exists, and is {kind}: {other}.")
+    if not overwrite:
+        raise ValueError(f"{path} exists: pass --overwrite to replace it, or another --{option}.")
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"{path} exists and may not be written to (see its permissions): {other}.")
+
+
+def _check_snapshots(
+    snapshots: Snapshots, jobs: Sequence[Job], reads: Sequence[Named], overwrite: bool
+) -> None:
+    """Raise ValueError for a file that cannot hold the snapshots, or that something else is in."""
+    path = snapshots.path
+    if len(jobs) > 1:
+        raise ValueError(
+            f"--snapshot {path} holds the state of one video, got {len(jobs)} videos: "
+            f"make them one by one."
+        )
+    past = jobs[0].past
+    check_snapshot(path, reads, overwrite, allowed=past.snapshot if past else None)
+
+
+def _written(path: Path) -> list[Named]:
+    return [("the video", destination(path)), (f"the record of {path}", sidecar_path(path))]
+
+
+def _continued(jobs: Sequence[Job]) -> set[Path]:
+    """Videos that go on: whether they are there is for ``VideoStart.require`` to say."""
+    return {job.past.start.path for job in jobs if job.past and job.past.start}
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file, which need not be there."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()

@@ -1,0 +1,232 @@
+"""What is decided before a video is generated: how, of what, into which files; no weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from longlive_core import __version__
+from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.checkpoints.hub import is_published, resolve
+from longlive_models.checkpoints.model_folder import read_spec, read_words
+from longlive_models.first_frame import load_image
+from longlive_models.generator import check_seed
+from longlive_models.precision import stored_precision
+from longlive_models.prompts.report import NotShown, not_shown, warn_of
+from longlive_models.prompts.steering import LiveSchedule
+from longlive_models.prompts.storyboard import ShotPlan, plan_video
+from longlive_models.published import find_files
+from longlive_models.runtime import Placement
+from longlive_models.settings import GenerationSettings
+from longlive_models.stream_snapshot import Origin
+from longlive_models.video.append import VideoStart
+from longlive_models.video.file_name import destination
+from longlive_models.video.files import CRF, check_crf, check_rate, check_size
+from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.generation.outputs import check_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedVideo:
+    """A video before it is made; ``frames`` and ``seconds`` are None where it has no end.
+
+    ``name`` is that of its file. ``seconds`` is how long it plays. ``not_shown`` has what of its
+    prompts will not be in it, as far as that is known before the model is loaded.
+
+    ``start``: the frames that are there already, where it goes on from others.
+    """
+
+    name: str
+    path: Path
+    seed: int
+    frames: int | None
+    seconds: float | None
+    shots: list[dict[str, Any]]
+    not_shown: NotShown = NotShown()
+    image: Path | None = None
+    start: VideoStart | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is decided before a weight is read.
+
+    ``fps`` is the rate of the files, ``model_fps`` that of the model, which seconds are counted at.
+    """
+
+    config: Generate
+    size: str
+    fps: float
+    model_fps: float
+    steps: int
+    guidance: float
+    negative_prompt: str
+    crf: int | None
+    device: str
+    stored: str
+    weights: str
+    compute: str
+    kv_cache: str
+    lane: str
+    attention: str
+    linears: tuple[str, ...]
+    videos: tuple[PlannedVideo, ...]
+
+
+def plan(
+    config: Generate,
+    jobs: Sequence[Job],
+    output: Path,
+    overwrite: bool = False,
+    snapshots: Snapshots | None = None,
+) -> Plan:
+    """Check everything that can be checked without reading weights.
+
+    Raises:
+        ValueError: an unknown model, one that is not whole, a device, precision or seed that does
+            not exist, a length that makes no video, an output that exists or cannot be written,
+            an image that is none, a past that is not here or not this model's.
+        BackendUnavailable: a backend that was named and cannot run here, or emulation under
+            ``strict``.
+    """
+    if not jobs:
+        raise ValueError("there is nothing to generate: no prompt was given.")
+    paths = check_files(config, jobs, output, overwrite, snapshots)
+    placement = Placement.choose(
+        config.device,
+        config.weights,
+        config.kv_cache,
+        config.attention,
+        config.lane,
+        linear=config.linear,
+        strict=config.strict,
+    )
+    folder = resolve(config.model, download=config.download)
+    spec = read_spec(folder, download=config.download)
+    settings = spec.settings.override(
+        steps=config.steps, guidance=config.guidance, negative_prompt=config.negative_prompt
+    )
+    fps = settings.fps if config.fps is None else config.fps
+    attention = placement.receipt(spec.transformer.head_dim).backend
+    videos, words = [], read_words(folder)
+    for job, path in zip(jobs, paths, strict=True):
+        _check_job(job, path)
+        check_size(path, (settings.height, settings.width))
+        check_rate(path, fps)
+        if path.suffix.lower() == ".mp4" or config.crf != job.recorded_crf:
+            check_crf(path, config.crf)
+        if job.like is not None:
+            job.like.require(_model_sha256(folder), settings.to_dict(), config)
+        if job.past is not None:
+            job.past.require(_origin(folder, placement, settings))
+            job.past.require_form(fps=config.fps, crf=config.crf)
+            shots = job.past.summary.plan
+        else:
+            shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
+        schedule = LiveSchedule(shots, _events(job))
+        lacking = not_shown(words, schedule.prompts(), shots.left_out)
+        videos.append(_planned(job, path, shots, fps, lacking))
+    return Plan(
+        config=config,
+        size=f"{settings.width}x{settings.height}",
+        fps=fps,
+        model_fps=settings.fps,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        crf=_crf(config, videos),
+        device=str(placement.device),
+        stored=stored_precision(folder),
+        weights=placement.weights,
+        compute=placement.compute,
+        kv_cache=placement.kv_cache,
+        lane=placement.lane,
+        attention=attention,
+        linears=tuple(map(str, placement.linear_receipts(spec.transformer.dim))),
+        videos=tuple(videos),
+    )
+
+
+def warn_of_plan(planned: Plan) -> None:
+    """Say what of the prompts will not be in the videos: a ``PromptWarning`` for each kind."""
+    lacking = dict.fromkeys(video.not_shown for video in planned.videos)
+    if any(found != NotShown() for found in lacking):
+        words = read_words(resolve(planned.config.model, download=planned.config.download))
+        for found in lacking:
+            warn_of(found, words)
+
+
+def settled(planned: Plan) -> Generate:
+    """The config with nothing left to the machine: what makes the same video again."""
+    model = planned.config.model
+    return replace(
+        planned.config,
+        model=str(Path(model).resolve()) if Path(model).is_dir() else model,
+        device=planned.device,
+        steps=planned.steps,
+        guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
+        fps=planned.fps,
+        crf=planned.crf,
+        weights=planned.weights,
+        kv_cache=planned.kv_cache,
+        attention=planned.attention,
+        lane=planned.lane,
+    )
+
+
+def _check_job(job: Job, path: Path) -> None:
+    """Raise ValueError for a seed, an image or a past that cannot be."""
+    check_seed(job.seed)
+    if job.image is not None and job.past is None:
+        load_image(job.image)
+    start = None if job.past is None else job.past.start
+    if start is None:
+        return
+    if destination(path) != start.path and path.suffix.lower() != start.suffix:
+        raise ValueError(
+            f"{path} cannot begin with the frames of {start.path}: they are copied as they "
+            f"are. Give it the same suffix, or pass --only-new."
+        )
+    start.require()
+
+
+def _origin(folder: Path, placement: Placement, settings: GenerationSettings) -> Origin:
+    return Origin(
+        version=__version__,
+        model=_model_sha256(folder),
+        weights=placement.weights,
+        compute=placement.compute,
+        kv_cache=placement.kv_cache,
+        settings=settings.to_dict(),
+    )
+
+
+def _model_sha256(folder: Path) -> str:
+    """``LongLivePipeline.fingerprint`` of the model in a folder."""
+    return fingerprint(find_files(folder).transformer if is_published(folder) else folder)
+
+
+def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
+    """The quality of the mp4 files; None where there are none."""
+    if all(video.path.suffix.lower() != ".mp4" for video in videos):
+        return None
+    return CRF if config.crf is None else config.crf
+
+
+def _events(job: Job) -> tuple[dict[str, Any], ...]:
+    return job.events if job.past is None else job.past.summary.events
+
+
+def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShown) -> PlannedVideo:
+    return PlannedVideo(
+        name=path.stem,
+        path=path,
+        seed=job.seed,
+        frames=None if shots.endless else shots.frames,
+        seconds=None if shots.endless else shots.frames / fps,
+        shots=shots.describe(),
+        not_shown=lacking,
+        image=job.image,
+        start=job.past.start if job.past else None,
+    )

@@ -1,0 +1,243 @@
+"""One video while it is being written: its stream, its file, and what its record will say."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.callbacks import OnStep
+from longlive_models.pipeline import LongLivePipeline
+from longlive_models.precision import in_short
+from longlive_models.stream import Stream
+from longlive_models.video.append import VideoStart
+from longlive_models.video.blocks import VideoBlock
+from longlive_models.video.files import VideoWriter, destination
+from longlive_recipes.configs.generate import Job
+from longlive_recipes.generation.commands import steer
+from longlive_recipes.generation.file_lock import FileLock, reserve
+from longlive_recipes.generation.outputs import sidecar_path
+from longlive_recipes.generation.plan import Plan, PlannedVideo, settled
+from longlive_recipes.generation.sidecar import Result, peak_memory, video_record
+from longlive_recipes.run_record import as_plain, replace_file
+
+
+class Take:
+    """A video being written, block by block; closing it ends the stream and the file.
+
+    Args:
+        pipeline: what makes it.
+        planned: what was decided for all videos of the run.
+        video: this one.
+        stream: at its first block that is to be written.
+        overwrite: replace a video that is there.
+        began: when its user started to wait, on ``time.perf_counter``.
+        blocks: how many are before that first block.
+    """
+
+    def __init__(
+        self,
+        pipeline: LongLivePipeline,
+        planned: Plan,
+        video: PlannedVideo,
+        stream: Stream,
+        *,
+        overwrite: bool,
+        began: float,
+        blocks: int = 0,
+    ) -> None:
+        self.pipeline = pipeline
+        self.planned = planned
+        self.video = video
+        self.stream = stream
+        self.began = began
+        self.blocks = blocks
+        self._overwrite = overwrite
+        self._lock: FileLock | None = None
+        self._first = 0.0
+        self._timings: list[dict[str, Any]] = []
+        self._writer = VideoWriter(
+            video.path,
+            fps=planned.fps,
+            size=(pipeline.settings.height, pipeline.settings.width),
+            overwrite=overwrite,
+            start=video.start,
+            crf=planned.crf,
+        )
+        self._before = self._writer.frames
+
+    @property
+    def frames(self) -> int:
+        """Frames that are in the file once a block is, those before it counted."""
+        return self._writer.frames
+
+    @property
+    def frames_made(self) -> int:
+        """Frames that this take wrote."""
+        return self._writer.frames - self._before
+
+    def advance(self) -> VideoBlock | None:
+        """Make the next block and write it; None at the end."""
+        block = next(self.stream, None)
+        if block is None:
+            return None
+        self.video.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(block)
+        self.blocks = block.index + 1
+        self._first = self._first or time.perf_counter() - self.began
+        self._timings.append({"block": block.index, **as_plain(block.timing)})
+        return block
+
+    def _write(self, block: VideoBlock) -> None:
+        """Append a block. From the first one on, no other process writes this file."""
+        path = destination(self.video.path)
+        if self._lock is None and (self._overwrite or path.exists()):
+            self._lock = reserve(path, folder=path != self.video.path)
+        self._writer.write(block.frames)
+        self._lock = self._lock or FileLock(path)
+
+    def snapshot(self, path: Path) -> None:
+        """Write down where it stands, with what ``longlive generate --resume`` needs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = as_plain(settled(self.planned))
+        video = str(destination(self.video.path).resolve())
+        image = as_plain(self.video.image)
+        self.stream.snapshot(path, notes={"config": config, "video": video, "image": image})
+
+    def fork(self, path: Path) -> "Take":
+        """A second take with the same past, to be written to ``path``."""
+        start = VideoStart(path=destination(self.video.path), frames=self.frames)
+        video = replace(self.video, name=path.stem, path=path, start=start)
+        return Take(
+            self.pipeline,
+            self.planned,
+            video,
+            self.stream.fork(),
+            overwrite=self._overwrite,
+            began=time.perf_counter(),
+            blocks=self.blocks,
+        )
+
+    def finish(
+        self, *, stopped_by: int = 0, failure: str | None = None, snapshot: Path | None = None
+    ) -> Result:
+        """Close the file and write its record.
+
+        Args:
+            stopped_by: the signal that ended it early, or 0.
+            failure: what ended it early, if no signal did.
+            snapshot: what it can go on from.
+        """
+        self.close()
+        result = Result(
+            path=destination(self.video.path),
+            sidecar=sidecar_path(self.video.path),
+            frames=self.frames,
+            frames_made=self.frames_made,
+            blocks=self.blocks,
+            fps=self.planned.fps,
+            seconds_to_first_frame=self._first,
+            wall_seconds=time.perf_counter() - self.began,
+            peak_memory_bytes=peak_memory(self.pipeline.placement.device),
+            backends=(
+                *in_short(self.pipeline.receipts()),
+                f"decode lane: {self.pipeline.placement.lane}",
+            ),
+            interrupted=bool(stopped_by) or failure is not None,
+            signal=stopped_by,
+            failure=failure,
+            snapshot=snapshot,
+        )
+        record = video_record(
+            result, self.planned, self.video, self.pipeline, self.stream, self._timings
+        )
+        replace_file(result.sidecar, json.dumps(record, indent=2) + "\n")
+        return result
+
+    def keep(self, error: Exception, snapshot: Path | None = None) -> str:
+        """Close what a failure left of the video, with a record; returns a sentence about it."""
+        failure = f"{type(error).__name__}: {error}"
+        kept = f"{destination(self.video.path)} keeps the {self.frames} frames before that"
+        try:
+            self.finish(failure=failure, snapshot=snapshot)
+        except OSError as again:
+            return f"{kept}, without a record ({again.strerror})."
+        more = f"; go on with: longlive generate --resume {snapshot}" if snapshot else ""
+        return f"{kept}, with its record{more}."
+
+    def close(self) -> None:
+        """End the stream and the file; what was written stays."""
+        self.stream.close()
+        self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> "Take":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_take(
+    pipeline: LongLivePipeline,
+    planned: Plan,
+    job: Job,
+    video: PlannedVideo,
+    *,
+    overwrite: bool,
+    began: float,
+    on_step: OnStep | None = None,
+) -> Take:
+    """The video of a job at its first block: from prompts, or from where its past ends."""
+    blocks = 0
+    if job.past is None:
+        stream = open_stream(pipeline, planned, job, on_step=on_step)
+    else:
+        stream = pipeline.resume(job.past.snapshot, on_step=on_step)
+        blocks = job.past.summary.block
+    if job.turn is not None:
+        steer(stream, job.turn)
+    return Take(pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks)
+
+
+def open_stream(
+    pipeline: LongLivePipeline, planned: Plan, job: Job, *, on_step: OnStep | None = None
+) -> Stream:
+    """The blocks of a job that has no past, none of them made yet."""
+    return pipeline.stream(
+        job.story,
+        seconds=planned.config.seconds,
+        seed=job.seed,
+        steps=planned.steps,
+        guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
+        image=job.image,
+        events=job.events,
+        on_step=on_step,
+    )
+
+
+def load_pipeline(planned: Plan, group: SequenceGroup | None = None) -> LongLivePipeline:
+    """The model that a plan names, as it says; over the ranks of a group, if one is given."""
+    config = planned.config
+    return LongLivePipeline.from_pretrained(
+        config.model,
+        device=config.device,
+        weights=config.weights,
+        kv_cache=config.kv_cache,
+        attention=config.attention,
+        lane=config.lane,
+        linear=config.linear,
+        strict=config.strict,
+        download=config.download,
+        group=SequenceGroup() if group is None else group,
+    )

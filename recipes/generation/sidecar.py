@@ -1,0 +1,95 @@
+"""What a video that is in its file was: the result, and the record that lies beside it."""
+
+import platform
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longlive_core import __version__
+from longlive_models.pipeline import LongLivePipeline
+from longlive_models.stream import Stream
+from longlive_recipes.generation.plan import Plan, PlannedVideo, settled
+from longlive_recipes.run_record import as_plain, code_version, hardware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A video is in its file; ``interrupted`` if it ends early, and can go on from ``snapshot``.
+
+    ``frames`` and ``blocks`` count what was there before, ``frames_made`` does not. ``signal`` is
+    the number of the signal that ended it, ``failure`` what went wrong; 0 and None for neither.
+    """
+
+    path: Path
+    sidecar: Path
+    frames: int
+    frames_made: int
+    blocks: int
+    fps: float
+    seconds_to_first_frame: float
+    wall_seconds: float
+    peak_memory_bytes: int
+    backends: tuple[str, ...]
+    interrupted: bool
+    signal: int = 0
+    failure: str | None = None
+    snapshot: Path | None = None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def video_record(
+    result: Result,
+    planned: Plan,
+    video: PlannedVideo,
+    pipeline: LongLivePipeline,
+    stream: Stream,
+    timings: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The sidecar: enough to make the video again, and to know what it took."""
+    begins = [0, *accumulate(shot["blocks"] or 0 for shot in video.shots)]
+    shown = [
+        shot for shot, block in zip(video.shots, begins, strict=False) if block < result.blocks
+    ]
+    events = [event for event in stream.events if event["block"] < result.blocks]
+    config = replace(settled(planned), seconds=result.frames / planned.model_fps)
+    settings = pipeline.settings.override(
+        steps=planned.steps,
+        guidance=planned.guidance,
+        negative_prompt=planned.negative_prompt,
+    )
+    return {
+        "video": as_plain(video),
+        "plan": {k: v for k, v in as_plain(planned).items() if k != "videos"},
+        "settings": settings.to_dict(),
+        "result": as_plain(result),
+        "not_shown": as_plain(stream.not_shown),
+        "replay": {
+            "config": as_plain(config),
+            "seed": video.seed,
+            "image": as_plain(video.image),
+            "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in shown],
+            "events": events,
+        },
+        "model_sha256": pipeline.fingerprint,
+        "versions": {
+            "longlive": __version__,
+            "code": code_version(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "hardware": hardware(pipeline.placement.device),
+        "blocks": timings,
+    }

@@ -1,0 +1,171 @@
+"""What a video may start from instead of prompts: a snapshot to go on from, a record to repeat."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from longlive_models.documents import read_json
+from longlive_models.prompts.steering import SteeringEvent
+from longlive_models.prompts.storyboard import Shot
+from longlive_models.schema import build
+from longlive_models.stream_snapshot import Origin, SnapshotSummary
+from longlive_models.video.append import VideoStart
+from longlive_recipes.run_record import as_plain, differences
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """A snapshot, and the frames that were in the file when it was taken.
+
+    ``start`` is None where only what comes next is wanted.
+    """
+
+    snapshot: Path
+    summary: SnapshotSummary
+    start: VideoStart | None
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """The config that the frames so far were made and stored with, as far as it is known."""
+        config: Mapping[str, Any] = self.summary.notes.get("config", {})
+        return config
+
+    def require(self, here: Origin) -> None:
+        """Raise ValueError if what is ``here`` would not go on bit for bit, or nothing is left."""
+        self.summary.origin.require(here, self.snapshot)
+        shots, block = self.summary.plan, self.summary.block
+        if not shots.endless and block >= shots.blocks:
+            raise ValueError(
+                f"{self.snapshot} was taken at the end of its video, after block {block} of "
+                f"{shots.blocks}: nothing is left to be made. Name an earlier snapshot."
+            )
+
+    def require_form(self, *, fps: float | None, crf: int | None) -> None:
+        """Raise ValueError where new frames would be stored otherwise than those in the file."""
+        if self.start is None:
+            return
+        for name, given in (("fps", fps), ("crf", crf)):
+            before = self.stored.get(name)
+            if given != before:
+                raise ValueError(
+                    f"{name}={given} does not go on with {self.start.path}, whose frames were "
+                    f"stored with {name}={before}: one file has one. Leave it as it was, or pass "
+                    f"--only-new for a file of what comes next."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The record of a video that is to be made again: what decides about its frames."""
+
+    path: Path
+    model_sha256: str
+    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    def require(self, model_sha256: str, settings: Mapping[str, Any], config: Any) -> None:
+        """Raise ValueError if what is here would make another video."""
+        changed = differences(self.settings, settings)
+        changed += differences(self.config, as_plain(config), ignore=_ANY)
+        if self.model_sha256 != model_sha256:
+            changed.insert(0, f"weights' hash: {self.model_sha256[:12]} -> {model_sha256[:12]}")
+        if changed:
+            raise ValueError(
+                f"{self.path} is of another video than would be made here "
+                f"({'; '.join(changed)}): a replay makes the same one. Leave these as they were, "
+                f"or generate a video of its own from prompts."
+            )
+
+
+_ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
+"""Fields of a config that do not decide what is shown."""
+
+
+def read_past(snapshot: Path, *, only_new: bool = False) -> Past:
+    """What a snapshot is of, with the video that it names, unless ``only_new``.
+
+    Raises:
+        ValueError: no snapshot, or one that names no video.
+    """
+    summary = SnapshotSummary.read(snapshot)
+    shots, start = summary.plan, None
+    if not only_new and summary.block:
+        video = read_notes(summary, snapshot).video
+        if video is None:
+            raise ValueError(
+                f"{snapshot} does not say which file the video is in, as it was not written by "
+                f"`longlive generate`: pass --only-new and -o, for a file of what comes next."
+            )
+        frames = shots.timing.frames(summary.block)
+        if not shots.endless:
+            frames = min(frames, shots.frames)
+        start = VideoStart(path=video, frames=frames)
+    return Past(snapshot=snapshot, summary=summary, start=start)
+
+
+def read_record(path: Path) -> "Record":
+    """The record beside a video. Raises ValueError if it is none, or cannot be replayed."""
+    if not path.is_file():
+        raise ValueError(
+            f"there is no record {str(path)!r}: it is the .json file beside a video. "
+            f"Check the path."
+        )
+    record = read_json(path, "the record of a video")
+    missing = [name for name in ("replay", "model_sha256", "settings") if name not in record]
+    if missing:
+        raise ValueError(
+            f"{path} is no record of a video that can be made again: it lacks "
+            f"{', '.join(missing)}. Name the .json file beside a video of this version."
+        )
+    known = {name: record[name] for name in _names(Record)}
+    return build(Record, known, path, _RECORD_WAY_OUT)
+
+
+def read_config(values: Any, kind: type[Config], path: Path) -> Config:
+    """A config that was written down; ValueError where this version has other fields."""
+    return build(kind, values, f"{path}, config", _RECORD_WAY_OUT)
+
+
+_RECORD_WAY_OUT = "Name a file as `longlive generate` wrote it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What a record holds of how its video is made again."""
+
+    config: dict[str, Any]
+    seed: int
+    image: Path | None
+    shots: tuple[Shot, ...]
+    events: tuple[SteeringEvent, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The part of a video's record that is read again."""
+
+    replay: Replay
+    model_sha256: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What ``longlive generate`` writes into a snapshot; None where somebody else took it."""
+
+    config: dict[str, Any] | None = None
+    video: Path | None = None
+    image: Path | None = None
+
+
+def read_notes(summary: SnapshotSummary, path: Path) -> Notes:
+    """Those of a snapshot's notes that matter here. Raises ValueError for other types."""
+    known = {name: summary.notes[name] for name in _names(Notes) if name in summary.notes}
+    return build(Notes, known, f"{path}, notes", _RECORD_WAY_OUT)
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]

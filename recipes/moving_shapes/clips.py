@@ -1,0 +1,346 @@
+"""Moving shapes: captioned clips of one coloured object, a pure function of (seed, index).
+
+A clip is a row of blocks, as the model generates them. It shows one shot, or several shots with
+scene cuts between them, or one scene of which an attribute changes at a block's edge while the
+object stays where it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longlive_recipes.configs.checked import real_field, whole_field
+from longlive_recipes.moving_shapes.attributes import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    Look,
+    Split,
+    changes,
+    is_in_split,
+    looks,
+)
+from longlive_recipes.moving_shapes.captions import base_caption as base_caption
+from longlive_recipes.moving_shapes.captions import caption as caption
+from longlive_recipes.moving_shapes.captions import vocabulary as vocabulary
+from longlive_recipes.moving_shapes.drawing import OUTLINES, paint_groups
+from longlive_recipes.moving_shapes.motion import Path, draw_paths
+
+ONE_SHOT_SHARE = 0.5
+"""Share of clips with one shot; cuts and changes have half of the rest each."""
+MAX_EDGES = 3
+"""Most cuts, or changes, in a clip."""
+MOST_SIZE = 16_384
+"""Pixels: H.264, in which samples are written, has no larger pictures."""
+MOST_FRAMES = 4_096
+"""Of a block; ten times what any model here makes at once."""
+MOST_FPS = 1_000
+"""Frames a second: faster ones would last less than a millisecond."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Sizes and rates of the drawn world.
+
+    Attributes:
+        size: pixels on a side.
+        fps: frames a second.
+        first_block_frames: pixel frames of block 0 (8 latent frames, the first of one frame).
+        block_frames: pixel frames of every later block.
+    """
+
+    size: int = 128
+    fps: float = 12.0
+    first_block_frames: int = 29
+    block_frames: int = 32
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("size", MOST_SIZE),
+            ("first_block_frames", MOST_FRAMES),
+            ("block_frames", MOST_FRAMES),
+        ):
+            whole_field(
+                self,
+                name,
+                at_least=1,
+                at_most=most,
+                why=f"every size is at least 1, or there is nothing to draw, and {most} is as much "
+                f"as a video takes.",
+            )
+        real_field(
+            self,
+            "fps",
+            above=0,
+            at_most=MOST_FPS,
+            why=f"there are so many frames a second, {MOST_FPS} at most. Use 12.",
+        )
+
+    def first_frame(self, block: int) -> int:
+        """First pixel frame of `block`; of the block after the last one, the number of frames."""
+        return 0 if block == 0 else self.first_block_frames + (block - 1) * self.block_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A run of blocks with one caption.
+
+    Attributes:
+        look: shape, colour, background and motion.
+        path: the motion's parameters.
+        caption: what the text encoder is given, without the scene transition's prefix.
+        first_block: the block that the shot starts with.
+        blocks: how many blocks it lasts.
+        cut: whether a scene cut starts it; otherwise it goes on from the shot before.
+    """
+
+    look: Look
+    path: Path
+    caption: str
+    first_block: int
+    blocks: int
+    cut: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A captioned clip, not yet drawn."""
+
+    world: World
+    shots: tuple[Shot, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return sum(shot.blocks for shot in self.shots)
+
+    @property
+    def frames(self) -> int:
+        """Number of pixel frames."""
+        return self.world.first_frame(self.blocks)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The bare caption of every block."""
+        return tuple(shot.caption for shot in self.shots for _ in range(shot.blocks))
+
+    @property
+    def cuts(self) -> tuple[bool, ...]:
+        """Of every block, whether it starts with a scene cut."""
+        return tuple(shot.cut and block == 0 for shot in self.shots for block in range(shot.blocks))
+
+
+def clip(
+    seed: int, index: int, *, world: World | None = None, blocks: int = 6, split: Split = "train"
+) -> Clip:
+    """Clip `index` of the endless row that `seed` names.
+
+    Args:
+        seed: names the row; not negative.
+        index: place in the row; not negative.
+        world: sizes and rates; None is `World()`.
+        blocks: length of the clip.
+        split: "train" never shows a held-out pair, every shot of "heldout" does, "any" may.
+
+    Raises:
+        ValueError: a negative seed or index, no blocks, or an unknown split.
+    """
+    for name, value, least in (("seed", seed, 0), ("index", index, 0), ("blocks", blocks, 1)):
+        if value < least:
+            raise ValueError(
+                f"{name}={value}: a clip has a {name} of at least {least}, since it is counted; "
+                f"pass {least} or more"
+            )
+    world = world or World()
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
+    kind = rng.random()
+    edges = _draw_edges(rng, blocks) if kind >= ONE_SHOT_SHARE else (0,)
+    cuts = kind >= (1.0 + ONE_SHOT_SHARE) / 2.0
+    shown = _draw_looks(rng, len(edges), split, cuts=cuts)
+    starts = [world.first_frame(edge) / world.fps for edge in edges]
+    paths = (_cut_paths if cuts else _changing_paths)(rng, shown, starts)
+    lengths = [end - edge for edge, end in zip(edges, (*edges[1:], blocks), strict=True)]
+    shots = tuple(
+        Shot(
+            look=look,
+            path=path,
+            caption=caption(look, rng),
+            first_block=edge,
+            blocks=length,
+            cut=cuts and edge > 0,
+        )
+        for look, path, edge, length in zip(shown, paths, edges, lengths, strict=True)
+    )
+    return Clip(world=world, shots=shots)
+
+
+def single_shot(
+    look: Look, *, seed: int = 0, world: World | None = None, blocks: int = 2, split: Split = "any"
+) -> Clip:
+    """A clip of one shot that shows `look`, with the plain caption.
+
+    Raises:
+        ValueError: `look` is not possible, or not in `split`.
+    """
+    if not is_in_split(look, split):
+        raise ValueError(
+            f"{look} is not in split {split!r}: a circle or ring does not spin, a colour must "
+            "stand out from its background, and held-out pairs have a split of their own; "
+            "choose another look or split"
+        )
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+    (path,) = draw_paths(rng, [(look.motion, 0.0)])
+    shot = Shot(
+        look=look, path=path, caption=base_caption(look), first_block=0, blocks=blocks, cut=False
+    )
+    return Clip(world=world or World(), shots=(shot,))
+
+
+def _draw_edges(rng: np.random.Generator, blocks: int) -> tuple[int, ...]:
+    """First blocks of the shots: 0, and one to `MAX_EDGES` later ones where there are any."""
+    if blocks == 1:
+        return (0,)
+    count = rng.integers(1, min(MAX_EDGES, blocks - 1) + 1)
+    return (0, *sorted(int(b) + 1 for b in rng.choice(blocks - 1, count, replace=False)))
+
+
+def _draw_look(rng: np.random.Generator, split: Split) -> Look:
+    choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+    while not choices:
+        choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+    return choices[rng.integers(len(choices))]
+
+
+def _draw_looks(rng: np.random.Generator, count: int, split: Split, *, cuts: bool) -> list[Look]:
+    """Looks of the shots: a cut changes at least two of shape, colour and background."""
+    shown = [_draw_look(rng, split)]
+    while len(shown) < count:
+        if cuts:
+            look = _draw_look(rng, split)
+            if sum(a != b for a, b in zip(look[:3], shown[-1][:3], strict=True)) < 2:
+                continue
+        else:
+            groups = changes(split, shown[-1])
+            group = groups[rng.integers(len(groups))]
+            look = group[rng.integers(len(group))]
+        shown.append(look)
+    return shown
+
+
+def _cut_paths(
+    rng: np.random.Generator, shown: Sequence[Look], starts: Sequence[float]
+) -> list[Path]:
+    """A path for every shot; each starts away from where the one before it ends."""
+    paths: list[Path] = []
+    for look, start in zip(shown, starts, strict=True):
+        before = paths[-1].pose_at(start) if paths else None
+        paths.extend(draw_paths(rng, [(look.motion, start)], away_from=before))
+    return paths
+
+
+def _changing_paths(
+    rng: np.random.Generator, shown: Sequence[Look], starts: Sequence[float]
+) -> list[Path]:
+    """A path for every shot; it goes on through the changes that leave the motion alone."""
+    motions = [(shown[0].motion, starts[0])]
+    places = [0]
+    for before, look, start in zip(shown, shown[1:], starts[1:], strict=False):
+        if look.motion != before.motion:
+            motions.append((look.motion, start))
+        places.append(len(motions) - 1)
+    paths = draw_paths(rng, motions)
+    return [paths[place] for place in places]
+
+
+@overload
+def draw(
+    clips: Sequence[Clip],
+    *,
+    device: str | torch.device = ...,
+    objects: Literal[False] = ...,
+    frames: range | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def draw(
+    clips: Sequence[Clip],
+    *,
+    device: str | torch.device = ...,
+    objects: Literal[True],
+    frames: range | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def draw(
+    clips: Sequence[Clip],
+    *,
+    device: str | torch.device = "cpu",
+    objects: bool = False,
+    frames: range | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Draw clips of one world and length.
+
+    Args:
+        clips: one or more clips.
+        device: where the pixels are computed.
+        objects: also return the coverage.
+        frames: which pixel frames to draw; None draws all.
+
+    Returns:
+        Float32 [clips, 3, frames, size, size] in [-1, 1]; with `objects` also the object's share
+        of every pixel, [clips, 1, frames, size, size] in [0, 1].
+
+    Raises:
+        ValueError: no clips, or clips of different worlds or lengths.
+    """
+    shapes_of = {(each.world, each.frames) for each in clips}
+    if len(shapes_of) != 1:
+        raise ValueError(
+            f"draw() was given clips of {len(shapes_of)} kinds (world and length): it returns one "
+            "tensor, so it needs exactly one kind; draw each kind by itself"
+        )
+    world, total = shapes_of.pop()
+    shown = range(total)[:] if frames is None else frames
+    if shown and not (0 <= shown[0] < total and 0 <= shown[-1] < total):
+        raise ValueError(
+            f"frames={shown} reach outside a clip of {total} frames: only those can be drawn; "
+            f"stay within range({total})"
+        )
+    tables = [_table(each, np.asarray(shown, dtype=np.int64)) for each in clips]
+    kinds = torch.from_numpy(np.concatenate([kind for kind, _ in tables]))
+    values = torch.from_numpy(np.concatenate([row for _, row in tables])).to(device)
+    pictures, covered = paint_groups(
+        kinds, values[:, :5], values[:, 5:8], values[:, 8:], world.size, coverage=objects
+    )
+    video = _as_video(pictures, len(clips))
+    return (video, _as_video(covered, len(clips))) if covered is not None else video
+
+
+def _as_video(pictures: Tensor, clips: int) -> Tensor:
+    """[clips * frames, channels, size, size] -> [clips, channels, frames, size, size]."""
+    return pictures.unflatten(0, (clips, -1)).transpose(1, 2).contiguous()
+
+
+def _table(each: Clip, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every frame, the shape's number; and pose, colour and background as 11 floats."""
+    kinds = np.empty(len(frames), dtype=np.int64)
+    values = np.empty((len(frames), 11), dtype=np.float32)
+    names = tuple(OUTLINES)
+    for shot in each.shots:
+        first, end = (
+            each.world.first_frame(b) for b in (shot.first_block, shot.first_block + shot.blocks)
+        )
+        rows = (frames >= first) & (frames < end)
+        pose = shot.path.track(frames[rows] / each.world.fps)
+        kinds[rows] = names.index(shot.look.shape)
+        values[rows, :5] = np.stack(
+            (pose.x, pose.y, pose.radius, np.cos(pose.angle), np.sin(pose.angle)), 1
+        )
+        values[rows, 5:8] = np.divide(COLOURS[shot.look.colour], 127.5) - 1.0
+        values[rows, 8:] = np.divide(BACKGROUNDS[shot.look.background], 127.5) - 1.0
+    return kinds, values

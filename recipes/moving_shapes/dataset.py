@@ -1,0 +1,251 @@
+"""Training data: drawn frames for the VAE, encoded clips for the transformer.
+
+Both live on the training device and hand out batches that depend on a generator alone.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longlive_core.attention import TableMask
+from longlive_core.kv_cache import WindowPolicy
+from longlive_models.checkpoints.tensor_files import read_safetensors
+from longlive_models.objectives import shot_anchors, teacher_forcing_table
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
+from longlive_models.text import PocketTextEncoder
+from longlive_recipes.moving_shapes.clips import Clip, World, clip, draw
+from longlive_recipes.run_record import differences
+
+
+@dataclass(frozen=True, eq=False)
+class FramePool:
+    """Drawn clips, kept as bytes.
+
+    Attributes:
+        frames: uint8 [clips, 3, frames, height, width].
+        coverage: uint8 [clips, 1, frames, height, width], 255 inside the objects.
+    """
+
+    frames: Tensor
+    coverage: Tensor
+
+    def first(self, count: int) -> "FramePool":
+        """A pool of the first ``count`` clips."""
+        return FramePool(self.frames[:count], self.coverage[:count])
+
+    @classmethod
+    def draw(
+        cls, world: World, clips: int, seed: int, device: torch.device, blocks: int = 2
+    ) -> "FramePool":
+        """Draw clips 0 .. ``clips`` - 1 of ``seed`` with ``blocks`` blocks each."""
+        pictures, coverages = [], []
+        for first in range(0, clips, 64):
+            some = range(first, min(clips, first + 64))
+            drawn = [clip(seed, index, world=world, blocks=blocks) for index in some]
+            video, coverage = draw(drawn, device=device, objects=True)
+            pictures.append(to_bytes(video))
+            coverages.append((coverage * 255).round().to(torch.uint8))
+        return cls(torch.cat(pictures), torch.cat(coverages))
+
+    def windows(self, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``count`` random windows of ``length`` frames, all or none of them mirrored.
+
+        Returns:
+            video float [count, 3, length, height, width] in [-1, 1], and coverage in [0, 1].
+
+        Raises:
+            ValueError: the clips are shorter than ``length``.
+        """
+        clips, _, frames = self.frames.shape[:3]
+        if not 1 <= length <= frames:
+            raise ValueError(
+                f"a window of {length} frames cannot be cut from clips of {frames}: "
+                f"use a length of 1 to {frames}."
+            )
+        which = torch.randint(clips, (count,), generator=generator, device=generator.device)
+        first = torch.randint(
+            frames - length + 1, (count,), generator=generator, device=generator.device
+        )
+        mirrored = (
+            torch.rand(2, generator=generator, dtype=torch.float32, device=generator.device) < 0.5
+        )
+        device = self.frames.device
+        index = (first[:, None] + torch.arange(length, dtype=torch.int64, device="cpu")).to(device)
+        which = which[:, None].to(device)
+        flips = [axis for axis, flip in zip((-1, -2), mirrored.tolist(), strict=True) if flip]
+
+        def cut(pool: Tensor) -> Tensor:
+            return pool.transpose(1, 2)[which, index].transpose(1, 2).flip(flips)
+
+        return from_bytes(cut(self.frames)), cut(self.coverage).float() / 255
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All clips in order, whole, ``size`` at a time."""
+        for pictures, coverage in zip(
+            self.frames.split(size), self.coverage.split(size), strict=True
+        ):
+            yield from_bytes(pictures), coverage.float() / 255
+
+
+@dataclass(frozen=True, eq=False)
+class LatentClips:
+    """Encoded clips, and what each of their blocks was captioned.
+
+    Attributes:
+        latents: bfloat16 [clips, channels, frames, height, width], normalised.
+        captions: of each clip, one caption a block, without the scene-cut prefix.
+        cuts: bool [clips, blocks], True where a block begins with a cut.
+    """
+
+    latents: Tensor
+    captions: tuple[tuple[str, ...], ...]
+    cuts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def save(self, folder: Path, source: Mapping[str, Any]) -> None:
+        """Write a latent cache, to be read back by :meth:`load`.
+
+        The folder appears at once, whole: what is killed while it writes leaves none.
+
+        Args:
+            source: everything that the latents depend on, as plain values.
+        """
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        tensors = {"latents": self.latents.cpu().contiguous(), "cuts": self.cuts.cpu()}
+        save_file(tensors, part / "latents.safetensors")
+        (part / "captions.json").write_text(json.dumps(self.captions))
+        (part / "source.json").write_text(json.dumps(source, indent=2) + "\n")
+        part.rename(folder)
+
+    @classmethod
+    def load(cls, folder: Path, source: Mapping[str, Any], device: torch.device) -> "LatentClips":
+        """The clips that :meth:`save` wrote.
+
+        Raises:
+            ValueError: the cache was made from something else than ``source``.
+        """
+        recorded = json.loads((folder / "source.json").read_text())
+        changed = differences(recorded, json.loads(json.dumps(source)))
+        if changed:
+            raise ValueError(
+                f"the latent cache {folder} was made from other clips ({'; '.join(changed)}): "
+                f"training on it would not be what the config says. Name another latent_cache, or "
+                f"remove this one."
+            )
+        tensors = read_safetensors(folder / "latents.safetensors")
+        captions = json.loads((folder / "captions.json").read_text())
+        whole = tuple(tuple(blocks) for blocks in captions)
+        return cls(tensors["latents"].to(device), whole, tensors["cuts"])
+
+
+@torch.no_grad()
+def encode_clips(
+    encode: Callable[[Tensor], Tensor],
+    clips: list[Clip],
+    *,
+    device: torch.device,
+    batch: int = 16,
+) -> LatentClips:
+    """Draw and encode clips of equal length with ``encode`` (video -> normalised latents)."""
+    parts = [
+        encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16).contiguous()
+        for first in range(0, len(clips), batch)
+    ]
+    captions = tuple(tuple(made.captions) for made in clips)
+    return LatentClips(
+        torch.cat(parts),
+        captions,
+        torch.tensor([made.cuts for made in clips], dtype=torch.bool, device="cpu"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenClips:
+    """Encoded clips with what the teacher-forcing loss needs to know of each.
+
+    Attributes:
+        latents: bfloat16 [clips, channels, frames, height, width]; of several sequence ranks, the
+            frames of this one.
+        ids: [clips, blocks, text_len], the scene-cut prefix included.
+        positions: float32 [clips, frames], shot offsets included.
+        tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
+        tokens_per_frame: tokens of a latent frame.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    positions: Tensor
+    tables: Tensor
+    tokens_per_frame: int
+
+    @classmethod
+    def of(
+        cls,
+        clips: LatentClips,
+        text: PocketTextEncoder,
+        *,
+        window: WindowPolicy,
+        frames_per_block: int,
+        tokens_per_frame: int,
+        shot_offset: float,
+        order: Sequence[tuple[int, bool]] | None = None,
+    ) -> "TokenClips":
+        """Prompts as token numbers, cuts as positions and masks; all where the latents are.
+
+        ``order`` is of the masks' blocks, as ``teacher_forcing_table`` takes it.
+        """
+        blocks, device = clips.cuts.shape[1], clips.latents.device
+        anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
+        known = {a: teacher_forcing_table(window, a, order=order) for a in set(anchors)}
+        prompts = [
+            SCENE_CUT_PREFIX + caption if cut else caption
+            for captions, cuts in zip(clips.captions, clips.cuts.tolist(), strict=True)
+            for caption, cut in zip(captions, cuts, strict=True)
+        ]
+        shots = clips.cuts.cumsum(1).repeat_interleave(frames_per_block, 1)
+        frames = torch.arange(blocks * frames_per_block, dtype=torch.int64, device="cpu")
+        return cls(
+            latents=clips.latents,
+            ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
+            positions=(frames + shots * shot_offset).float().to(device),
+            tables=torch.stack([known[a] for a in anchors]).to(device),
+            tokens_per_frame=tokens_per_frame,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """The numbers of ``count`` random clips."""
+        return torch.randint(len(self), (count,), generator=generator, device=generator.device).to(
+            self.ids.device
+        )
+
+    def mask(self, some: Tensor) -> TableMask:
+        """Who may see whom in these clips."""
+        frames_per_block = self.positions.shape[1] // self.ids.shape[1]
+        mask = TableMask(self.tables[some], self.tokens_per_frame * frames_per_block)
+        if some.device.type == "cuda":
+            mask.flex(some.device)  # made here, for a compiled model cannot
+        return mask
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] to 0 .. 255."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(pictures: Tensor) -> Tensor:
+    """0 .. 255 to float32 [-1, 1]."""
+    return pictures.float() / 127.5 - 1

@@ -1,0 +1,254 @@
+"""What a judge reads from pixels: of every frame, background, object, colour, shape and angle.
+
+The background is the frame's median colour, the object is what differs from it. The picture is
+taken as a torus, so an object that crosses an edge is one object. Shapes are compared with
+templates that go through the same measurements, at the same place and size.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from longlive_recipes.moving_shapes.attributes import COLOURS
+from longlive_recipes.moving_shapes.drawing import RIM_SHADE, paint
+
+SYMMETRY = {
+    "circle": None,
+    "square": 4,
+    "triangle": 3,
+    "star": 5,
+    "heart": 1,
+    "cross": 4,
+    "ring": None,
+    "diamond": 2,
+}
+"""How many turns of a shape look alike in a full turn; None: all. In the order of `SHAPES`."""
+
+LEAST_DISTANCE = 28.0
+"""Least distance from the background, in 8-bit RGB, of a pixel of an object."""
+CONTRAST_AREA = 0.015
+"""The share of the picture farthest from the background; its edge gives the object's contrast."""
+EDGE_SHARE = 0.38
+"""Share of that contrast above which a pixel is the object's."""
+LEAST_AREA = 0.005
+"""Share of the picture below which there is no object."""
+REACH = 0.34
+"""Farthest an object's pixel may lie from its centroid along one axis, in sides."""
+
+_PATCH = 32
+_PATCH_REACH = 1.8
+_TEMPLATE_STEP = math.radians(5.0)
+_FRAMES_PER_CHUNK = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Arrays over frames.
+
+    Attributes:
+        background: [frames, 3] colour, 0 to 255.
+        present: [frames] whether there is an object; the arrays below mean nothing where not.
+        whole: [frames] whether the object touches no edge.
+        centre: [frames, 2] x and y in sides, in [0, 1).
+        radius: [frames] of the disc of the same area, in sides.
+        colour: [frames, 3] mean of the object's inner pixels, 0 to 255.
+        votes: [frames, 10] inner pixels nearest to each of `COLOURS`.
+        likeness: [frames, 8] best agreement with each of `SHAPES` over rotations, at most 1.
+        angle: [frames, 8] the rotation of that agreement, radians, positive is clockwise.
+    """
+
+    background: np.ndarray
+    present: np.ndarray
+    whole: np.ndarray
+    centre: np.ndarray
+    radius: np.ndarray
+    colour: np.ndarray
+    votes: np.ndarray
+    likeness: np.ndarray
+    angle: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def at(self, frames: slice | np.ndarray) -> "Measurements":
+        """The measurements of some frames."""
+        return Measurements(**{f.name: vars(self)[f.name][frames] for f in fields(self)})
+
+
+def measure(frames: np.ndarray) -> Measurements:
+    """Measure every frame by itself.
+
+    Args:
+        frames: uint8 [frames, side, side, 3].
+
+    Raises:
+        ValueError: another type or shape, or no frames.
+    """
+    square = frames.ndim == 4 and frames.shape[1] == frames.shape[2] and frames.shape[3] == 3
+    if frames.dtype != np.uint8 or not square or not len(frames):
+        raise ValueError(
+            f"frames are {frames.dtype} {frames.shape}: the judge measures uint8 pictures "
+            "[frames, side, side, 3], since its distances are in 8-bit colour and in sides; "
+            "convert or crop them"
+        )
+    stride = max(1, frames.shape[1] // 128)
+    chunks = []
+    for start in range(0, len(frames), _FRAMES_PER_CHUNK):
+        chunk = np.ascontiguousarray(frames[start : start + _FRAMES_PER_CHUNK, ::stride, ::stride])
+        chunks.append(_measure_chunk(torch.from_numpy(chunk).permute(0, 3, 1, 2).float()))
+    return Measurements(
+        **{
+            f.name: np.concatenate([vars(chunk)[f.name] for chunk in chunks])
+            for f in fields(Measurements)
+        }
+    )
+
+
+def _measure_chunk(pixels: Tensor) -> Measurements:
+    background = pixels[:, :, ::2, ::2].flatten(2).median(dim=2).values
+    distance = (pixels - background[:, :, None, None]).square_().sum(1).sqrt_()
+    flat = distance.flatten(1)
+    contrast = flat.topk(math.ceil(CONTRAST_AREA * flat.shape[1])).values[:, -1]
+    mask = distance > (EDGE_SHARE * contrast).clamp(min=LEAST_DISTANCE)[:, None, None]
+    soft = _smooth(mask.float())
+    mask = soft > 0.5
+    centre = _circular_centre(mask)
+    near = [(_offsets(mask.shape[-1], centre[:, axis]).abs() <= REACH) for axis in (0, 1)]
+    within = near[1][:, :, None] & near[0][:, None, :]
+    mask, soft = mask & within, soft * within
+    centre = _mean_centre(mask, centre)
+    area = mask.float().mean((1, 2))
+    radius = (area / math.pi).sqrt()
+    edge = mask[:, 0].any(1) | mask[:, -1].any(1) | mask[:, :, 0].any(1) | mask[:, :, -1].any(1)
+    votes, colour = _colours(pixels, mask)
+    likeness, angle = _compare(_patches(soft, centre, radius))
+    return Measurements(
+        background=background.numpy(),
+        present=(area >= LEAST_AREA).numpy(),
+        whole=(~edge).numpy(),
+        centre=centre.numpy(),
+        radius=radius.numpy(),
+        colour=colour.numpy(),
+        votes=votes.numpy(),
+        likeness=likeness.numpy(),
+        angle=angle.numpy(),
+    )
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Mean over 3x3 pixels of the torus."""
+    for axis in (1, 2):
+        image = image + image.roll(1, axis) + image.roll(-1, axis)
+    return image / 9.0
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """Pixels whose 5x5 neighbours on the torus all belong to the mask."""
+    for axis in (1, 2, 1, 2):
+        mask = mask & mask.roll(1, axis) & mask.roll(-1, axis)
+    return mask
+
+
+def _offsets(size: int, centre: Tensor) -> Tensor:
+    """[frames, size] distance of every pixel centre from `centre` along one axis of the torus."""
+    offset = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) / size - centre[:, None]
+    return offset - offset.round()
+
+
+def _circular_centre(mask: Tensor) -> Tensor:
+    """[frames, 2] x and y of the mean direction of the mask's pixels on the torus."""
+    turn = (
+        2
+        * math.pi
+        * (torch.arange(mask.shape[-1], dtype=torch.float32, device="cpu") + 0.5)
+        / mask.shape[-1]
+    )
+    table = torch.stack((turn.cos(), turn.sin()), 1)
+    axes = [mask.float().sum(axis) @ table for axis in (1, 2)]
+    angles = torch.stack([torch.atan2(each[:, 1], each[:, 0]) for each in axes], 1)
+    return torch.remainder(angles / (2 * math.pi), 1.0)
+
+
+def _mean_centre(mask: Tensor, near: Tensor) -> Tensor:
+    """[frames, 2] mean place of the mask's pixels, on the torus cut opposite to `near`."""
+    count = mask.sum((1, 2)).clamp(min=1)
+    shifts = [
+        (mask.float().sum(1 + axis) * _offsets(mask.shape[-1], near[:, axis])).sum(1) / count
+        for axis in (0, 1)
+    ]
+    return torch.remainder(near + torch.stack(shifts, 1), 1.0)
+
+
+def _colours(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Votes of the object's inner pixels for the palette, and their mean colour."""
+    inner = _eroded(mask)
+    thin = inner.sum((1, 2)) < 0.2 * mask.sum((1, 2))
+    inner = torch.where(thin[:, None, None], mask, inner)
+    frame = inner.nonzero()[:, 0]
+    picked = pixels.permute(0, 2, 3, 1)[inner]
+    palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32, device="cpu")
+    palette = torch.cat((palette, palette * (1.0 - RIM_SHADE)))
+    nearest = torch.cdist(picked, palette).argmin(1) % len(COLOURS)
+    votes = torch.bincount(frame * len(COLOURS) + nearest, minlength=len(mask) * len(COLOURS))
+    sums = torch.zeros(len(mask), 3, dtype=torch.float32, device="cpu").index_add_(0, frame, picked)
+    return votes.unflatten(0, (len(mask), -1)), sums / inner.sum((1, 2)).clamp(min=1)[:, None]
+
+
+def _patches(soft: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
+    """[frames, pixels] the object's share of pixels, centred and scaled to one area."""
+    size = soft.shape[-1]
+    half = size // 2
+    padded = functional.pad(soft[:, None], (half, half, half, half), "circular")
+    steps = torch.linspace(-_PATCH_REACH, _PATCH_REACH, _PATCH, dtype=torch.float32, device="cpu")
+    places = (centre[:, :, None] + radius[:, None, None] * steps) * size + half
+    places = places / (size + 2 * half) * 2.0 - 1.0
+    grid = torch.stack(
+        (
+            places[:, 0, None, :].expand(-1, _PATCH, -1),
+            places[:, 1, :, None].expand(-1, -1, _PATCH),
+        ),
+        dim=-1,
+    )
+    return functional.grid_sample(padded, grid, align_corners=False).flatten(1)
+
+
+@cache
+def _templates() -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Patches of every shape at every rotation, [templates, pixels]; and each shape's angles."""
+    patches, angles = [], []
+    for shape, turns in SYMMETRY.items():
+        period = 2 * math.pi / turns if turns else _TEMPLATE_STEP
+        turned = (
+            torch.arange(round(period / _TEMPLATE_STEP), dtype=torch.float32, device="cpu")
+            * _TEMPLATE_STEP
+        )
+        half = torch.full_like(turned, 0.5)
+        poses = torch.stack((half, half, torch.full_like(turned, 0.18), turned.cos(), turned.sin()))
+        ground = torch.zeros(len(turned), 3, dtype=torch.float32, device="cpu")
+        _, coverage = paint(shape, poses.T.contiguous(), ground, ground, 128)
+        soft = _smooth(coverage[:, 0])
+        mask = soft > 0.5
+        centre = _mean_centre(
+            mask, torch.full((len(turned), 2), 0.5, dtype=torch.float32, device="cpu")
+        )
+        patches.append(_patches(soft, centre, (mask.float().mean((1, 2)) / math.pi).sqrt()))
+        angles.append(turned)
+    return torch.cat(patches), tuple(angles)
+
+
+def _compare(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Best agreement with every shape over its rotations, and the rotation."""
+    templates, angles = _templates()
+    energy = patches.square().sum(1)[:, None] + templates.square().sum(1)[None, :]
+    agreement = 2.0 * (patches @ templates.T) / energy.clamp(min=1e-6)
+    best = [part.max(1) for part in agreement.split([len(each) for each in angles], dim=1)]
+    likeness = torch.stack([part.values for part in best], 1)
+    angle = torch.stack(
+        [each[part.indices] for each, part in zip(angles, best, strict=True)], dim=1
+    )
+    return likeness, angle

@@ -1,0 +1,1 @@
+"""What all training recipes share: runs and their folders, schedules, ranks, checkpoints."""

@@ -1,0 +1,221 @@
+"""Checkpoint files of training runs: found, read with every part looked at, written whole."""
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+
+from longlive_core.checks import real, shown, whole
+from longlive_models.checkpoints.folder import fill
+from longlive_recipes.training.parallel import AVERAGE, META, read_checkpoint, read_meta
+from longlive_recipes.training.schedule import MOST_STEPS
+from longlive_recipes.training.sharded_checkpoints import metadata, read_metadata
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+CLOCK = "Clock"
+"""The callback that counts a run's seconds."""
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    KeyError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)
+"""What torch raises for files that it did not write."""
+
+
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint that ``resume`` names: itself, or the folder of a run.
+
+    A checkpoint is a file, or of a run over several ranks a folder.
+    """
+    path = Path(resume)
+    is_run = path.is_dir() and not (path / META).is_file()
+    file = path / CHECKPOINT if is_run else path
+    if not file.is_file() and not (file / META).is_file():
+        raise ValueError(
+            f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
+            f"a file like {CHECKPOINT} in it."
+        )
+    return file
+
+
+def completed_steps(checkpoint: Path) -> int:
+    """How many steps a checkpoint has behind it. Raises ValueError as ``read_state`` does."""
+    steps: int = read_state(checkpoint)["global_step"]
+    return steps
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors, at least, every part of the kind it has to be.
+
+    Raises:
+        ValueError: no checkpoint of a training run, a damaged one, or one that would run code.
+    """
+    if checkpoint.is_dir():
+        read_metadata(checkpoint)
+    try:
+        state = read_meta(checkpoint)
+    except UNREADABLE as error:
+        raise _damaged(checkpoint, "it cannot be read") from error
+    if not isinstance(state, dict):
+        raise _damaged(checkpoint, "it holds something else")
+    try:
+        _check_parts(state)
+    except KeyError as error:
+        raise _damaged(checkpoint, f"it has no {error}") from error
+    except ValueError as error:
+        raise _damaged(checkpoint, str(error).rstrip(".")) from error
+    return state
+
+
+def check_fits(checkpoint: Path, module: nn.Module, config: Any) -> None:
+    """Raise ValueError where a checkpoint is not of such a module, and so not of this recipe.
+
+    Args:
+        module: the module's parts by the names that they have in it, perhaps ``unfilled``.
+        config: what names the recipe in the message.
+    """
+    state = read_state(checkpoint)
+    held = _shards(checkpoint) if checkpoint.is_dir() else [state["state_dict"], _average(state)]
+    for tensors in held:
+        try:
+            fill(module, tensors, checkpoint)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Or it is a checkpoint of another recipe than {type(config).__name__}: "
+                f"go on with the one that wrote it."
+            ) from error
+    if checkpoint.is_file():
+        _check_optimizer(checkpoint, state)
+
+
+def put_together(sharded: Path, path: Path) -> Path:
+    """Write a sharded checkpoint to ``path`` as one file, in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(read_checkpoint(sharded), path)
+    return path
+
+
+def write_whole(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint's file in one move: whatever fails, what was there before stays whole.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
+    data = io.BytesIO()  # torch hides what the system says of a file it writes itself
+    torch.save(checkpoint, data)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may say so only here
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's reader and writer of checkpoints, which are written in one move.
+
+    Its own goes through the folder for temporary files, which may be on another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(checkpoint, path)
+
+
+def _average(state: dict[str, Any]) -> dict[str, Tensor]:
+    average: dict[str, Tensor] = state["callbacks"][AVERAGE]["average"]
+    return average
+
+
+def _shards(folder: Path) -> list[dict[str, Tensor]]:
+    """Weights and average of a sharded checkpoint by name, as tensors without values."""
+    held = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        for name, entry in read_metadata(folder).state_dict_metadata.items()
+        if isinstance(entry, metadata.TensorStorageMetadata)
+    }
+    return [
+        {
+            name.removeprefix(prefix): tensor
+            for name, tensor in held.items()
+            if name.startswith(prefix)
+        }
+        for prefix in ("state_dict.", "average.")
+    ]
+
+
+def _damaged(checkpoint: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{checkpoint} is no checkpoint of a training run ({reason}): name the folder of a run, or "
+        f"a file like {CHECKPOINT} in it."
+    )
+
+
+def _check_parts(state: dict[str, Any]) -> None:
+    """Raise KeyError or ValueError for what a run could not go on with."""
+    whole("global_step", state["global_step"], at_least=0, at_most=MOST_STEPS, why="")
+    callbacks = _mapping(state["callbacks"], "callbacks")
+    average = _mapping(callbacks[AVERAGE], AVERAGE)
+    whole(f"{AVERAGE}.step", average["step"], at_least=0, at_most=MOST_STEPS, why="")
+    _tensors(average["average"], f"{AVERAGE}.average")
+    clock = _mapping(callbacks[CLOCK], CLOCK)
+    real(f"{CLOCK}.seconds", clock["seconds"], at_least=0, why="")
+    _mapping(_mapping(state["loops"], "loops")["fit_loop"], "loops.fit_loop")
+    if not isinstance(state["pytorch-lightning_version"], str):
+        raise ValueError("its version of Lightning is no text")
+    if "state_dict" in state:
+        _tensors(state["state_dict"], "state_dict")
+
+
+def _check_optimizer(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Raise ValueError unless the optimizer's numbers are of the parameters that there are."""
+    average = _average(state)
+    try:
+        [optimizer] = state["optimizer_states"]
+        [group] = optimizer["param_groups"]
+        [schedule] = state["lr_schedulers"]
+        _mapping(schedule, "lr_schedulers[0]")
+        numbers = group["params"]
+        fits = len(numbers) == len(average) and all(
+            one[name].shape == whole_one.shape
+            for number, whole_one in zip(numbers, average.values(), strict=True)
+            if (one := optimizer["state"].get(number)) is not None
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(checkpoint, "its optimizer's state is not AdamW's") from error
+    if not fits:
+        raise _damaged(checkpoint, "its optimizer's state is of other weights")
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"its {name} are no named values but {shown(value)}")
+    return value
+
+
+def _tensors(value: Any, name: str) -> None:
+    for key, tensor in _mapping(value, name).items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}.{key} is no tensor but {shown(tensor)}")

@@ -1,0 +1,81 @@
+"""Assemble a model folder, as `longlive generate --model FOLDER` takes it, from trained parts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from longlive_models.checkpoints.folder import fingerprint, read_config
+from longlive_models.checkpoints.hub import resolve
+from longlive_models.settings import GenerationSettings, ModelSpec, write_index
+from longlive_models.text import PocketTextConfig
+from longlive_models.vae import VAEConfig
+from longlive_models.wan import WanConfig
+
+PARTS = ("transformer", "text_encoder", "vae")
+
+
+def pack_model(
+    folder: Path,
+    *,
+    transformer: Path,
+    text_encoder: Path,
+    vae: Path,
+    settings: GenerationSettings,
+    **notes: Any,
+) -> Path:
+    """Write ``folder`` with the three parts and their index; a part may lie there already.
+
+    Args:
+        notes: plain values that say in the index where the model comes from; the hash of the
+            weights is added.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        ValueError: a part is not there, or the parts do not fit each other.
+    """
+    sources = dict(zip(PARTS, (transformer, text_encoder, vae), strict=True))
+    spec = ModelSpec(
+        transformer=WanConfig.from_dict(read_config(transformer)),
+        vae=VAEConfig.from_dict(read_config(vae)),
+        settings=settings,
+    )
+    check_text(spec.transformer, PocketTextConfig.from_dict(read_config(text_encoder)))
+    for name, source in sources.items():
+        if source.resolve() != (folder / name).resolve():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            _copy(source, folder / name)
+    write_index(folder, settings, **notes, weights_sha256=fingerprint(folder))
+    return folder
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy a part's files. Raises OSError for the first that cannot be, with its name."""
+    folder.mkdir(parents=True)
+    for file in sorted(source.rglob("*")):
+        target = folder / file.relative_to(source)
+        if file.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def check_text(transformer: WanConfig, text: PocketTextConfig) -> None:
+    """Raise ValueError where a transformer cannot read what a text encoder gives."""
+    if text.dim != transformer.text_dim or text.text_len > transformer.text_len:
+        raise ValueError(
+            f"the text encoder gives {text.text_len} rows of {text.dim}, the transformer takes up "
+            f"to {transformer.text_len} of {transformer.text_dim}: they cannot be one model. Use "
+            f"the text encoder that was trained with it."
+        )
+
+
+def find_vae(name: str) -> Path:
+    """The folder of a VAE: one that ``train_vae`` wrote, or that of a model by name or folder."""
+    folder = Path(name)
+    return folder if (folder / "config.json").is_file() else resolve(name) / "vae"

@@ -1,0 +1,398 @@
+"""What the training recipes share: where a run goes, how it is watched, how it begins and resumes.
+
+A run's folder holds ``run.json`` (what it is), ``train.csv`` and ``validation.csv`` (its numbers),
+``tensorboard/``, ``samples/`` (videos made on the way), ``checkpoints/last.ckpt``, and the model
+that the recipe writes.
+"""
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
+
+from longlive_models.checkpoints.folder import fill
+from longlive_recipes.configs.checked import (
+    YEAR,
+    choice_field,
+    real_field,
+    switch_field,
+    text_field,
+    whole_field,
+)
+from longlive_recipes.run_record import as_plain, differences, read_run_record
+from longlive_recipes.training.callbacks import LastCheckpoint, Record
+from longlive_recipes.training.checkpoint_files import (
+    CHECKPOINT,
+    WholeCheckpoints,
+    check_fits,
+    completed_steps,
+    find_checkpoint,
+    put_together,
+)
+from longlive_recipes.training.module import StepModule
+from longlive_recipes.training.monitoring import (
+    LossLog,
+    ProgressBar,
+    SampleVideos,
+    Table,
+    Validation,
+)
+from longlive_recipes.training.parallel import (
+    AVERAGE,
+    Parallel,
+    check_launch,
+    environment,
+    read_checkpoint,
+)
+from longlive_recipes.training.run_checks import ask_trainer, check_folder, one_at_a_time
+from longlive_recipes.training.schedule import MOST_STEPS
+
+MAY_CHANGE = (
+    "parallel",
+    "run.output",
+    "run.samples_every",
+    "run.checkpoint_minutes",
+    "run.progress_bar",
+)
+"""Fields of a config that a resumed run may have changed: neither weights nor logs know them, but
+for the last digits, where another number of ranks adds up in another order."""
+
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+FLOAT32_MATMUL = ("highest", "high", "medium")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run goes and how it is watched; nothing here changes what is learnt.
+
+    Attributes:
+        output: the folder of the run.
+        accelerator, precision: as Lightning's Trainer names them; one of ``ACCELERATORS`` and one
+            of ``PRECISIONS``.
+        compile: compile the model: faster after a minute or two of waiting.
+        benchmark: let cuDNN try its convolutions: faster, not bit-reproducible.
+        float32_matmul: how a GPU multiplies the float32 matrices that autocast leaves.
+        log_every, validate_every: in steps.
+        samples_every: write sample videos at every so many validations; 0 writes none.
+        checkpoint_minutes: a run that is killed loses no more than this.
+    """
+
+    output: str
+    accelerator: str = "auto"
+    precision: str = "bf16-mixed"
+    compile: bool = False
+    benchmark: bool = False
+    float32_matmul: Literal["highest", "high", "medium"] = "high"
+    log_every: int = 20
+    validate_every: int = 1000
+    samples_every: int = 1
+    checkpoint_minutes: float = 1.0
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        text_field(self, "output")
+        choice_field(
+            self, "accelerator", ACCELERATORS, why="it is what the run computes on. Use auto."
+        )
+        choice_field(
+            self,
+            "precision",
+            PRECISIONS,
+            why="weights stay float32, and the products of a mixed precision are half as wide. "
+            "Use bf16-mixed, or 32-true on a CPU.",
+        )
+        choice_field(
+            self,
+            "float32_matmul",
+            FLOAT32_MATMUL,
+            why="it is how a GPU multiplies float32 matrices. Use high.",
+        )
+        switch_field(self, "compile", "benchmark", "progress_bar")
+        for name, least in (("log_every", 1), ("validate_every", 1), ("samples_every", 0)):
+            whole_field(
+                self,
+                name,
+                at_least=least,
+                at_most=MOST_STEPS,
+                why="a run logs and validates every 1 or more steps, and writes samples at every "
+                "so many validations; samples_every=0 writes none.",
+            )
+        real_field(
+            self,
+            "checkpoint_minutes",
+            at_least=0,
+            at_most=YEAR,
+            why="a run that is killed loses no more than this. Use 1, say; 0 keeps every step.",
+        )
+
+
+def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:
+    """The device that a run is for.
+
+    Raises:
+        ValueError: this machine, or what started this process, is not what the run asks for.
+    """
+    parallel = Parallel() if parallel is None else parallel
+    check_launch(parallel.ranks)
+    with lightning_is_brief():
+        device = ask_trainer(**_trainer_settings(run, parallel))
+    if run.precision == "16-mixed" and device.type == "cpu":
+        raise ValueError(
+            "run.precision=16-mixed is for a GPU, and this run is for a CPU: float16 is not "
+            "trained in there. Use bf16-mixed or 32-true."
+        )
+    return device
+
+
+def check_run(
+    run: Run,
+    config: Any,
+    *,
+    resume: str | None,
+    steps: int = MOST_STEPS,
+    parts: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Raise ValueError where a run would overwrite another one, or cannot go on.
+
+    A folder that holds a checkpoint is only ever continued, under the config that it was begun
+    with. ``resume`` may also begin a fresh folder, and then change the config. Nothing is written.
+
+    Args:
+        steps: how long the run is meant to be.
+        parts: gives the module's parts by name, perhaps ``unfilled``, which a checkpoint has to
+            fit.
+    """
+    output = Path(run.output)
+    check_folder("run.output", output)
+    own, earlier = output / CHECKPOINT, read_run_record(output)
+    if resume is not None:
+        checkpoint = find_checkpoint(resume)
+        completed_steps(checkpoint)
+        if earlier is not None:
+            _check_unchanged(output, earlier, config)
+        _check_resume(checkpoint, own, config, steps, parts)
+    elif own.exists():
+        raise ValueError(
+            f"{output} holds a run already: go on with it (--resume {output}), or name another "
+            f"folder (--set run.output=FOLDER)."
+        )
+
+
+def _check_resume(
+    checkpoint: Path,
+    own: Path,
+    config: Any,
+    steps: int,
+    parts: Callable[[], nn.Module] | None,
+) -> None:
+    """Raise ValueError where a run cannot go on from a checkpoint.
+
+    Args:
+        own: the checkpoint of the folder that the run is written to, which may not be there.
+    """
+    done = completed_steps(checkpoint)
+    if parts is not None:
+        check_fits(checkpoint, parts(), config)
+    if done > steps:
+        raise ValueError(
+            f"{checkpoint} has {done} steps behind it, and the run is to have "
+            f"budget.steps={steps}: there is nothing left of it to train. Raise budget.steps."
+        )
+    inside = own.parent.resolve() in checkpoint.absolute().resolve().parents
+    if own.exists() and not inside:
+        raise ValueError(
+            f"{own.parent.parent} holds a run of its own, whose checkpoint {checkpoint} would "
+            f"replace: go on into a fresh folder (--set run.output=FOLDER)."
+        )
+
+
+def _check_unchanged(output: Path, earlier: dict[str, Any], config: Any) -> None:
+    """Raise ValueError where the run that a record is of was begun with another config."""
+    now = {"recipe": type(config).__name__, "config": as_plain(config)}
+    before = {name: earlier[name] for name in now}
+    ignore = [f"config.{name}" for name in MAY_CHANGE]
+    changed = [line.removeprefix("config.") for line in differences(before, now, ignore=ignore)]
+    if changed:
+        raise ValueError(
+            f"the run in {output} was begun with another config ({'; '.join(changed)}): its logs "
+            f"would be of both. Resume it as it was, or into a fresh folder "
+            f"(--set run.output=FOLDER)."
+        )
+
+
+def fit(
+    module: StepModule,
+    run: Run,
+    config: Any,
+    *,
+    resume: str | None = None,
+    parallel: Parallel | None = None,
+) -> Trainer:
+    """Train ``module``; its averaged weights are in it afterwards.
+
+    Args:
+        parallel: over which ranks; this process starts the others, unless torchrun did. The module
+            has to shard itself in ``configure_model``.
+        resume: a checkpoint file, or the folder of an earlier run of the same config; a run that
+            goes on from it ends with the weights and logs of one that was never stopped.
+
+    Raises:
+        ValueError: whatever ``check_run`` refuses, or another process writes the same run.
+        KeyboardInterrupt: the run was interrupted, once: its checkpoint is of the step that it was
+            in; twice: the last one is a few minutes old.
+        SystemExit: the process was asked to end (SIGTERM); a checkpoint was written before.
+        FloatingPointError: loss or weights are no numbers; the checkpoint before is kept.
+        OSError: a file cannot be written; the checkpoint before is kept.
+    """
+    parallel = Parallel() if parallel is None else parallel
+    check_machine(run, parallel)
+    check_run(run, config, resume=resume, steps=module.budget.steps)
+    checkpoint = None if resume is None else find_checkpoint(resume)
+    with one_at_a_time(Path(run.output)):
+        if checkpoint is not None and checkpoint.is_dir() and parallel.ranks == 1:
+            checkpoint = put_together(checkpoint, Path(run.output) / CHECKPOINT)
+        with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
+            trainer = build_trainer(module, run, config, parallel, checkpoint=checkpoint)
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    module.average.copy_to(module)
+    return trainer
+
+
+def what_is_left(run: Run, resume: str | None = None) -> str:
+    """What a run that was stopped can go on with: a sentence, from what is on the disk.
+
+    Args:
+        resume: what the run went on from.
+    """
+    if (Path(run.output) / CHECKPOINT).exists():
+        steps = completed_steps(find_checkpoint(run.output))
+        return f"{steps} steps are kept; go on with --resume {run.output}."
+    if resume is not None:
+        return f"nothing is kept of this run; go on from {resume} as before."
+    return "nothing is kept, for no checkpoint was written: begin again."
+
+
+def load_average(module: StepModule, resume: str) -> int:
+    """Give a module that is not being trained the averaged weights of a run's checkpoint.
+
+    Returns:
+        the steps that the checkpoint has behind it.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is of another module.
+    """
+    file = find_checkpoint(resume)
+    steps = completed_steps(file)
+    fill(module, read_checkpoint(file)["callbacks"][AVERAGE]["average"], file)
+    return steps
+
+
+def build_trainer(
+    module: StepModule,
+    run: Run,
+    config: Any,
+    parallel: Parallel,
+    *,
+    checkpoint: Path | None = None,
+) -> Trainer:
+    """Lightning's Trainer with everything that rides along with a run."""
+    output = Path(run.output)
+    resumed, purge = None, None
+    if checkpoint is not None:
+        step = completed_steps(checkpoint)
+        resumed, purge = {"checkpoint": str(checkpoint), "step": step}, step + 1
+    losses = LossLog(Table(output / "train.csv"), every=run.log_every)
+    validation = Validation(Table(output / "validation.csv"), every=run.validate_every)
+    callbacks: list[Callback] = [
+        Record(output, config, resumed=resumed),
+        module.clock,
+        module.average,
+        losses,
+        validation,
+    ]
+    if run.samples_every:
+        every = run.validate_every * run.samples_every
+        callbacks.append(SampleVideos(output / "samples", every=every))
+    if run.progress_bar:
+        callbacks.append(ProgressBar(losses, validation))
+    callbacks.append(
+        LastCheckpoint(output / CHECKPOINT, module.clock, minutes=run.checkpoint_minutes)
+    )
+    return Trainer(
+        **_trainer_settings(run, parallel),
+        max_steps=module.budget.steps,
+        gradient_clip_val=module.optimisation.max_grad_norm or None,
+        logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
+        callbacks=callbacks,
+        log_every_n_steps=1,  # Lightning logs nothing by itself here
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        benchmark=run.benchmark,
+        default_root_dir=output,
+    )
+
+
+def _trainer_settings(run: Run, parallel: Parallel) -> dict[str, Any]:
+    """What a Trainer may refuse of a machine."""
+    plugins = [WholeCheckpoints()] if parallel.ranks == 1 else []  # several ranks write folders
+    alone = environment(parallel.ranks)
+    return {
+        "accelerator": run.accelerator,
+        "precision": run.precision,
+        "devices": parallel.ranks // parallel.nodes,
+        "num_nodes": parallel.nodes,
+        "strategy": parallel.strategy(),
+        "plugins": [*plugins, *([] if alone is None else [alone])],
+    }
+
+
+@contextmanager
+def _stops_are_told_apart() -> Iterator[None]:
+    """Lightning ends the process after an interrupt, and with status 0 after a SIGTERM."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, on_interrupt)  # Lightning ignores it from then on
+        raise KeyboardInterrupt from stop
+
+
+@contextmanager
+def _float32_matmul(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def lightning_is_brief() -> Iterator[None]:
+    """Within the block, Lightning keeps tips to itself, and a deprecated call of its own."""
+    log = logging.getLogger("pytorch_lightning")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch for the type of a tree's leaf in a way that 2.13 deprecates
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+            # the loss never writes into what the model returns
+            warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* a view tensor")
+            yield
+    finally:
+        log.setLevel(before)

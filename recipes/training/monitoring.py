@@ -1,0 +1,238 @@
+"""How a training run is watched: tables of numbers, TensorBoard, sample videos, a progress bar.
+
+Everything is written when the step that it belongs to is over and before the next checkpoint, so
+that a run which goes on from a checkpoint goes on with its logs, too.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from longlive_models.stream import Video
+from longlive_recipes.run_record import replace_file
+from longlive_recipes.training.module import StepModule
+
+
+class Table:
+    """A CSV file: one row a step, the same columns in all; a row is in the file once added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row."""
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")  # as `rewind` writes them
+            if is_new:
+                writer.writerow(["step", *values])
+            writer.writerow([step, *values.values()])
+
+    def rewind(self, step: int) -> None:
+        """Forget what comes after ``step``, and a row that a full disk cut off."""
+        if not self.path.exists():
+            return
+        header, *rows = self.path.read_text().splitlines(keepends=True)
+        columns = header.count(",")
+        whole = [row.rstrip() for row in rows if row.endswith("\n") and row.count(",") == columns]
+        kept = [row for row in whole if int(row.partition(",")[0]) <= step]
+        if kept:
+            replace_file(self.path, "\n".join([header.rstrip(), *kept]) + "\n")
+        else:
+            self.path.unlink()
+
+
+class LossLog(Callback):
+    """Logs what ``training_step`` returns, every few steps; stops a run whose loss is lost.
+
+    Attributes:
+        latest: the newest row.
+    """
+
+    def __init__(self, table: Table, *, every: int) -> None:
+        self.table = table
+        self.every = every
+        self.latest: dict[str, float] = {}
+        self._rate = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
+        if trainer.is_global_zero:
+            self.table.rewind(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: StepModule, batch: int, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every and step > 1 and not pl_module.clock.finished:
+            return
+        self.latest = {name: float(value.detach()) for name, value in outputs.items()}
+        self.latest["learning_rate"] = self._rate
+        if not math.isfinite(self.latest["loss"]):
+            raise FloatingPointError(
+                f"the loss of step {step} is {self.latest['loss']}: nothing is learnt from here "
+                f"on. Lower optimisation.learning_rate, or resume from the last checkpoint with "
+                f"another seed."
+            )
+        if trainer.is_global_zero:
+            self.table.add(step, self.latest)
+        log_numbers(trainer, self.latest, step)
+
+
+class Validation(Callback):
+    """Every few steps and at the end, measures the averaged weights and logs the numbers."""
+
+    def __init__(self, table: Table, *, every: int) -> None:
+        self.table = table
+        self.every = every
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
+        if trainer.is_global_zero:
+            self.table.rewind(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every and not pl_module.clock.finished:
+            return
+        with pl_module.averaged(), trainer.precision_plugin.forward_context():
+            self.latest = pl_module.validate()
+        if trainer.is_global_zero:
+            self.table.add(step, self.latest)
+        log_numbers(trainer, self.latest, step)
+
+
+class SampleVideos(Callback):
+    """Every few steps and at the end, writes videos made with the averaged weights.
+
+    They lie in ``<folder>/step_<number>`` as mp4, beside a sheet with six frames of each, which
+    TensorBoard shows, too.
+    """
+
+    COLUMNS = 6
+
+    def __init__(self, folder: Path, *, every: int) -> None:
+        self.folder = folder
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every and not pl_module.clock.finished:
+            return
+        with pl_module.averaged():
+            videos = pl_module.samples()
+        if not trainer.is_global_zero:
+            return
+        sheet = write_samples(self.folder / f"step_{step:07d}", videos, columns=self.COLUMNS)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", sheet, step, dataformats="HWC")
+
+
+class ProgressBar(Callback):
+    """A bar on standard error: how much of the budget is used up, speed, time left, numbers.
+
+    Where no terminal is, a line is written for every validation instead.
+    """
+
+    def __init__(self, losses: LossLog, validation: Validation, console: Console | None = None):
+        self.losses = losses
+        self.validation = validation
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  {task.description}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("the first step", total=1.0)
+        self._told: dict[str, float] = {}
+        self._start = (0.0, 0.0, 0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
+        self._start = (time.monotonic(), pl_module.progress, trainer.global_step)
+        if trainer.is_global_zero:
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+    ) -> None:
+        began, progress, steps = self._start
+        now, step, seconds = pl_module.progress, trainer.global_step, time.monotonic() - began
+        left = seconds * (1 - now) / (now - progress) if now > progress else 0.0
+        speed = f"{(step - steps) / seconds:.2f} steps/s, {clock_time(left)} left"
+        loss = self.losses.latest.get("loss", math.nan)
+        text = f"step {step}, loss {loss:.4g}, {speed}"
+        self._bar.update(self._task, completed=now, description=text)
+        if trainer.is_global_zero and self.validation.latest != self._told:
+            self._told = self.validation.latest
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in self._told.items())
+            self.console.print(f"{now:4.0%} {text}: {numbers}", highlight=False, soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: StepModule) -> None:
+        self._bar.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: StepModule, exception: BaseException
+    ) -> None:
+        self._bar.stop()
+
+
+def write_samples(folder: Path, videos: Mapping[str, Video], *, columns: int) -> torch.Tensor:
+    """Write each video as mp4, and ``sheet.png`` with a row of frames of each.
+
+    Returns:
+        the sheet, uint8 [height, width, 3].
+    """
+    from longlive_models.video.files import (  # PyAV, needed here
+        VideoWriter,
+        contact_sheet,
+        write_png,
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = []
+    for name, video in videos.items():
+        path, (height, width) = folder / f"{name}.mp4", video.frames.shape[1:3]
+        with VideoWriter(path, fps=video.fps, size=(height, width), overwrite=True) as writer:
+            writer.write(video.frames)
+        places = (
+            torch.linspace(0, len(video.frames) - 1, columns, dtype=torch.float32, device="cpu")
+            .round()
+            .long()
+        )
+        shown.append(video.frames[places])
+    sheet = contact_sheet(torch.cat(shown), columns=columns)
+    write_png(folder / "sheet.png", sheet)
+    return sheet
+
+
+def log_numbers(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
+    """Hand a row to TensorBoard, and to whichever other loggers a trainer has."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step)
+
+
+def clock_time(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
