@@ -86,7 +86,7 @@ def measure_nvfp4(device: torch.device, options: Options) -> Rows:
 
 
 def nvfp4_backends(device: torch.device, options: Options) -> list[str]:
-    """What quantises and decodes on this device."""
+    """What quantizes and decodes on this device."""
     request = Request(device=device, dtype=torch.bfloat16)
     return [str(one.receipt(request)) for one in (QUANTIZE, QUANTIZE_BOTH, DEQUANTIZE)]
 

@@ -86,7 +86,7 @@ BENCHMARKS = {
         DeviceBenchmark(
             name="linear",
             about="One linear of a block, its weight plain, in eight bits and in four, for the "
-            "tokens of a page, a sixteenth of them, and one row. Weights are quantised beforehand, "
+            "tokens of a page, a sixteenth of them, and one row. Weights are quantized beforehand, "
             "activations at each call.",
             check=check_linear,
             measure=measure_linear,

@@ -127,7 +127,7 @@ def swap_linears(
     if "" in plan.swapped:
         raise ValueError(
             "the model to convert is a single linear, which has no place to be swapped in: make "
-            "the quantised layer of it directly, or pass the module that holds it."
+            "the quantized layer of it directly, or pass the module that holds it."
         )
     before = module_bytes(model)
     places: dict[int, list[str]] = defaultdict(list)

@@ -45,7 +45,7 @@ def assert_bitwise_equal(
 def ulp_distance(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """How many representable numbers lie between each pair, for floats of up to 32 bits.
 
-    Neighbours are 1 apart; 0.0 and -0.0 are the same. NaN has no place on the line: it raises.
+    Neighbors are 1 apart; 0.0 and -0.0 are the same. NaN has no place on the line: it raises.
     """
     if a.dtype != b.dtype or not a.is_floating_point() or a.element_size() > 4:
         raise ValueError(
@@ -53,7 +53,7 @@ def ulp_distance(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> Int64[Te
             f"{a.dtype} and {b.dtype}: distances are counted in int64. Cast one of them."
         )
     if bool(a.isnan().any() or b.isnan().any()):
-        raise ValueError("ulp_distance met a NaN: it has no neighbours. Compare NaNs on their own.")
+        raise ValueError("ulp_distance met a NaN: it has no neighbors. Compare NaNs on their own.")
     return (_rank(a) - _rank(b)).abs()
 
 

@@ -22,7 +22,7 @@ class StepReport:
         steps: how many a block has; one clean pass follows the last one.
         timestep: what the model was told, of 1000.
         sigma: the noise level of ``latents``: 0 after the last step.
-        latents: float32 [1, channels, frames, height, width] after the step, normalised, on the
+        latents: float32 [1, channels, frames, height, width] after the step, normalized, on the
             model's device. The sampler goes on with this very tensor: to keep or to change it,
             take a copy.
     """

@@ -53,7 +53,7 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
     if pixels.is_meta or not bytes_in_place or pixels.shape[2:] != (3,) or pixels.numel() == 0:
         raise ValueError(
             f"an image is uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)} "
-            f"({'meta' if pixels.is_meta else str(pixels.layout)}): its colours come last, as "
+            f"({'meta' if pixels.is_meta else str(pixels.layout)}): its colors come last, as "
             f"bytes. Convert it, for example with image.convert('RGB')."
         )
     check_pixels("the image", *pixels.shape[:2])

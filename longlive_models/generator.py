@@ -36,7 +36,7 @@ class LatentBlock:
 
     Attributes:
         index: which block of the video it is.
-        latents: float32 [batch, channels, frames, height, width], normalised.
+        latents: float32 [batch, channels, frames, height, width], normalized.
         prompt: what it was asked to show; of a batch, what its first video was.
         checks: whether its numbers are numbers: read them, before its frames are shown, with
             ``checks.require(index, parts)``, which waits for the device.
@@ -81,7 +81,7 @@ class BlockGenerator:
 
     Args:
         model: in evaluation mode, on its device.
-        text: encodes prompts, each on its own, so that no prompt depends on its neighbours.
+        text: encodes prompts, each on its own, so that no prompt depends on its neighbors.
         cache: empty, with a sample for each video and guidance branch.
         sampler: the steps of a block.
         latent_size: latent (height, width).

@@ -1,4 +1,4 @@
-"""LoRA: small trained matrices beside frozen linears, plain or quantised.
+"""LoRA: small trained matrices beside frozen linears, plain or quantized.
 
     y = base(x) + (alpha / rank) * B A x          A [rank, in], B [out, rank], B zero at first
 
@@ -35,13 +35,13 @@ from longlive_models.lora_config import LoRAConfig as LoRAConfig
 PREFIX = "base_model.model."
 HOLDERS = ("generator_lora", "critic_lora")
 WEIGHTS = "adapter_model.safetensors"
-QUANTISED = (NVFP4Linear, Float8Linear)
+QUANTIZED = (NVFP4Linear, Float8Linear)
 
 _SHOWN = 5
 
 
 class LoRALinear(nn.Module):
-    """A linear, plain or quantised, with an adapter beside it. Its parts have PEFT's names.
+    """A linear, plain or quantized, with an adapter beside it. Its parts have PEFT's names.
 
     The adapter computes in the type of its own weights; its product is rounded once to that of the
     base's. ``merge`` puts the product of its matrices into the base's weight, and ``unmerge`` puts
@@ -54,7 +54,7 @@ class LoRALinear(nn.Module):
         self, base: nn.Module, config: LoRAConfig, *, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        if not isinstance(base, (nn.Linear, *QUANTISED)):
+        if not isinstance(base, (nn.Linear, *QUANTIZED)):
             raise ValueError(f"LoRA goes beside a linear, got {type(base).__name__}.")
         device = next(iter((*base.parameters(), *base.buffers()))).device
         made: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
@@ -101,16 +101,16 @@ class LoRALinear(nn.Module):
         if self.merged:
             return
         base = self.base_layer
-        if isinstance(base, QUANTISED) and not requantize:
+        if isinstance(base, QUANTIZED) and not requantize:
             raise ValueError(
                 f"merging into a {type(base).__name__} rounds its packed weight once more: merge "
-                f"into the plain weight and quantise that, or pass requantize=True."
+                f"into the plain weight and quantize that, or pass requantize=True."
             )
         if isinstance(base, nn.Linear):
             self._former = (base.weight.data,)
             base.weight.data = (base.weight.float() + self.delta).to(base.weight.dtype)
             return
-        assert isinstance(base, QUANTISED)
+        assert isinstance(base, QUANTIZED)
         plain = base.to_linear(torch.float32)
         plain.weight.data += self.delta
         again = type(base).from_linear(plain, base.config)  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def add_lora(
 ) -> tuple[str, ...]:
     """Put adapters beside the targets of ``model``, in place, and freeze all the rest.
 
-    Targets may be plain or quantised linears; convert before or after. Returns their names. Raises
+    Targets may be plain or quantized linears; convert before or after. Returns their names. Raises
     ValueError if there is none, or if the model has adapters already.
     """
     config = LoRAConfig() if config is None else config
@@ -250,7 +250,7 @@ def load_lora(
 
 def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
     """The linears that adapters stand beside, or would."""
-    kinds = (nn.Linear, LoRALinear, *QUANTISED)
+    kinds = (nn.Linear, LoRALinear, *QUANTIZED)
     linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     names = [name for name in linears if config.matches(name)]
     if not names:
@@ -268,7 +268,7 @@ def _check(
     own: dict[str, list[int]] = {}
     for name, linear in linears.items():
         base = linear.base_layer if isinstance(linear, LoRALinear) else linear
-        assert isinstance(base, (nn.Linear, *QUANTISED))
+        assert isinstance(base, (nn.Linear, *QUANTIZED))
         own[f"{PREFIX}{name}.lora_A.weight"] = [config.rank, base.in_features]
         own[f"{PREFIX}{name}.lora_B.weight"] = [base.out_features, config.rank]
     problems = {

@@ -49,7 +49,7 @@ def stored_precision(folder: Path) -> str:
 def set_precision(model: nn.Module, placement: Placement) -> dict[str, str]:
     """Give the block linears of ``model`` the form that ``placement`` names, in place.
 
-    Packed ones stay as they were packed or are decoded once; plain ones are quantised one after
+    Packed ones stay as they were packed or are decoded once; plain ones are quantized one after
     another, on the device where they will run, unless some are packed. Returns of linears that are
     plain afterwards, and of those that were decoded, by name, why.
     """

@@ -45,7 +45,7 @@ class Placement:
         kv_cache: one of ``KV_CACHES``: how past keys and values are kept.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
         lane: where frames are decoded (``longlive_core.async_decode``).
-        linear: a backend of the quantised linears' products, or "auto".
+        linear: a backend of the quantized linears' products, or "auto".
         strict: refuse to emulate a number format.
     """
 
@@ -84,7 +84,7 @@ class Placement:
             chosen[name] = default if value == "auto" else value
         if linear != "auto" and chosen["weights"] in PRECISIONS:
             raise ValueError(
-                f"linear={linear!r} names a product of quantised weights, and "
+                f"linear={linear!r} names a product of quantized weights, and "
                 f"weights={chosen['weights']!r} are plain. Leave it out, or use weights='nvfp4'."
             )
         if lane == "auto":
@@ -101,7 +101,7 @@ class Placement:
 
     @property
     def linears(self) -> LinearsConfig | None:
-        """How block linears are quantised and run; None for plain ones."""
+        """How block linears are quantized and run; None for plain ones."""
         if self.weights in PRECISIONS:
             return None
         if self.weights == "fp8":
@@ -173,7 +173,7 @@ class Placement:
         self.linear_receipts(config.dim)
 
     def linear_receipts(self, width: int) -> tuple[Receipt, ...]:
-        """What quantised linears of this width would run on here; nothing for plain ones.
+        """What quantized linears of this width would run on here; nothing for plain ones.
 
         Raises:
             BackendUnavailable: the one that was named cannot run here, or ``strict`` leaves none.
@@ -200,7 +200,7 @@ class Placement:
 
     @property
     def _rounded(self) -> torch.dtype:
-        """What weights that are not quantised are rounded to."""
+        """What weights that are not quantized are rounded to."""
         return PRECISIONS["fp32" if self.weights == "fp32" else "bf16"]
 
     def _compute_on(self, device: torch.device) -> str:

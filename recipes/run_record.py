@@ -20,6 +20,9 @@ from longlive_models.file_names import part
 
 RECORD = "run.json"
 
+OLD_NAMES = {"optimisation": "optimization", "quantised": "quantized"}
+"""Fields of a config as records had them before 0.2.0, and as they are named since."""
+
 
 def as_plain(value: Any) -> Any:
     """A config as JSON can hold it: dataclasses become dicts, tuples lists, paths strings."""
@@ -113,7 +116,7 @@ def write_run_record(
 
 
 def read_run_record(folder: Path) -> dict[str, Any] | None:
-    """What ``write_run_record`` wrote into ``folder``, or None.
+    """What ``write_run_record`` wrote into ``folder``, or None; fields have the names of today.
 
     Raises:
         ValueError: the file there is something else.
@@ -129,7 +132,8 @@ def read_run_record(folder: Path) -> dict[str, Any] | None:
                 f"{file} is no record of a run: it needs {name!r}, {_KINDS[kind]}. Move it away, "
                 f"or name another folder."
             )
-    return record
+    config = {OLD_NAMES.get(name, name): value for name, value in record["config"].items()}
+    return {**record, "config": config}
 
 
 _KINDS: dict[type, str] = {str: "a text", dict: "an object {...}", list: "a list [...]"}

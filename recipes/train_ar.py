@@ -61,13 +61,13 @@ class TrainARModule(StepModule):
     velocity: Model
 
     def __init__(self, config: TrainAR, ranks: Ranks | None = None) -> None:
-        super().__init__(config.budget, config.optimisation, config.seed)
+        super().__init__(config.budget, config.optimization, config.seed)
         self.config = config
         self.ranks = Ranks() if ranks is None else ranks
         self.schedule = FlowSchedule(shift=config.shift)
 
     def configure_model(self) -> None:
-        """Build, quantise, shard, in that order; the first weights are the seed's."""
+        """Build, quantize, shard, in that order; the first weights are the seed's."""
         if hasattr(self, "model"):
             return
         config = self.config
@@ -88,9 +88,9 @@ class TrainARModule(StepModule):
             start = Path(config.start_from)
             start_from(self.model, start / "transformer")
             start_from(self.text, start / "text_encoder")
-        if config.quantised.quantises:
+        if config.quantized.quantizes:
             reduce_amax = self.sp.max_over_group if shared else None
-            convert_linears(self.model, config.quantised, reduce_amax=reduce_amax)
+            convert_linears(self.model, config.quantized, reduce_amax=reduce_amax)
         if config.parallel.ranks > 1:
             shard(self.model, self.model.blocks, self.ranks.world)
             shard(self.text, (), self.ranks.world)
@@ -282,8 +282,8 @@ def check(config: TrainAR, *, resume: str | None = None) -> None:
         start_from=config.start_from,
         latent_cache=config.latent_cache,
     )
-    if config.quantised.quantises:
-        linear = NVFP4TrainingLinear(64, 64, config=config.quantised, device=device)
+    if config.quantized.quantizes:
+        linear = NVFP4TrainingLinear(64, 64, config=config.quantized, device=device)
         linear.receipts()
 
 

@@ -31,7 +31,7 @@ from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
 from longlive_recipes.training.fit import Run, check_machine, check_run, fit, load_average
 from longlive_recipes.training.module import (
-    Optimisation,
+    Optimization,
     StepModule,
     check_seed,
     maybe_compile,
@@ -63,8 +63,8 @@ class TrainVAE:
     sample_clips: int = 4  # of the validation clips, shown beside their reconstructions
     start_from: str | None = None  # a folder with the weights to begin with
     budget: Budget = field(default_factory=lambda: Budget(steps=2_500))
-    optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(learning_rate=1e-3, weight_decay=0.0)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(learning_rate=1e-3, weight_decay=0.0)
     )
     run: Run = field(
         default_factory=lambda: Run(
@@ -78,7 +78,7 @@ class TrainVAE:
             ("vae", VAEConfig),
             ("world", World),
             ("budget", Budget),
-            ("optimisation", Optimisation),
+            ("optimization", Optimization),
             ("run", Run),
         ):
             part_field(self, name, kind)
@@ -133,7 +133,7 @@ def vae_pocket_finetune() -> TrainVAE:
         phases=(Phase(length=17, batch=48, until=1.0),),
         start_from="runs/vae_pocket/vae",
         budget=Budget(steps=700, warmup_steps=50),
-        optimisation=Optimisation(learning_rate=6e-4, weight_decay=0.0),
+        optimization=Optimization(learning_rate=6e-4, weight_decay=0.0),
         run=Run(output="runs/vae_pocket_finetune", benchmark=True, validate_every=500),
         seed=5,
     )
@@ -170,7 +170,7 @@ class TrainVAEModule(StepModule):
     """Reconstruct windows of clips that are drawn on the device."""
 
     def __init__(self, config: TrainVAE) -> None:
-        super().__init__(config.budget, config.optimisation, config.seed)
+        super().__init__(config.budget, config.optimization, config.seed)
         self.config = config
         with torch.device("cpu"):
             self.vae = WanVAE(config.vae)

@@ -45,7 +45,7 @@ def matmul(
         raise ValueError(
             f"float8.matmul multiplies [rows, k] by [n, k] with k and n divisible by {step}, got "
             f"{(rows, width)} by {(columns, other)}: the hardware takes them in such steps. Pad "
-            f"with zeros before quantising, or leave this layer in bfloat16."
+            f"with zeros before quantizing, or leave this layer in bfloat16."
         )
     if bias is not None and (bias.dtype != out_dtype or bias.shape != (columns,)):
         raise ValueError(
@@ -69,7 +69,7 @@ def operation_for(a: Scaling, b: Scaling) -> Operation:
         return BLOCK_MATMUL
     raise ValueError(
         f"float8.matmul has no product of operands scaled by {a.value} and {b.value}: it has row "
-        f"by row, and 1x128 by 128x128. Quantise the operands so."
+        f"by row, and 1x128 by 128x128. Quantize the operands so."
     )
 
 

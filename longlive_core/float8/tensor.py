@@ -1,4 +1,4 @@
-"""FP8 matrices: numbers of eight bits that share a scale with their neighbours.
+"""FP8 matrices: numbers of eight bits that share a scale with their neighbors.
 
 A matrix is stored as E4M3 codes and float32 scales, and read back as ``code * scale``. A block of
 numbers shares one scale, ``amax / 448``, so that its largest number becomes E4M3's largest:
@@ -25,7 +25,7 @@ BLOCK = 128
 
 
 class Scaling(Enum):
-    """Which numbers share a scale: a row's, 128 neighbours' of a row, or a square's."""
+    """Which numbers share a scale: a row's, 128 neighbors' of a row, or a square's."""
 
     ROW = "row"
     ROW_BLOCK = "1x128"

@@ -66,7 +66,7 @@ class PageCodec(Protocol):
 class PlainCodec:
     """Keeps pages as they are. The reference for every other codec.
 
-    A store is a tensor [samples, slots, tokens, heads, head_dim], so that neighbouring slots are
+    A store is a tensor [samples, slots, tokens, heads, head_dim], so that neighboring slots are
     read as a view.
     """
 

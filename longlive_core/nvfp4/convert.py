@@ -24,7 +24,7 @@ def convert_linears(
     A ``LinearConfig`` (the default) packs weights into ``NVFP4Linear``, from training linears too;
     a ``TrainingConfig`` makes ``NVFP4TrainingLinear`` of the same parameters. ``keep`` has patterns
     of names to leave (``longlive_core.module_swap`` says how they match); pass ``(*KEEP, ...)`` to
-    keep more. ``device`` is where each is moved before it is quantised; with it, a model on a CPU
+    keep more. ``device`` is where each is moved before it is quantized; with it, a model on a CPU
     is packed on a GPU that could not hold it unpacked. Convert before sharding and before
     compiling.
     """

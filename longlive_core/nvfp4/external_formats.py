@@ -13,7 +13,7 @@ in what stands beside them (A is the largest magnitude, R the rule's full scale,
     compressed_tensors  weight_packed, weight_scale,                R / A             linear
                         weight_global_scale
 
-(longlive is the original LongLive-2.0, whose quantiser is fouroversix.) Where A is stored, the bits
+(longlive is the original LongLive-2.0, whose quantizer is fouroversix.) Where A is stored, the bits
 mean nothing without the rule, and no convention stores the rule: the caller says it. Where A / R is
 stored, values can be read without it; then ``AMAX_6`` stands in the result's config.
 
@@ -51,7 +51,7 @@ class Convention:
             ignored, for they are not the matrix.
         swizzled: the order of the block scales; None where it may be either.
         needs_rule: whether values cannot be read without knowing the rule.
-        amax: from its tensors, for a matrix quantised under a config.
+        amax: from its tensors, for a matrix quantized under a config.
         scale: the tensors it has beside codes and block scales.
         lay_out: linear block scales as it stores them, swizzled or not.
     """
@@ -75,7 +75,7 @@ class Convention:
     ) -> NVFP4Tensor:
         """The matrix that ``tensors``, by the names of this convention, hold.
 
-        ``config`` says by which rule it was quantised, ``shape`` its size where it was padded,
+        ``config`` says by which rule it was quantized, ``shape`` its size where it was padded,
         ``swizzled`` the order of block scales where the convention leaves it open. Raises
         ValueError for whatever is missing, does not fit, or would have to be guessed.
         """
@@ -84,7 +84,7 @@ class Convention:
             if self.needs_rule:
                 raise ValueError(
                     f"a matrix in the {self.name} convention does not say by which rule it was "
-                    f"quantised, and its scale cannot be read without: pass "
+                    f"quantized, and its scale cannot be read without: pass "
                     f"config=QuantizeConfig(rule=..., bound=..., block=...)."
                 )
             config = QuantizeConfig()
@@ -112,7 +112,7 @@ class Convention:
         if q.amax.numel() != 1 or len(q.shape) != 2:
             raise ValueError(
                 f"the {self.name} convention holds matrices with one scale, got shape {q.shape} "
-                f"with {q.amax.numel()} amax. Quantise the matrix as one."
+                f"with {q.amax.numel()} amax. Quantize the matrix as one."
             )
         if tuple(q.codes.shape) != (q.shape[0], q.shape[1] // 2):
             raise ValueError(
@@ -204,7 +204,7 @@ def _amax_of(
 ) -> Tensor:
     """The A whose ``scale`` is ``stored``, to the bit where there is one; else next to it.
 
-    ``guess`` may be a neighbour of it, because its own computation rounds.
+    ``guess`` may be a neighbor of it, because its own computation rounds.
     """
     for to in (torch.inf, -torch.inf):
         other = torch.nextafter(guess, torch.full_like(guess, to))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from longlive_core.checks import shown, whole
 
-BLOCK = 16  # neighbouring columns that share one block scale
+BLOCK = 16  # neighboring columns that share one block scale
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # by magnitude code; bit 3 is the sign
 E2M1_MAX = 6.0
@@ -85,7 +85,7 @@ class QuantizeConfig:
         if not is_pair or self.block not in ((1, BLOCK), (BLOCK, BLOCK)):
             raise ValueError(
                 f"QuantizeConfig(block={shown(self.block)}): an NVFP4 block is (1, {BLOCK}) or "
-                f"({BLOCK}, {BLOCK}), because one scale covers {BLOCK} neighbouring columns."
+                f"({BLOCK}, {BLOCK}), because one scale covers {BLOCK} neighboring columns."
             )
         if self.rounding not in ("nearest", "stochastic"):
             raise ValueError(
@@ -114,7 +114,7 @@ class QuantizeConfig:
         fields = ("rule", "bound", "block", "rounding")
         if not isinstance(values, Mapping) or set(values) != set(fields):
             raise ValueError(
-                f"a quantised format is told by {', '.join(fields)}, got {shown(values)}. Take the "
+                f"a quantized format is told by {', '.join(fields)}, got {shown(values)}. Take the "
                 f"config that was written with the weights."
             )
         block = values["block"]

@@ -1,8 +1,8 @@
-"""The random Hadamard transform, 16 wide: spreads outliers over their block before quantising.
+"""The random Hadamard transform, 16 wide: spreads outliers over their block before quantizing.
 
     rotate(x) = x H,   H = diag(signs) W / 4,   W[i, j] = (-1)**popcount(i & j)
 
-applied to every 16 neighbouring columns. H is orthogonal, so a product of two matrices that are
+applied to every 16 neighboring columns. H is orthogonal, so a product of two matrices that are
 both rotated along the shared dimension is the product of the originals: training rotates the
 operands of the weight gradient and undoes nothing. The signs are fixed: those of Transformer Engine
 and of the original LongLive-2.0 (arXiv 2605.18739).

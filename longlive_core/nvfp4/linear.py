@@ -50,7 +50,7 @@ class LinearConfig:
     """How a frozen linear is packed and runs.
 
     Attributes:
-        weight: how the weight is quantised.
+        weight: how the weight is quantized.
         activation: how inputs are (W4A4); None leaves them in their own type (W4A16).
         backend: a row of ``MATMUL`` (W4A4) or of ``WEIGHT_MATMUL`` (W4A16), or "auto".
         strict: refuse to emulate.
@@ -76,12 +76,12 @@ class LinearConfig:
         if self.activation is not None and self.activation.block != (1, BLOCK):
             raise ValueError(
                 f"LinearConfig(activation.block={self.activation.block}): tokens must not share a "
-                f"scale, or a token's result would depend on its neighbours. Use (1, {BLOCK})."
+                f"scale, or a token's result would depend on its neighbors. Use (1, {BLOCK})."
             )
 
 
 class NVFP4Linear(nn.Module):
-    """``y = x W^T + b`` with W packed in NVFP4, and x as it is (W4A16) or quantised too (W4A4).
+    """``y = x W^T + b`` with W packed in NVFP4, and x as it is (W4A16) or quantized too (W4A4).
 
     The product is summed in float32. Under W4A4 it is rounded to the type of ``x`` before the bias
     is added, as the original has it. ``x`` gets the gradient of the product with the decoded
@@ -134,7 +134,7 @@ class NVFP4Linear(nn.Module):
         reduce_amax: ReduceAmax | None = None,
         device: torch.device | str | None = None,
     ) -> "NVFP4Linear":
-        """The layer with this linear's weight quantised, and its bias itself.
+        """The layer with this linear's weight quantized, and its bias itself.
 
         With ``device`` both are made there, and ``linear`` stays where it is.
         """
@@ -158,7 +158,7 @@ class NVFP4Linear(nn.Module):
         if len(weight.shape) != 2 or weight.amax.numel() != 1:
             raise ValueError(
                 f"NVFP4Linear holds a matrix [out, in] with one amax, got shape {weight.shape} and "
-                f"{weight.amax.numel()} amax. Quantise the weight as one matrix."
+                f"{weight.amax.numel()} amax. Quantize the weight as one matrix."
             )
         config = replace(LinearConfig() if config is None else config, weight=weight.config)
         rows, cols = weight.shape
@@ -210,7 +210,7 @@ class NVFP4Linear(nn.Module):
         config, weight = self.config, self.weight
         if config.activation is not None:
             parts = weight.codes, weight.block_scales, weight.amax
-            y = _QuantisedProduct.apply(x, *parts, weight, config, self.reduce_amax)
+            y = _QuantizedProduct.apply(x, *parts, weight, config, self.reduce_amax)
             return y if bias is None else y + bias
         if self._prepared is not None and not (torch.is_grad_enabled() and x.requires_grad):
             out = self._prepared.multiply(x.reshape(-1, self.in_features), bias)
@@ -265,8 +265,8 @@ class NVFP4Linear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class _QuantisedProduct(torch.autograd.Function):
-    """x W^T with x quantised on the way; dx = g W."""
+class _QuantizedProduct(torch.autograd.Function):
+    """x W^T with x quantized on the way; dx = g W."""
 
     @staticmethod
     def forward(

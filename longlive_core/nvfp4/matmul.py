@@ -8,7 +8,7 @@ Two operations, by what the left operand is:
 - ``WEIGHT_MATMUL``, four bits in the weight alone (W4A16): a format for storage. Not an emulation:
   the weight is decoded, and the product is one of the left operand's type.
 
-Weights lie as [out, in], quantised along ``in``: ``matmul(a, b)`` is a b^T.
+Weights lie as [out, in], quantized along ``in``: ``matmul(a, b)`` is a b^T.
 """
 
 import functools
@@ -39,13 +39,13 @@ def matmul_request(
 ) -> MatmulRequest:
     """The request that these operands make of ``MATMUL`` or of ``WEIGHT_MATMUL``.
 
-    ``dtype`` is the result's where both are quantised. Raises ``ValueError`` if they do not fit.
+    ``dtype`` is the result's where both are quantized. Raises ``ValueError`` if they do not fit.
     """
     if len(b.shape) != 2 or len(a.shape) == 0 or a.shape[-1] != b.shape[1]:
         raise ValueError(
-            f"nvfp4.matmul computes a b^T for b of shape [out, in], quantised along in; got a of "
+            f"nvfp4.matmul computes a b^T for b of shape [out, in], quantized along in; got a of "
             f"shape {tuple(a.shape)} and b of shape {b.shape}: the last dimensions must be equal. "
-            f"Transpose before quantising, or use quantize_both."
+            f"Transpose before quantizing, or use quantize_both."
         )
     needs_grad, groups = False, b.amax.numel() > 1
     if isinstance(a, NVFP4Tensor):
@@ -72,7 +72,7 @@ def matmul(
     backend: str = "auto",
     strict: bool = False,
 ) -> Float[Tensor, "*batch outputs"]:
-    """a b^T + bias for a weight ``b`` [out, in]; ``a`` is quantised too (W4A4) or is not (W4A16).
+    """a b^T + bias for a weight ``b`` [out, in]; ``a`` is quantized too (W4A4) or is not (W4A16).
 
     ``dtype`` is the result's for W4A4; W4A16 gives the type of ``a``, and a gradient to ``a`` (that
     of the product with the decoded weight) and ``bias``. ``backend`` names a row of ``MATMUL`` or
@@ -203,7 +203,7 @@ def _matmul(
     backend: str,
     strict: bool,
 ) -> Tensor:
-    """a b^T + bias of two quantised matrices."""
+    """a b^T + bias of two quantized matrices."""
     a = _operand(a_codes, a_scales, a_amax, (a_rule, a_bound, a_block_rows, a_rounding))
     b = _operand(b_codes, b_scales, b_amax, (b_rule, b_bound, b_block_rows, b_rounding))
     run = _implementation(MATMUL, matmul_request(a, b, dtype), backend, strict)
@@ -243,7 +243,7 @@ def _weight_matmul(
     backend: str,
     strict: bool,
 ) -> Tensor:
-    """x b^T + bias of a plain and a quantised matrix."""
+    """x b^T + bias of a plain and a quantized matrix."""
     b = _operand(codes, scales, amax, (rule, bound, block_rows, rounding))
     request = replace(matmul_request(x, b), needs_grad=needs_grad)
     return _implementation(WEIGHT_MATMUL, request, backend, strict)(b)(x, bias)

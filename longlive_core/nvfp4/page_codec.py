@@ -1,7 +1,7 @@
 """NVFP4PageCodec: pages of keys and values in four bits, for ``longlive_core.kv_cache``.
 
 It satisfies ``kv_cache.PageCodec`` without importing it. A page of one sample is a matrix with a
-row for each token and a column for each channel of each head, quantised as ``reference.py`` says,
+row for each token and a column for each channel of each head, quantized as ``reference.py`` says,
 with an amax of its own. Blocks of 16 lie along the channels; a head size that is a multiple of 16
 therefore keeps every block inside one head.
 """
@@ -89,7 +89,7 @@ class NVFP4PageCodec:
         }
 
     def write(self, store: Store, slot: int, page: Page) -> None:
-        """Quantise ``page`` into ``slot``, each sample with an amax of its own."""
+        """Quantize ``page`` into ``slot``, each sample with an amax of its own."""
         samples, tokens, width = _matrices(
             (page.shape[0], page.shape[1], page.shape[2], page.shape[3])
         )
@@ -142,7 +142,7 @@ def _matrices(shape: PageShape) -> tuple[int, int, int]:
     width = heads * head_dim
     if width % BLOCK:
         raise ValueError(
-            f"NVFP4PageCodec cannot keep {heads} heads of {head_dim}: {BLOCK} neighbouring "
+            f"NVFP4PageCodec cannot keep {heads} heads of {head_dim}: {BLOCK} neighboring "
             f"channels share a scale, and a token's {width} channels are no multiple of {BLOCK}. "
             f"Use Float8PageCodec or Int8PageCodec, which scale each token and head, or PlainCodec."
         )

@@ -1,4 +1,4 @@
-"""Quantise and dequantise: the functions to call. The meaning is in ``reference.py``."""
+"""Quantize and dequantize: the functions to call. The meaning is in ``reference.py``."""
 
 import math
 
@@ -51,7 +51,7 @@ def quantize(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> NVFP4Tensor:
-    """Quantise to NVFP4; leading dimensions of ``x`` are rows of one matrix.
+    """Quantize to NVFP4; leading dimensions of ``x`` are rows of one matrix.
 
     ``amax`` is the magnitude that the scales are made for, if it is known or shared; a vector gives
     equal groups of rows, of whole blocks, one each. It is used in float32. ``generator`` seeds
@@ -82,10 +82,10 @@ def quantize_both(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> tuple[NVFP4Tensor, NVFP4Tensor]:
-    """A matrix and its transpose, both quantised from ``x`` itself, in one pass where possible.
+    """A matrix and its transpose, both quantized from ``x`` itself, in one pass where possible.
 
     What training needs: one product runs along the columns, the other along the rows, and
-    quantising twice would round twice. ``rotate`` applies the Hadamard transform to the transpose.
+    quantizing twice would round twice. ``rotate`` applies the Hadamard transform to the transpose.
     Equal to ``quantize(x)`` and ``quantize(rotate(x.t()))``, seeds drawn in this order; float16 is
     rotated as float32, because its range is too small for the sums. Blocks are (1, 16); with
     (16, 16) use ``NVFP4Tensor.transpose``.
@@ -150,7 +150,7 @@ def fake_quantize(
 ) -> Float[Tensor, "..."]:
     """``x`` rounded to what NVFP4 can hold, in the type of ``x``; its gradient passes unchanged.
 
-    The straight-through estimator, for quantisation-aware training and for accuracy studies.
+    The straight-through estimator, for quantization-aware training and for accuracy studies.
     """
     check_floats(x)
     amax = _amax(x, amax)
@@ -164,20 +164,20 @@ def fake_quantize(
 
 
 def check_floats(x: Tensor, *, fewest: int = 1) -> None:
-    """Refuse what the arithmetic, float32, would round before it quantises.
+    """Refuse what the arithmetic, float32, would round before it quantizes.
 
     And what has fewer dimensions than ``fewest``: blocks lie along the last one.
     """
     if not isinstance(x, Tensor):
-        raise ValueError(f"nvfp4 quantises a tensor, got {shown(x)}: make one with torch.tensor.")
+        raise ValueError(f"nvfp4 quantizes a tensor, got {shown(x)}: make one with torch.tensor.")
     if x.dtype not in FLOATS:
         raise ValueError(
-            f"nvfp4 quantises float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
+            f"nvfp4 quantizes float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
             f"float32. Convert the tensor first."
         )
     if x.ndim < fewest:
         raise ValueError(
-            "nvfp4 quantises along the last dimension, and a single number, of shape (), has "
+            "nvfp4 quantizes along the last dimension, and a single number, of shape (), has "
             "none. Give it one: x.reshape(1)."
         )
 

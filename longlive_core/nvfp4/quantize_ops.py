@@ -1,4 +1,4 @@
-"""The library operations that quantise and dequantise, and the tables of backends behind them.
+"""The library operations that quantize and dequantize, and the tables of backends behind them.
 
 A ``torch.library`` operation is one node of a compiled model. It takes tensors and plain values;
 ``quantize.py`` has the functions that people call. The backend is chosen when the operation runs,
@@ -176,7 +176,7 @@ def _fake_quantize(
     rounding: str,
     backend: str,
 ) -> Tensor:
-    """Quantise and read back at once."""
+    """Quantize and read back at once."""
     fields = rule, bound, block_rows, rounding
     codes, scales = _quantize(x, amax, seed, *fields, backend)
     return _dequantize(codes, scales, amax, *fields, x.dtype, backend)

@@ -3,7 +3,7 @@
 A matrix ``x`` of shape (rows, cols) is stored as
 
     codes         E2M1, two to a byte, the even column in the low nibble   (rows, cols // 2)
-    block_scales  E4M3, one for 16 neighbouring columns                    (rows, cols // 16)
+    block_scales  E4M3, one for 16 neighboring columns                    (rows, cols // 16)
     amax          float32, the largest magnitude, one for the matrix       ()
 
 and read back as
@@ -38,7 +38,7 @@ A matrix may hold several groups of rows with an amax of their own: then ``amax`
 the rows divide evenly, between blocks.
 
 Source: LongLive-2.0 (arXiv 2605.18739), NVFP4 training and inference; the format is NVIDIA's
-(arXiv 2509.25149), the arithmetic that of Transformer Engine's reference quantiser.
+(arXiv 2509.25149), the arithmetic that of Transformer Engine's reference quantizer.
 """
 
 import torch

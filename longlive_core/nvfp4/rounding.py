@@ -39,7 +39,7 @@ def round_stochastic(
 ) -> UInt8[Tensor, "*shape"]:
     """Round up with the probability that leaves the mean where it is; beyond 6 is 6, NaN is 0.
 
-    ``uniform`` in [0, 1) decides: up where it lies below the distance from the lower neighbour, in
+    ``uniform`` in [0, 1) decides: up where it lies below the distance from the lower neighbor, in
     steps. With multiples of 2**-24 the mean is off by less than 2**-24 of a step up to 6; of what
     lies beyond, the mean is 6, too small.
     """
@@ -74,7 +74,7 @@ def random_uniform(seed: Int64[Tensor, ""], count: int) -> Float32[Tensor, " cou
 
 
 def _step(y: Tensor) -> Tensor:
-    """The distance of neighbours on the grid above each magnitude up to 6: 0.5, 1 or 2.
+    """The distance of neighbors on the grid above each magnitude up to 6: 0.5, 1 or 2.
 
     Half the power of two below the magnitude, or below 1: its float32 without the mantissa.
     """

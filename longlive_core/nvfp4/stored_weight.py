@@ -19,7 +19,7 @@ _RULES = (  # by the number that files hold: append only
 
 
 def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
-    """What ``weight_format`` says: how a weight was quantised, and its shape. Raises ValueError."""
+    """What ``weight_format`` says: how a weight was quantized, and its shape. Raises ValueError."""
     if stored.numel() != 7 or stored.is_floating_point():
         raise ValueError(
             f"a packed weight's format is 7 whole numbers, got {stored.numel()} of {stored.dtype}. "

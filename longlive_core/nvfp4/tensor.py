@@ -15,9 +15,9 @@ from longlive_core.nvfp4.quantize_ops import config_fields
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NVFP4Tensor:
-    """A quantised matrix; ``reference.py`` says what the fields mean.
+    """A quantized matrix; ``reference.py`` says what the fields mean.
 
-    ``shape`` is that of what was quantised; leading dimensions are rows of the matrix. Codes and
+    ``shape`` is that of what was quantized; leading dimensions are rows of the matrix. Codes and
     scales are padded with zeros to whole blocks. ``amax`` is a scalar, or a vector where groups of
     rows have one each. ``config`` belongs to the format: without it the bits mean nothing.
     """
@@ -82,7 +82,7 @@ class NVFP4Tensor:
         )
 
     def scale_problem(self) -> str | None:
-        """Why the scales are none that quantising finite numbers gives, or None.
+        """Why the scales are none that quantizing finite numbers gives, or None.
 
         For what comes from a file. Waits for the device.
         """
@@ -178,7 +178,7 @@ def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, in
 def check_amax(amax: Tensor, rows: int, config: QuantizeConfig) -> None:
     """Raise ``ValueError`` unless the groups that have an amax each are equal and of whole blocks.
 
-    ``rows`` are those of what is quantised, without padding: padding belongs to the last group
+    ``rows`` are those of what is quantized, without padding: padding belongs to the last group
     alone, so several groups leave no room for it.
     """
     groups, height = amax.numel(), config.block[0]

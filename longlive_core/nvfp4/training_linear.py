@@ -1,13 +1,13 @@
 """NVFP4TrainingLinear: a linear whose three products run on four-bit operands.
 
-The master weight stays as the optimiser has it. With Q rounding to NVFP4 in blocks along the last
+The master weight stays as the optimizer has it. With Q rounding to NVFP4 in blocks along the last
 dimension, and H the Hadamard transform along it, a layer computes
 
     forward           y  = Q_a(x)        Q_w(W)^T      summed over in-features
     input gradient    dx = Q_g(g)        Q_w(W^T)^T    summed over out-features
     weight gradient   dW = Q_g(g^T H)    Q_a(x^T H)^T  summed over tokens
 
-Every operand is rounded once, from the high-precision tensor: x^T is quantised in the forward pass
+Every operand is rounded once, from the high-precision tensor: x^T is quantized in the forward pass
 (and kept in four bits until the backward), g in both directions in one pass. Weights in blocks of
 16 x 16 have Q(W^T) = Q(W)^T, so the input gradient is that of the weight that the forward used. H
 cancels in its product; it spreads outliers over the 16 tokens of a block. Rounding gradients at
@@ -42,12 +42,12 @@ from longlive_core.nvfp4.tensor import NVFP4Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How the three products of a training linear are quantised.
+    """How the three products of a training linear are quantized.
 
     Attributes:
-        activation, gradient: quantised in blocks of 1 x 16, along what is summed.
+        activation, gradient: quantized in blocks of 1 x 16, along what is summed.
         weight: in blocks of 16 x 16, or of 1 x 16, which rounds W and W^T each on its own.
-        forward, input_gradient, weight_gradient: which products have quantised operands; the others
+        forward, input_gradient, weight_gradient: which products have quantized operands; the others
             are computed in the type of the input.
         hadamard: rotate the weight gradient's operands.
         backend: a row of ``MATMUL``, or "auto".
@@ -87,13 +87,13 @@ class TrainingConfig:
                 )
 
     @property
-    def quantises(self) -> bool:
-        """Whether any product is quantised."""
+    def quantizes(self) -> bool:
+        """Whether any product is quantized."""
         return self.forward or self.input_gradient or self.weight_gradient
 
 
 OFF = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
-"""No product is quantised: the layer is ``nn.Linear``, for comparisons."""
+"""No product is quantized: the layer is ``nn.Linear``, for comparisons."""
 
 
 class NVFP4TrainingLinear(nn.Linear):
@@ -142,7 +142,7 @@ class NVFP4TrainingLinear(nn.Linear):
         return layer
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        if not self.config.quantises:
+        if not self.config.quantizes:
             return super().forward(x)
         features("NVFP4TrainingLinear", x, self.in_features)
         kind = x.device.type
@@ -155,7 +155,7 @@ class NVFP4TrainingLinear(nn.Linear):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """What a quantised product runs on where the weight is, under its own type."""
+        """What a quantized product runs on where the weight is, under its own type."""
         device, dtype = self.weight.device, self.weight.dtype
         request = MatmulRequest(
             device=device, dtype=dtype, inner=self.in_features, outputs=self.out_features
@@ -173,7 +173,7 @@ class NVFP4TrainingLinear(nn.Linear):
             "input_gradient": config.input_gradient,
             "weight_gradient": config.weight_gradient,
         }
-        named = ", ".join(name for name, quantised in products.items() if quantised)
+        named = ", ".join(name for name, quantized in products.items() if quantized)
         return f"{super().extra_repr()}, in NVFP4: {named or 'nothing'}"
 
 
@@ -235,7 +235,7 @@ def _two_ways(
     config: TrainingConfig,
     reduce_amax: ReduceAmax | None,
 ) -> tuple[NVFP4Tensor | None, NVFP4Tensor | None]:
-    """x quantised along its rows and its transpose quantised along the tokens, as far as needed."""
+    """x quantized along its rows and its transpose quantized along the tokens, as far as needed."""
     if along and across and reduce_amax is None:
         return quantize_both(x, how, rotate=config.hadamard)
     first = quantize_shared(x, how, reduce_amax) if along else None
@@ -245,7 +245,7 @@ def _two_ways(
 def _across(
     x: Tensor, how: QuantizeConfig, rotate: bool, reduce_amax: ReduceAmax | None
 ) -> NVFP4Tensor:
-    """The transpose, quantised along the tokens, which are padded with zeros to whole blocks."""
+    """The transpose, quantized along the tokens, which are padded with zeros to whole blocks."""
     tokens, cols = x.shape
     turned = nn.functional.pad(x.t(), (0, -tokens % BLOCK))
     if rotate:
@@ -264,7 +264,7 @@ def _multiply(
 
 
 def _square(config: TrainingConfig) -> bool:
-    """Whether the quantised weight's transpose is the quantised transpose."""
+    """Whether the quantized weight's transpose is the quantized transpose."""
     return config.weight.block == (BLOCK, BLOCK)
 
 

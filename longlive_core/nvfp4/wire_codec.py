@@ -75,7 +75,7 @@ def _widths(cols: int) -> list[int]:
     """Bytes of a row's codes, of its block scales and of its exponent."""
     if cols % BLOCK:
         raise ValueError(
-            f"NVFP4WireCodec cannot send heads of {cols} channels: {BLOCK} neighbouring "
+            f"NVFP4WireCodec cannot send heads of {cols} channels: {BLOCK} neighboring "
             f"channels share a scale. Use heads of a multiple of {BLOCK}, or Float8WireCodec."
         )
     return [cols // 2, cols // BLOCK, 1]

@@ -37,7 +37,7 @@ class WireCodec(Protocol):
         """The message's rows as they travel, of any dtype; all rows are equally wide."""
 
     def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
-        """The message of ``dtype`` that travelled."""
+        """The message of ``dtype`` that traveled."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PlainWireCodec:
         return message
 
     def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
-        """What travelled itself."""
+        """What traveled itself."""
         return wire
 
 

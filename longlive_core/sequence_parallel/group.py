@@ -15,7 +15,7 @@ class SequenceGroup:
     """One rank's place among the ranks that share a video.
 
     ``SequenceGroup()`` is one rank alone: nothing is communicated, and ``torch.distributed`` need
-    not be initialised. Others come from a process group: ``SequenceGroup.of``.
+    not be initialized. Others come from a process group: ``SequenceGroup.of``.
 
     Attributes:
         rank: this rank's number in the group, from 0.

@@ -63,7 +63,7 @@ class PackedConfig:
     """What the ``quantization_config`` of a packed part says.
 
     Attributes:
-        weight: how its weights were quantised.
+        weight: how its weights were quantized.
         activation: how its inputs are meant to be, where it runs in four bits throughout.
     """
 
@@ -299,7 +299,7 @@ def write_published(path: str | Path, tensors: Mapping[str, Tensor], config: Pac
     if config.weight.largest_scale != usual.largest_scale:
         raise ValueError(
             f"the original's packed file has no word for a bound of {config.weight.largest_scale} "
-            f"with {config.weight.rule.value}: quantise with {usual.largest_scale}."
+            f"with {config.weight.rule.value}: quantize with {usual.largest_scale}."
         )
     generator = {f"model.{k}": v for k, v in export_state(tensors, "longlive").items()}
     quantization = {

@@ -81,7 +81,7 @@ def pack_model_folder(
 ) -> PackedFolder:
     """Write a copy of a model folder whose transformer's linears are packed.
 
-    Weights are quantised on ``device`` as the source has them; what is not packed becomes
+    Weights are quantized on ``device`` as the source has them; what is not packed becomes
     ``dtype``. The target appears when all of it is written, and its index names the source by its
     hash. Raises ValueError as ``plan_packing`` does, and if the target exists.
     """

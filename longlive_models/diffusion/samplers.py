@@ -1,7 +1,7 @@
 """Samplers: from noise to latents through a few calls of ``denoise(x, timestep) -> velocity``.
 
 Schedules are plain numbers, computed once in float64; sampling is arithmetic on float32 latents
-with these constants, without a host synchronisation and without state that outlives a call.
+with these constants, without a host synchronization and without state that outlives a call.
 ``constrain`` maps the latents before each call and once at the end: image-to-video pins its first
 frame with it.
 """

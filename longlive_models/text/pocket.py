@@ -109,7 +109,7 @@ class PocketTextEncoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Self-attention and a two-layer network, each added to what was normalised for it."""
+    """Self-attention and a two-layer network, each added to what was normalized for it."""
 
     def __init__(self, config: PocketTextConfig) -> None:
         super().__init__()

@@ -85,7 +85,7 @@ class WanVAE(nn.Module):
         return latents * self.latent_std.to(latents.dtype) + self.latent_mean.to(latents.dtype)
 
     def moments(self, video: Video, *, parity: bool = False) -> tuple[Latents, Latents]:
-        """Mean and log-variance of the latents, not normalised, for a video of 1 + 4 n frames.
+        """Mean and log-variance of the latents, not normalized, for a video of 1 + 4 n frames.
 
         The log-variance is clamped to [-30, 20], so that its exponential is finite. Raises
         ValueError if frames are left over after the last full group; ``parity=True`` drops
@@ -98,7 +98,7 @@ class WanVAE(nn.Module):
         return _at_least_float(mean), _at_least_float(logvar).clamp(*LOGVAR_RANGE)
 
     def encode(self, video: Video, *, parity: bool = False) -> Latents:
-        """Normalised latents (the mean, nothing is drawn) of a video of 1 + 4 n frames."""
+        """Normalized latents (the mean, nothing is drawn) of a video of 1 + 4 n frames."""
         return self.normalize(self.moments(video, parity=parity)[0])
 
     def encode_block(
@@ -106,7 +106,7 @@ class WanVAE(nn.Module):
     ) -> tuple[Latents, StreamState]:
         """The next piece of a video: 1 + 4 n frames without a state, then 4 n frames a call.
 
-        Returns normalised latents and the state for the next call.
+        Returns normalized latents and the state for the next call.
         """
         self._check_video(video, parity=False, first=state is None)
         size, channels = self.config.patch_size, self.config.patch_channels
@@ -117,7 +117,7 @@ class WanVAE(nn.Module):
         return self.normalize(mean), StreamState(history)
 
     def decode(self, latents: Latents) -> Video:
-        """The whole video of normalised latents, 1 + 4 (F - 1) frames, not clamped."""
+        """The whole video of normalized latents, 1 + 4 (F - 1) frames, not clamped."""
         self._check_latents(latents)
         return self._decode(latents, None, record=False)[0]
 

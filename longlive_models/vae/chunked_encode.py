@@ -20,7 +20,7 @@ def encode_window(config: VAEConfig, keep: range, *, halo: int | None = None) ->
 
 
 def encode_chunk(vae: WanVAE, frames: Video, window: HaloWindow) -> Latents:
-    """Normalised latents ``window.keep`` of a video of which ``frames`` are ``window.pixels``.
+    """Normalized latents ``window.keep`` of a video of which ``frames`` are ``window.pixels``.
 
     Raises:
         ValueError: ``frames`` are not as many as the window has.
@@ -35,7 +35,7 @@ def encode_chunk(vae: WanVAE, frames: Video, window: HaloWindow) -> Latents:
 
 
 def encode_part(vae: WanVAE, video: Video, keep: range, *, halo: int | None = None) -> Latents:
-    """Normalised latents ``keep`` of a whole video, encoded from as little of it as that takes."""
+    """Normalized latents ``keep`` of a whole video, encoded from as little of it as that takes."""
     whole = vae.config.latent_frames(video.shape[2])
     if keep.stop > whole:
         raise ValueError(

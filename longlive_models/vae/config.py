@@ -21,7 +21,7 @@ class VAEConfig:
     ``dim_mult`` has one multiplier a stage. Every stage but the last halves space;
     ``temporal_downsample`` says for each of those stages whether it halves time as well, in the
     encoder's order. The decoder walks the stages backwards, with one residual block more in each.
-    ``latent_mean`` and ``latent_std`` normalise the latents, channel by channel.
+    ``latent_mean`` and ``latent_std`` normalize the latents, channel by channel.
     """
 
     encoder_dim: int
@@ -54,7 +54,7 @@ class VAEConfig:
                 )
         for statistic in (*self.latent_mean, *self.latent_std):
             real(
-                "a latent statistic of VAEConfig", statistic, why="latents are normalised with it."
+                "a latent statistic of VAEConfig", statistic, why="latents are normalized with it."
             )
         if len(self.temporal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
@@ -67,7 +67,7 @@ class VAEConfig:
                 raise ValueError(
                     f"VAEConfig.{name} needs one number a latent channel, got "
                     f"{len(getattr(self, name))} for {self.latent_channels} channels: each channel "
-                    f"is normalised by itself. Pass {self.latent_channels} numbers."
+                    f"is normalized by itself. Pass {self.latent_channels} numbers."
                 )
         if min(self.latent_std) <= 0:
             raise ValueError(

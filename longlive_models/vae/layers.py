@@ -26,7 +26,7 @@ def from_images(x: Images, batch: int) -> Features:
 
 
 def patchify(video: Features, size: int) -> Features:
-    """Fold ``size`` x ``size`` pixels into channels: 4 colour + 2 column + row, for size 2."""
+    """Fold ``size`` x ``size`` pixels into channels: 4 color + 2 column + row, for size 2."""
     b, c, t, h, w = video.shape
     x = video.reshape(b, c, t, h // size, size, w // size, size)
     x = x.permute(0, 2, 3, 5, 1, 6, 4)
@@ -251,7 +251,7 @@ def average_down(x: Features, out_channels: int, *, time: int, space: int) -> Fe
 def add_repeated(x: Features, start: Features, *, time: int, first: bool) -> Features:
     """``x`` plus the shortcut of an up stage: ``start`` unfolded into time and 2 x 2 space.
 
-    Its channels are repeated until there are enough to unfold, neighbours alike: the ones that
+    Its channels are repeated until there are enough to unfold, neighbors alike: the ones that
     differ unfold first into time, then into rows, then into columns. The first frame of a
     video is not unfolded in time: it is the last of its frames.
     """

@@ -188,13 +188,13 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
 
     See the GIF89a specification.
     """
-    place = 13 + _colours(data[10]) if len(data) > 10 else 13
+    place = 13 + _colors(data[10]) if len(data) > 10 else 13
     while place + 1 < len(data) and data[place] in (_EXTENSION, _IMAGE):
         start, kind = place, data[place]
         if kind == _IMAGE:
             if place + 10 > len(data):
                 return
-            place += 11 + _colours(data[place + 9])
+            place += 11 + _colors(data[place + 9])
         else:
             kind = data[place + 1]
             place += 2
@@ -206,6 +206,6 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield kind, start, place
 
 
-def _colours(flags: int) -> int:
-    """Bytes of the table of colours that a block's flags announce."""
+def _colors(flags: int) -> int:
+    """Bytes of the table of colors that a block's flags announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

@@ -91,7 +91,7 @@ class Video:
             got = f"{frames.dtype} {list(frames.shape)}" if tensor else shown(frames)
             raise ValueError(
                 f"a video's frames are a uint8 tensor [frames, height, width, 3], got {got}: "
-                f"colours come last, from 0 to 255. to_frames of longlive_models.stream makes "
+                f"colors come last, from 0 to 255. to_frames of longlive_models.stream makes "
                 f"them of pixels in [-1, 1]."
             )
         why = "it is how many frames are shown in a second. Use, say, 12."
@@ -204,10 +204,10 @@ class Decoded(NamedTuple):
 
 
 def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
-    """Pixels in [-1, 1], clamped, as bytes with the colours last; on the same device.
+    """Pixels in [-1, 1], clamped, as bytes with the colors last; on the same device.
 
     Raises:
-        ValueError: a pixel is NaN, infinite or far from any colour. On a GPU this waits for it.
+        ValueError: a pixel is NaN, infinite or far from any color. On a GPU this waits for it.
     """
     if not sound(video):
         raise ValueError(

@@ -53,7 +53,7 @@ def check_size(path: str | Path, size: tuple[int, int]) -> None:
     check_pixels("a frame", height, width)
     if suffix == ".mp4" and (height % 2 or width % 2):
         raise ValueError(
-            f"mp4 needs an even height and width, got {height}x{width}: its colours are stored at "
+            f"mp4 needs an even height and width, got {height}x{width}: its colors are stored at "
             f"half size. Use an even size, or write a .gif or .png."
         )
 
@@ -87,7 +87,7 @@ def check_crf(path: str | Path, crf: int | None) -> None:
     whole("crf", crf, at_least=0, at_most=WORST_CRF, why=why)
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(
-            f"crf={crf} is the quality of an mp4, and {path} is none: a .gif has its colours, and "
+            f"crf={crf} is the quality of an mp4, and {path} is none: a .gif has its colors, and "
             f".png frames lose nothing. Leave it out, or name an .mp4."
         )
 

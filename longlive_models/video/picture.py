@@ -1,7 +1,7 @@
 """Pictures in files, as a viewer shows them.
 
 Turned as their EXIF orientation says, over white where they are transparent, in eight bits, in the
-colours of their profile. A picture that is cut or damaged is an error, and one that is too large is
+colors of their profile. A picture that is cut or damaged is an error, and one that is too large is
 refused from its header. Pillow decodes; files are opened here, so that a name is always a path.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 Pixels = UInt8[Tensor, "height width 3"]
 
 BEHIND = (255, 255, 255)
-"""The colour behind what is transparent: white, as a page is."""
+"""The color behind what is transparent: white, as a page is."""
 MOST_BYTES = 2**30
 """Memory that one picture may take: four bytes a pixel as read, twelve as floats in [-1, 1]."""
 MOST_PIXELS = MOST_BYTES // (4 + 3 * 4)
@@ -127,7 +127,7 @@ def from_pillow(image: Image.Image) -> Pixels:
 
 
 def as_shown(image: Image.Image) -> Pixels:
-    """A picture's pixels, upright, over ``BEHIND``, in eight bits a colour."""
+    """A picture's pixels, upright, over ``BEHIND``, in eight bits a color."""
     with warnings.catch_warnings():  # a broken EXIF block turns nothing
         warnings.simplefilter("ignore")
         image.load()
@@ -152,7 +152,7 @@ def as_shown(image: Image.Image) -> Pixels:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """Colours of the profile that a picture brings, as a screen without one shows them."""
+    """Colors of the profile that a picture brings, as a screen without one shows them."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
@@ -160,14 +160,14 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     screen = ImageCms.createProfile("sRGB")
     try:
         shown = ImageCms.profileToProfile(image, io.BytesIO(profile), screen, outputMode=mode)
-    except ImageCms.PyCMSError:  # a profile that is broken, or of other colours than these
+    except ImageCms.PyCMSError:  # a profile that is broken, or of other colors than these
         return image
     assert shown is not None
     return shown
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey in sixteen bits, which Pillow's own conversion would clip at 255."""
+    """Gray in sixteen bits, which Pillow's own conversion would clip at 255."""
     if not image.mode.startswith("I;16") and image.format != "PPM":
         raise ValueError(f"its numbers (mode {image.mode}) have no white")
     values = np.asarray(image).astype(np.uint32)

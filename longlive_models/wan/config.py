@@ -26,7 +26,7 @@ class WanConfig:
 
     ``text_len`` is how many text tokens attention sees, padding included; ``freq_dim`` the width
     of the sinusoid that a timestep becomes; ``frames_per_block`` the latent frames that are
-    generated together, which is also one page of the cache. All normalisations share ``eps``.
+    generated together, which is also one page of the cache. All normalizations share ``eps``.
     """
 
     dim: int

@@ -47,7 +47,7 @@ def sinusoid(timesteps: Float[Tensor, "*shape"], width: int) -> Float[Tensor, "*
 
 
 class Head(nn.Module):
-    """The last normalisation and linear: from tokens to the values of their patches."""
+    """The last normalization and linear: from tokens to the values of their patches."""
 
     def __init__(self, dim: int, values: int, eps: float) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class Rotation:
 
     Attributes:
         cos: of each pair of channels the cosine.
-        sin: what each channel takes of its neighbour: minus the sine, and the sine.
+        sin: what each channel takes of its neighbor: minus the sine, and the sine.
     """
 
     cos: Float[Tensor, "samples tokens 1 pairs 1"]

@@ -90,7 +90,7 @@ class WanTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Wan's initialisation: Xavier linears, zero biases, a head that answers zero."""
+        """Wan's initialization: Xavier linears, zero biases, a head that answers zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

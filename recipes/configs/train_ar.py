@@ -20,7 +20,7 @@ from longlive_recipes.moving_shapes.clips import World, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.fit import Run
-from longlive_recipes.training.module import Optimisation, check_seed
+from longlive_recipes.training.module import Optimization, check_seed
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Budget, Phase, check_phases
 
@@ -52,7 +52,7 @@ class TrainAR:
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
     latent_cache: str | None = None  # keep the encoded clips here
-    quantised: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
+    quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
     parallel: Parallel = field(default_factory=Parallel)
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
@@ -68,7 +68,7 @@ class TrainAR:
     budget: Budget = field(
         default_factory=lambda: Budget(steps=40_000, minutes=15, warmup_steps=200)
     )
-    optimisation: Optimisation = field(default_factory=Optimisation)
+    optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
     seed: int = 0
 
@@ -101,10 +101,10 @@ class TrainAR:
             ("text", PocketTextConfig),
             ("world", World),
             ("window", Window),
-            ("quantised", TrainingConfig),
+            ("quantized", TrainingConfig),
             ("parallel", Parallel),
             ("budget", Budget),
-            ("optimisation", Optimisation),
+            ("optimization", Optimization),
             ("run", Run),
         ):
             part_field(self, name, kind)

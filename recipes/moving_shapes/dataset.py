@@ -99,7 +99,7 @@ class LatentClips:
     """Encoded clips, and what each of their blocks was captioned.
 
     Attributes:
-        latents: bfloat16 [clips, channels, frames, height, width], normalised.
+        latents: bfloat16 [clips, channels, frames, height, width], normalized.
         captions: of each clip, one caption a block, without the scene-cut prefix.
         cuts: bool [clips, blocks], True where a block begins with a cut.
     """
@@ -157,7 +157,7 @@ def encode_clips(
     device: torch.device,
     batch: int = 16,
 ) -> LatentClips:
-    """Draw and encode clips of equal length with ``encode`` (video -> normalised latents)."""
+    """Draw and encode clips of equal length with ``encode`` (video -> normalized latents)."""
     parts = [
         encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16).contiguous()
         for first in range(0, len(clips), batch)

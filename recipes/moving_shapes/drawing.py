@@ -104,8 +104,8 @@ def paint(
         The pictures, and the object's share of every pixel in [0, 1].
     """
     x, y, radius, cosine, sine = (column[:, None, None] for column in poses.unbind(1))
-    centres = (torch.arange(size, device=poses.device, dtype=poses.dtype) + 0.5) / size
-    right, down = centres[None, None, :] - x, centres[None, :, None] - y
+    centers = (torch.arange(size, device=poses.device, dtype=poses.dtype) + 0.5) / size
+    right, down = centers[None, None, :] - x, centers[None, :, None] - y
     right, down = (right - right.round()) / radius, (down - down.round()) / radius
     distance = OUTLINES[shape](right * cosine + down * sine, right * sine - down * cosine)
     pixels = radius * size

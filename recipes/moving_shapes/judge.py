@@ -173,7 +173,7 @@ def _judge_measured(measured: Measurements, fps: float) -> ShotVerdict:
     seen = measured.at(measured.present)
     shape, likeness = _shape(seen)
     angle = seen.angle[:, SHAPES.index(shape)]
-    motion = classify_motion(seen.centre, seen.radius, angle, shape, fps)
+    motion = classify_motion(seen.center, seen.radius, angle, shape, fps)
     seconds = np.flatnonzero(measured.present) / fps
     size = np.log(seen.radius)
     return ShotVerdict(
@@ -217,9 +217,11 @@ def _steadiness(measured: Measurements, fps: float) -> float:
 
 def _slope(seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Least-squares change a second of every column."""
-    centred = seconds - seconds.mean()
-    spread = float(np.square(centred).sum())
-    return centred @ (values - values.mean(0)) / spread if spread > 0 else np.zeros(values.shape[1])
+    centered = seconds - seconds.mean()
+    spread = float(np.square(centered).sum())
+    return (
+        centered @ (values - values.mean(0)) / spread if spread > 0 else np.zeros(values.shape[1])
+    )
 
 
 def _find_cuts(measured: Measurements) -> tuple[int, ...]:
@@ -261,6 +263,6 @@ def _jumps(measured: Measurements, last: int, first: int) -> bool:
     """Whether the object goes farther between two frames than a motion could, across edges too."""
     if not (measured.present[last] and measured.present[first]):
         return False
-    offset = measured.centre[first] - measured.centre[last]
+    offset = measured.center[first] - measured.center[last]
     fixed, each = CUT_JUMP
     return math.hypot(*(offset - np.round(offset))) >= fixed + each * (first - last)

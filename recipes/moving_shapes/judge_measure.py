@@ -54,7 +54,7 @@ class Measurements:
         background: [frames, 3] colour, 0 to 255.
         present: [frames] whether there is an object; the arrays below mean nothing where not.
         whole: [frames] whether the object touches no edge.
-        centre: [frames, 2] x and y in sides, in [0, 1).
+        center: [frames, 2] x and y in sides, in [0, 1).
         radius: [frames] of the disc of the same area, in sides.
         colour: [frames, 3] mean of the object's inner pixels, 0 to 255.
         votes: [frames, 10] inner pixels nearest to each of `COLOURS`.
@@ -65,7 +65,7 @@ class Measurements:
     background: np.ndarray
     present: np.ndarray
     whole: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     radius: np.ndarray
     colour: np.ndarray
     votes: np.ndarray
@@ -117,21 +117,21 @@ def _measure_chunk(pixels: Tensor) -> Measurements:
     mask = distance > (EDGE_SHARE * contrast).clamp(min=LEAST_DISTANCE)[:, None, None]
     soft = _smooth(mask.float())
     mask = soft > 0.5
-    centre = _circular_centre(mask)
-    near = [(_offsets(mask.shape[-1], centre[:, axis]).abs() <= REACH) for axis in (0, 1)]
+    center = _circular_center(mask)
+    near = [(_offsets(mask.shape[-1], center[:, axis]).abs() <= REACH) for axis in (0, 1)]
     within = near[1][:, :, None] & near[0][:, None, :]
     mask, soft = mask & within, soft * within
-    centre = _mean_centre(mask, centre)
+    center = _mean_center(mask, center)
     area = mask.float().mean((1, 2))
     radius = (area / math.pi).sqrt()
     edge = mask[:, 0].any(1) | mask[:, -1].any(1) | mask[:, :, 0].any(1) | mask[:, :, -1].any(1)
     votes, colour = _colours(pixels, mask)
-    likeness, angle = _compare(_patches(soft, centre, radius))
+    likeness, angle = _compare(_patches(soft, center, radius))
     return Measurements(
         background=background.numpy(),
         present=(area >= LEAST_AREA).numpy(),
         whole=(~edge).numpy(),
-        centre=centre.numpy(),
+        center=center.numpy(),
         radius=radius.numpy(),
         colour=colour.numpy(),
         votes=votes.numpy(),
@@ -148,19 +148,19 @@ def _smooth(image: Tensor) -> Tensor:
 
 
 def _eroded(mask: Tensor) -> Tensor:
-    """Pixels whose 5x5 neighbours on the torus all belong to the mask."""
+    """Pixels whose 5x5 neighbors on the torus all belong to the mask."""
     for axis in (1, 2, 1, 2):
         mask = mask & mask.roll(1, axis) & mask.roll(-1, axis)
     return mask
 
 
-def _offsets(size: int, centre: Tensor) -> Tensor:
-    """[frames, size] distance of every pixel centre from `centre` along one axis of the torus."""
-    offset = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) / size - centre[:, None]
+def _offsets(size: int, center: Tensor) -> Tensor:
+    """[frames, size] distance of every pixel center from `center` along one axis of the torus."""
+    offset = (torch.arange(size, dtype=torch.float32, device="cpu") + 0.5) / size - center[:, None]
     return offset - offset.round()
 
 
-def _circular_centre(mask: Tensor) -> Tensor:
+def _circular_center(mask: Tensor) -> Tensor:
     """[frames, 2] x and y of the mean direction of the mask's pixels on the torus."""
     turn = (
         2
@@ -174,7 +174,7 @@ def _circular_centre(mask: Tensor) -> Tensor:
     return torch.remainder(angles / (2 * math.pi), 1.0)
 
 
-def _mean_centre(mask: Tensor, near: Tensor) -> Tensor:
+def _mean_center(mask: Tensor, near: Tensor) -> Tensor:
     """[frames, 2] mean place of the mask's pixels, on the torus cut opposite to `near`."""
     count = mask.sum((1, 2)).clamp(min=1)
     shifts = [
@@ -199,13 +199,13 @@ def _colours(pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return votes.unflatten(0, (len(mask), -1)), sums / inner.sum((1, 2)).clamp(min=1)[:, None]
 
 
-def _patches(soft: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
-    """[frames, pixels] the object's share of pixels, centred and scaled to one area."""
+def _patches(soft: Tensor, center: Tensor, radius: Tensor) -> Tensor:
+    """[frames, pixels] the object's share of pixels, centered and scaled to one area."""
     size = soft.shape[-1]
     half = size // 2
     padded = functional.pad(soft[:, None], (half, half, half, half), "circular")
     steps = torch.linspace(-_PATCH_REACH, _PATCH_REACH, _PATCH, dtype=torch.float32, device="cpu")
-    places = (centre[:, :, None] + radius[:, None, None] * steps) * size + half
+    places = (center[:, :, None] + radius[:, None, None] * steps) * size + half
     places = places / (size + 2 * half) * 2.0 - 1.0
     grid = torch.stack(
         (
@@ -233,10 +233,10 @@ def _templates() -> tuple[Tensor, tuple[Tensor, ...]]:
         _, coverage = paint(shape, poses.T.contiguous(), ground, ground, 128)
         soft = _smooth(coverage[:, 0])
         mask = soft > 0.5
-        centre = _mean_centre(
+        center = _mean_center(
             mask, torch.full((len(turned), 2), 0.5, dtype=torch.float32, device="cpu")
         )
-        patches.append(_patches(soft, centre, (mask.float().mean((1, 2)) / math.pi).sqrt()))
+        patches.append(_patches(soft, center, (mask.float().mean((1, 2)) / math.pi).sqrt()))
         angles.append(turned)
     return torch.cat(patches), tuple(angles)
 

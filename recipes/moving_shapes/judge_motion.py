@@ -35,21 +35,21 @@ RESTING = 0.25
 
 
 def classify_motion(
-    centre: np.ndarray, radius: np.ndarray, angle: np.ndarray, shape: str, fps: float
+    center: np.ndarray, radius: np.ndarray, angle: np.ndarray, shape: str, fps: float
 ) -> str:
     """Name of the motion, "still" or "unclear".
 
     Args:
-        centre: [frames, 2] x and y in sides, wrapped.
+        center: [frames, 2] x and y in sides, wrapped.
         radius: [frames] in sides.
         angle: [frames] radians, of a shape with the symmetry of `shape`.
         shape: a name of `SHAPES`.
         fps: frames a second.
     """
-    if len(centre) < 4:
+    if len(center) < 4:
         return "still"
     step = max(1, round(fps / 3))
-    track = unwrap(centre, 1.0)
+    track = unwrap(center, 1.0)
     velocity = _rates(track, step) * fps
     speed = np.hypot(*velocity.T)
     if np.median(speed) >= MOVING:

@@ -170,7 +170,7 @@ def _draw_path(rng: np.random.Generator, motion: str, start: float, pose: Pose) 
     margin = EXTENT * pose.radius
     orbit = float(rng.uniform(ORBIT_RADIUS[0], min(ORBIT_RADIUS[1], 0.46 - margin)))
     phase = rng.uniform(0.0, 2.0 * math.pi)
-    centre = (pose.x - orbit * math.cos(phase), pose.y - orbit * math.sin(phase))
-    if min(centre) < orbit + margin or max(centre) > 1.0 - orbit - margin:
+    center = (pose.x - orbit * math.cos(phase), pose.y - orbit * math.sin(phase))
+    if min(center) < orbit + margin or max(center) > 1.0 - orbit - margin:
         return None
     return replace(path, orbit=orbit, phase=phase, turn=sign * rng.uniform(*ORBIT_SPEED))

@@ -17,7 +17,7 @@ BYTES_A_WEIGHT = 20
 """In float32: the weight, its gradient, AdamW's two numbers and the average."""
 
 PEAK_PLANES = 4
-"""Float32 planes of a picture that is drawn: its colours and how much the object covers."""
+"""Float32 planes of a picture that is drawn: its colors and how much the object covers."""
 
 
 def check_clips(world: World, timing: BlockTiming, lengths: Collection[int]) -> None:

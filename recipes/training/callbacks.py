@@ -193,7 +193,7 @@ class LastCheckpoint(Checkpoint):
             raise FloatingPointError(
                 f"the weights after step {trainer.global_step} are no finite numbers "
                 f"({lost or 'on another rank'}): nothing is learnt from here on, and the "
-                f"checkpoint before is kept. Lower optimisation.learning_rate, or resume from that "
+                f"checkpoint before is kept. Lower optimization.learning_rate, or resume from that "
                 f"checkpoint into a fresh folder with another seed."
             )
         try:

@@ -332,7 +332,7 @@ def build_trainer(
     return Trainer(
         **_trainer_settings(run, parallel),
         max_steps=module.budget.steps,
-        gradient_clip_val=module.optimisation.max_grad_norm or None,
+        gradient_clip_val=module.optimization.max_grad_norm or None,
         logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
         callbacks=callbacks,
         log_every_n_steps=1,  # Lightning logs nothing by itself here

@@ -36,7 +36,7 @@ MOST_SEED = (1 << 63) - 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Optimization:
     """AdamW and the average of its weights.
 
     Attributes:
@@ -64,12 +64,12 @@ class Optimisation:
         betas = self.betas
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise ValueError(
-                f"Optimisation.betas are two numbers, got {shown(betas)}: of the average of "
+                f"Optimization.betas are two numbers, got {shown(betas)}: of the average of "
                 f"gradients and of that of their squares. Use (0.9, 0.95), say."
             )
         first, second = (
             real(
-                f"Optimisation.betas[{place}]",
+                f"Optimization.betas[{place}]",
                 beta,
                 at_least=0,
                 at_most=LARGEST_DECAY,
@@ -117,14 +117,14 @@ def check_seed(config: Any) -> None:
 class StepModule(LightningModule, ABC):
     """A training module whose batch is made on the device from the number of the step."""
 
-    def __init__(self, budget: Budget, optimisation: Optimisation, seed: int) -> None:
+    def __init__(self, budget: Budget, optimization: Optimization, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)  # the first weights are the seed's, too
         self.budget = budget
-        self.optimisation = optimisation
+        self.optimization = optimization
         self.seed = seed
         self.clock = Clock(budget)
-        self.average = MovingAverage(optimisation.ema_decay)
+        self.average = MovingAverage(optimization.ema_decay)
 
     @abstractmethod
     def training_step(self, step: int) -> dict[str, Tensor]:
@@ -163,7 +163,7 @@ class StepModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, Any]:
         wanted = [p for p in self.parameters() if p.requires_grad]
-        settings = self.optimisation
+        settings = self.optimization
         optimizer = torch.optim.AdamW(
             wanted,
             lr=settings.learning_rate,
@@ -210,7 +210,7 @@ class Steps:
 def step_seed(seed: int, step: int, stream: int) -> int:
     """A seed for each (run, step, stream), by NumPy's SeedSequence: the same on every machine.
 
-    It hashes its words so that neighbouring steps, and streams of one step, have nothing in
+    It hashes its words so that neighboring steps, and streams of one step, have nothing in
     common. No rank enters it: what ranks share must not depend on how many there are.
     """
     words = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)

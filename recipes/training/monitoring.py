@@ -85,7 +85,7 @@ class LossLog(Callback):
         if not math.isfinite(self.latest["loss"]):
             raise FloatingPointError(
                 f"the loss of step {step} is {self.latest['loss']}: nothing is learnt from here "
-                f"on. Lower optimisation.learning_rate, or resume from the last checkpoint with "
+                f"on. Lower optimization.learning_rate, or resume from the last checkpoint with "
                 f"another seed."
             )
         if trainer.is_global_zero:

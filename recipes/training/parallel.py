@@ -215,7 +215,7 @@ def is_first_process() -> bool:
 def shard(module: nn.Module, parts: Iterable[nn.Module], ranks: SequenceGroup) -> None:
     """Shard a module's parameters over ranks: of each of its ``parts``, then of the rest.
 
-    The parts are gathered one at a time, when they are needed. Build and quantise before.
+    The parts are gathered one at a time, when they are needed. Build and quantize before.
     """
     assert ranks.process_group is not None, "one rank alone has nothing to share out"
     device = "cuda" if dist.get_backend(ranks.process_group) == "nccl" else "cpu"

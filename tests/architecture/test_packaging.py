@@ -32,6 +32,6 @@ def test_dependencies_are_those_that_are_imported():
     assert names - third - set(NOT_IMPORTED) == set()
 
 
-def test_the_licence_is_the_one_that_is_named():
+def test_the_license_is_the_one_that_is_named():
     assert PROJECT["project"]["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()

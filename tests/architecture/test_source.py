@@ -4,9 +4,15 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.architecture.source import FILES, text, tree
+from tests.architecture.source import FILES, PACKAGES, ROOT, text, tree
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+PAGES = [
+    page.relative_to(ROOT)
+    for folder, pattern in ((".", "*.md"), *((p, "**/*.md") for p in (*PACKAGES, "docs")))
+    for page in sorted((ROOT / folder).glob(pattern))
+    if page.name not in ("CHANGELOG.md", "renames.md")  # they name what was
+]
 
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
@@ -131,6 +137,41 @@ def test_the_rules_see_what_they_are_for():
 
 def test_no_leftovers():
     refuse([str(f) for f in FILES if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text(f))])
+
+
+BRITISH = re.compile(
+    r"(?:quanti|normali|optimi|initiali|synchroni|stabili|materiali|seriali|paralleli|utili)s"
+    r"(?:e[drs]?|ing|ation)|neighbour|favour|behaviour|travelled|signalled|centre|licence|colour",
+    re.IGNORECASE,
+)
+BRITISH_ON_DISK = {
+    "recipes/run_record.py": ("optimisation", "quantised"),  # the fields of older records
+    **dict.fromkeys(  # an attribute of a moving shape, a name in evaluations on disk
+        (
+            *(str(f) for f in FILES if f.parent.name == "moving_shapes"),
+            "recipes/evaluate.py",
+            "longlive_cli/commands/evaluate.py",
+            "README.md",
+            "longlive_models/pocket/README.md",
+        ),
+        ("colour",),
+    ),
+}
+
+
+def british(name: str, content: str) -> list[str]:
+    """British spellings in a file that are no names on disk."""
+    known = BRITISH_ON_DISK.get(name, ())
+    return [word for word in BRITISH.findall(content) if word.lower() not in known]
+
+
+def test_words_have_the_spelling_of_torch():
+    files = [*FILES, *PAGES]
+    found = {str(file): british(str(file), text(file)) for file in files}
+    refuse([f"{file}: {', '.join(words)}" for file, words in found.items() if words])
+    words = ["quantised", "neighbour", "Colour"]
+    assert british("a.py", "Dequantised neighbours, a Colour") == words
+    assert british("a.py", "quantized neighbors raise otherwise") == []
 
 
 def test_every_file_says_what_it_holds():

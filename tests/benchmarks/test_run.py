@@ -150,7 +150,7 @@ def test_bad_options_are_refused(arguments, message, capsys):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="speed is that of kernels on a GPU")
-def test_quantising_keeps_up_with_memory():
+def test_quantizing_keeps_up_with_memory():
     """On the window of LongLive-2.0-5B, with amax given: the promised shares of copying.
 
     Four-over-six tries two scales a block, and is bound by arithmetic, not by memory.

@@ -1,7 +1,7 @@
 """Group 13: NVFP4 as Transformer Engine's own Python reference writes it, byte for byte.
 
 Its four-over-six adds a block's errors one after another, the original in another order, which is
-the library's. At near ties a block may take the other scale: what is compared is quantised with
+the library's. At near ties a block may take the other scale: what is compared is quantized with
 Transformer Engine's order put in its place, and no more than one block in a hundred may need it.
 """
 

@@ -1,4 +1,4 @@
-"""Group 9: the original's NVFP4: quantiser, tiles, rotation, product, checkpoint, cache pages.
+"""Group 9: the original's NVFP4: quantizer, tiles, rotation, product, checkpoint, cache pages.
 
 Four-over-six is compared byte for byte. The static rules multiply in another order than the
 original, ``a * (S / 6)`` against ``(a / 6) * S``, so that up to 2 % of a tensor's block scales, or
@@ -86,7 +86,7 @@ def check(case: Case) -> Verdict:
         else:
             _check_pages(case, tally)
     else:
-        _check_quantised(case, tally)
+        _check_quantized(case, tally)
     return tally.verdict()
 
 
@@ -99,7 +99,7 @@ def original_scales(blocks: Tensor, amax: Tensor, config: QuantizeConfig) -> Ten
 
 
 def original_order(x: Tensor, config: QuantizeConfig) -> NVFP4Tensor:
-    """``x`` quantised with those scales."""
+    """``x`` quantized with those scales."""
     with patch.object(reference, "block_scales", original_scales):
         return quantize(x, config, backend="reference")
 
@@ -146,7 +146,7 @@ def padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, -x.shape[1] % 64, 0, -x.shape[0] % 128))
 
 
-def _check_quantised(case: Case, tally: Tally) -> None:
+def _check_quantized(case: Case, tally: Tally) -> None:
     """Any output ``NAME[.transform].RULE.codes_packed``, and the parts beside it."""
     square = _square(case)
     tensors = case.tensors
@@ -167,7 +167,7 @@ def _check_quantised(case: Case, tally: Tally) -> None:
 
 
 def _transformed(tensors: dict[str, Tensor], source: str, transform: str, report: Report) -> Tensor:
-    """What the original quantised; a rotation is compared with ours and then taken as given."""
+    """What the original quantized; a rotation is compared with ours and then taken as given."""
     x = tensors[f"input.{source}"]
     x = x.t() if transform.startswith("transpose") else x
     if transform.endswith("rht"):
@@ -278,7 +278,7 @@ def _check_pages(case: Case, tally: Tally) -> None:
 
 
 def _check_codec(report: Report, prefix: str, page: Tensor, config: QuantizeConfig) -> None:
-    """A page that is written and read back is these rows, quantised and dequantised."""
+    """A page that is written and read back is these rows, quantized and dequantized."""
     codec = NVFP4PageCodec(rule=config.rule, dtype=page.dtype)
     store = codec.allocate(1, tuple(page.shape), page.device)
     codec.write(store, 0, page)
@@ -331,7 +331,7 @@ def _check_checkpoint(case: Case, tally: Tally) -> None:
 def _flow(case: Case, model: WanTransformer) -> Tensor:
     """The block-causal forward of the bfloat16 model, rounded as often as the original rounds.
 
-    It rounds a product before it adds, and a normalised vector before it scales it, where the model
+    It rounds a product before it adds, and a normalized vector before it scales it, where the model
     does both at once; its attention is in float32. Codes flip on such differences.
     """
     x, timesteps = case.tensors["input.x"], case.tensors["input.t"]

@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_frames_and_a_longer_video_starts_with_them
         assert longlive("a red circle", *options).exit_code == 0
     short, longer, other = (read_video(Path(name))[0] for name in runs)
     assert len(short) == 5 * FPS
-    # the palette of a block's colours depends on how much of it is kept
+    # the palette of a block's colors depends on how much of it is kept
     whole_blocks = 29
     assert torch.equal(short[:whole_blocks], longer[:whole_blocks])
     assert not torch.equal(short, other)

@@ -74,7 +74,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
 
 
-def signalled(number: int, monkeypatch, *settings: str, at: int = 1, times: int = 1):
+def signaled(number: int, monkeypatch, *settings: str, at: int = 1, times: int = 1):
     """A run whose process gets a signal within step ``at``, counted from 0."""
     step = TrainARModule.training_step
 
@@ -92,7 +92,7 @@ def signalled(number: int, monkeypatch, *settings: str, at: int = 1, times: int 
     ("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
 )
 def test_a_signal_ends_a_run_after_its_step_and_keeps_that(number, said, tmp_path, monkeypatch):
-    done = signalled(number, monkeypatch)
+    done = signaled(number, monkeypatch)
     assert done.exit_code == 128 + number, done.output
     end = f"longlive: {said}; 2 steps are kept; go on with --resume runs/ar_tiny."
     assert done.stderr.splitlines()[-1] == end
@@ -102,7 +102,7 @@ def test_a_signal_ends_a_run_after_its_step_and_keeps_that(number, said, tmp_pat
 
 
 def test_a_second_interrupt_does_not_wait_and_promises_nothing(monkeypatch):
-    done = signalled(signal.SIGINT, monkeypatch, at=0, times=2)
+    done = signaled(signal.SIGINT, monkeypatch, at=0, times=2)
     assert done.exit_code == 130
     end = "longlive: interrupted; nothing is kept, for no checkpoint was written: begin again."
     assert done.stderr.splitlines()[-1] == end

@@ -56,7 +56,7 @@ def test_a_longer_frame_starts_with_the_shorter_one(seed, frame, short, more):
 
 
 @given(SEEDS, st.integers(0, 2**40))
-def test_seeds_and_frames_differ_from_their_neighbours(seed, frame):
+def test_seeds_and_frames_differ_from_their_neighbors(seed, frame):
     here = gaussian(seed, [frame], (8,))
     assert not torch.equal(here, gaussian(seed ^ 1, [frame], (8,)))
     assert not torch.equal(here, gaussian(seed ^ (1 << 40), [frame], (8,)))

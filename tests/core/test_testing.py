@@ -46,7 +46,7 @@ def test_the_same_nan_is_equal():
 
 
 @given(st.sampled_from(FLOATS), st.floats(-100, 100, width=16), st.integers(0, 40))
-def test_ulps_count_neighbours(dtype, value, steps):
+def test_ulps_count_neighbors(dtype, value, steps):
     start = torch.tensor([value]).to(dtype)
     moved = start
     for _ in range(steps):
@@ -55,13 +55,13 @@ def test_ulps_count_neighbours(dtype, value, steps):
     assert ulp_distance(moved, start).item() == steps
 
 
-def test_zeros_are_one_number_and_its_neighbours_straddle_it():
+def test_zeros_are_one_number_and_its_neighbors_straddle_it():
     assert ulp_distance(torch.tensor([0.0]), torch.tensor([-0.0])).item() == 0
     tiny = torch.tensor([1e-45])
     assert ulp_distance(tiny, -tiny).item() == 2
 
 
-def test_ulp_distance_refuses_what_has_no_neighbours():
+def test_ulp_distance_refuses_what_has_no_neighbors():
     with pytest.raises(ValueError, match="torch.float64.*Cast one"):
         ulp_distance(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="met a NaN"):

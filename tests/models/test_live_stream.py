@@ -406,7 +406,7 @@ def test_a_video_starts_from_its_image(tmp_path, guidance):
         ("missing.png", "missing.png cannot be read as an image.*Name a png or jpg"),
         (torch.zeros(4, 4, 3), r"uint8 \[height, width, 3\], got torch.float32"),
         (torch.zeros(4, 4, dtype=torch.uint8), r"got torch.uint8 \[4, 4\]"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"colours come last"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"colors come last"),
         (object(), "a file or an array of bytes, got object"),
     ],
 )

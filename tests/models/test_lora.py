@@ -1,4 +1,4 @@
-"""LoRA: the product, merging and the way back, PEFT's files, and quantised bases."""
+"""LoRA: the product, merging and the way back, PEFT's files, and quantized bases."""
 
 import copy
 import json
@@ -93,7 +93,7 @@ def test_merging_rounds_once_and_unmerging_is_exact(dtype):
     assert torch.equal(layer(x), layer.base_layer(x))
     unmerge_lora(net)
     assert torch.equal(layer.base_layer.weight, before)
-    assert layer.base_layer.weight is parameter  # an optimiser still knows it
+    assert layer.base_layer.weight is parameter  # an optimizer still knows it
 
 
 def test_a_merged_layer_can_be_moved_and_cast():
@@ -116,7 +116,7 @@ def test_fusing_leaves_plain_linears_under_their_names():
 
 @pytest.mark.parametrize("convert", [convert_linears, convert_to_float8])
 @pytest.mark.parametrize("first", ["convert", "adapt"])
-def test_quantised_bases(convert, first):
+def test_quantized_bases(convert, first):
     net = model()
     if first == "convert":
         convert(net)
@@ -283,7 +283,7 @@ def test_other_starts_are_refused_with_the_way_round(start):
 
 
 @pytest.mark.parametrize("rank", [4, 16])
-def test_rank_stabilised_adapters_are_scaled_by_the_root(rank):
+def test_rank_stabilized_adapters_are_scaled_by_the_root(rank):
     values = LoRAConfig(rank=rank, alpha=8.0).to_peft() | {"use_rslora": True}
     config = LoRAConfig.from_peft(values)
     assert config.alpha / config.rank == pytest.approx(8.0 / rank**0.5, rel=1e-15)

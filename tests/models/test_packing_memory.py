@@ -74,7 +74,7 @@ def test_a_weight_is_never_whole_beside_its_codes_on_its_way_to_a_device():
 
 @pytest.mark.gpu
 @GPU
-def test_quantising_the_5b_on_a_gpu_takes_its_largest_layer_and_the_packed_model():
+def test_quantizing_the_5b_on_a_gpu_takes_its_largest_layer_and_the_packed_model():
     """Block after block, as from files: weights come from the CPU one at a time."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

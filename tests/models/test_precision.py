@@ -111,8 +111,8 @@ def test_every_linear_has_its_receipt(plain):
         if isinstance(module, nn.Linear | nvfp4.NVFP4Linear)
     }
     assert set(found) == linears | {"attention", "kv_cache"}
-    quantising, product = found[NAME]
-    assert (quantising.backend, product.backend) == ("reference", "emulated")
+    quantizing, product = found[NAME]
+    assert (quantizing.backend, product.backend) == ("reference", "emulated")
     assert "CUDA device" in product.reasons["cublas"]
     assert str(found[KEPT][0]) == (
         "linear: torch on cpu (asked for nvfp4-w4a4); not nvfp4-w4a4: as 'time_projection' says"

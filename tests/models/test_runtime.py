@@ -97,7 +97,7 @@ def test_weights_are_rounded_as_said_and_widened_on_a_cpu(weights):
             "weights='int2' is no precision of this version: it has fp32, bf16, fp8, nvfp4",
         ),
         ({"kv_cache": "int3"}, "kv_cache='int3' is no precision"),
-        ({"linear": "cublas"}, "linear='cublas' names a product of quantised weights, and "),
+        ({"linear": "cublas"}, "linear='cublas' names a product of quantized weights, and "),
         ({"device": "abacus"}, "device='abacus' is no device"),
         ({"device": ""}, "device='' is no device"),
         ({"device": "meta"}, "device='meta' is a device that this library is not tested on"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from longlive_models.schema import build
 
 
-class Colour(Enum):
+class Color(Enum):
     RED = "red"
     BLUE = "blue"
 
@@ -39,7 +39,7 @@ class Outer:
     pair: tuple[int, str]
     by_page: dict[int, float]
     mode: Literal["keep", "cut"]
-    colour: Colour
+    color: Color
     maybe: int | None
     number: float | int
     pages: tuple[int | None, ...]
@@ -60,7 +60,7 @@ outers = st.builds(
     pair=st.tuples(st.integers(), st.text()),
     by_page=st.dictionaries(st.integers(0, 99), st.floats(-9, 9), max_size=2),
     mode=st.sampled_from(["keep", "cut"]),
-    colour=st.sampled_from(Colour),
+    color=st.sampled_from(Color),
     maybe=st.none() | st.integers(),
     number=st.floats(-9, 9) | st.integers(),
     pages=st.lists(st.none() | st.integers(), max_size=3).map(tuple),
@@ -71,7 +71,7 @@ outers = st.builds(
 
 
 def as_json(outer: Outer) -> dict[str, Any]:
-    values = {**asdict(outer), "colour": outer.colour.value, "folder": str(outer.folder)}
+    values = {**asdict(outer), "color": outer.color.value, "folder": str(outer.folder)}
     return json.loads(json.dumps(values))
 
 
@@ -84,7 +84,7 @@ GOOD = as_json(
         pair=(1, "x"),
         by_page={3: 0.5},
         mode="keep",
-        colour=Colour.RED,
+        color=Color.RED,
         maybe=None,
         number=2,
         pages=(0, None),
@@ -125,7 +125,7 @@ def test_a_record_says_inf_of_what_has_no_end():
         ({"by_page": {"a": 1.0}}, "a key of by_page is a whole number, got 'a'"),
         ({"by_page": {"1": "x"}}, "by_page.1 is a finite number, got 'x'"),
         ({"mode": "keeep"}, "mode is one of 'keep', 'cut', got 'keeep'"),
-        ({"colour": "green"}, "colour is one of 'red', 'blue', got 'green'"),
+        ({"color": "green"}, "color is one of 'red', 'blue', got 'green'"),
         ({"maybe": "1"}, "maybe is a whole number, got '1'"),
         ({"number": float("nan")}, "number is a finite number or a whole number, got nan"),
         ({"inner": {"count": 1, "share": 10**400}}, "inner.share is a finite number, got a whole"),

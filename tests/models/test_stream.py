@@ -199,7 +199,7 @@ def test_a_pixel_is_rounded_to_the_nearest_byte(value):
     assert abs(byte - exact) <= 0.5 + 1e-4
 
 
-def test_frames_have_their_colours_last():
+def test_frames_have_their_colors_last():
     video = torch.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5) / 127.5 - 1
     assert_bitwise_equal(
         to_frames(video), torch.arange(120).reshape(3, 2, 4, 5).permute(1, 2, 3, 0).to(torch.uint8)

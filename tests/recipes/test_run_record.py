@@ -70,6 +70,16 @@ def test_a_record_says_what_ran_where(tmp_path):
     assert read_run_record(tmp_path) is None
 
 
+def test_an_older_record_has_its_fields_under_the_names_of_today(tmp_path):
+    """As a run of 0.1 wrote it: the spelling of two fields was another."""
+    config = {"quantised": {"forward": True}, "optimisation": {"ema_decay": 0.5}, "seed": 0}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": "TrainAR", "config": config}))
+    assert read_run_record(tmp_path) == {
+        "recipe": "TrainAR",
+        "config": {"quantized": {"forward": True}, "optimization": {"ema_decay": 0.5}, "seed": 0},
+    }
+
+
 def test_a_run_resumed_into_a_fresh_folder_is_recorded_whole(tmp_path):
     write_run_record(tmp_path, Budget(), torch.device("cpu"), resumed={"step": 3})
     record = read_run_record(tmp_path)

@@ -13,7 +13,7 @@ from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, ar_tiny
 from longlive_recipes.train_vae import TrainVAE, vae_tiny
 from longlive_recipes.training.fit import Run
-from longlive_recipes.training.module import Optimisation
+from longlive_recipes.training.module import Optimization
 from longlive_recipes.training.parallel import Parallel
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**5000
@@ -35,7 +35,7 @@ WRONG = {
         "samples_every": tuple(value for value in NO_COUNTS if value != 0 or value is False),
         "checkpoint_minutes": (*NO_NUMBERS, -1, 1e9),
     },
-    Optimisation(): {
+    Optimization(): {
         "learning_rate": (*NO_NUMBERS, 0, -1e-3, 2),
         "betas": ((0.9,), (2, 2), (0.9, 1.0), (-0.1, 0.9), (NAN, 0.9), 0.9, "ab", None, (1, "x")),
         "weight_decay": (*NO_NUMBERS, -0.01, 1001),
@@ -66,7 +66,7 @@ WRONG = {
         "sample_clips": (*NO_NUMBERS, -1, 0.5),
         "start_from": ("", 3),
         "budget": (None, 4),
-        "optimisation": (None,),
+        "optimization": (None,),
         "run": (None, "x"),
         "seed": (*NO_NUMBERS, -1, 0.5, 1 << 63),
     },
@@ -84,7 +84,7 @@ WRONG = {
         "word_dropout": SHARES,
         "context_jitter": SHARES,
         "latent_cache": ("", 3),
-        "quantised": (None, "nvfp4"),
+        "quantized": (None, "nvfp4"),
         "checkpointing": (1, None, "yes"),
         "parallel": (None, 2),
         "start_from": ("", 3),
@@ -94,7 +94,7 @@ WRONG = {
         "sampling_steps": (*NO_COUNTS, 1001),
         "guidance": (*NO_NUMBERS, -1, 1e308),
         "budget": (None,),
-        "optimisation": (None,),
+        "optimization": (None,),
         "run": (None,),
         "seed": (*NO_NUMBERS, -1, 0.5, 1 << 63),
     },
@@ -130,7 +130,7 @@ def test_presets_hold_configs_whose_fields_are_asked_for(config):
 
 
 def test_numbers_of_other_libraries_become_plain_ones():
-    made = Optimisation(learning_rate=np.float32(0.5), betas=[np.float64(0.5), 0])
+    made = Optimization(learning_rate=np.float32(0.5), betas=[np.float64(0.5), 0])
     assert (made.learning_rate, made.betas) == (0.5, (0.5, 0.0))
     assert type(made.learning_rate) is float
     assert type(World(size=np.int64(32)).size) is int
@@ -177,4 +177,4 @@ def test_drawings_fit_the_vae():
 def test_no_clips_are_made_into_samples_where_none_are_wanted():
     assert isinstance(replace(vae_tiny(), sample_clips=0), TrainVAE)
     assert isinstance(replace(ar_tiny(), sample_prompts=()), TrainAR)
-    assert isinstance(replace(ar_tiny(), quantised=TrainingConfig()), TrainAR)
+    assert isinstance(replace(ar_tiny(), quantized=TrainingConfig()), TrainAR)

@@ -24,7 +24,7 @@ from longlive_recipes.train_vae import (
     write_vae,
 )
 from longlive_recipes.training import fit
-from longlive_recipes.training.module import Optimisation
+from longlive_recipes.training.module import Optimization
 from longlive_recipes.training.schedule import Budget, Phase
 from tests.recipes.tiny_runs import (
     assert_equal,
@@ -80,7 +80,7 @@ def test_what_is_measured_is_what_is_written(trained):
         assert measure(load_vae(trained / "vae"), fresh) == pytest.approx(scores, rel=1e-6)
 
 
-def test_latents_of_a_written_vae_are_normalised(trained):
+def test_latents_of_a_written_vae_are_normalized(trained):
     config = vae_config(trained)
     fresh = FramePool.draw(config.world, config.validation_clips, config.seed + 2, CPU)
     vae = load_vae(trained / "vae")
@@ -110,7 +110,7 @@ def test_it_learns_a_few_clips(tmp_path):
         world=World(size=16),
         pool_clips=1,
         budget=Budget(steps=30, warmup_steps=3),
-        optimisation=Optimisation(learning_rate=3e-3, ema_decay=0.0),
+        optimization=Optimization(learning_rate=3e-3, ema_decay=0.0),
     )
     config = replace(config, run=replace(config.run, validate_every=30, checkpoint_minutes=1.0))
     module = module_on_the_cpu(config)
@@ -272,6 +272,6 @@ def test_the_pocket_presets_make_what_is_shipped():
         same = {k: v for k, v in config.vae.to_dict().items() if not k.startswith("latent_")}
         assert same.items() <= shipped.items()
     assert second.start_from == f"{first.run.output}/vae"
-    changed = {"phases", "start_from", "budget", "optimisation", "run", "seed"}
+    changed = {"phases", "start_from", "budget", "optimization", "run", "seed"}
     a, b = as_plain(first), as_plain(second)
     assert {name for name in a if a[name] != b[name]} == changed

@@ -18,7 +18,7 @@ from longlive_recipes.moving_shapes.clips import World
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.training.callbacks import MovingAverage
 from longlive_recipes.training.fit import Run, fit
-from longlive_recipes.training.module import Optimisation, StepModule
+from longlive_recipes.training.module import Optimization, StepModule
 from longlive_recipes.training.schedule import Budget
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def vae_config(output: Path, **changes) -> train_vae.TrainVAE:
 
 
 def write_tiny_vae(folder: Path) -> Path:
-    """A VAE that was never trained, but whose latents are normalised."""
+    """A VAE that was never trained, but whose latents are normalized."""
     torch.manual_seed(0)
     config = replace(train_vae.vae_tiny().vae, encoder_dim=4, decoder_dim=4)
     pool = FramePool.draw(World(size=32), 2, 0, torch.device("cpu"), blocks=1)
@@ -69,7 +69,7 @@ class ToyModule(StepModule):
     """Uses both streams of random numbers; ``before`` is called with every step's number."""
 
     def __init__(self, config: Toy, before: Callable[[int], None] = lambda step: None) -> None:
-        super().__init__(config.budget, Optimisation(learning_rate=0.1), config.seed)
+        super().__init__(config.budget, Optimization(learning_rate=0.1), config.seed)
         self.line = nn.Linear(1, 1)
         nn.init.zeros_(self.line.weight)
         nn.init.zeros_(self.line.bias)

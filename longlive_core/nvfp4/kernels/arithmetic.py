@@ -61,7 +61,7 @@ def code_value(code):
 
 @triton.jit
 def fold_largest(x, N: tl.constexpr, T: tl.constexpr):
-    """The largest of each row of [T, N], N 16 or 256: of neighbours, then of those, ...
+    """The largest of each row of [T, N], N 16 or 256: of neighbors, then of those, ...
 
     An order that does not depend on the layout: where the compiler has a row in two layouts, it
     sees one value, and works it out once.

@@ -1,4 +1,4 @@
-"""Dequantise NVFP4 on CUDA: codes, block scales and amax to float32, bfloat16 or float16."""
+"""Dequantize NVFP4 on CUDA: codes, block scales and amax to float32, bfloat16 or float16."""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

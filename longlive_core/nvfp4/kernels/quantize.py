@@ -1,4 +1,4 @@
-"""Quantise to NVFP4 on CUDA: a matrix alone, or with its transpose in the same pass."""
+"""Quantize to NVFP4 on CUDA: a matrix alone, or with its transpose in the same pass."""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -17,7 +17,7 @@ from longlive_core.nvfp4.kernels.arithmetic import (
 
 BLOCKS_PER_PROGRAM = 256  # of 1 x 16; adaptive rules, which keep more of each, take half as many
 SQUARES_PER_PROGRAM = 16  # blocks of 16 x 16
-TILE = 64  # rows and columns of a program that also quantises the transpose
+TILE = 64  # rows and columns of a program that also quantizes the transpose
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def _at(start, blocks_per_row, PER_LINE: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def _load_along(ptr, inside, T: tl.constexpr):
-    """Blocks of 16 neighbours that begin at ``ptr`` [T]: [T, 16].
+    """Blocks of 16 neighbors that begin at ``ptr`` [T]: [T, 16].
 
     Halves are read apart, so that a thread holds whole blocks and reduces them alone.
     """
@@ -82,7 +82,7 @@ def _encode(
     N: tl.constexpr,
     HEIGHT: tl.constexpr,
 ):
-    """Quantise T blocks and store them, by the short way where the amax allows it.
+    """Quantize T blocks and store them, by the short way where the amax allows it.
 
     Each way stores what it has: joined after the branch, their results would change layout.
     """

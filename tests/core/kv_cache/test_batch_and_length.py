@@ -61,7 +61,7 @@ def test_heads_of_any_number_and_size(heads, head_dim, tokens, name):
 
 def test_sizes_that_a_codec_cannot_keep_are_refused_at_construction():
     layout = CacheLayout(layers=1, heads=3, head_dim=24, tokens_per_page=2)
-    with pytest.raises(ValueError, match="cannot keep 3 heads of 24: 16 neighbouring channels"):
+    with pytest.raises(ValueError, match="cannot keep 3 heads of 24: 16 neighboring channels"):
         PagedKVCache(layout, Window(), NVFP4PageCodec())
 
 

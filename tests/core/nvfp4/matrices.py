@@ -1,4 +1,4 @@
-"""Matrices that quantisers find hard: draw the shape, the kind and a seed, not the numbers."""
+"""Matrices that quantizers find hard: draw the shape, the kind and a seed, not the numbers."""
 
 import torch
 from hypothesis import strategies as st

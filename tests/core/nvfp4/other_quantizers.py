@@ -1,4 +1,4 @@
-"""Quantisers of others that run on a CPU, as oracles; each is skipped where it is not there.
+"""Quantizers of others that run on a CPU, as oracles; each is skipped where it is not there.
 
 Neither can be a dependency of the tests: Transformer Engine without its CUDA part raises when it
 is imported and breaks ``import peft``; fouroversix is a source that builds beside an installed
@@ -78,7 +78,7 @@ class _Usage:
 
 
 def fouroversix() -> Quantizer:
-    """Its backend in PyTorch; the original's quantiser is a copy of it."""
+    """Its backend in PyTorch; the original's quantizer is a copy of it."""
     if importlib.util.find_spec("fouroversix") is None:
         pytest.skip("fouroversix, an oracle, is not installed")
     if torch.backends.cpu.get_cpu_capability() != "AVX2":

@@ -1,4 +1,4 @@
-"""Byte for byte what other quantisers write, over a million blocks of each rule."""
+"""Byte for byte what other quantizers write, over a million blocks of each rule."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ def blocks_apart(x: Tensor, config: QuantizeConfig, other: Quantizer) -> Tensor:
 
 @pytest.mark.parametrize("config", OF_TRANSFORMER_ENGINE, ids=str)
 def test_transformer_engine_writes_the_same_bytes(config, monkeypatch):
-    """Adding errors as it does; the original's quantiser, which is followed, adds otherwise."""
+    """Adding errors as it does; the original's quantizer, which is followed, adds otherwise."""
     other = transformer_engine(monkeypatch)
     monkeypatch.setattr(scale_rules, "ordered_sum", added_one_after_another)
     for x in drawn(("normal", "ties", "one outlier", "row scales")):
@@ -62,7 +62,7 @@ def test_the_order_of_addition_decides_few_blocks(config, monkeypatch):
 
 
 @pytest.mark.parametrize("config", OF_FOUROVERSIX, ids=str)
-def test_the_originals_quantiser_writes_the_same_bytes(config):
+def test_the_originals_quantizer_writes_the_same_bytes(config):
     other = fouroversix()
     for x in drawn(("normal", "ties", "sparse", "one outlier")):
         assert not blocks_apart(x, config, other).any()

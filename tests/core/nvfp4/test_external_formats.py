@@ -27,7 +27,7 @@ CASES = st.fixed_dictionaries(
 
 
 def packed(kind, height, rows, cols, exponent, seed):
-    """A quantised matrix of whole blocks, of any rule, block and magnitude."""
+    """A quantized matrix of whole blocks, of any rule, block and magnitude."""
     (rule, bound), generator = kind, torch.Generator().manual_seed(seed)
     x = torch.randn(rows * height, cols * 16, generator=generator) * 10.0**exponent
     return quantize(x, QuantizeConfig(rule=rule, bound=bound, block=(height, 16)))

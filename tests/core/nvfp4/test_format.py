@@ -1,4 +1,4 @@
-"""What belongs to the format: rules, their bounds, blocks; and what a quantised tensor carries."""
+"""What belongs to the format: rules, their bounds, blocks; and what a quantized tensor carries."""
 
 import json
 from dataclasses import replace

@@ -250,8 +250,8 @@ def test_a_prepared_weight_serves_until_the_layer_changes():
 
 
 def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage():
-    quantised, product = layer_of(W4A4)[1].receipts()
-    assert (quantised.backend, product.backend) == ("reference", "emulated")
+    quantized, product = layer_of(W4A4)[1].receipts()
+    assert (quantized.backend, product.backend) == ("reference", "emulated")
     assert "needs a CUDA device" in product.reasons["cublas"]
     assert layer_of(W4A16)[1].receipts()[0].backend == "decode"
     _, strict = layer_of(replace(W4A4, strict=True))
@@ -265,7 +265,7 @@ def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage
 @pytest.mark.parametrize("block", [(1, 16), (16, 16)])
 @pytest.mark.parametrize("rows", [1024, 1025, 2100])
 @pytest.mark.parametrize("device", [None, "cpu"])
-def test_a_weight_of_several_pieces_is_quantised_as_it_is_whole(block, rows, device):
+def test_a_weight_of_several_pieces_is_quantized_as_it_is_whole(block, rows, device):
     """Pieces have 1,024 rows; the largest number may be in any of them."""
     config = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, block=block)
     for at in (0, rows - 1):
@@ -281,7 +281,7 @@ def test_a_weight_of_several_pieces_is_quantised_as_it_is_whole(block, rows, dev
 
 @settings(max_examples=12)
 @given(st.integers(1, 50), st.sampled_from([(1, 16), (16, 16)]))
-def test_a_weight_is_quantised_in_parts_as_it_is_whole(rows, block):
+def test_a_weight_is_quantized_in_parts_as_it_is_whole(rows, block):
     config = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, block=block)
     weight = torch.randn(rows, 48)
     got, want = quantize_weight(weight, config, rows=16), quantize(weight, config)

@@ -67,8 +67,8 @@ def test_a_repacked_weight_s_product_is_the_decoded_one_s():
 
 def test_a_training_layer_s_receipts():
     layer = NVFP4TrainingLinear.from_linear(linear())
-    quantising, product = layer.receipts()
-    assert quantising.backend == "triton"
+    quantizing, product = layer.receipts()
+    assert quantizing.backend == "triton"
     has_hardware = torch.cuda.get_device_capability() >= FOUR_BIT_GPU
     assert (product.backend == "emulated") != has_hardware
 

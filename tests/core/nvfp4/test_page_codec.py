@@ -166,7 +166,7 @@ def test_a_page_takes_the_bytes_it_says(page, slots):
 def test_channels_that_are_no_whole_blocks_are_refused(heads, head_dim):
     codec = NVFP4PageCodec()
     message = (
-        rf"cannot keep {heads} heads of {head_dim}: 16 neighbouring channels share.* "
+        rf"cannot keep {heads} heads of {head_dim}: 16 neighboring channels share.* "
         rf"{heads * head_dim} channels are no multiple of 16. Use Float8PageCodec"
     )
     with pytest.raises(ValueError, match=message):

@@ -79,7 +79,7 @@ def test_the_type_of_the_input_does_not_matter_once_its_values_are_fixed(dtype):
     assert_bitwise_equal(dequantize(quantize(x), dtype), dequantize(quantize(x)).to(dtype))
 
 
-def test_a_view_is_quantised_as_what_it_shows():
+def test_a_view_is_quantized_as_what_it_shows():
     x = torch.randn(6, 40)
     assert_same(quantize(x[:, 3:35].t()), quantize(x[:, 3:35].t().contiguous()))
     stacked = torch.randn(2, 3, 32)
@@ -199,7 +199,7 @@ def test_stochastic_rounding_is_unbiased(rule, block):
     """Of n draws the mean is within 6 standard errors, for every value and for their sum.
 
     The choice between 4 and 6 rests on the errors of nearest rounding, not on the draw, so it
-    does not favour either neighbour. Values beyond 6 saturate and are left out.
+    does not favor either neighbor. Values beyond 6 saturate and are left out.
     """
     draws = 400
     config = QuantizeConfig(rule=rule, block=block, rounding="stochastic")
@@ -229,7 +229,7 @@ def test_stochastic_rounding_is_unbiased(rule, block):
     st.booleans(),
     st.sampled_from(["nearest", "stochastic"]),
 )
-def test_a_matrix_with_its_transpose_is_both_quantised_from_the_matrix(x, rule, turn, rounding):
+def test_a_matrix_with_its_transpose_is_both_quantized_from_the_matrix(x, rule, turn, rounding):
     config = QuantizeConfig(rule=rule, rounding=rounding)
     generator = seeded(11)
     rows, cols = quantize_both(x, config, rotate=turn, generator=seeded(11))
@@ -252,7 +252,7 @@ def test_square_blocks_need_no_second_pass():
 # Gradients
 
 
-def test_fake_quantisation_rounds_and_passes_the_gradient():
+def test_fake_quantization_rounds_and_passes_the_gradient():
     x = torch.randn(2, 3, 40, requires_grad=True)
     y = fake_quantize(x, QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
     assert_bitwise_equal(
@@ -368,7 +368,7 @@ def test_the_mean_of_random_rounding_is_the_value_as_far_as_six_steps_reach(rule
         total += q.dequantize()
     step = q.block_scales.double().repeat_interleave(16, 1) * (q.amax.double() / config.full_scale)
     want = x.double().clamp(-6 * step, 6 * step)
-    # neighbours are two steps apart at most: Hoeffding, one failure in 1e9
+    # neighbors are two steps apart at most: Hoeffding, one failure in 1e9
     bound = 2 * step * math.sqrt(math.log(2 * x.numel() * 1e9) / (2 * draws))
     assert ((total / draws - want).abs() <= bound).all()
     short = want.abs() < x.double().abs() * (1 - 1e-6)

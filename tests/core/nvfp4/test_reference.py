@@ -60,7 +60,7 @@ def test_every_code_under_every_scale_reads_back_as_itself(amax, config):
 
 
 @given(matrices(step=16, dtypes=(torch.float32,)), configs(), st.integers(-90, 90))
-def test_quantising_what_was_dequantised_changes_nothing(x, config, exponent):
+def test_quantizing_what_was_dequantized_changes_nothing(x, config, exponent):
     if config.rule is ScaleRule.FOUR_OVER_SIX_MSE:
         exponent //= 2  # squares of errors must stay within float32
     q = quantize(x * 2.0**exponent, config)

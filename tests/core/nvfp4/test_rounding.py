@@ -44,7 +44,7 @@ def test_nearest_is_nearest_everywhere():
     assert torch.equal((codes[:-1] & 7)[lone].long(), best.indices[lone])
 
 
-def test_neighbours_of_a_midpoint_go_to_their_own_side():
+def test_neighbors_of_a_midpoint_go_to_their_own_side():
     middle = (GRID[:-1] + GRID[1:]).float() / 2
     below, above = (
         torch.nextafter(middle, torch.zeros(())),

@@ -45,7 +45,7 @@ def columns(x, config, hadamard=True):
 
 
 def model(linear, x, grad, config, seed=1):
-    """The same quantised products in float64."""
+    """The same quantized products in float64."""
     weight, bias = linear.weight.detach(), linear.bias.detach().double()
     y = double(x, config.activation) @ double(weight, config.weight).t() + bias
     torch.manual_seed(seed)
@@ -100,7 +100,7 @@ def test_each_product_can_be_left_alone(product):
         assert not torch.allclose(plain[index], full[index], rtol=1e-3)
 
 
-def test_without_quantisation_it_is_a_linear():
+def test_without_quantization_it_is_a_linear():
     linear = nn.Linear(33, 17)
     layer = NVFP4TrainingLinear.from_linear(linear, OFF)
     x, grad = torch.randn(2, 3, 33), torch.randn(2, 3, 17)

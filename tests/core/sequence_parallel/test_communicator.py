@@ -76,7 +76,7 @@ def test_a_wire_that_rounds_carries_no_gradient(ranks: Ranks):
 
 
 def test_one_rank_communicates_nothing():
-    """torch.distributed is not initialised in this process."""
+    """torch.distributed is not initialized in this process."""
     assert not torch.distributed.is_initialized()
     sp = BalancedSP(SequenceGroup(), BalancedPartition(ranks=1, **UNEVEN), heads=5)
     assert isinstance(sp, HeadExchange)

@@ -16,7 +16,7 @@ ROUNDING = [Float8WireCodec(), NVFP4WireCodec(), NVFP4WireCodec(rule=ScaleRule.A
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def travelled(codec: WireCodec, message: torch.Tensor) -> torch.Tensor:
+def traveled(codec: WireCodec, message: torch.Tensor) -> torch.Tensor:
     return codec.decode(codec.encode(message), message.dtype)
 
 
@@ -29,27 +29,27 @@ def test_a_message_may_be_cut_up_before_or_after_it_is_encoded(codec, dtype, tok
     part = whole[:, tokens:, :heads]
     of_whole, of_part = codec.encode(whole)[:, tokens:, :heads], codec.encode(part)
     assert torch.equal(of_whole, of_part)
-    assert torch.equal(codec.decode(of_whole, dtype), travelled(codec, part.contiguous()))
-    assert travelled(codec, part).dtype == dtype
+    assert torch.equal(codec.decode(of_whole, dtype), traveled(codec, part.contiguous()))
+    assert traveled(codec, part).dtype == dtype
 
 
 def test_a_single_row_of_any_length_travels_in_eight_bits():
     message = torch.arange(1.0, 19.0).view(1, 1, 1, 18)
-    torch.testing.assert_close(travelled(Float8WireCodec(), message), message, rtol=1 / 16, atol=0)
+    torch.testing.assert_close(traveled(Float8WireCodec(), message), message, rtol=1 / 16, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_plain_wire_is_exact(dtype):
     message = torch.randn(1, 3, 2, 5).to(dtype)
-    assert torch.equal(travelled(PlainWireCodec(), message), message)
+    assert torch.equal(traveled(PlainWireCodec(), message), message)
 
 
 @pytest.mark.parametrize("codec", ROUNDING, ids=repr)
 @given(scale=st.integers(-30, 30), seed=st.integers(0, 99))
 def test_errors_stay_within_a_step_of_the_format(codec, scale, seed):
-    """E4M3 is within 1/16 of a number; E2M1 within 0.18 of the largest of its 16 neighbours."""
+    """E4M3 is within 1/16 of a number; E2M1 within 0.18 of the largest of its 16 neighbors."""
     message = torch.randn(4, 3, 32, generator=torch.Generator().manual_seed(seed)) * 2.0**scale
-    error = (travelled(codec, message) - message).abs()
+    error = (traveled(codec, message) - message).abs()
     row = message.abs().amax(-1, keepdim=True)
     if isinstance(codec, Float8WireCodec):
         assert (error <= message.abs() / 16 + row * 2**-17).all()
@@ -62,17 +62,17 @@ def test_errors_stay_within_a_step_of_the_format(codec, scale, seed):
 @pytest.mark.parametrize(("codec", "most"), [(Float8WireCodec(), 8e-4), (NVFP4WireCodec(), 9e-3)])
 def test_the_squared_error_of_gaussians_is_the_formats(codec, most):
     message = torch.randn(8, 64, 2, 128)
-    error = (travelled(codec, message) - message).square().mean() / message.square().mean()
+    error = (traveled(codec, message) - message).square().mean() / message.square().mean()
     assert most / 2 < error < most
 
 
 @pytest.mark.parametrize("codec", ROUNDING, ids=repr)
 def test_zeros_arrive_as_zeros_and_what_is_not_finite_is_seen(codec):
     message = torch.zeros(3, 2, 16)
-    assert torch.equal(travelled(codec, message), message)
+    assert torch.equal(traveled(codec, message), message)
     for value in (torch.nan, torch.inf):
         message[1, 0, 3] = value
-        arrived = travelled(codec, message)
+        arrived = traveled(codec, message)
         assert arrived[1, 0, 3].isnan()
         assert torch.equal(arrived[[0, 2]], torch.zeros(2, 2, 16))
 
@@ -93,7 +93,7 @@ def test_heads_that_are_no_whole_blocks_are_refused():
 def test_no_rows_travel_as_no_bytes(codec, shape):
     message = torch.zeros(shape)
     assert codec.encode(message).numel() == 0
-    assert travelled(codec, message).shape == shape
+    assert traveled(codec, message).shape == shape
 
 
 @pytest.mark.parametrize("codec", ROUNDING[:2], ids=repr)
@@ -104,11 +104,11 @@ def test_a_single_number_and_numbers_that_are_none_are_refused(codec):
 
 @pytest.mark.parametrize("codec", ROUNDING[:2], ids=repr)
 def test_what_arrives_does_not_depend_on_the_number_of_ranks(ranks: Ranks, codec):
-    want = travelled(codec, on_ranks.wide())
+    want = traveled(codec, on_ranks.wide())
     for size in (2, 3, 4):
         parts = ranks(size, on_ranks.over_a_wire, codec)
         assert torch.equal(torch.cat([heads for heads, _ in parts], 2), want)
-        assert torch.equal(torch.cat([tokens for _, tokens in parts], 1), travelled(codec, want))
+        assert torch.equal(torch.cat([tokens for _, tokens in parts], 1), traveled(codec, want))
 
 
 def test_an_exchange_counts_3_4_times_fewer_bytes(ranks: Ranks):

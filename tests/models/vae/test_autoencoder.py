@@ -85,7 +85,7 @@ def test_gradients_are_right():
     torch.testing.assert_close((slope * direction).sum(), measured, rtol=1e-5, atol=1e-8)
 
 
-def test_statistics_normalise_each_channel():
+def test_statistics_normalize_each_channel():
     vae, video = VAES[SAME], random_video(SAME, 5)
     mean, _ = vae.moments(video)
     shape = (1, 3, 1, 1, 1)

@@ -41,13 +41,13 @@ def test_unpatchify_inverts_patchify(frames, height, size):
     assert torch.equal(unpatchify(patchify(video, size), size), video)
 
 
-def test_a_patch_channel_is_4_colour_plus_2_column_plus_row():
+def test_a_patch_channel_is_4_color_plus_2_column_plus_row():
     video = torch.arange(3 * 2 * 2.0).view(1, 3, 1, 2, 2)
     patch = patchify(video, 2).flatten()
-    for colour in range(3):
+    for color in range(3):
         for row in range(2):
             for column in range(2):
-                assert patch[4 * colour + 2 * column + row] == video[0, colour, 0, row, column]
+                assert patch[4 * color + 2 * column + row] == video[0, color, 0, row, column]
 
 
 def test_the_norm_gives_length_sqrt_channels_and_leaves_zero_alone():

@@ -18,7 +18,7 @@ RED, GREEN, BLUE, GREY = (220, 30, 30), (30, 200, 40), (20, 40, 210), (120, 120,
 
 
 def scene(height: int = 32, width: int = 48) -> np.ndarray:
-    """Four quarters of four colours: no turn or mirror image of it is the same."""
+    """Four quarters of four colors: no turn or mirror image of it is the same."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
     pixels[height // 2 :, : width // 2], pixels[height // 2 :, width // 2 :] = BLUE, GREY
@@ -78,7 +78,7 @@ def test_what_is_transparent_is_over_white(suffix, tmp_path):
     how = {"lossless": True, "exact": True} if suffix == ".webp" else {}
     Image.fromarray(np.dstack([pixels, alpha])).save(path, **how)
     want = over_white(pixels, alpha)
-    assert torch.tensor(want[:, 0]).eq(torch.tensor(BEHIND)).all()  # hidden colours stay hidden
+    assert torch.tensor(want[:, 0]).eq(torch.tensor(BEHIND)).all()  # hidden colors stay hidden
     assert off(read_image(path), want) < 1 and off(read_video(path)[0][0], want) < 1
     grey = np.dstack([pixels[..., 0], alpha])
     Image.fromarray(grey).save(path, **how)
@@ -96,7 +96,7 @@ def test_a_transparent_entry_of_a_palette_is_white(suffix, tmp_path):
     assert off(read_video(path)[0][0], want.astype(np.uint8)) == 0
 
 
-def test_a_colour_that_stands_for_transparency_is_white(tmp_path):
+def test_a_color_that_stands_for_transparency_is_white(tmp_path):
     Image.fromarray(scene()).save(tmp_path / "key.png", transparency=BLUE)
     want = np.where((scene() == BLUE).all(-1, keepdims=True), np.array(BEHIND), scene())
     assert off(read_image(tmp_path / "key.png"), want.astype(np.uint8)) == 0
@@ -120,16 +120,16 @@ def png(path: Path, kind: int, depth: int, pixels: np.ndarray, *more: tuple[byte
 def test_sixteen_bits_become_eight(tmp_path):
     fine = np.linspace(0, 65535, 32 * 48).reshape(32, 48).round()
     grey = (fine / 257).round().astype(np.uint8)
-    colours, three = np.dstack([fine, fine.T.reshape(32, 48), 65535 - fine]), [0, 0, 0]
+    colors, three = np.dstack([fine, fine.T.reshape(32, 48), 65535 - fine]), [0, 0, 0]
     assert off(read_image(png(tmp_path / "a.png", 0, 16, fine)), grey[..., None][..., three]) == 0
-    want = (colours / 257).round().astype(np.uint8)
-    assert off(read_image(png(tmp_path / "b.png", 2, 16, colours)), want) < 1
+    want = (colors / 257).round().astype(np.uint8)
+    assert off(read_image(png(tmp_path / "b.png", 2, 16, colors)), want) < 1
     alpha = see_through()
     both = np.dstack([fine, alpha.astype(np.float64) * 257])
     want = over_white(grey[..., None][..., three], alpha)
     assert off(read_image(png(tmp_path / "c.png", 4, 16, both)), want) < 1
-    four = np.dstack([colours, alpha.astype(np.float64) * 257])
-    want = over_white((colours / 257).round(), alpha)
+    four = np.dstack([colors, alpha.astype(np.float64) * 257])
+    want = over_white((colors / 257).round(), alpha)
     assert off(read_image(png(tmp_path / "d.png", 6, 16, four)), want) < 1
     value = int(fine[3, 5])
     keyed = read_image(png(tmp_path / "e.png", 0, 16, fine, (b"tRNS", struct.pack(">H", value))))
@@ -137,7 +137,7 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert (keyed[3, 4].int() - int(grey[3, 4])).abs().max() == 0
 
 
-def test_other_colours_become_red_green_and_blue(tmp_path):
+def test_other_colors_become_red_green_and_blue(tmp_path):
     pixels = scene()
     Image.fromarray(pixels).convert("CMYK").save(tmp_path / "ink.jpg", quality=95)
     assert off(read_image(tmp_path / "ink.jpg"), pixels) < 6
@@ -147,7 +147,7 @@ def test_other_colours_become_red_green_and_blue(tmp_path):
     assert off(read_image(tmp_path / "grey.jpg"), pixels[..., [0, 0, 0]]) < 6
 
 
-def test_colours_are_those_of_the_profile_that_a_picture_brings(tmp_path):
+def test_colors_are_those_of_the_profile_that_a_picture_brings(tmp_path):
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     plain = bytes(profile)
     red, green = (profile.index(name) + 4 for name in (b"rXYZ", b"gXYZ"))  # in its table of tags

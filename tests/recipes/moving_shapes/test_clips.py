@@ -222,10 +222,10 @@ def area_and_reach(shape: str, turned: float, size: int = 200) -> tuple[torch.Te
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_turn_about_their_centroid_and_stay_within_their_extent(shape: str) -> None:
     coverage, reach = area_and_reach(shape, 0.7)
-    centres = torch.arange(200) + 0.5
+    centers = torch.arange(200) + 0.5
     weight = coverage.sum()
-    assert (coverage.sum(0) @ centres / weight).item() == pytest.approx(100, abs=0.6)
-    assert (coverage.sum(1) @ centres / weight).item() == pytest.approx(100, abs=0.6)
+    assert (coverage.sum(0) @ centers / weight).item() == pytest.approx(100, abs=0.6)
+    assert (coverage.sum(1) @ centers / weight).item() == pytest.approx(100, abs=0.6)
     assert 0.8 < reach <= EXTENT + 0.01
     upright, _ = area_and_reach(shape, 0.0)
     assert weight.item() == pytest.approx(upright.sum().item(), rel=0.01)

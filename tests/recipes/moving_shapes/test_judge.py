@@ -44,7 +44,7 @@ def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
     return (rows @ planes @ rows.T).transpose(0, 2, 3, 1)
 
 
-def quantised(image: np.ndarray, step: float) -> np.ndarray:
+def quantized(image: np.ndarray, step: float) -> np.ndarray:
     """Cosine transform of 8x8 blocks rounded to multiples that grow with frequency, as in JPEG."""
     k = np.arange(8)
     basis = np.cos(math.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
@@ -59,11 +59,11 @@ def quantised(image: np.ndarray, step: float) -> np.ndarray:
 
 
 def degraded(frames: np.ndarray, seed: int) -> np.ndarray:
-    """Mildly: blur, noise, quantisation."""
+    """Mildly: blur, noise, quantization."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(frames.shape, dtype=np.float32) * 5
     image = blurred(frames, 1.2) + noise
-    return np.clip(quantised(image, 4.0).round(), 0, 255).astype(np.uint8)
+    return np.clip(quantized(image, 4.0).round(), 0, 255).astype(np.uint8)
 
 
 def spread_looks(count: int, seed: int) -> list[Look]:
@@ -239,7 +239,7 @@ def test_measurements_are_those_of_the_drawing() -> None:
     made = single_shot(Look("triangle", "purple", "sand", "moves left"), seed=6)
     track = made.shots[0].path.track(np.arange(48) / 12)
     measured = measure(pictures(made, FOUR_SECONDS))
-    offset = measured.centre - np.stack((track.x, track.y), 1)
+    offset = measured.center - np.stack((track.x, track.y), 1)
     assert np.abs(offset - np.round(offset)).max() < 0.6 / 128
     area = 1.15**2 * 3 * math.sqrt(3) / 4
     assert measured.radius == pytest.approx(track.radius * math.sqrt(area / math.pi), rel=0.05)
@@ -253,18 +253,18 @@ def test_motion_survives_a_trembling_track(motion: str) -> None:
         choices = [look for look in looks("any", motion) if look.shape in ("star", "cross")]
         look = choices[rng.integers(len(choices))]
         track = single_shot(look, seed=seed).shots[0].path.track(np.arange(48) / 12)
-        centre = np.stack((track.x, track.y), 1) + rng.uniform(-1, 1, (48, 2)) / 128
+        center = np.stack((track.x, track.y), 1) + rng.uniform(-1, 1, (48, 2)) / 128
         radius = track.radius * rng.uniform(0.98, 1.02, 48)
         angle = track.angle + rng.uniform(-0.05, 0.05, 48)
-        assert classify_motion(centre % 1.0, radius, angle, look.shape, 12.0) == motion
+        assert classify_motion(center % 1.0, radius, angle, look.shape, 12.0) == motion
 
 
 def test_a_random_walk_is_no_motion() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        centre = np.cumsum(rng.normal(0, 0.05, (48, 2)), 0) % 1.0
+        center = np.cumsum(rng.normal(0, 0.05, (48, 2)), 0) % 1.0
         still = np.zeros(48)
-        assert classify_motion(centre, still + 0.1, still, "star", 12.0) in ("unclear", "still")
+        assert classify_motion(center, still + 0.1, still, "star", 12.0) in ("unclear", "still")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from longlive_recipes.training.module import (
     CHOICES,
     NOISE,
-    Optimisation,
+    Optimization,
     StepModule,
     maybe_compile,
     step_seed,
@@ -32,7 +32,7 @@ def test_seeds_are_the_same_everywhere():
 
 
 @given(st.integers(0, 10**6))
-def test_neighbouring_steps_draw_unlike_numbers(step):
+def test_neighboring_steps_draw_unlike_numbers(step):
     toy = ToyModule(Toy(run=quiet_run("unused")))
     one, next_one = (torch.randn(1000, generator=toy.choices(s)) for s in (step, step + 1))
     assert abs(torch.corrcoef(torch.stack((one, next_one)))[0, 1]) < 0.2
@@ -63,7 +63,7 @@ def test_a_step_refuses_the_batch_of_another_one():
 
 def test_what_a_recipe_must_write_is_named():
     with pytest.raises(TypeError, match="samples.*training_step.*validate"):
-        StepModule(Budget(), Optimisation(), 0)
+        StepModule(Budget(), Optimization(), 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own

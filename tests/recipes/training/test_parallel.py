@@ -45,4 +45,4 @@ def test_so_are_those_of_recomputed_blocks(ranks, folder):
 
 
 def test_so_are_those_of_products_in_four_bits(ranks, folder):
-    assert_as_one_rank(ranks, folder, (1, 2), quantised=NEAREST)
+    assert_as_one_rank(ranks, folder, (1, 2), quantized=NEAREST)
