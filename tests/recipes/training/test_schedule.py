@@ -24,12 +24,12 @@ shares = st.floats(0, 1)
 
 @given(budgets, st.integers(0, 20_000), st.floats(0, 1e5))
 def test_progress_is_a_share_that_grows_with_steps_and_time(budget, step, seconds):
-    now = schedule.progress(step, seconds)
+    now = budget.progress(step, seconds)
     assert 0 <= now <= 1
-    assert now <= schedule.progress(step + 1, seconds)
-    assert now <= schedule.progress(step, seconds + 1)
-    over = step >= schedule.steps or (
-        schedule.minutes is not None and seconds >= 60 * schedule.minutes * (1 + 1e-9)
+    assert now <= budget.progress(step + 1, seconds)
+    assert now <= budget.progress(step, seconds + 1)
+    over = step >= budget.steps or (
+        budget.minutes is not None and seconds >= 60 * budget.minutes * (1 + 1e-9)
     )
     if over:
         assert now == 1
@@ -37,29 +37,29 @@ def test_progress_is_a_share_that_grows_with_steps_and_time(budget, step, second
 
 @given(budgets)
 def test_progress_runs_from_nothing_to_all(budget):
-    assert schedule.progress(0, 0.0) == 0
-    assert schedule.progress(schedule.steps, 0.0) == 1
-    if schedule.minutes is not None:
-        assert schedule.progress(0, 60 * schedule.minutes) == pytest.approx(1)
+    assert budget.progress(0, 0.0) == 0
+    assert budget.progress(budget.steps, 0.0) == 1
+    if budget.minutes is not None:
+        assert budget.progress(0, 60 * budget.minutes) == pytest.approx(1)
 
 
 @given(budgets, st.integers(0, 20_000), shares, shares)
 def test_the_rate_rises_in_the_warmup_and_falls_with_progress(budget, step, early, late):
     early, late = sorted((early, late))
-    assert 0 <= schedule.rate(step, late) <= schedule.rate(step, early) <= 1
-    assert schedule.rate(step, early) <= schedule.rate(step + 1, early)
-    if step >= schedule.warmup_steps:
-        assert schedule.rate(step, early) >= schedule.final_rate - 1e-12
+    assert 0 <= budget.rate(step, late) <= budget.rate(step, early) <= 1
+    assert budget.rate(step, early) <= budget.rate(step + 1, early)
+    if step >= budget.warmup_steps:
+        assert budget.rate(step, early) >= budget.final_rate - 1e-12
 
 
 @given(budgets)
 def test_the_rate_has_its_peak_after_the_warmup_and_ends_at_its_final_share(budget):
-    warm = max(0, schedule.warmup_steps - 1)
-    assert schedule.rate(warm, 0.0) == pytest.approx(1)
-    assert schedule.rate(warm, 1.0) == pytest.approx(schedule.final_rate)
-    assert schedule.rate(warm, 0.5) == pytest.approx((1 + schedule.final_rate) / 2)
-    if schedule.warmup_steps:
-        assert schedule.rate(0, 0.0) == pytest.approx(1 / schedule.warmup_steps)
+    warm = max(0, budget.warmup_steps - 1)
+    assert budget.rate(warm, 0.0) == pytest.approx(1)
+    assert budget.rate(warm, 1.0) == pytest.approx(budget.final_rate)
+    assert budget.rate(warm, 0.5) == pytest.approx((1 + budget.final_rate) / 2)
+    if budget.warmup_steps:
+        assert budget.rate(0, 0.0) == pytest.approx(1 / budget.warmup_steps)
 
 
 NAN, INF = float("nan"), float("inf")
