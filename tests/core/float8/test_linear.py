@@ -98,7 +98,8 @@ for scaling in ("row", "block"):
     got, want = torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(y)
     got.sum().backward()
     want.sum().backward()
-    assert torch.equal(got, want) and torch.equal(x.grad, y.grad)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # a CPU's sums have their own order
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-6, atol=1e-6)
 """
 
 

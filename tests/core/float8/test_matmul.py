@@ -23,7 +23,10 @@ def test_a_product_is_that_of_the_decoded_matrices(left, right, dtype):
 
 def test_the_call_of_the_hardware_agrees_where_it_runs_on_a_cpu():
     a, b = quantize(torch.randn(33, 64)), quantize(torch.randn(48, 64))
-    got = ROW_MATMUL.named("scaled_mm").run(a, b, None, torch.float32)
+    try:
+        got = ROW_MATMUL.named("scaled_mm").run(a, b, None, torch.float32)
+    except NotImplementedError:
+        pytest.skip(f"torch {torch.__version__} has no scaled_mm for a CPU; 2.13 does")
     torch.testing.assert_close(got, matmul(a, b, out_dtype=torch.float32))
 
 
