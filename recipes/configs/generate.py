@@ -77,6 +77,7 @@ class Job:
         story: what it shows; of a video that goes on, the snapshot says that.
         seed: of its noise.
         image: what it starts with.
+        image_sha256: of that file, where a record or a snapshot says it.
         events: of another video (``Stream.events``).
         like: the record of the video that this one must equal.
         past: what it goes on from.
@@ -87,6 +88,7 @@ class Job:
     story: Storyboard
     seed: int
     image: Path | None = None
+    image_sha256: str | None = None
     events: tuple[dict[str, Any], ...] = ()
     like: "Recorded | None" = None
     past: "Past | None" = None

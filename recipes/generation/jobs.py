@@ -32,6 +32,7 @@ def resume(
         story=Storyboard.of(list(summary.plan.prompts)),
         seed=summary.seed,
         image=notes.image,
+        image_sha256=notes.image_sha256,
         past=past,
     )
     if notes.config is not None:
@@ -64,6 +65,7 @@ def replay(path: Path) -> tuple[Generate, Job]:
         story=Storyboard(shots=again.shots),
         seed=again.seed,
         image=again.image,
+        image_sha256=again.image_sha256,
         events=tuple(event.to_dict() for event in again.events),
         like=Recorded(
             path=path,

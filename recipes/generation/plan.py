@@ -32,6 +32,7 @@ class PlannedVideo:
 
     ``name`` is that of its file. ``seconds`` is how long it plays. ``not_shown`` has what of its
     prompts will not be in it, as far as that is known before the model is loaded.
+    ``image_sha256`` is of the picture's file, as it was when the video began.
 
     ``start``: the frames that are there already, where it goes on from others.
     """
@@ -44,6 +45,7 @@ class PlannedVideo:
     shots: list[dict[str, Any]]
     not_shown: NotShown = NotShown()
     image: Path | None = None
+    image_sha256: str | None = None
     start: VideoStart | None = None
 
 
@@ -180,6 +182,8 @@ def _check_job(job: Job, path: Path) -> None:
     check_seed(job.seed)
     if job.image is not None and job.past is None:
         load_image(job.image)
+        if job.like is not None:
+            job.like.require_image(job.image, job.image_sha256, fingerprint(job.image))
     start = None if job.past is None else job.past.start
     if start is None:
         return
@@ -189,6 +193,13 @@ def _check_job(job: Job, path: Path) -> None:
             f"are. Give it the same suffix, or pass --only-new."
         )
     start.require()
+
+
+def _image_sha256(job: Job) -> str | None:
+    """Of the picture that the video begins with; a snapshot holds its latents and its hash."""
+    if job.image is None or job.past is not None:
+        return job.image_sha256
+    return fingerprint(job.image)
 
 
 def _origin(folder: Path, placement: Placement, settings: GenerationSettings) -> Origin:
@@ -228,5 +239,6 @@ def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShow
         shots=shots.describe(),
         not_shown=lacking,
         image=job.image,
+        image_sha256=_image_sha256(job),
         start=job.past.start if job.past else None,
     )

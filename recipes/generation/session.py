@@ -103,8 +103,8 @@ class Take:
         path.parent.mkdir(parents=True, exist_ok=True)
         config = as_plain(settled(self.planned))
         video = str(destination(self.video.path).resolve())
-        image = as_plain(self.video.image)
-        self.stream.snapshot(path, notes={"config": config, "video": video, "image": image})
+        notes = {"config": config, "video": video, "image": as_plain(self.video.image)}
+        self.stream.snapshot(path, notes={**notes, "image_sha256": self.video.image_sha256})
 
     def fork(self, path: Path) -> "Take":
         """A second take with the same past, to be written to ``path``."""

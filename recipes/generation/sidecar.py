@@ -80,6 +80,7 @@ def video_record(
             "config": as_plain(config),
             "seed": video.seed,
             "image": as_plain(video.image),
+            "image_sha256": video.image_sha256,
             "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in shown],
             "events": events,
         },

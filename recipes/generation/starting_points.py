@@ -79,6 +79,15 @@ class Recorded:
                 f"or generate a video of its own from prompts."
             )
 
+    def require_image(self, image: Path, before: str | None, now: str) -> None:
+        """Raise ValueError if the picture has changed; ``before`` is None where no record says."""
+        if before not in (None, now):
+            raise ValueError(
+                f"{self.path} is of a video that began with another picture than {image} is now "
+                f"(its SHA-256 was {before:.12}, and is {now:.12}): a replay makes the same video. "
+                f"Put the picture back, or generate a video of its own from prompts."
+            )
+
 
 _ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
 """Fields of a config that do not decide what is shown."""
@@ -141,6 +150,7 @@ class Replay:
     image: Path | None
     shots: tuple[Shot, ...]
     events: tuple[SteeringEvent, ...]
+    image_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +169,7 @@ class Notes:
     config: dict[str, Any] | None = None
     video: Path | None = None
     image: Path | None = None
+    image_sha256: str | None = None
 
 
 def read_notes(summary: SnapshotSummary, path: Path) -> Notes:

@@ -1,5 +1,6 @@
 """Videos that are stopped, killed, gone on with, given other endings, and made again."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -180,6 +181,46 @@ def test_a_record_makes_the_same_video_again(options, model):
     if options:
         assert longlive("generate", *how, "-o", "plain.mp4", "--steps", "3").exit_code == 0
         assert Path("plain.mp4").read_bytes() != Path("v.mp4").read_bytes()
+
+
+def picture(name: str, value: int) -> None:
+    write_png(name, torch.full((40, 60, 3), value, dtype=torch.uint8))
+
+
+def test_a_replay_is_refused_where_the_picture_is_another_one(model):
+    how = ("--model", model, "--image", "start.png", "--seconds", "1")
+    picture("start.png", 200)
+    assert longlive(*PROMPT, *how, "-o", "v.mp4").exit_code == 0
+    record = json.loads(Path("v.json").read_text())
+    digest = hashlib.sha256(Path("start.png").read_bytes()).hexdigest()
+    assert record["replay"]["image_sha256"] == record["video"]["image_sha256"] == digest
+    picture("start.png", 10)
+    done = longlive("generate", "--replay", "v.json", "-o", "again.mp4")
+    assert done.exit_code == 2
+    assert "began with another picture than" in done.stderr
+    assert f"its SHA-256 was {digest[:12]}" in done.stderr
+    assert not Path("again.mp4").exists()
+    picture("start.png", 200)
+    assert longlive("generate", "--replay", "v.json", "-o", "again.mp4").exit_code == 0
+    assert Path("again.mp4").read_bytes() == Path("v.mp4").read_bytes()
+    picture("start.png", 10)  # a record of an earlier version says no hash
+    del record["replay"]["image_sha256"]
+    Path("v.json").write_text(json.dumps(record))
+    assert longlive("generate", "--replay", "v.json", "-o", "other.mp4").exit_code == 0
+
+
+def test_a_snapshot_hands_the_hash_of_the_picture_to_the_record_of_what_goes_on(model):
+    picture("start.png", 200)
+    digest = hashlib.sha256(Path("start.png").read_bytes()).hexdigest()
+    where = ("--model", model, "-o", "v.mp4", "--snapshot", "v.snapshot", "--image", "start.png")
+    with interrupts_at(1):
+        assert longlive(*PROMPT, *where, "--seconds", "3").exit_code == 130
+    assert SnapshotSummary.read("v.snapshot").notes["image_sha256"] == digest
+    picture("start.png", 10)  # its latents are in the snapshot, so it is not needed again
+    assert longlive("generate", "--resume", "v.snapshot").exit_code == 0
+    assert json.loads(Path("v.json").read_text())["replay"]["image_sha256"] == digest
+    done = longlive("generate", "--replay", "v.json", "-o", "again.mp4")
+    assert done.exit_code == 2 and "another picture" in done.stderr
 
 
 def test_a_stopped_video_is_made_again_as_far_as_it_went(stopped):
