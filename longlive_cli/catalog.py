@@ -26,6 +26,7 @@ class Preset:
         recipe: the module that runs it.
         home: the module with the table: the recipe's own, or that of its name in `configs`.
         about: the first line of what the preset says of itself.
+        function: what the table has behind the name.
         package: where the modules are.
     """
 
@@ -33,6 +34,7 @@ class Preset:
     recipe: str
     home: str
     about: str = ""
+    function: str = ""
     package: str = "longlive_recipes"
 
     @property
@@ -61,8 +63,8 @@ def presets(package: ModuleType | None = None) -> list[Preset]:
                 file = folder / f"{info.name}.py"
                 if file.is_file():
                     found += [
-                        Preset(name, info.name, prefix + info.name, about, place.__name__)
-                        for name, about in _table(file.read_text(encoding="utf-8"))
+                        Preset(name, info.name, prefix + info.name, about, make, place.__name__)
+                        for name, make, about in _table(file.read_text(encoding="utf-8"))
                     ]
     return sorted(found, key=lambda preset: preset.recipe)
 
@@ -86,8 +88,8 @@ def find(name: str, among: list[Preset]) -> Preset:
     raise ValueError(f"there is no recipe {name!r}; {hint}The recipes: {listed}.")
 
 
-def _table(source: str) -> Iterator[tuple[str, str]]:
-    """Names in a module's `PRESETS`, each with the first line of its function's docstring."""
+def _table(source: str) -> Iterator[tuple[str, str, str]]:
+    """Names in a module's `PRESETS`, each with its function and the first line of its docstring."""
     if "\nPRESETS = {" not in source:
         return
     body = ast.parse(source).body
@@ -101,4 +103,5 @@ def _table(source: str) -> Iterator[tuple[str, str]]:
             assert isinstance(node.value, ast.Dict)
             for key, value in zip(node.value.keys, node.value.values, strict=True):
                 assert isinstance(key, ast.Constant)
-                yield str(key.value), lines.get(ast.unparse(value), "")
+                make = ast.unparse(value)
+                yield str(key.value), make, lines.get(make, "")

@@ -32,12 +32,21 @@ def configure(
         ValueError: no `=`, an unknown field, a value that does not fit the field's type, or what
             the config itself refuses.
     """
+    return apply_mapping(config, gather(file, settings))
+
+
+def gather(file: Path | None = None, settings: Iterable[str] | None = None) -> dict[str, Any]:
+    """A YAML file's fields and every `name=value` as one nested mapping.
+
+    Raises:
+        ValueError: no `=`, or a field that is set as a whole and in part.
+    """
     wanted: dict[str, Any] = {}
     if file is not None:
         _merge(wanted, read_config_file(file), "")
     for setting in settings or ():
         _merge(wanted, _as_mapping(setting), "")
-    return apply_mapping(config, wanted)
+    return wanted
 
 
 def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
@@ -120,13 +129,18 @@ def _kind_at(kind: Any, place: int) -> Any:
 def _field(config: object, name: str, path: str) -> Any:
     known = [field.name for field in fields(config)]  # type: ignore[arg-type]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"{type(config).__name__} has no field {shown(name)}"
-            f"{f' (in {path})' if path != name else ''}; {hint}Its fields: {', '.join(known)}."
-        )
+        raise unknown_field(type(config).__name__, known, name, path)
     return getattr(config, name)
+
+
+def unknown_field(config: str, known: list[str], name: str, path: str) -> ValueError:
+    """What is said of a name that is none of the fields of the class called `config`."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    place = f" (in {path})" if path != name else ""
+    return ValueError(
+        f"{config} has no field {shown(name)}{place}; {hint}Its fields: {', '.join(known)}."
+    )
 
 
 def _read(value: Any, kind: Any, path: str) -> Any:

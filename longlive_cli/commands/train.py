@@ -42,10 +42,13 @@ def train(
 ) -> None:
     """Train a model with a recipe."""
     from longlive_cli.catalog import find, presets
-    from longlive_cli.overrides import configure
+    from longlive_cli.field_names import check_names
+    from longlive_cli.overrides import apply_mapping, gather
 
     preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
-    wanted = configure(preset.build(), config, settings)
+    changes = gather(config, settings)
+    check_names(preset, changes)
+    wanted = apply_mapping(preset.build(), changes)
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
     if export and not dry_run:

@@ -1,0 +1,65 @@
+"""Names of fields that are read from the source are those of the configs, at every depth."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from longlive_cli.catalog import Preset, presets
+from longlive_cli.field_names import check_names
+from longlive_cli.overrides import apply_mapping
+
+TRAINED = [preset for preset in presets() if preset.recipe.startswith("train_")]
+WRONG = "nmae"
+
+
+def nested(config: Any) -> dict[str, Any]:
+    """Every field of a config that another one may be inside of, and 0 for the rest."""
+    found: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            found[one.name] = nested(value)
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            found[one.name] = {str(place): nested(part) for place, part in enumerate(value)}
+        else:
+            found[one.name] = 0
+    return found
+
+
+def places(names: dict[str, Any]) -> list[dict[str, Any]]:
+    """The mappings within a mapping that stand for a config."""
+    inside = [place for value in names.values() if isinstance(value, dict) for place in places(value)]
+    return inside if all(name.isdecimal() for name in names) else [names, *inside]
+
+
+@pytest.mark.parametrize("preset", TRAINED, ids=lambda preset: preset.name)
+def test_every_field_is_known_and_a_name_beside_them_is_not(preset: Preset):
+    known = nested(preset.build())
+    check_names(preset, known)
+    for place in places(known):
+        place[WRONG] = 0
+        with pytest.raises(ValueError, match=f"has no field '{WRONG}'"):
+            check_names(preset, known)
+        del place[WRONG]
+    assert len(places(known)) > 6
+
+
+def said(check, *arguments: Any) -> str:
+    with pytest.raises(ValueError) as refused:
+        check(*arguments)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"sed": 1}, {"budget": {"stps": 1}}, {"phases": {"1": {"lenth": 4}}}]
+)
+def test_the_sentence_is_that_of_the_config(wanted):
+    for preset in TRAINED:
+        if preset.name in ("ar_tiny", "vae_tiny"):
+            assert said(check_names, preset, wanted) == said(apply_mapping, preset.build(), wanted)
+
+
+def test_what_is_no_config_and_what_has_no_source_is_left_to_the_config():
+    check_names(TRAINED[0], {"seed": {"x": 1}, "sets": {"0": 1}})
+    check_names(Preset("a", "sys", "sys", function="make"), {"x": 1})
