@@ -8,7 +8,7 @@ import ast
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _find(module: str, name: str, kind: type) -> tuple[str, Any] | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _source(module: str) -> tuple[ast.stmt, ...]:
     """The statements of a module; none of one that has no source file here."""
     top, *inside = module.split(".")

@@ -74,7 +74,7 @@ def real(
     if number is None or not math.isfinite(number):
         raise ValueError(f"{name} is a finite number, got {shown(value)}: {why}")
     if above is not None and number <= above:
-        raise ValueError(f"{name} is above {above:g}, got {shown(value)}: {why}")
+        raise ValueError(f"{name} is above {_bound(above)}, got {shown(value)}: {why}")
     _check_bounds(name, number, at_least, at_most, why)
     return number
 
@@ -149,9 +149,15 @@ def _check_bounds(
     name: str, number: float, at_least: float | None, at_most: float | None, why: str
 ) -> None:
     if at_least is not None and number < at_least:
-        raise ValueError(f"{name} is at least {at_least:g}, got {shown(number)}: {why}")
+        raise ValueError(f"{name} is at least {_bound(at_least)}, got {shown(number)}: {why}")
     if at_most is not None and number > at_most:
-        raise ValueError(f"{name} is at most {at_most:g}, got {shown(number)}: {why}")
+        raise ValueError(f"{name} is at most {_bound(at_most)}, got {shown(number)}: {why}")
+
+
+def _bound(number: float) -> str:
+    """A bound as a message shows it: a whole one with all its digits, as far as it has any."""
+    exact = isinstance(number, int) or (number.is_integer() and abs(number) <= 2**53)
+    return str(int(number)) if exact else f"{number:g}"
 
 
 def _is_bool(value: Any) -> bool:

@@ -1,10 +1,16 @@
-"""Names that a person chooses between, for those who only ask whether one exists: no torch."""
+"""What a person chooses from: names, and bounds of numbers. For those who only ask; no torch."""
 
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 """How precise the weights of a transformer are; ``longlive_models.runtime`` says what each is."""
 
 KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""
+
+MOST_GUIDANCE = 1000.0
+"""A thousand times a velocity leaves nothing of a picture, whose values lie between -1 and 1."""
+
+MOST_STEPS = 1000
+"""Of a block: each step needs a noise level of its own, and models know a thousand."""
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -139,6 +139,7 @@ class LongLivePipeline:
             return cls.from_published(folder, placement=placement, download=download, group=group)
         spec = read_spec(folder)
         placement.check(spec.transformer)
+        spec.require_room(placement.codec(), placement.device, ranks=group.size)
         check_sizes(folder, spec)
         transformer = load_transformer(folder / "transformer", spec.transformer, placement)
         vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
@@ -166,6 +167,7 @@ class LongLivePipeline:
         packed = isinstance(placement.linears, LinearConfig)
         files = find_files(folder, packed=packed, download=download)
         placement.check(spec.transformer)
+        spec.require_room(placement.codec(), placement.device, ranks=group.size)
         parts = load_published(files, placement=placement, spec=spec, text_config=text_config)
         how: dict[str, Any] = {"weights": files.transformer, "group": group}
         return cls(*parts, settings=spec.settings, placement=placement, **how)

@@ -6,9 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longlive_core.checks import real, shown, whole
-from longlive_core.kv_cache import CacheLayout, Window
+from longlive_core.kv_cache import CacheLayout, PageCodec, Window
+from longlive_core.memory import require_room
 from longlive_models.checkpoints.hub import INDEX
+from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.diffusion.flow import check_shift
 from longlive_models.documents import read_json, to_json
 from longlive_models.prompts.storyboard import BlockTiming
 from longlive_models.schema import build
@@ -19,8 +24,8 @@ _REQUIRED = ("height", "width", "fps", "steps")
 _ABOVE_ZERO = (*_REQUIRED, "shift", "t_scale")
 _WHOLE = ("height", "width", "steps")
 
-MOST_STEPS = 1000
-"""Of a block: each step needs a noise level of its own, and models know a thousand."""
+MOST_POSITION = float(1 << 24)
+"""Positions are float32, whose whole numbers end here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,13 @@ class GenerationSettings:
             "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
             "as trained."
         )
-        values["guidance"] = real("guidance", self.guidance, at_least=0, at_most=1000, why=why)
+        bounds: dict[str, float] = {"at_least": 0, "at_most": MOST_GUIDANCE}
+        values["guidance"] = real("guidance", self.guidance, why=why, **bounds)
+        values["shift"] = check_shift(self.shift)
+        why = "it is of temporal positions, float32 numbers that are whole up to 2**24."
+        bounds = {"at_least": -MOST_POSITION, "at_most": MOST_POSITION}
+        for name in ("t_scale", "shot_offset"):
+            values[name] = real(name, getattr(self, name), why=why, **bounds)
         for name, value in values.items():  # NumPy's numbers and tensors become Python's
             object.__setattr__(self, name, value)
         self.policy.visible(0)  # a Window refuses numbers that make none
@@ -184,6 +195,30 @@ class ModelSpec:
             head_dim=wan.head_dim,
             tokens_per_page=wan.frames_per_block * wan.tokens_per_frame(*self.latent_size),
             samples=samples,
+        )
+
+    def require_room(
+        self, codec: PageCodec, device: torch.device, *, samples: int = 1, ranks: int = 1
+    ) -> None:
+        """Raise ValueError for a window or a picture that a device's whole memory does not hold.
+
+        Asked before weights are read: of the cache, and of a block's frames as they are decoded.
+
+        Args:
+            codec: how pages are kept.
+            samples: of the cache, guidance branches counted.
+            ranks: the most that share the heads of a page.
+        """
+        layout = self.cache_layout(samples)
+        shared = replace(layout, heads=max(1, layout.heads // ranks))
+        shared.require_room(codec, self.settings.policy, device)
+        height, width = self.settings.height, self.settings.width
+        frames = self.timing.frames(1)
+        require_room(
+            f"the {frames} frames of a block, {width}x{height} pixels in float32,",
+            4 * 3 * frames * height * width,
+            device,
+            why="a block is decoded at once. Take a smaller picture, or fewer frames_per_block.",
         )
 
 

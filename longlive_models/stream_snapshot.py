@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longlive_core.checks import real, shown, whole
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
+from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
 from longlive_models.documents import parse_json, to_json
 from longlive_models.file_names import temporary
 from longlive_models.generator import GeneratorState, KeptBlock, check_seed
@@ -56,8 +57,9 @@ class Origin:
 
     def __post_init__(self) -> None:
         why = "a stream goes on with the settings it was begun with. " + _WAY_OUT
-        whole("settings.steps", self.settings.get("steps"), at_least=1, why=why)
-        real("settings.guidance", self.settings.get("guidance"), at_least=0, why=why)
+        get = self.settings.get
+        whole("settings.steps", get("steps"), at_least=1, at_most=MOST_STEPS, why=why)
+        real("settings.guidance", get("guidance"), at_least=0, at_most=MOST_GUIDANCE, why=why)
         if not isinstance(self.settings.get("negative_prompt"), str):
             raise ValueError(f"settings.negative_prompt is a text: {why}")
 

@@ -72,7 +72,7 @@ def run(
     Raises:
         ValueError, BackendUnavailable: what ``plan`` or ``check`` refuses.
     """
-    planned = plan(config, jobs, output, overwrite)
+    planned = plan(config, jobs, output, overwrite, ranks=parallel.ranks)
     check(config, jobs, parallel)
     module = GenerateModule(planned, jobs, progress=progress, overwrite=overwrite)
     accelerator = "gpu" if planned.device.startswith("cuda") else "cpu"

@@ -78,7 +78,7 @@ def generate(
 
     from longlive_recipes import generate as recipe
 
-    plan = recipe.plan(wanted, jobs, place, overwrite, saving)
+    plan = recipe.plan(wanted, jobs, place, overwrite, saving, ranks=nproc)
     recipe.warn_of_plan(plan)
     parallel = None
     if max(nproc, nodes) > 1:

@@ -6,7 +6,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from longlive_core.checks import shown, whole
+from longlive_core.checks import whole
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.content import ContentPolicy, PageChoice
 from longlive_core.kv_cache.layout import CacheBytes, CacheLayout
@@ -15,7 +15,6 @@ from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.pool import PagePool
 from longlive_core.kv_cache.snapshot import CacheSnapshot, describe
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
-from longlive_core.memory import require_room
 
 
 class PagedKVCache:
@@ -60,13 +59,7 @@ class PagedKVCache:
         self.codec = codec
         self.device = torch.device(device)
         by_content = isinstance(policy, ContentPolicy)
-        require_room(
-            f"keys and values in {shown(policy.capacity)} pages",
-            layout.bytes(codec, policy.capacity, summaries=by_content).total,
-            self.device,
-            why=f"{layout} under {policy}. Take a smaller window, fewer samples, or a codec of "
-            f"fewer bits.",
-        )
+        layout.require_room(codec, policy, self.device)
         self._table = PageTable(policy.capacity)
         self._hold = PagePool(layout, codec, policy.capacity, self.device).hold()
         samples, tokens, heads, head_dim = layout.page_shape

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 
-from longlive_core.checks import hold_switches, hold_wholes
+import torch
+
+from longlive_core.checks import hold_switches, hold_wholes, shown
 from longlive_core.kv_cache.codec import PageCodec, PageShape
+from longlive_core.kv_cache.content import ContentPolicy
+from longlive_core.kv_cache.window import WindowPolicy
+from longlive_core.memory import require_room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +69,17 @@ class CacheLayout:
             pages=2 * self.layers * pages * codec.page_bytes(self.page_shape),
             scratch=2 * codec.workspace_pages(pages) * decoded,
             summaries=pages * self.layers * samples * heads * head_dim * 4 if summaries else 0,
+        )
+
+    def require_room(
+        self, codec: PageCodec, policy: WindowPolicy | ContentPolicy, device: torch.device
+    ) -> None:
+        """Raise ValueError if a cache under ``policy`` is more than a device's whole memory."""
+        summaries = isinstance(policy, ContentPolicy)
+        require_room(
+            f"keys and values in {shown(policy.capacity)} pages",
+            self.bytes(codec, policy.capacity, summaries=summaries).total,
+            device,
+            why=f"{self} under {policy}. Take a smaller window, fewer samples, or a codec of "
+            f"fewer bits.",
         )

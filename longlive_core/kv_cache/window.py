@@ -98,5 +98,6 @@ class Window:
                 f"block {block} cannot belong to a shot that starts at page {shot_start}: "
                 f"a shot starts at an earlier page or at its own. Pass 0 for the first shot."
             )
-        sinks = {*range(self.sink), *range(shot_start, shot_start + self.shot_sink)}
-        return {page for page in sinks if page <= block}
+        made = block + 1  # a sink may be longer than any film
+        anchors = range(shot_start, min(shot_start + self.shot_sink, made))
+        return {*range(min(self.sink, made)), *anchors}

@@ -13,12 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.checks import real
+from longlive_models.choices import MOST_GUIDANCE
 
 MOST_SHIFT = 1e6
 """A shift above it leaves no level of a schedule but noise."""
-
-MOST_GUIDANCE = 1e6
-"""Guidance above it takes latents, which are of the order of 1, out of float32's whole numbers."""
 
 Level = float | int | Float[Tensor, "..."]
 
@@ -114,7 +112,7 @@ def check_shift(shift: float) -> float:
 
 
 def check_guidance(scale: float) -> float:
-    """A strength of guidance. Raises ValueError for what would leave no number in float32."""
+    """A strength of guidance. Raises ValueError for what would leave nothing of a picture."""
     why = "it weighs the prompt against the negative one: 1 is as trained, 3 to 7 is usual."
     return real("guidance", scale, at_least=-MOST_GUIDANCE, at_most=MOST_GUIDANCE, why=why)
 

@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from longlive_core.checks import real, whole
+from longlive_models.choices import KV_CACHES, MOST_GUIDANCE, MOST_STEPS, WEIGHTS, check_choice
+
+LONGEST = 3600.0
+MOST_AT_ONCE = 10_000
+MOST_PROMPTS = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
@@ -28,20 +35,39 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         counts = (self.seen, self.heldout, self.storyboards, self.long, self.steered)
+        why = "a suite has so many prompts, and one of 0 is left out."
+        for count in counts:
+            whole("a number of prompts", count, at_most=MOST_PROMPTS, why=why)
         if min(counts) < 0 or not any(counts):
             raise ValueError(
                 f"an evaluation needs prompts, got seen={self.seen}, heldout={self.heldout}, "
                 f"storyboards={self.storyboards}, long={self.long}, steered={self.steered}: a "
                 f"suite of 0 is left out. Give one of them a positive number."
             )
-        for name in ("batch", "workers", "seconds", "tail_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        self._check_numbers()
         if self.tail_seconds > self.long_seconds:
             raise ValueError(
                 f"tail_seconds={self.tail_seconds} is more than long_seconds={self.long_seconds}: "
                 f"the tail is the end of a long video. Make it shorter."
             )
+
+    def _check_numbers(self) -> None:
+        for name in ("batch", "workers"):
+            why = "so many videos are made or judged at once. Use 1 or more."
+            whole(name, getattr(self, name), at_least=1, at_most=MOST_AT_ONCE, why=why)
+        for name in ("seconds", "tail_seconds", "long_seconds"):
+            why = "videos are judged whole, an hour at most. Use 4, say."
+            real(name, getattr(self, name), above=0, at_most=LONGEST, why=why)
+        if self.steps is not None:
+            why = "a block is denoised in so many steps. Use 4, say."
+            whole("steps", self.steps, at_least=1, at_most=MOST_STEPS, why=why)
+        if self.guidance is not None:
+            why = "1 is the model as trained. Use 2, say."
+            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+        why = "it draws the prompts. Use 0, say."
+        whole("seed", self.seed, at_least=0, why=why)
+        check_choice("weights", self.weights, WEIGHTS)
+        check_choice("kv_cache", self.kv_cache, KV_CACHES)
 
 
 def pocket() -> Evaluate:

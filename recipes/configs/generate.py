@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longlive_core.checks import real, whole
-from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice
+from longlive_models.choices import KV_CACHES, MOST_GUIDANCE, MOST_STEPS, WEIGHTS, check_choice
 from longlive_models.prompts.storyboard import Storyboard
 
 if TYPE_CHECKING:
     from longlive_recipes.generation.commands import Command
     from longlive_recipes.generation.starting_points import Past, Recorded
-
-
-MOST_GUIDANCE = 1000.0
-"""A thousand times a velocity leaves nothing of a picture, whose values lie between -1 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class Generate:
             real("seconds", self.seconds, above=0, why=why)
         if self.steps is not None:
             why = "each step brings noise nearer to a picture. Use, say, 4."
-            whole("steps", self.steps, at_least=1, why=why)
+            whole("steps", self.steps, at_least=1, at_most=MOST_STEPS, why=why)
         if self.guidance is not None:
             why = (
                 "it scales the distance from the negative prompt, and 1 is the model as trained. "

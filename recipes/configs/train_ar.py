@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_core.sequence_parallel import BalancedPartition
+from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
 from longlive_models.settings import GenerationSettings
 from longlive_models.text import PocketTextConfig
 from longlive_models.wan import POCKET, WanConfig
@@ -29,7 +30,6 @@ PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=Fals
 
 MOST_OFFSET = float(1 << 24)
 MOST_SHIFT = 1000.0
-MOST_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class TrainAR:
             self,
             "sampling_steps",
             at_least=1,
-            at_most=1000,
+            at_most=MOST_STEPS,
             why="a block is denoised in so many steps, of a thousand noise levels. Use 8, say.",
         )
         whole_field(

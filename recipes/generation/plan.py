@@ -81,8 +81,11 @@ def plan(
     output: Path,
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Check everything that can be checked without reading weights.
+
+    ``ranks`` is the most that share a video, and its memory.
 
     Raises:
         ValueError: an unknown model, one that is not whole, a device, precision or seed that does
@@ -108,6 +111,8 @@ def plan(
     settings = spec.settings.override(
         steps=config.steps, guidance=config.guidance, negative_prompt=config.negative_prompt
     )
+    need = {"samples": settings.branches, "ranks": ranks}
+    spec.require_room(placement.codec(), placement.device, **need)
     fps = settings.fps if config.fps is None else config.fps
     attention = placement.receipt(spec.transformer.head_dim).backend
     videos, words = [], read_words(folder)

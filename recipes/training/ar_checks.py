@@ -3,8 +3,10 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from longlive_core.kv_cache import PlainCodec
 from longlive_models.checkpoints.folder import fill, load_part
 from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.prompts.storyboard import BlockTiming
@@ -70,10 +72,13 @@ def memory_needed(config: TrainAR, spec: ModelSpec) -> dict[str, float]:
     tokens = 2 * batch * model.tokens_per_frame(rows, columns)
     own = tokens * model.dim / config.parallel.sequence
     samples = config.sample_seconds * world.fps if config.run.samples_every else 0.0
+    layout = spec.cache_layout(spec.settings.branches)
+    past = layout.bytes(PlainCodec(torch.bfloat16), spec.settings.policy.capacity).total
     return {
         "weights, gradients and averages": BYTES_A_WEIGHT * weights / config.parallel.ranks,
         "encoded clips (sets.N.clips)": clips / config.parallel.sequence,
         "clips while they are drawn (world.size)": 4.0 * PEAK_PLANES * drawn * world.size**2,
         "the tokens of a step (phases.N.batch)": 4.0 * own,
         "samples (sample_seconds)": 3.0 * samples * world.size**2,
+        "keys and values of samples (window.pages)": float(past) if samples else 0.0,
     }

@@ -29,7 +29,8 @@ def nested(config: Any) -> dict[str, Any]:
 
 def places(names: dict[str, Any]) -> list[dict[str, Any]]:
     """The mappings within a mapping that stand for a config."""
-    inside = [place for value in names.values() if isinstance(value, dict) for place in places(value)]
+    parts = [value for value in names.values() if isinstance(value, dict)]
+    inside = [place for part in parts for place in places(part)]
     return inside if all(name.isdecimal() for name in names) else [names, *inside]
 
 

@@ -45,7 +45,7 @@ class Recorded:
     stop: type[BaseException] | BaseException | None = None
     calls: list[tuple] = field(default_factory=list)
 
-    def plan(self, config, jobs, output, overwrite, snapshots):
+    def plan(self, config, jobs, output, overwrite, snapshots, ranks):
         if output.exists() and not overwrite:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
         return PlannedNothing(config=config, output=output, snapshots=snapshots)

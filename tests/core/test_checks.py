@@ -56,6 +56,19 @@ def test_what_is_no_finite_number_is_refused(value: object):
         real("seconds", value, why=WHY)
 
 
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [(1 << 24, "16777216"), (float(1 << 24), "16777216"), (1e6, "1000000"), (0.5, "0.5")],
+)
+def test_whole_bounds_are_shown_whole(bound, said):
+    with pytest.raises(ValueError, match=rf"^n is at most {said}, got"):
+        real("n", 1e300, why=WHY, at_most=bound)
+    with pytest.raises(ValueError, match=r"^n is at most 9223372036854775807, got"):
+        whole("n", 2**63, why=WHY)
+    with pytest.raises(ValueError, match=r"^n is above 1e\+300, got"):
+        real("n", 1, why=WHY, above=1e300)
+
+
 def test_a_bound_that_is_not_included():
     assert real("fps", 1e-300, why=WHY, above=0) == 1e-300
     with pytest.raises(ValueError, match=r"^fps is above 0, got 0: "):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from longlive_core.kv_cache import PlainCodec
 from longlive_models.published import LONGLIVE_5B
@@ -43,3 +44,40 @@ def test_parts_of_different_models_are_refused():
 def test_a_picture_that_does_not_divide_is_refused(size, message):
     with pytest.raises(ValueError, match=message):
         replace(SPEC, settings=replace(SPEC.settings, **size))
+
+
+CPU = torch.device("cpu")
+GIB = 1 << 30
+
+
+def roomy(monkeypatch, size: int) -> None:
+    monkeypatch.setattr("longlive_core.memory.device_memory", lambda device: size)
+
+
+@pytest.mark.parametrize(
+    "change", [{"window": 10**9}, {"window": 10**9, "sink": 10**9 - 2}, {"window": 10**18}]
+)
+def test_a_window_that_no_memory_holds_is_refused_by_its_bytes(change):
+    spec = replace(SPEC, settings=replace(SPEC.settings, **change))
+    with pytest.raises(ValueError, match=r"in 10+ pages take .*iB, and cpu has .* smaller"):
+        spec.require_room(PlainCodec(), CPU)
+
+
+def test_the_bound_is_the_cache_to_the_byte_with_branches_and_ranks(monkeypatch):
+    spec = replace(SPEC, settings=replace(SPEC.settings, window=100))  # more than the picture takes
+    capacity = spec.settings.policy.capacity
+    for samples, ranks in ((1, 1), (2, 1), (2, 2)):
+        need = spec.cache_layout(samples).bytes(PlainCodec(), capacity).total // ranks
+        roomy(monkeypatch, need)
+        spec.require_room(PlainCodec(), CPU, samples=samples, ranks=ranks)
+        roomy(monkeypatch, need - 1)
+        with pytest.raises(ValueError, match="keys and values in"):
+            spec.require_room(PlainCodec(), CPU, samples=samples, ranks=ranks)
+
+
+def test_a_picture_whose_block_no_memory_holds_is_refused(monkeypatch):
+    settings = replace(SPEC.settings, height=16 * 1024, width=16 * 1024)
+    spec = replace(SPEC, settings=settings, transformer=replace(SPEC.transformer, num_heads=1))
+    roomy(monkeypatch, 14 * GIB)
+    with pytest.raises(ValueError, match="the 5 frames of a block, 16384x16384 pixels in float32"):
+        spec.require_room(PlainCodec(), CPU)

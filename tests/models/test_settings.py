@@ -71,6 +71,10 @@ def test_only_guidance_of_one_needs_one_branch():
         ({"steps": 10**9}, "steps is at most 1000, got 1000000000: .*noise level of its own"),
         ({"steps": 10**5000}, "steps is a finite number, got a whole number of 16610 bits"),
         ({"sink": -1}, "sink is at least 0, got -1"),
+        ({"t_scale": 1e300}, "t_scale is at most 16777216, got 1e.300: .*whole up to 2"),
+        ({"shot_offset": 1e300}, "shot_offset is at most 16777216"),
+        ({"shot_offset": float("nan")}, "shot_offset is a finite number, got nan"),
+        ({"shift": 1e300}, "shift is at most 1000000"),
         ({"window": 2}, "leaves no page for the block itself"),
     ],
 )

@@ -146,3 +146,9 @@ def test_the_first_shot_starts_at_page_0_unless_another_is_named():
 def test_only_the_films_sinks_outlast_a_shot_that_forgets(sink):
     """The anchor of a shot goes with it: a number of the film's first pages, no more."""
     assert Window(pages=6, sink=sink, shot_sink=2).lasting == tuple(range(sink))
+
+
+def test_sinks_longer_than_any_film_cost_nothing():
+    policy = Window(pages=10**18, sink=10**17, shot_sink=10**17)
+    assert policy.visible(5) == policy.retained(5, 3) == (0, 1, 2, 3, 4, 5)
+    assert Window(pages=10**18, sink=0, shot_sink=10**17).visible(3, 2) == (0, 1, 2, 3)
