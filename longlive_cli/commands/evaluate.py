@@ -9,6 +9,7 @@ import typer
 
 from longlive_cli import complete
 from longlive_cli.boundary import INTERRUPTED
+from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.options import ResultFile
 
@@ -47,6 +48,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
+    check_ranks(1)
     if videos:
         if output is not None:
             _check_result(output, [(str(video), video) for video in videos], overwrite)

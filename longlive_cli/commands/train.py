@@ -51,11 +51,12 @@ def train(
     wanted = apply_mapping(preset.build(), changes)
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
-    if export and not dry_run:
-        say(str(preset.module.export(wanted, resume=resume)))
-        return
     if dry_run:
         show(wanted, as_json=as_json)
+        return
+    if export:
+        check_ranks(1)
+        say(str(preset.module.export(wanted, resume=resume)))
         return
     spread = vars(wanted).get("parallel")  # some recipes are for one rank
     check_ranks(

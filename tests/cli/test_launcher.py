@@ -59,7 +59,17 @@ def test_ranks_that_are_asked_for_and_one_alone_just_run(started):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["generate", "a"], ["live", "a"], ["quantize", "pocket", "-o", "x"]]
+    "arguments",
+    [
+        ["generate", "a"],
+        ["live", "a"],
+        ["quantize", "pocket", "-o", "x"],
+        ["evaluate", "-o", "x.json"],
+        ["evaluate", "x.mp4", "-o", "x.json"],
+        ["train", "ar_tiny"],
+        ["train", "ar_tiny", "--export", "--resume", "runs"],
+        ["train", "vae_tiny"],
+    ],
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_every_command_asks_on_every_rank(started, arguments, rank, tmp_path, monkeypatch):
