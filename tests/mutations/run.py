@@ -9,6 +9,7 @@ it. A fault that no test notices survives; survivors are printed, with the line 
 
 import argparse
 import json
+import os
 import random
 import re
 import shutil
@@ -65,6 +66,8 @@ def mirrored(file: str) -> list[str]:
     path = Path(file)
     short = {"longlive_core": "core", "longlive_models": "models", "longlive_cli": "cli"}
     folder = Path("tests", *[short.get(part, part) for part in path.parts[:-1]])
+    while not (ROOT / folder).is_dir():  # a command's tests lie with those of the whole command line
+        folder = folder.parent
     own = sorted((ROOT / folder).glob(f"test_{path.stem}*.py"))
     parent = ".".join(path.parts[:-1])
     names = (f"{parent}.{path.stem}", f"from {parent} import", f"import {parent}")
@@ -96,6 +99,7 @@ def run_one(mutation: Mutation, tree: Path) -> Outcome:
         done = subprocess.run(
             [*command, "--hypothesis-seed=0", *tests],
             cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
             capture_output=True,
             timeout=SECONDS,
             check=False,
@@ -115,6 +119,7 @@ def run(drawn: Sequence[Mutation], jobs: int) -> list[Outcome]:
         for number in range(jobs):
             tree = Path(work, str(number))
             shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".*_cache", "build"))
+            (tree / "longlive_recipes").symlink_to("recipes")  # else those that are installed
             trees.put(tree)
 
         def job(mutation: Mutation) -> Outcome:

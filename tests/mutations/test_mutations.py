@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from tests.mutations.operators import mutations
-from tests.mutations.run import ROOT, draw, mirrored, run
+from tests.mutations.operators import Mutation, mutations
+from tests.mutations.run import PACKAGES, ROOT, draw, mirrored, run
 
 SOURCE = '''
 def clip(x: "int < 3", low=0, *, keep=True):
@@ -49,8 +49,22 @@ def test_every_fault_that_can_be_drawn_is_a_program():
 
 
 def test_a_file_has_tests():
-    for mutation in draw(10_000, seed=2):
-        assert mirrored(mutation.file), mutation.file
+    packages = (*PACKAGES, "longlive_cli", "recipes")
+    files = {mutation.file for mutation in draw(100_000, seed=2, packages=packages)}
+    assert {"longlive_models/video/files.py", "longlive_cli/commands/train.py"} <= files
+    for file in files:
+        assert mirrored(file), file
+    assert mirrored("longlive_models/video/files.py")[0] == "tests/models/video/test_files.py"
+    assert mirrored("longlive_cli/commands/train.py")[0] == "tests/cli/test_train.py"
+
+
+@pytest.mark.parametrize("file", ["longlive_models/did_you_mean.py", "recipes/run_record.py"])
+def test_the_faulty_copy_is_what_is_tested(file):
+    """And not the package that is installed, which has no fault."""
+    fault = Mutation(file, 1, 0, 0, 'raise OSError("a fault")\n', "import fails")
+    [outcome] = run([fault], jobs=1)
+    assert outcome.fate == "killed"
+    assert (ROOT / file).read_text()[:5] != "raise"
 
 
 @pytest.mark.slow
