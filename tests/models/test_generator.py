@@ -382,10 +382,10 @@ def test_videos_of_a_batch_share_their_cuts():
     generator = pipe.generator([0, 1], pipe.settings)
     same = BlockPrompt(text="a", shot=0, cut=False, offset=0.0)
     moved = BlockPrompt(text="a", shot=1, cut=True, offset=8.0)
-    with pytest.raises(ValueError, match="cut at the same blocks, but block 0 differs"):
-        generator.generate(0, [same, moved])
-    with pytest.raises(ValueError, match="cut at the same blocks, but block 0 differs"):
-        generator.generate(0, [same, replace(same, recache=True)])
+    others = [{"recache": True}, {"cut": True}, {"offset": 8.0}, {"forget": True}]
+    for other in (moved, *(replace(same, **change) for change in others)):
+        with pytest.raises(ValueError, match="cut at the same blocks, but block 0 differs"):
+            generator.generate(0, [same, other])
     with pytest.raises(ValueError, match="got 1 prompts for 2 seeds"):
         generator.generate(0, [same])
 

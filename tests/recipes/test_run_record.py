@@ -1,11 +1,14 @@
 """What is written about a run, and how two of them are compared."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +81,32 @@ def test_an_older_record_has_its_fields_under_the_names_of_today(tmp_path):
         "recipe": "TrainAR",
         "config": {"quantized": {"forward": True}, "optimization": {"ema_decay": 0.5}, "seed": 0},
     }
+
+
+def test_a_record_is_json_whatever_the_numbers_of_a_config(tmp_path):
+    """Other readers know no Infinity, and refuse the whole file."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    @dataclass(frozen=True)
+    class Config:
+        until: float
+        parts: tuple[float, ...]
+
+    config = Config(math.inf, (-math.inf, math.nan, 1.5))
+    write_run_record(tmp_path, config, torch.device("cpu"))
+    text = (tmp_path / "run.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["config"] == {
+        "until": "inf",
+        "parts": ["-inf", "nan", 1.5],
+    }
+    write_run_record(tmp_path, config, torch.device("cpu"), resumed={"step": 3})
+    assert read_run_record(tmp_path)["config"]["until"] == "inf"
+    resumed = {"step": 3, "loss": math.inf}
+    with pytest.raises(ValueError, match="run.json cannot be written as JSON"):
+        write_run_record(tmp_path, config, torch.device("cpu"), resumed=resumed)
+    assert json.loads((tmp_path / "run.json").read_text())["resumed"][0]["step"] == 3
 
 
 def test_a_run_resumed_into_a_fresh_folder_is_recorded_whole(tmp_path):

@@ -13,8 +13,9 @@ from PIL import Image
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Video
+from longlive_models.video.blocks import Stopwatch, decoder, no_frames, to_frames
 from longlive_models.video.files import read_video
-from tests.models.tiny_pipeline import write_tiny_folder
+from tests.models.tiny_pipeline import tiny_parts, write_tiny_folder
 
 GRADIENT = (torch.arange(6 * 16 * 24 * 3) % 251).to(torch.uint8).reshape(6, 16, 24, 3)
 
@@ -61,6 +62,19 @@ def test_a_notebook_is_spared_what_is_too_large(monkeypatch):
     monkeypatch.setattr("longlive_models.video.html.MOST_BYTES", 1000)
     html = Video(noise(6, 16, 24), 12)._repr_html_()
     assert "base64" not in html and "6 frames, 0.5 s" in html and "save()" in html
+
+
+def test_32_mib_are_embedded_and_a_byte_more_is_not(monkeypatch):
+    most = 32 * 1024 * 1024
+    for size, embeds in ((most, True), (most + 1, False)):
+        monkeypatch.setattr("longlive_models.video.html._mp4", lambda *video, n=size: b"0" * n)
+        html = Video(GRADIENT, 12)._repr_html_()
+        assert ("base64" in html) == embeds
+        assert ("its 34 MB are too many" in html) != embeds
+
+
+def test_a_video_without_frames_is_a_sentence_in_a_notebook():
+    assert Video(GRADIENT[:0], 12)._repr_html_() == "<p>a video without frames</p>"
 
 
 def test_a_video_says_in_short_what_it_is():
@@ -166,3 +180,52 @@ def test_wrong_types_are_refused_in_words_where_annotations_are_not_checked(tmp_
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_pixels_become_the_nearest_bytes():
+    values = torch.tensor([-3.0, -1.0, -0.996, 0.0, 0.5, 0.996, 1.0, 1.5])
+    frames = to_frames(values.expand(3, 2, 1, 8) * torch.tensor([1.0, 0.5, -1.0]).view(3, 1, 1, 1))
+    assert (frames.shape, frames.dtype) == ((2, 1, 8, 3), torch.uint8)
+    red, green, blue = frames[1, 0].unbind(1)
+    assert red.tolist() == [0, 0, 1, 128, 191, 254, 255, 255]
+    assert green.tolist() == [0, 64, 64, 128, 159, 191, 191, 223]
+    assert blue.tolist() == [255, 255, 254, 128, 64, 1, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), 2.0**21])
+def test_pixels_that_are_no_numbers_do_not_become_bytes(wrong):
+    video = torch.zeros(3, 2, 4, 4)
+    video[1, 1, 2, 3] = wrong
+    message = r"some of this video of shape \[3, 2, 4, 4\] are NaN, infinite or above 1048576"
+    with pytest.raises(ValueError, match=message):
+        to_frames(video)
+
+
+def test_a_watch_tells_the_seconds_between_its_making_and_its_stop(monkeypatch):
+    times = iter([10.0, 12.5])
+    monkeypatch.setattr("longlive_models.video.blocks.time.perf_counter", lambda: next(times))
+    watch = Stopwatch(torch.device("cpu"))
+    watch.stop()
+    assert watch.seconds() == 2.5
+
+
+def test_weights_of_a_decoder_are_looked_at_once():
+    _, vae, _ = tiny_parts()
+    decode, latents = decoder(vae), torch.randn(1, 4, 2, 4, 4)
+    first, state = decode(latents, None)
+    second, _ = decode(latents, state)
+    assert [check.what for check in first.checks.of] == ["the frames", "weights of the VAE"]
+    assert [check.what for check in second.checks.of] == ["the frames"]
+    assert (first.frames.shape, second.frames.shape) == ((1, 5, 32, 32, 3), (1, 8, 32, 32, 3))
+    assert not first.frames.requires_grad
+    with torch.no_grad():
+        vae.conv2.weight[0] = 2.0**64
+    broken, _ = decoder(vae)(latents * 0, None)
+    assert not broken.checks.passed[1]
+
+
+def test_a_rank_that_decodes_nothing_has_no_frames():
+    latents = torch.zeros(2, 4, 3, 6, 5)
+    decoded, state = no_frames(latents, None)
+    assert decoded.frames.shape == (2, 0, 6, 5, 3)
+    assert (decoded.checks.of, state) == ((), None)
