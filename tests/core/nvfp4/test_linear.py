@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -238,15 +239,40 @@ def test_an_amax_of_several_ranks_is_used():
     assert seen == [x.abs().max().item()]
 
 
-def test_a_prepared_weight_serves_until_the_layer_changes():
+@pytest.mark.parametrize("change", ["loaded", "assigned", "loaded as a part", "moved"])
+def test_a_prepared_weight_serves_until_the_layer_changes(change, monkeypatch):
+    """The backend here keeps a copy of the weight, as those do that repack it."""
+
+    def copied(weight, *, dtype, backend):
+        dense = dequantize(weight, dtype).clone() + 1  # so that it shows
+        return SimpleNamespace(multiply=lambda x, bias: x @ dense.t() + bias)
+
+    monkeypatch.setattr("longlive_core.nvfp4.linear.prepare_weight", copied)
     _, layer = layer_of(W4A16)
     x = torch.randn(2, 3, 64)
     want = layer(x)
     layer.prepare(torch.float32)
-    torch.testing.assert_close(layer(x), want)
-    _, other = layer_of(W4A16)
-    layer.load_state_dict(other.state_dict())
-    assert torch.equal(layer(x), other(x))
+    torch.testing.assert_close(layer(x), want + x.sum(-1, keepdim=True))
+    if change == "moved":
+        layer.to("cpu")
+    else:
+        _, other = layer_of(W4A16)
+        holder, given = (nn.Sequential(layer), nn.Sequential(other))
+        if change == "loaded as a part":
+            holder.load_state_dict(given.state_dict())
+        else:
+            layer.load_state_dict(other.state_dict(), assign=change == "assigned")
+        want = other(x)
+    assert torch.equal(layer(x), want)
+
+
+def test_a_prepared_weight_of_four_bits_in_and_out_is_none(monkeypatch):
+    monkeypatch.setattr("longlive_core.nvfp4.linear.prepare_weight", None)  # not called
+    _, layer = layer_of(W4A4)
+    x = torch.randn(2, 64)
+    want = layer(x)
+    layer.prepare()
+    assert torch.equal(layer(x), want)
 
 
 def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage():

@@ -11,7 +11,8 @@ from longlive_models.stream_snapshot import SnapshotSummary
 from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generate import BlockReport, run
 from longlive_recipes.generation.jobs import resume
-from longlive_recipes.generation.session import Take
+from longlive_recipes.generation.plan import plan
+from longlive_recipes.generation.session import Take, load_pipeline, open_take
 from tests.models.tiny_pipeline import write_tiny_folder
 
 FRAMES = [5, 13, 21, 29]
@@ -38,10 +39,6 @@ def stopped_after(blocks: int, config: Generate, folder: Path) -> Path:
     return snapshot
 
 
-def numbers(report: BlockReport) -> tuple[int, ...]:
-    return report.index, report.blocks, report.frames_done, report.frames_total
-
-
 @pytest.mark.parametrize("only_new", [False, True])
 def test_a_resumed_video_counts_on(config, tmp_path, only_new):
     snapshot = stopped_after(3, config, tmp_path)
@@ -61,6 +58,17 @@ def test_a_resumed_video_counts_on(config, tmp_path, only_new):
     assert [block["block"] for block in record["blocks"]] == [2, 3]
     assert record["result"]["blocks"] == 4
     assert SnapshotSummary.read(again.path).block == 4
+
+
+def test_a_resumed_video_stands_where_it_stopped_before_its_first_block(config, tmp_path):
+    snapshot = stopped_after(2, config, tmp_path)
+    wanted, jobs = resume(snapshot)
+    planned = plan(wanted, jobs, tmp_path / "a.mp4", True)
+    how = {"overwrite": True, "began": 0.0}
+    with open_take(load_pipeline(planned), planned, *jobs, *planned.videos, **how) as take:
+        assert (take.blocks, take.frames, take.frames_made) == (1, FRAMES[0], 0)
+        assert take.advance().index == 1
+        assert (take.blocks, take.frames, take.frames_made) == (2, FRAMES[1], 8)
 
 
 def test_a_fork_counts_on_and_leaves_the_first_alone(config, tmp_path, monkeypatch):
