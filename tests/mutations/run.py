@@ -66,7 +66,9 @@ def mirrored(file: str) -> list[str]:
     path = Path(file)
     short = {"longlive_core": "core", "longlive_models": "models", "longlive_cli": "cli"}
     folder = Path("tests", *[short.get(part, part) for part in path.parts[:-1]])
-    while not (ROOT / folder).is_dir():  # a command's tests lie with those of the whole command line
+    while not (
+        ROOT / folder
+    ).is_dir():  # a command's tests lie with those of the whole command line
         folder = folder.parent
     own = sorted((ROOT / folder).glob(f"test_{path.stem}*.py"))
     parent = ".".join(path.parts[:-1])

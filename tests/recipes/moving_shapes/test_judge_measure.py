@@ -1,4 +1,4 @@
-"""What is taken for an object: every tuned number is met by pictures a little above and below it."""
+"""What is taken for an object: pictures a little above and below each tuned number."""
 
 import math
 
@@ -13,7 +13,7 @@ SIDE = 128
 
 
 def picture(*squares: tuple[int, int, int, object], ground: int = 0) -> np.ndarray:
-    """One frame; a square is its left, its top, its side and its colour, and lies on those before."""
+    """One frame; a square is left, top, side and colour, and lies on those before."""
     frame = np.full((1, SIDE, SIDE, 3), ground, np.uint8)
     for left, top, side, colour in squares:
         frame[0, top : top + side, left : left + side] = colour
@@ -42,11 +42,11 @@ def test_the_contrast_is_that_of_15_thousandths_of_the_picture(core, side):
     assert side_of(measured) == pytest.approx(side, abs=0.6)
 
 
-@pytest.mark.parametrize(("grey", "present"), [(16, False), (17, True)])
-def test_what_is_28_from_the_background_is_an_object(grey, present):
+@pytest.mark.parametrize(("gray", "present"), [(16, False), (17, True)])
+def test_what_is_28_from_the_background_is_an_object(gray, present):
     """In 8-bit RGB: 17 in three channels are 29.4, 16 are 27.7."""
-    assert measure(picture(middle(30, grey))).present.tolist() == [present]
-    assert measure(picture(middle(30, 100 + grey), ground=100)).present.tolist() == [present]
+    assert measure(picture(middle(30, gray))).present.tolist() == [present]
+    assert measure(picture(middle(30, 100 + gray), ground=100)).present.tolist() == [present]
 
 
 @pytest.mark.parametrize(("side", "present"), [(8, False), (10, True)])
@@ -71,7 +71,7 @@ def test_an_object_that_touches_an_edge_is_not_whole(left, top, whole):
     measured = measure(frame)
     assert measured.whole.tolist() == [whole]
     assert side_of(measured) == pytest.approx(30, abs=0.6)
-    offset = measured.centre[0] - (np.array([left, top]) + 15) / SIDE
+    offset = measured.center[0] - (np.array([left, top]) + 15) / SIDE
     assert np.abs(offset - np.round(offset)).max() < 1e-3
 
 

@@ -14,7 +14,7 @@ STEPS = np.arange(FRAMES) / FPS
 
 
 def judged(
-    centre: np.ndarray | None = None,
+    center: np.ndarray | None = None,
     *,
     radius: np.ndarray | None = None,
     angle: np.ndarray | None = None,
@@ -22,10 +22,10 @@ def judged(
     fps: float = FPS,
 ) -> str:
     """What a track is called; what is not given stands still."""
-    given = next(values for values in (centre, radius, angle) if values is not None)
+    given = next(values for values in (center, radius, angle) if values is not None)
     still = np.zeros(len(given))
     return classify_motion(
-        np.full((len(given), 2), 0.5) if centre is None else centre % 1.0,
+        np.full((len(given), 2), 0.5) if center is None else center % 1.0,
         still + 0.1 if radius is None else radius,
         still if angle is None else angle,
         shape,
@@ -59,7 +59,13 @@ def stopping(moving: np.ndarray, windows: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("speed", "motion"),
-    [(0.105, "moves right"), (0.095, "unclear"), (0.055, "unclear"), (0.045, "still"), (0, "still")],
+    [
+        (0.105, "moves right"),
+        (0.095, "unclear"),
+        (0.055, "unclear"),
+        (0.045, "still"),
+        (0, "still"),
+    ],
 )
 def test_a_move_has_a_tenth_of_the_side_a_second(speed, motion):
     assert judged(along(0, speed)) == motion
