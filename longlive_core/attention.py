@@ -2,12 +2,16 @@
 
 Two operations, each a table of backends. ``attention`` lets every query see every key. Queries may
 be fewer or more than the keys: a block of a video attends to a window of pages that holds more than
-itself. ``masked_attention`` lets query ``i`` see key ``j`` where an ``AttentionMask`` says so.
+itself. ``masked_attention`` lets query ``i`` see key ``j`` where a mask says so.
+
+Heads may be grouped: with fewer key heads than query heads, query head ``i`` reads key head
+``i // (query_heads // key_heads)``.
 
 Both choose for each call, because the answer depends on whether a gradient is needed. Under
 ``torch.compile`` the choice is made while tracing and costs nothing afterwards.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -16,11 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 
 from longlive_core.attention_mask import AnyMask as AnyMask
 from longlive_core.attention_mask import AttentionMask as AttentionMask
 from longlive_core.attention_mask import TableMask as TableMask
-from longlive_core.attention_mask import flex_attention_under
 from longlive_core.backends import (
     Backend,
     Operation,
@@ -31,13 +35,16 @@ from longlive_core.backends import (
     needs_compute_capability,
     needs_cuda,
     needs_dtype,
+    needs_equal_heads,
     needs_function,
     needs_head_dim,
 )
 from longlive_core.checks import real
+from longlive_core.foreign_masks import AnyForm, TensorMask, TiledMask, as_mask
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
-Keys = Float[Tensor, "batch keys heads head_dim"]
+Keys = Float[Tensor, "batch keys key_heads head_dim"]
+_Made = AnyMask | TensorMask | TiledMask
 
 _FA3 = (  # its builds differ in the module's name
     ("flash_attn_interface", "flash_attn_func"),
@@ -48,7 +55,13 @@ _FA3 = (  # its builds differ in the module's name
 def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
     """The request that these operands make; it asks for a gradient if one can flow to them."""
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return Request(device=q.device, dtype=q.dtype, head_dim=q.shape[-1], needs_grad=needs_grad)
+    return Request(
+        device=q.device,
+        dtype=q.dtype,
+        head_dim=q.shape[-1],
+        needs_grad=needs_grad,
+        grouped=_grouped(q, k),
+    )
 
 
 def attention(
@@ -61,30 +74,45 @@ def attention(
     operands that do not fit one another.
     """
     _require_operands("attention", q, k, v)
-    request = attention_request(q, k, v)
-    name = _choose_dense(request.device, request.dtype, q.shape[-1], request.needs_grad, backend)
+    name = _choose_dense(*_asked(attention_request(q, k, v)), backend)
     return ATTENTION.named(name).run(q, k, v, _scale(q, scale))
 
 
 def masked_attention(
-    q: Queries, k: Keys, v: Keys, mask: AnyMask, *, backend: str = "auto"
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    mask: AnyForm | None,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
 ) -> Queries:
-    """softmax(q k^T / sqrt(head_dim)) v over the keys that ``mask`` lets each query see.
+    """softmax(scale * q k^T) v over the keys that ``mask`` lets each query see.
 
-    ``backend`` is a name of the table ``MASKED_ATTENTION`` or "auto". Raises ``ValueError`` when
-    the mask was made for other numbers of tokens, or leaves a query without a key. Inside a
-    compiled function, pass a mask that was prepared for the device (``AttentionMask.prepare``).
+    ``mask`` is an ``AttentionMask`` or a ``TableMask``; or a boolean tensor [queries, keys] or
+    [batch, heads, queries, keys] (1 for what does not differ), True where a query sees a key; or
+    FlexAttention's ``BlockMask``; or None, which is ``attention``. ``scale`` is 1/sqrt(head_dim)
+    unless given. ``backend`` is a name of the table ``MASKED_ATTENTION`` or "auto", which leaves a
+    boolean tensor to "sdpa".
+
+    Raises ``ValueError`` when the mask was made for other numbers of tokens, or leaves a query
+    without a key. Inside a compiled function, pass a mask that was prepared for the device
+    (``AttentionMask.prepare``); of a boolean tensor nothing is checked there.
     """
+    if mask is None:
+        return attention(q, k, v, scale=scale, backend=backend)
     _require_operands("masked_attention", q, k, v)
-    if (q.shape[1], k.shape[1]) != (mask.q_len, mask.kv_len):
+    made = as_mask(mask)
+    if (q.shape[1], k.shape[1]) != (made.q_len, made.kv_len):
         raise ValueError(
             f"masked_attention got {q.shape[1]} queries and {k.shape[1]} keys, but the mask is for "
-            f"{mask.q_len} queries and {mask.kv_len} keys: a mask names tokens by their index. "
+            f"{made.q_len} queries and {made.kv_len} keys: a mask names tokens by their index. "
             f"Build the mask for these lengths."
         )
-    request = attention_request(q, k, v)
-    name = _choose_masked(request.device, request.dtype, q.shape[-1], request.needs_grad, backend)
-    return MASKED_ATTENTION.named(name).run(q, k, v, mask)
+    if backend == "auto" and isinstance(made, TensorMask):
+        backend = "sdpa"
+    name = _choose_masked(*_asked(attention_request(q, k, v)), backend)
+    return MASKED_ATTENTION.named(name).run(q, k, v, made, _scale(q, scale))
 
 
 def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
@@ -96,20 +124,48 @@ def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
     return choose
 
 
+def _asked(request: Request) -> tuple[torch.device, torch.dtype, int | None, bool, bool]:
+    return (
+        request.device,
+        request.dtype,
+        request.head_dim,
+        request.needs_grad,
+        request.grouped,
+    )
+
+
 @_constant_when_compiled
 def _choose_dense(
-    device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None,
+    needs_grad: bool,
+    grouped: bool,
+    backend: str,
 ) -> str:
-    request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad)
+    request = Request(
+        device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad, grouped=grouped
+    )
     return ATTENTION.receipt(request, backend).backend
 
 
 @_constant_when_compiled
 def _choose_masked(
-    device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool, backend: str
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None,
+    needs_grad: bool,
+    grouped: bool,
+    backend: str,
 ) -> str:
-    request = Request(device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad)
+    request = Request(
+        device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad, grouped=grouped
+    )
     return MASKED_ATTENTION.receipt(request, backend).backend
+
+
+def _grouped(q: Tensor, k: Tensor) -> bool:
+    return q.shape[2] != k.shape[2]
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -120,17 +176,14 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 def _require_operands(what: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError for what backends would refuse in their own words, or broadcast."""
-    fits = (
-        q.ndim == 4
-        and k.shape == v.shape
-        and k.shape[:1] + k.shape[2:] == (q.shape[:1] + q.shape[2:])
-    )
-    if not fits or 0 in q.shape or 0 in k.shape:
+    fits = q.ndim == k.ndim == 4 and k.shape == v.shape
+    fits = fits and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
+    if not fits or 0 in q.shape or 0 in k.shape or q.shape[2] % k.shape[2]:
         raise ValueError(
             f"{what} takes queries, keys and values [batch, tokens, heads, head_dim], keys and "
-            f"values of one length, all of one batch, heads and head_dim, got {list(q.shape)}, "
-            f"{list(k.shape)} and {list(v.shape)}: each query weighs every key's value. Give each "
-            f"key its value."
+            f"values of one length, all of one batch and head_dim, query heads a multiple of key "
+            f"heads, got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}: each query weighs "
+            f"every key's value. Give each key its value."
         )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
         raise ValueError(
@@ -189,26 +242,40 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    q, k, v = _heads_first(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    return _torch_sdpa(q, k, v, scale, None)
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return _softmax_attention(q, k, v, scale, None)
 
 
-def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
-    return flex_attention_under(mask, *_heads_first(q, k, v)).transpose(1, 2)
+def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
+    """FlexAttention, compiled at the first call; with gradients."""
+    tiles = mask.flex(q.device, q.shape[0], q.shape[2])
+    how = {"block_mask": tiles, "scale": scale, "enable_gqa": _grouped(q, k)}
+    return _compiled_flex_attention()(*_heads_first(q, k, v), **how).transpose(1, 2)
 
 
-def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
-    visible = mask.dense(q.device)
+@functools.cache
+def _compiled_flex_attention() -> Callable:
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+
+def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
+    return _torch_sdpa(q, k, v, scale, mask.dense(q.device, q.shape[0], q.shape[2]))
+
+
+def _torch_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None) -> Tensor:
+    grouped = _grouped(q, k)
     q, k, v = _heads_first(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=visible, scale=scale, enable_gqa=grouped
+    )
+    return out.transpose(1, 2)
 
 
-def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: AnyMask) -> Tensor:
-    return _softmax_attention(q, k, v, _scale(q, None), mask.dense(q.device))
+def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
+    return _softmax_attention(q, k, v, scale, mask.dense(q.device, q.shape[0], q.shape[2]))
 
 
 def _softmax_attention(
@@ -216,10 +283,11 @@ def _softmax_attention(
 ) -> Tensor:
     """The meaning of attention, in float32 or wider."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k.to(wide)) * scale
+    k, v = (x.to(wide).repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k) * scale
     if visible is not None:
         scores = scores.masked_fill(~visible, -math.inf)
-    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.to(wide)).to(q.dtype)
+    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).to(q.dtype)
 
 
 def _heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,6 +369,7 @@ ATTENTION = Operation(
                 needs_compute_capability((8, 0)),
                 _HALF,
                 needs_head_dim(multiple_of=8, high=256),
+                needs_equal_heads,
                 needs_function("xformers", ("xformers.ops", "memory_efficient_attention")),
             ),
             pass_over=_torch_has_these_kernels,

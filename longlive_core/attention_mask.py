@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
 from longlive_core.checks import hold_wholes
 
@@ -15,20 +15,25 @@ _TILE = 128  # tokens on a side of one entry of a BlockMask
 _CHUNK = 1 << 26  # elements of the dense mask looked at together while tiles are counted
 
 MaskMod = Callable[..., Tensor]
+_Form = tuple[torch.device, int, int]  # a device, and how many samples and heads differ
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionMask:
-    """Which of ``kv_len`` keys each of ``q_len`` queries may see, for every sample and head alike.
+    """Which of ``kv_len`` keys each of ``q_len`` queries may see.
 
     ``mask_mod(b, h, q, kv, *tables)`` takes integer tensors that broadcast against one another (the
-    indices of sample, head, query and key) and returns a boolean tensor: True where the query sees
-    the key. It must be made of tensor arithmetic, without branches on values, for FlexAttention
-    compiles it. Tensors that it looks things up in belong in ``tables``: they are moved to the
-    device of the question and handed over after the four indices.
+    indices of sample, query head, query and key) and returns a boolean tensor: True where the query
+    sees the key. It must be made of tensor arithmetic, without branches on values, for
+    FlexAttention compiles it. Tensors that it looks things up in belong in ``tables``: they are
+    moved to the device of the question and handed over after the four indices.
 
-    The forms that backends need are made on first use and kept on this object for each device, so
-    build a mask once and pass it to every layer. Every query must see at least one key.
+    A rule that reads ``b`` or ``h`` gives each sample or head a mask of its own; one that reads
+    neither gives all of them one. The shape of what it returns tells which.
+
+    The forms that backends need are made on first use and kept on this object for each device (and
+    number of samples and heads, where they count), so build a mask once and pass it to every layer.
+    Every query must see at least one key.
 
     Example, a causal mask over 16 tokens::
 
@@ -39,57 +44,82 @@ class AttentionMask:
     q_len: int
     kv_len: int
     tables: tuple[Tensor, ...] = ()
-    _dense: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _flex: dict[torch.device, BlockMask] = field(default_factory=dict, init=False, repr=False)
+    _reads: dict[torch.device, tuple[bool, bool]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _dense: dict[_Form, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _flex: dict[_Form, BlockMask] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         why = "a mask is made for a number of tokens, at least one."
         hold_wholes(self, "q_len kv_len", at_least=1, why=why)
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device, batch: int = 1, heads: int = 1) -> None:
         """Make now what masked attention on this device will ask for.
 
-        Making a mask checks values, which a compiled function cannot trace: prepare it before.
+        Making a mask checks values, which a compiled function cannot trace: prepare it before, with
+        the numbers of samples and query heads if the rule reads them.
         """
         if device.type == "cuda":
-            self.flex(device)
+            self.flex(device, batch, heads)
         else:
-            self.dense(device)
+            self.dense(device, batch, heads)
 
-    def dense(self, device: torch.device) -> Bool[Tensor, "queries keys"]:
-        """The whole mask, one byte a pair: for short sequences and for the CPU."""
-        device = _with_index(device)
-        if device not in self._dense:
+    def dense(
+        self, device: torch.device, batch: int = 1, heads: int = 1
+    ) -> Bool[Tensor, "*batch_and_heads queries keys"]:
+        """The whole mask, one byte a pair: for short sequences and for the CPU.
+
+        [queries, keys], or [batch, heads, queries, keys] with 1 for what the rule does not read.
+        """
+        form = self._form(device, batch, heads)
+        if form not in self._dense:
             with torch.inference_mode(False):  # it is kept, and may be needed for a gradient
-                rows = self._rows(0, self.q_len, device, self._tables_on(device))
-                self._refuse_blind_queries(rows.any(-1), 0)
-            self._dense[device] = rows
-        return self._dense[device]
+                rows = self._some_rows(0, self.q_len, form)
+                refuse_blind_queries(rows.any(-1), 0)
+            self._dense[form] = rows[0, 0] if form[1:] == (1, 1) else rows
+        return self._dense[form]
 
-    def flex(self, device: torch.device) -> BlockMask:
+    def flex(self, device: torch.device, batch: int = 1, heads: int = 1) -> BlockMask:
         """The mask as FlexAttention reads it: tiles that are empty, full or partly visible.
 
         Tiles are counted a few rows at a time, so memory does not grow with ``q_len * kv_len``.
         """
-        device = _with_index(device)
-        if device not in self._flex:
-            self._flex[device] = self._block_mask(device)
-        return self._flex[device]
+        form = self._form(device, batch, heads)
+        if form not in self._flex:
+            self._flex[form] = self._block_mask(form)
+        return self._flex[form]
 
-    def _block_mask(self, device: torch.device) -> BlockMask:
-        tables = self._tables_on(device)
-        rows_at_once = max(1, _CHUNK // (self.kv_len * _TILE)) * _TILE
+    def rows(self, device: torch.device, batch: int, heads: int) -> Bool[Tensor, "b h q kv"]:
+        """What the rule says of every pair, a query that sees nothing included; nothing is kept."""
+        return self._some_rows(0, self.q_len, self._form(device, batch, heads))
+
+    def _form(self, device: torch.device, batch: int, heads: int) -> _Form:
+        """The device, and the samples and heads that differ."""
+        device = _with_index(device)
+        if device not in self._reads:
+            zero = functools.partial(torch.zeros, dtype=torch.int64, device=device)
+            indices = zero(2, 1, 1, 1), zero(1, 2, 1, 1), zero(1, 1), zero(1)
+            seen = _boolean(self.mask_mod(*indices, *self._tables_on(device)))
+            shape = (1,) * (4 - seen.ndim) + tuple(seen.shape)
+            self._reads[device] = shape[0] == 2, shape[1] == 2
+        reads_sample, reads_head = self._reads[device]
+        return device, batch if reads_sample else 1, heads if reads_head else 1
+
+    def _block_mask(self, form: _Form) -> BlockMask:
+        device, batch, heads = form
+        at_once = max(1, _CHUNK // (batch * heads * self.kv_len * _TILE)) * _TILE
         counts = []
-        for start in range(0, self.q_len, rows_at_once):
-            rows = self._rows(start, min(start + rows_at_once, self.q_len), device, tables)
-            self._refuse_blind_queries(rows.any(-1), start)
+        for start in range(0, self.q_len, at_once):
+            rows = self._some_rows(start, min(start + at_once, self.q_len), form)
+            refuse_blind_queries(rows.any(-1), start)
             counts.append(_visible_in_tiles(rows))
-        visible = torch.cat(counts)
+        visible = torch.cat(counts, dim=-2)
         full = visible == _TILE * _TILE
         partial_count, partial_tiles = _in_order((visible > 0) & ~full)
         full_count, full_tiles = _in_order(full)
 
-        mask_mod = self.mask_mod
+        mask_mod, tables = self.mask_mod, self._tables_on(device)
         return BlockMask.from_kv_blocks(
             partial_count,
             partial_tiles,
@@ -100,40 +130,43 @@ class AttentionMask:
             seq_lengths=(self.q_len, self.kv_len),
         )
 
-    def _rows(
-        self, start: int, stop: int, device: torch.device, tables: tuple[Tensor, ...]
-    ) -> Tensor:
-        q = torch.arange(start, stop, dtype=torch.int64, device=device)[:, None]
-        kv = torch.arange(self.kv_len, dtype=torch.int64, device=device)[None, :]
-        zero = torch.zeros((), dtype=torch.long, device=device)
-        return self.mask_mod(zero, zero, q, kv, *tables).expand(stop - start, self.kv_len)
+    def _some_rows(self, start: int, stop: int, form: _Form) -> Tensor:
+        """Some queries' rows of the mask: [batch, heads, stop - start, keys]."""
+        device, batch, heads = form
+        index = functools.partial(torch.arange, dtype=torch.int64, device=device)
+        b, h = index(batch)[:, None, None, None], index(heads)[:, None, None]
+        q, kv = index(start, stop)[:, None], index(self.kv_len)
+        seen = _boolean(self.mask_mod(b, h, q, kv, *self._tables_on(device)))
+        return seen.expand(batch, heads, stop - start, self.kv_len)
 
     def _tables_on(self, device: torch.device) -> tuple[Tensor, ...]:
         return tuple(table.to(device) for table in self.tables)
 
-    def _refuse_blind_queries(self, sees_something: Tensor, start: int) -> None:
-        if not bool(sees_something.all()):
-            query = start + int((~sees_something).nonzero()[0])
-            raise ValueError(
-                f"the mask lets query {query} see no key: the softmax over nothing is undefined, "
-                f"and backends disagree about it. Let every token see itself, or leave the "
-                f"token out."
-            )
+
+def refuse_blind_queries(
+    sees_something: Bool[Tensor, "batch heads queries"], start: int = 0
+) -> None:
+    """Raise ``ValueError`` naming the first query that sees no key; ``start`` is its first one."""
+    if not bool(sees_something.all()):
+        sample, head, query = (~sees_something).nonzero()[0].tolist()
+        some = tuple(sees_something.shape[:2]) != (1, 1)
+        where = f" of sample {sample} and head {head}" if some else ""
+        raise ValueError(
+            f"the mask lets query {start + query}{where} see no key: the softmax over nothing is "
+            f"undefined, and backends disagree about it. Let every token see itself, or leave the "
+            f"token out."
+        )
 
 
-def flex_attention_under(
-    mask: "AnyMask",
-    q: Float[Tensor, "batch heads queries head_dim"],
-    k: Float[Tensor, "batch heads keys head_dim"],
-    v: Float[Tensor, "batch heads keys head_dim"],
-) -> Float[Tensor, "batch heads queries head_dim"]:
-    """FlexAttention under ``mask``, compiled at the first call; with gradients."""
-    return _compiled_flex_attention()(q, k, v, block_mask=mask.flex(q.device))
-
-
-@functools.cache
-def _compiled_flex_attention() -> Callable:
-    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+def _boolean(seen: object) -> Tensor:
+    """What a rule returned, if it is a mask."""
+    if not isinstance(seen, Tensor) or seen.dtype != torch.bool:
+        kind = seen.dtype if isinstance(seen, Tensor) else type(seen).__name__
+        raise ValueError(
+            f"a mask_mod returns a boolean tensor, got {kind}: True is where a query sees a key. "
+            f"Compare its arguments, as in q >= kv."
+        )
+    return seen
 
 
 def _with_index(device: torch.device) -> torch.device:
@@ -145,18 +178,18 @@ def _with_index(device: torch.device) -> torch.device:
 
 def _visible_in_tiles(rows: Tensor) -> Tensor:
     """How many pairs of each tile are visible; what lies beyond the edges counts as unseen."""
-    height, width = (-(-size // _TILE) for size in rows.shape)
-    down = height * _TILE - rows.shape[0]
-    right = width * _TILE - rows.shape[1]
+    height, width = (-(-size // _TILE) for size in rows.shape[-2:])
+    down = height * _TILE - rows.shape[-2]
+    right = width * _TILE - rows.shape[-1]
     padded = torch.nn.functional.pad(rows, (0, right, 0, down))
-    return padded.view(height, _TILE, width, _TILE).sum((1, 3))
+    return padded.unflatten(-1, (width, _TILE)).unflatten(-3, (height, _TILE)).sum((-3, -1))
 
 
 def _in_order(tiles: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row of tiles: how many are wanted, and their columns, wanted ones first."""
     count = tiles.sum(-1, dtype=torch.int32)
     columns = tiles.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    return count[None, None], columns.to(torch.int32)[None, None]
+    return count, columns.to(torch.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +206,9 @@ class TableMask:
 
     table: Bool[Tensor, "samples queries keys"]
     run: int
-    _flex: dict[torch.device, BlockMask] = field(default_factory=dict, init=False, repr=False)
+    _flex: dict[tuple[torch.device, int], BlockMask] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         hold_wholes(self, "run", at_least=1, why="it is the number of tokens in a run.")
@@ -194,12 +229,19 @@ class TableMask:
         """Keys of each sample."""
         return self.table.shape[2] * self.run
 
-    def dense(self, device: torch.device) -> Bool[Tensor, "samples 1 queries keys"]:
-        """The whole mask, one byte a pair."""
-        return self._spread(self.run, device)[:, None]
+    def prepare(self, device: torch.device, batch: int = 1, heads: int = 1) -> None:
+        """Make now what masked attention on this device will ask for."""
+        if device.type == "cuda" and self.run % _TILE == 0:
+            self.flex(device, batch, heads)
 
-    def flex(self, device: torch.device) -> BlockMask:
-        """The mask as FlexAttention reads it: every tile is empty or full.
+    def dense(
+        self, device: torch.device, batch: int = 1, heads: int = 1
+    ) -> Bool[Tensor, "samples 1 queries keys"]:
+        """The whole mask, one byte a pair; heads do not differ."""
+        return self._spread(self.run, device, batch)[:, None]
+
+    def flex(self, device: torch.device, batch: int = 1, heads: int = 1) -> BlockMask:
+        """The mask as FlexAttention reads it: every tile is empty or full; heads do not differ.
 
         Raises:
             ValueError: a run is not a whole number of tiles.
@@ -210,29 +252,37 @@ class TableMask:
                 f"{self.run}: a tile would be partly visible. Use backend='sdpa', or an "
                 f"AttentionMask."
             )
-        if device not in self._flex:
-            tiles = self._spread(self.run // _TILE, device)
-            full_count, full_tiles = (x[0, 0][:, None] for x in _in_order(tiles))
+        tiles = self._spread(self.run // _TILE, device, batch)
+        form = device, len(tiles)
+        if form not in self._flex:
+            full_count, full_tiles = _in_order(tiles[:, None])
             table, run = self.table.to(device), self.run
 
             def mask_mod(b: Tensor, h: Tensor, q: Tensor, kv: Tensor) -> Tensor:
                 return table[b % len(table), q // run, kv // run]
 
-            self._flex[device] = BlockMask.from_kv_blocks(
+            self._flex[form] = BlockMask.from_kv_blocks(
                 torch.zeros_like(full_count),
                 torch.zeros_like(full_tiles),
-                full_count.contiguous(),
-                full_tiles.contiguous(),
+                full_count,
+                full_tiles,
                 BLOCK_SIZE=_TILE,
                 mask_mod=mask_mod,
                 seq_lengths=(self.q_len, self.kv_len),
             )
-        return self._flex[device]
+        return self._flex[form]
 
-    def _spread(self, times: int, device: torch.device) -> Tensor:
-        table = self.table.to(device)
+    def _spread(self, times: int, device: torch.device, batch: int) -> Tensor:
+        samples = len(self.table)
+        if batch > 1 and batch % samples:
+            raise ValueError(
+                f"a TableMask of {samples} samples under a batch of {batch}: samples share the "
+                f"tables in turn, so theirs is a multiple. Give each sample its table, or one to "
+                f"all."
+            )
+        table = self.table.to(device).repeat(max(1, batch // samples) if samples > 1 else 1, 1, 1)
         return table.repeat_interleave(times, 1).repeat_interleave(times, 2)
 
 
 AnyMask = AttentionMask | TableMask
-"""What masked attention takes."""
+"""Masks that are made once, and keep the forms that backends read."""

@@ -24,13 +24,15 @@ class Request:
     """What a backend needs to know to say whether it can run.
 
     ``needs_grad`` is True when a gradient will be asked for: a forward-only kernel then says no.
-    ``head_dim`` is None for operations that have no heads.
+    ``head_dim`` is None for operations that have no heads; ``grouped`` is True where several query
+    heads share a key head.
     """
 
     device: torch.device
     dtype: torch.dtype
     head_dim: int | None = None
     needs_grad: bool = False
+    grouped: bool = False
 
     def __post_init__(self) -> None:
         if self.head_dim is not None:
@@ -215,6 +217,13 @@ def forward_only(request: Request) -> str | None:
     """The condition of a kernel without a backward."""
     if request.needs_grad:
         return "it has no backward, and a gradient is needed"
+    return None
+
+
+def needs_equal_heads(request: Request) -> str | None:
+    """The condition of a kernel for as many key heads as query heads."""
+    if request.grouped:
+        return "it takes as many key heads as query heads, and here they are fewer"
     return None
 
 

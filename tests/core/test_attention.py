@@ -103,6 +103,49 @@ def compare_gradients(got, want, inputs, tolerance):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+@pytest.mark.parametrize("backend", [b.name for b in ATTENTION.backends])
+def test_grouped_heads_are_key_heads_repeated(backend, key_heads):
+    q, k, v = (operands(2, 70, 70, n, 64, torch.bfloat16, True)[0] for n in (6, *[key_heads] * 2))
+    why = ATTENTION.explain(attention_request(q, k, v))[backend]
+    if not why.startswith("usable"):
+        pytest.skip(why)
+    got = attention(q, k, v, backend=backend)
+    repeated = [x.repeat_interleave(6 // key_heads, 2) for x in (k, v)]
+    want = attention(*(x.float() for x in (q, *repeated)), backend="reference")
+    torch.testing.assert_close(got.float(), want, rtol=2e-2, atol=1e-2)
+    compare_gradients(got, want, (q, k, v), 2e-2)
+
+
+@pytest.mark.parametrize("backend", [b.name for b in MASKED_ATTENTION.backends])
+def test_grouped_heads_under_a_mask_of_each_head(backend):
+    q, k, v = (operands(2, 140, 140, n, 64, grad=True)[0] for n in (6, 2, 2))
+    why = MASKED_ATTENTION.explain(attention_request(q, k, v))[backend]
+    if not why.startswith("usable"):
+        pytest.skip(why)
+    mask = AttentionMask(lambda b, h, q, kv: (kv <= q) & (kv >= q - 20 * h - b), 140, 140)
+    got = masked_attention(q, k, v, mask, scale=0.1, backend=backend)
+    repeated = [x.repeat_interleave(3, 2) for x in (k, v)]
+    want = masked_attention(q, *repeated, mask, scale=0.1, backend="reference")
+    tolerance = 1e-5 if DEVICE.type == "cpu" else 1e-2
+    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+    compare_gradients(got, want, (q, k, v), tolerance)
+
+
+def test_heads_that_are_no_multiple_are_refused():
+    q, k, v = operands(1, 3, 3, 4, 8)
+    with pytest.raises(ValueError, match=r"multiple of key heads, got \[1, 3, 4, 8\], \[1, 3, 3"):
+        attention(q, k[:, :, :3], v[:, :, :3])
+
+
+def test_a_kernel_for_equal_heads_says_so(monkeypatch):
+    pretend_gpu(monkeypatch, (9, 0), ("xformers.ops",))
+    request = Request(
+        device=torch.device("cuda", 0), dtype=torch.bfloat16, head_dim=128, grouped=True
+    )
+    assert "as many key heads as query heads" in ATTENTION.explain(request)["xformers"]
+
+
 def test_a_hidden_key_changes_nothing_and_gets_no_gradient():
     q, k, v = operands(1, 6, 6, 2, 8, grad=True)
     causal = AttentionMask(lambda b, h, q, kv: kv <= q, 6, 6)

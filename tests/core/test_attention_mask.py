@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
 from longlive_core import attention_mask
-from longlive_core.attention import AttentionMask
+from longlive_core.attention import AttentionMask, TableMask
 from longlive_core.testing import assert_bitwise_equal
 
 CPU = torch.device("cpu")
@@ -82,8 +82,9 @@ def test_forms_are_made_once():
 
     mask = AttentionMask(mask_mod, 20, 20)
     mask.prepare(CPU)
-    assert mask.dense(CPU) is mask.dense(CPU)
-    assert len(calls) == 1
+    asked = len(calls)
+    assert mask.dense(CPU) is mask.dense(CPU, 5, 7)
+    assert len(calls) == asked
     assert mask.flex(CPU) is mask.flex(CPU)
 
 
@@ -100,3 +101,64 @@ def test_the_blind_query_is_named_beyond_the_first_rows(monkeypatch):
     mask = AttentionMask(lambda b, h, q, kv: (kv <= q) & (q != 222), 300, 300)
     with pytest.raises(ValueError, match="query 222 see no key"):
         mask.flex(CPU)
+
+
+RULES = {  # of a table [samples, heads, keys]
+    "neither": lambda b, h, q, kv, table: q >= kv,
+    "sample": lambda b, h, q, kv, table: (q >= kv) & table[b, 0, kv],
+    "head": lambda b, h, q, kv, table: (q >= kv) & table[0, h, kv],
+    "both": lambda b, h, q, kv, table: (q >= kv) & table[b, h, kv],
+    "arithmetic": lambda b, h, q, kv, table: (kv <= q + b) & (kv >= q - 100 * h),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([5, 128, 200]))
+def test_a_rule_of_sample_and_head_is_one_mask_for_each(rule, batch, heads, tokens):
+    table = torch.rand(batch, heads, tokens, generator=torch.Generator().manual_seed(0)) < 0.5
+    table[..., 0] = True
+    mask = AttentionMask(RULES[rule], tokens, tokens, (table,))
+    index = torch.arange(tokens)
+    want = torch.stack(
+        [
+            torch.stack(
+                [RULES[rule](b, h, index[:, None], index, table) for h in range(heads)],
+            )
+            for b in range(batch)
+        ]
+    )
+    assert_bitwise_equal(mask.dense(CPU, batch, heads).expand(want.shape), want)
+    assert mask.dense(CPU, batch, heads).numel() == tokens**2 * (
+        (batch if rule in ("sample", "both", "arithmetic") else 1)
+        * (heads if rule in ("head", "both", "arithmetic") else 1)
+    )
+    theirs = create_block_mask(
+        lambda b, h, q, kv: RULES[rule](b, h, q, kv, table), batch, heads, tokens, tokens, "cpu"
+    )
+    ours = mask.flex(CPU, batch, heads)
+    assert_bitwise_equal(ours.to_dense().expand(theirs.shape[:2] + (-1, -1)), theirs.to_dense())
+    full = "full_kv_num_blocks"
+    assert_bitwise_equal(vars(ours)[full].expand(batch, heads, -1), vars(theirs)[full])
+
+
+def test_the_blind_query_is_named_with_its_sample_and_head():
+    mask = AttentionMask(lambda b, h, q, kv: (q >= kv) & ((h < 2) | (q < 4)), 6, 6)
+    with pytest.raises(ValueError, match="query 4 of sample 0 and head 2 see no key"):
+        mask.dense(CPU, 2, 3)
+    mask.dense(CPU, 2, 2)
+
+
+@pytest.mark.parametrize("form", ["dense", "flex"])
+def test_a_rule_that_returns_no_mask_is_refused(form):
+    mask = AttentionMask(lambda b, h, q, kv: q - kv, 6, 6)
+    with pytest.raises(ValueError, match="returns a boolean tensor, got torch.int64.*q >= kv"):
+        {"dense": mask.dense, "flex": mask.flex}[form](CPU)
+
+
+def test_a_table_of_samples_serves_a_multiple_of_them():
+    table = torch.tensor([[[True, False], [True, True]], [[True, True], [False, True]]])
+    mask = TableMask(table, 128)
+    assert_bitwise_equal(mask.dense(CPU, 4), mask.dense(CPU).repeat(2, 1, 1, 1))
+    assert_bitwise_equal(mask.flex(CPU, 4).to_dense(), mask.flex(CPU).to_dense().repeat(2, 1, 1, 1))
+    with pytest.raises(ValueError, match="TableMask of 2 samples under a batch of 3.*multiple"):
+        mask.dense(CPU, 3)
