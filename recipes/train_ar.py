@@ -39,7 +39,7 @@ from longlive_recipes.training.ar_checks import (
 )
 from longlive_recipes.training.export import check_text, find_vae, pack_model
 from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
-from longlive_recipes.training.module import StepModule, maybe_compile, start_from
+from longlive_recipes.training.module import TrainingModule, maybe_compile, start_from
 from longlive_recipes.training.parallel import Parallel, Ranks, shard
 from longlive_recipes.training.run_checks import check_folder, check_memory, check_not_replaced
 from longlive_recipes.training.schedule import current_phase
@@ -50,7 +50,7 @@ Model = Callable[..., Tensor]
 Random = torch.Generator
 
 
-class TrainARModule(StepModule):
+class TrainARModule(TrainingModule):
     """One transformer and its text encoder, on clips that are encoded before the first step.
 
     Every rank draws a batch alike, random numbers and all, and keeps its part of it.
@@ -202,7 +202,7 @@ class TrainARModule(StepModule):
 
     def validate(self) -> dict[str, float]:
         """The loss on fresh clips, by their number of blocks; writes the model on the way."""
-        self.export(Path(self.config.run.output) / "model", self.global_step)
+        self.export(Path(self.config.run.output) / "model", self.steps_taken)
         generator = torch.Generator().manual_seed(self.seed)
         torch.manual_seed(self.seed)
         count = self.config.validation_clips
@@ -299,7 +299,7 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
     check(config, resume=resume)
     module = TrainARModule(config)
     fit(module, config.run, config, resume=resume, parallel=config.parallel)
-    return _write(module, module.global_step)
+    return _write(module, module.steps_taken)
 
 
 def export(config: TrainAR, *, resume: str) -> Path:

@@ -31,14 +31,14 @@ from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
 from longlive_recipes.training.fit import Run, check_machine, check_run, fit, load_average
 from longlive_recipes.training.module import (
-    Optimization,
-    StepModule,
+    TrainingModule,
     check_seed,
     maybe_compile,
     start_from,
 )
+from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.run_checks import check_memory, check_not_replaced
-from longlive_recipes.training.schedule import Budget, Phase, check_phases, current_phase
+from longlive_recipes.training.schedule import Phase, TrainingSchedule, check_phases, current_phase
 
 POOL_BLOCKS = 2
 """Blocks of the clips that windows are cut from."""
@@ -62,7 +62,7 @@ class TrainVAE:
     validation_clips: int = 64
     sample_clips: int = 4  # of the validation clips, shown beside their reconstructions
     start_from: str | None = None  # a folder with the weights to begin with
-    budget: Budget = field(default_factory=lambda: Budget(steps=2_500))
+    budget: TrainingSchedule = field(default_factory=lambda: TrainingSchedule(steps=2_500))
     optimization: Optimization = field(
         default_factory=lambda: Optimization(learning_rate=1e-3, weight_decay=0.0)
     )
@@ -77,7 +77,7 @@ class TrainVAE:
         for name, kind in (
             ("vae", VAEConfig),
             ("world", World),
-            ("budget", Budget),
+            ("budget", TrainingSchedule),
             ("optimization", Optimization),
             ("run", Run),
         ):
@@ -132,7 +132,7 @@ def vae_pocket_finetune() -> TrainVAE:
         vae_pocket(),
         phases=(Phase(length=17, batch=48, until=1.0),),
         start_from="runs/vae_pocket/vae",
-        budget=Budget(steps=700, warmup_steps=50),
+        budget=TrainingSchedule(steps=700, warmup_steps=50),
         optimization=Optimization(learning_rate=6e-4, weight_decay=0.0),
         run=Run(output="runs/vae_pocket_finetune", benchmark=True, validate_every=500),
         seed=5,
@@ -148,7 +148,7 @@ def vae_tiny() -> TrainVAE:
         pool_clips=2,
         phases=(Phase(length=1, batch=2, until=0.5), Phase(length=5, batch=2, until=1.0)),
         validation_clips=1,
-        budget=Budget(steps=4, warmup_steps=1),
+        budget=TrainingSchedule(steps=4, warmup_steps=1),
         run=Run(
             output="runs/vae_tiny",
             accelerator="cpu",
@@ -166,7 +166,7 @@ PRESETS = {
 }
 
 
-class TrainVAEModule(StepModule):
+class TrainVAEModule(TrainingModule):
     """Reconstruct windows of clips that are drawn on the device."""
 
     def __init__(self, config: TrainVAE) -> None:

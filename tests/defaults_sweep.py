@@ -246,19 +246,19 @@ def videos() -> Results:
 def training() -> Results:
     from longlive_recipes import train_ar, train_vae
     from longlive_recipes.training import fit
-    from longlive_recipes.training.schedule import Budget
+    from longlive_recipes.training.schedule import TrainingSchedule
     from tests.recipes.tiny_runs import ar_config, vae_config, write_tiny_vae
 
     def steps(kind: str) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
             if kind == "vae":
-                config = vae_config(path / "run", budget=Budget(steps=1, warmup_steps=1))
+                config = vae_config(path / "run", budget=TrainingSchedule(steps=1, warmup_steps=1))
                 module: Any = train_vae.TrainVAEModule(config)
             else:
                 with torch.device("cpu"):
                     vae = write_tiny_vae(path / "vae")
-                budget = Budget(steps=1, warmup_steps=1)
+                budget = TrainingSchedule(steps=1, warmup_steps=1)
                 config = ar_config(path / "run", vae, budget=budget)
                 module = train_ar.TrainARModule(config)
             fit(module, config.run, config)

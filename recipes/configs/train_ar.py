@@ -21,9 +21,10 @@ from longlive_recipes.moving_shapes.clips import World, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.fit import Run
-from longlive_recipes.training.module import Optimization, check_seed
+from longlive_recipes.training.module import check_seed
+from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
-from longlive_recipes.training.schedule import Budget, Phase, check_phases
+from longlive_recipes.training.schedule import Phase, TrainingSchedule, check_phases
 
 PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
 """Linears as they are: none of their products in four bits."""
@@ -65,8 +66,8 @@ class TrainAR:
     sample_seconds: float = 5.0
     sampling_steps: int = 8  # of samples, and what the model's index names
     guidance: float = 2.0
-    budget: Budget = field(
-        default_factory=lambda: Budget(steps=40_000, minutes=15, warmup_steps=200)
+    budget: TrainingSchedule = field(
+        default_factory=lambda: TrainingSchedule(steps=40_000, minutes=15, warmup_steps=200)
     )
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
@@ -103,7 +104,7 @@ class TrainAR:
             ("window", Window),
             ("quantized", TrainingConfig),
             ("parallel", Parallel),
-            ("budget", Budget),
+            ("budget", TrainingSchedule),
             ("optimization", Optimization),
             ("run", Run),
         ):
@@ -218,7 +219,7 @@ def ar_tiny() -> TrainAR:
         sample_prompts=("a red circle moves right on a navy background",),
         sample_seconds=1.0,
         sampling_steps=2,
-        budget=Budget(steps=4, warmup_steps=1),
+        budget=TrainingSchedule(steps=4, warmup_steps=1),
         run=Run(
             output="runs/ar_tiny",
             accelerator="cpu",

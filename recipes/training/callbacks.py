@@ -1,131 +1,78 @@
-"""What a training run needs beside its steps: the moving average, the clock, the checkpoint."""
+"""What a training run needs beside its steps: its progress, its record, its checkpoint."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from longlive_recipes.generation.interrupts import Interrupts
 from longlive_recipes.run_record import write_run_record
+from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
 from longlive_recipes.training.parallel import own_part
-from longlive_recipes.training.schedule import Budget, Stopwatch
+from longlive_recipes.training.schedule import Stopwatch, TrainingSchedule
 
 
-class MovingAverage(Callback):
-    """An exponential moving average of the trained parameters, on their own device.
-
-    Lightning's own callback deep-copies the whole module and does not work with sharded
-    parameters; this one keeps one tensor a parameter, in float32, shards included. Step ``n``
-    weighs the past with ``min(decay, (1 + n) / (10 + n))``, so that the start is soon forgotten.
-    """
-
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:  # false for NaN
-            raise ValueError(
-                f"a moving average needs 0 <= decay < 1, got {decay}: at 1 nothing is ever "
-                f"learnt. Use 0.999, say, or 0 for no average."
-            )
-        self.decay = decay
-        self._average: dict[str, Tensor] = {}
-        self._step = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start(pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step > self._step:  # else gradients are being accumulated
-            self.update(pl_module, trainer.global_step)
-
-    def start(self, module: nn.Module) -> None:
-        """Begin with the module's weights, or go on with those of a checkpoint."""
-        for name, parameter in _trained(module).items():
-            kept = self._average.get(name, parameter)
-            self._average[name] = kept.detach().to(parameter.device, torch.float32, copy=True)
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Take in the weights after step ``step``, counted from 1."""
-        self._step = step
-        decay = min(self.decay, (1 + step) / (10 + step))
-        trained = _trained(module)
-        averages = [self._average[name] for name in trained]
-        values = [parameter.detach().float() for parameter in trained.values()]
-        torch._foreach_lerp_(averages, values, 1 - decay)
-
-    @contextmanager
-    def applied(self, module: nn.Module) -> Iterator[None]:
-        """Within the block, ``module`` holds the averaged weights."""
-        trained = _trained(module)
-        kept = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        self.copy_to(module)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in trained.items():
-                    parameter.copy_(kept[name])
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Replace the module's weights by the averaged ones."""
-        for name, parameter in _trained(module).items():
-            parameter.copy_(self._average[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average, "step": self._step}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self._average = dict(state_dict["average"])
-        self._step = state_dict["step"]
-
-
-class Clock(Callback):
-    """Counts the seconds of a run and ends it when its budget is used up.
+class RunProgress(Callback):
+    """Counts the steps and seconds of a run, and ends it when its schedule is over.
 
     Attributes:
-        finished: the budget is used up: the step that has just been taken was the last one.
+        steps: how many the run has behind it.
+        finished: the step that has just been taken was the last one.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.watch = Stopwatch()
+    def __init__(self, schedule: TrainingSchedule) -> None:
+        self.schedule = schedule
+        self.steps = 0
         self.finished = False
-        self._agreed: float | None = None
+        self._stopwatch = Stopwatch()
+        self._of_first_rank: float | None = None
+
+    @property
+    def state_key(self) -> str:
+        return CLOCK
 
     @property
     def seconds(self) -> float:
         """Seconds of training so far; of several ranks, those of the first at its last step."""
-        return self.watch.seconds if self._agreed is None else self._agreed
+        own = self._stopwatch.seconds
+        return own if self._of_first_rank is None else self._of_first_rank
+
+    @property
+    def share(self) -> float:
+        """The share of the run that is over, from 0 to 1."""
+        return self.schedule.progress(self.steps, self.seconds)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.watch.start()
+        self._stopwatch.start()
         self._check(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
+        self.steps = batch + 1
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
-        if trainer.world_size > 1 and self.budget.minutes is not None:
-            self._agreed = trainer.strategy.broadcast(self.watch.seconds)
-        self.finished = self.budget.progress(trainer.global_step, self.seconds) >= 1
+        if trainer.world_size > 1 and self.schedule.minutes is not None:
+            self._of_first_rank = trainer.strategy.broadcast(self._stopwatch.seconds)
+        self.finished = self.share >= 1
         if self.finished:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        return self.watch.state_dict()
+        return {**self._stopwatch.state_dict(), "steps": self.steps}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.steps = steps_in(checkpoint)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.watch.load_state_dict(dict(state_dict))
+        self._stopwatch.load_state_dict({"seconds": state_dict["seconds"]})
 
 
 class Record(Callback):
@@ -155,9 +102,9 @@ class LastCheckpoint(Checkpoint):
     Ctrl-C stops the run after the step in progress, with its checkpoint; the next one at once.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, minutes: float) -> None:
+    def __init__(self, path: Path, progress: RunProgress, *, minutes: float) -> None:
         self.path = path
-        self.clock = clock
+        self.progress = progress
         self.seconds = 60 * minutes
         self._saved = time.monotonic()
         self._interrupts = Interrupts(wait=False)
@@ -173,7 +120,7 @@ class LastCheckpoint(Checkpoint):
         asked = bool(self._interrupts.asked)
         due = asked or trainer.received_sigterm or time.monotonic() - self._saved >= self.seconds
         anyone = trainer.strategy.reduce_boolean_decision
-        if not (self.clock.finished or anyone(due, all=False)):
+        if not (self.progress.finished or anyone(due, all=False)):
             return
         self._save(trainer, pl_module)
         if anyone(asked, all=False):
@@ -191,7 +138,7 @@ class LastCheckpoint(Checkpoint):
         lost = next((name for name, p in _trained(pl_module).items() if not _is_finite(p)), None)
         if trainer.strategy.reduce_boolean_decision(lost is not None, all=False):
             raise FloatingPointError(
-                f"the weights after step {trainer.global_step} are no finite numbers "
+                f"the weights after step {self.progress.steps} are no finite numbers "
                 f"({lost or 'on another rank'}): nothing is learnt from here on, and the "
                 f"checkpoint before is kept. Lower optimization.learning_rate, or resume from that "
                 f"checkpoint into a fresh folder with another seed."
@@ -201,7 +148,7 @@ class LastCheckpoint(Checkpoint):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"the checkpoint of step {trainer.global_step} could not be written "
+                f"the checkpoint of step {self.progress.steps} could not be written "
                 f"({error.strerror})",
                 str(self.path),
             ) from error

@@ -13,14 +13,25 @@ from torch import Tensor, nn
 
 from longlive_core.checks import real, shown, whole
 from longlive_models.checkpoints.folder import fill
-from longlive_recipes.training.parallel import AVERAGE, META, read_checkpoint, read_meta
+from longlive_recipes.training.checkpoint_layout import (
+    CLOCK,
+    OPTIMIZERS,
+    average_key,
+    averages_in,
+    optimizers_in,
+    steps_in,
+)
+from longlive_recipes.training.optimizers import ONLY
 from longlive_recipes.training.schedule import MOST_STEPS
-from longlive_recipes.training.sharded_checkpoints import metadata, read_metadata
+from longlive_recipes.training.sharded_checkpoints import (
+    META,
+    metadata,
+    read_checkpoint,
+    read_meta,
+    read_metadata,
+)
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
-
-CLOCK = "Clock"
-"""The callback that counts a run's seconds."""
 
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -54,8 +65,7 @@ def find_checkpoint(resume: str) -> Path:
 
 def completed_steps(checkpoint: Path) -> int:
     """How many steps a checkpoint has behind it. Raises ValueError as ``read_state`` does."""
-    steps: int = read_state(checkpoint)["global_step"]
-    return steps
+    return steps_in(read_state(checkpoint))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -89,8 +99,8 @@ def check_fits(checkpoint: Path, module: nn.Module, config: Any) -> None:
         config: what names the recipe in the message.
     """
     state = read_state(checkpoint)
-    held = _shards(checkpoint) if checkpoint.is_dir() else [state["state_dict"], _average(state)]
-    for tensors in held:
+    weights, averages = _shards(checkpoint) if checkpoint.is_dir() else _tensors_of(state)
+    for tensors in (weights, *({**weights, **average} for average in averages)):
         try:
             fill(module, tensors, checkpoint)
         except ValueError as error:
@@ -99,7 +109,7 @@ def check_fits(checkpoint: Path, module: nn.Module, config: Any) -> None:
                 f"go on with the one that wrote it."
             ) from error
     if checkpoint.is_file():
-        _check_optimizer(checkpoint, state)
+        _check_optimizers(checkpoint, state)
 
 
 def put_together(sharded: Path, path: Path) -> Path:
@@ -143,26 +153,24 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_whole(checkpoint, path)
 
 
-def _average(state: dict[str, Any]) -> dict[str, Tensor]:
-    average: dict[str, Tensor] = state["callbacks"][AVERAGE]["average"]
-    return average
+Tensors = dict[str, Tensor]
 
 
-def _shards(folder: Path) -> list[dict[str, Tensor]]:
-    """Weights and average of a sharded checkpoint by name, as tensors without values."""
-    held = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
-        for name, entry in read_metadata(folder).state_dict_metadata.items()
-        if isinstance(entry, metadata.TensorStorageMetadata)
-    }
-    return [
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in held.items()
-            if name.startswith(prefix)
-        }
-        for prefix in ("state_dict.", "average.")
-    ]
+def _tensors_of(state: dict[str, Any]) -> tuple[Tensors, list[Tensors]]:
+    """Weights and averages of a checkpoint in one file."""
+    return state["state_dict"], [one["average"] for one in averages_in(state).values()]
+
+
+def _shards(folder: Path) -> tuple[Tensors, list[Tensors]]:
+    """Weights and averages of a sharded checkpoint by name, as tensors without values."""
+    held, parts = read_metadata(folder), dict[tuple[Any, ...], Tensors]()
+    for name, entry in held.state_dict_metadata.items():
+        path = held.planner_data[name]
+        if isinstance(entry, metadata.TensorStorageMetadata):
+            tensor = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+            parts.setdefault(path[:-1], {})[path[-1]] = tensor
+    averages = [tensors for path, tensors in parts.items() if path[0] in ("average", "averages")]
+    return parts.get(("state_dict",), {}), averages
 
 
 def _damaged(checkpoint: Path, reason: str) -> ValueError:
@@ -176,11 +184,16 @@ def _check_parts(state: dict[str, Any]) -> None:
     """Raise KeyError or ValueError for what a run could not go on with."""
     whole("global_step", state["global_step"], at_least=0, at_most=MOST_STEPS, why="")
     callbacks = _mapping(state["callbacks"], "callbacks")
-    average = _mapping(callbacks[AVERAGE], AVERAGE)
-    whole(f"{AVERAGE}.step", average["step"], at_least=0, at_most=MOST_STEPS, why="")
-    _tensors(average["average"], f"{AVERAGE}.average")
+    optimizers_in(state)
+    if OPTIMIZERS not in state and average_key(ONLY) not in callbacks:
+        raise KeyError(average_key(ONLY))
+    for name, average in averages_in(state).items():
+        key = average_key(name)
+        whole(f"{key}.step", _mapping(average, key)["step"], at_least=0, at_most=MOST_STEPS, why="")
+        _tensors(average["average"], f"{key}.average")
     clock = _mapping(callbacks[CLOCK], CLOCK)
     real(f"{CLOCK}.seconds", clock["seconds"], at_least=0, why="")
+    whole(f"{CLOCK}.steps", steps_in(state), at_least=0, at_most=MOST_STEPS, why="")
     _mapping(_mapping(state["loops"], "loops")["fit_loop"], "loops.fit_loop")
     if not isinstance(state["pytorch-lightning_version"], str):
         raise ValueError("its version of Lightning is no text")
@@ -188,25 +201,38 @@ def _check_parts(state: dict[str, Any]) -> None:
         _tensors(state["state_dict"], "state_dict")
 
 
-def _check_optimizer(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Raise ValueError unless the optimizer's numbers are of the parameters that there are."""
-    average = _average(state)
+def _check_optimizers(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Raise ValueError unless each optimizer's numbers are of the parameters that there are."""
+    told, weights = optimizers_in(state), state["state_dict"]
     try:
-        [optimizer] = state["optimizer_states"]
-        [group] = optimizer["param_groups"]
-        [schedule] = state["lr_schedulers"]
-        _mapping(schedule, "lr_schedulers[0]")
-        numbers = group["params"]
-        fits = len(numbers) == len(average) and all(
-            one[name].shape == whole_one.shape
-            for number, whole_one in zip(numbers, average.values(), strict=True)
-            if (one := optimizer["state"].get(number)) is not None
-            for name in ("exp_avg", "exp_avg_sq")
-        )
+        fits = {
+            name: _is_of(
+                optimizer,
+                [
+                    weights[one]
+                    for one in told[name].parameters or averages_in(state)[ONLY]["average"]
+                ],
+            )
+            for name, optimizer in zip(told, state["optimizer_states"], strict=True)
+        }
+        for schedule in state["lr_schedulers"]:
+            _mapping(schedule, "lr_schedulers")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(checkpoint, "its optimizer's state is not AdamW's") from error
-    if not fits:
-        raise _damaged(checkpoint, "its optimizer's state is of other weights")
+        raise _damaged(checkpoint, "its optimizers' states are not AdamW's") from error
+    if not all(fits.values()):
+        raise _damaged(checkpoint, "its optimizers' states are of other weights")
+
+
+def _is_of(optimizer: dict[str, Any], weights: list[Tensor]) -> bool:
+    """Whether an AdamW's state is of these weights."""
+    [group] = optimizer["param_groups"]
+    numbers = group["params"]
+    return len(numbers) == len(weights) and all(
+        one[name].shape == weight.shape
+        for number, weight in zip(numbers, weights, strict=True)
+        if (one := optimizer["state"].get(number)) is not None
+        for name in ("exp_avg", "exp_avg_sq")
+    )
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:

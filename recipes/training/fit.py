@@ -38,8 +38,10 @@ from longlive_recipes.training.checkpoint_files import (
     completed_steps,
     find_checkpoint,
     put_together,
+    read_state,
 )
-from longlive_recipes.training.module import StepModule
+from longlive_recipes.training.checkpoint_layout import averages_in
+from longlive_recipes.training.module import TrainingModule, check_same_parts
 from longlive_recipes.training.monitoring import (
     LossLog,
     ProgressBar,
@@ -47,15 +49,11 @@ from longlive_recipes.training.monitoring import (
     Table,
     Validation,
 )
-from longlive_recipes.training.parallel import (
-    AVERAGE,
-    Parallel,
-    check_launch,
-    environment,
-    read_checkpoint,
-)
+from longlive_recipes.training.parallel import Parallel, check_launch, environment
 from longlive_recipes.training.run_checks import ask_trainer, check_folder, one_at_a_time
 from longlive_recipes.training.schedule import MOST_STEPS
+from longlive_recipes.training.sharded_checkpoints import read_checkpoint
+from longlive_recipes.training.sharded_strategy import strategy
 
 MAY_CHANGE = (
     "parallel",
@@ -232,7 +230,7 @@ def _check_unchanged(output: Path, earlier: dict[str, Any], config: Any) -> None
 
 
 def fit(
-    module: StepModule,
+    module: TrainingModule,
     run: Run,
     config: Any,
     *,
@@ -257,15 +255,22 @@ def fit(
     """
     parallel = Parallel() if parallel is None else parallel
     check_machine(run, parallel)
-    check_run(run, config, resume=resume, steps=module.budget.steps)
+    check_run(run, config, resume=resume, steps=module.training_schedule.steps)
+    if run.precision == "16-mixed" and not module.automatic_optimization:
+        raise ValueError(
+            "run.precision=16-mixed is for recipes with one optimizer: one scale of losses serves "
+            "one. Use bf16-mixed or 32-true."
+        )
     checkpoint = None if resume is None else find_checkpoint(resume)
+    if checkpoint is not None:
+        check_same_parts(module.plan, read_state(checkpoint))
     with one_at_a_time(Path(run.output)):
         if checkpoint is not None and checkpoint.is_dir() and parallel.ranks == 1:
             checkpoint = put_together(checkpoint, Path(run.output) / CHECKPOINT)
         with lightning_is_brief(), _float32_matmul(run.float32_matmul), _stops_are_told_apart():
             trainer = build_trainer(module, run, config, parallel, checkpoint=checkpoint)
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-    module.average.copy_to(module)
+    module.copy_averages()
     return trainer
 
 
@@ -283,8 +288,8 @@ def what_is_left(run: Run, resume: str | None = None) -> str:
     return "nothing is kept, for no checkpoint was written: begin again."
 
 
-def load_average(module: StepModule, resume: str) -> int:
-    """Give a module that is not being trained the averaged weights of a run's checkpoint.
+def load_average(module: TrainingModule, resume: str) -> int:
+    """Give a module that is not being trained the weights of a run's checkpoint, averaged ones.
 
     Returns:
         the steps that the checkpoint has behind it.
@@ -294,12 +299,18 @@ def load_average(module: StepModule, resume: str) -> int:
     """
     file = find_checkpoint(resume)
     steps = completed_steps(file)
-    fill(module, read_checkpoint(file)["callbacks"][AVERAGE]["average"], file)
+    checkpoint = read_checkpoint(file)
+    check_same_parts(module.plan, checkpoint)
+    weights = dict(checkpoint["state_dict"])
+    for name, state in averages_in(checkpoint).items():
+        if module.plan.averages[name].evaluated:
+            weights |= state["average"]
+    fill(module, weights, file)
     return steps
 
 
 def build_trainer(
-    module: StepModule,
+    module: TrainingModule,
     run: Run,
     config: Any,
     parallel: Parallel,
@@ -316,8 +327,8 @@ def build_trainer(
     validation = Validation(Table(output / "validation.csv"), every=run.validate_every)
     callbacks: list[Callback] = [
         Record(output, config, resumed=resumed),
-        module.clock,
-        module.average,
+        module.run_progress,
+        *module.averages.values(),
         losses,
         validation,
     ]
@@ -327,12 +338,15 @@ def build_trainer(
     if run.progress_bar:
         callbacks.append(ProgressBar(losses, validation))
     callbacks.append(
-        LastCheckpoint(output / CHECKPOINT, module.clock, minutes=run.checkpoint_minutes)
+        LastCheckpoint(output / CHECKPOINT, module.run_progress, minutes=run.checkpoint_minutes)
     )
     return Trainer(
         **_trainer_settings(run, parallel),
-        max_steps=module.budget.steps,
-        gradient_clip_val=module.optimization.max_grad_norm or None,
+        # Lightning counts updates, which are no steps where a module makes them itself: there the
+        # run's progress alone ends it
+        max_steps=module.training_schedule.steps if module.automatic_optimization else -1,
+        max_epochs=-1,
+        gradient_clip_val=module.max_grad_norm,
         logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
         callbacks=callbacks,
         log_every_n_steps=1,  # Lightning logs nothing by itself here
@@ -353,7 +367,7 @@ def _trainer_settings(run: Run, parallel: Parallel) -> dict[str, Any]:
         "precision": run.precision,
         "devices": parallel.ranks // parallel.nodes,
         "num_nodes": parallel.nodes,
-        "strategy": parallel.strategy(),
+        "strategy": strategy(parallel),
         "plugins": [*plugins, *([] if alone is None else [alone])],
     }
 

@@ -19,24 +19,40 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from longlive_models.stream import Video
 from longlive_recipes.run_record import replace_file
-from longlive_recipes.training.module import StepModule
+from longlive_recipes.training.module import TrainingModule
 
 
 class Table:
-    """A CSV file: one row a step, the same columns in all; a row is in the file once added."""
+    """A CSV file with a row for a step; a row is in the file once it is added.
+
+    A column is begun by the first row that has a value for it, and is empty where a row has none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row."""
-        is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        columns = self._columns()
+        if new := [name for name in values if name not in columns]:
+            columns = self._widen([*(columns or ["step"]), *new])
+        row = [step if name == "step" else values.get(name, "") for name in columns]
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")  # as `rewind` writes them
-            if is_new:
-                writer.writerow(["step", *values])
-            writer.writerow([step, *values.values()])
+            csv.writer(file, lineterminator="\n").writerow(row)  # as `rewind` writes them
+
+    def _columns(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open() as file:
+            return file.readline().rstrip().split(",")
+
+    def _widen(self, columns: list[str]) -> list[str]:
+        """Let the file have these columns, of which it has the first ones."""
+        rows = self.path.read_text().splitlines()[1:] if self.path.exists() else []
+        wide = [row + "," * (len(columns) - 1 - row.count(",")) for row in rows]
+        replace_file(self.path, "\n".join([",".join(columns), *wide]) + "\n")
+        return columns
 
     def rewind(self, step: int) -> None:
         """Forget what comes after ``step``, and a row that a full disk cut off."""
@@ -44,7 +60,9 @@ class Table:
             return
         header, *rows = self.path.read_text().splitlines(keepends=True)
         columns = header.count(",")
-        whole = [row.rstrip() for row in rows if row.endswith("\n") and row.count(",") == columns]
+        whole = [
+            row.rstrip("\n") for row in rows if row.endswith("\n") and row.count(",") == columns
+        ]
         kept = [row for row in whole if int(row.partition(",")[0]) <= step]
         if kept:
             replace_file(self.path, "\n".join([header.rstrip(), *kept]) + "\n")
@@ -52,8 +70,16 @@ class Table:
             self.path.unlink()
 
 
+def is_loss(name: str) -> bool:
+    """Whether a logged value is a loss: its name is, or ends with, ``loss``."""
+    return name.endswith("loss")
+
+
 class LossLog(Callback):
     """Logs what ``training_step`` returns, every few steps; stops a run whose loss is lost.
+
+    The learning rate of a module with one optimizer is in the column ``learning_rate``, those of
+    several in ``learning_rate_NAME``.
 
     Attributes:
         latest: the newest row.
@@ -63,31 +89,28 @@ class LossLog(Callback):
         self.table = table
         self.every = every
         self.latest: dict[str, float] = {}
-        self._rate = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         if trainer.is_global_zero:
-            self.table.rewind(trainer.global_step)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: StepModule, batch: int, batch_idx: int
-    ) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self.table.rewind(pl_module.steps_taken)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step % self.every and step > 1 and not pl_module.clock.finished:
+        step = pl_module.steps_taken
+        if step % self.every and step > 1 and not pl_module.run_progress.finished:
             return
         self.latest = {name: float(value.detach()) for name, value in outputs.items()}
-        self.latest["learning_rate"] = self._rate
-        if not math.isfinite(self.latest["loss"]):
-            raise FloatingPointError(
-                f"the loss of step {step} is {self.latest['loss']}: nothing is learnt from here "
-                f"on. Lower optimization.learning_rate, or resume from the last checkpoint with "
-                f"another seed."
-            )
+        rates = pl_module.learning_rates
+        for name, rate in rates.items():
+            self.latest["learning_rate" if len(rates) == 1 else f"learning_rate_{name}"] = rate
+        for name, value in self.latest.items():
+            if is_loss(name) and not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name.replace('_', ' ')} of step {step} is {value}: nothing is learnt "
+                    f"from here on. Lower optimization.learning_rate, or resume from the last "
+                    f"checkpoint with another seed."
+                )
         if trainer.is_global_zero:
             self.table.add(step, self.latest)
         log_numbers(trainer, self.latest, step)
@@ -101,15 +124,15 @@ class Validation(Callback):
         self.every = every
         self.latest: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         if trainer.is_global_zero:
-            self.table.rewind(trainer.global_step)
+            self.table.rewind(pl_module.steps_taken)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step % self.every and not pl_module.clock.finished:
+        step = pl_module.steps_taken
+        if step % self.every and not pl_module.run_progress.finished:
             return
         with pl_module.averaged(), trainer.precision_plugin.forward_context():
             self.latest = pl_module.validate()
@@ -132,10 +155,10 @@ class SampleVideos(Callback):
         self.every = every
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step % self.every and not pl_module.clock.finished:
+        step = pl_module.steps_taken
+        if step % self.every and not pl_module.run_progress.finished:
             return
         with pl_module.averaged():
             videos = pl_module.samples()
@@ -167,31 +190,34 @@ class ProgressBar(Callback):
         self._told: dict[str, float] = {}
         self._start = (0.0, 0.0, 0)
 
-    def on_train_start(self, trainer: Trainer, pl_module: StepModule) -> None:
-        self._start = (time.monotonic(), pl_module.progress, trainer.global_step)
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        self._start = (time.monotonic(), pl_module.progress, pl_module.steps_taken)
         if trainer.is_global_zero:
             self._bar.start()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: StepModule, outputs: Any, batch: int, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
         began, progress, steps = self._start
-        now, step, seconds = pl_module.progress, trainer.global_step, time.monotonic() - began
+        now, step, seconds = pl_module.progress, pl_module.steps_taken, time.monotonic() - began
         left = seconds * (1 - now) / (now - progress) if now > progress else 0.0
         speed = f"{(step - steps) / seconds:.2f} steps/s, {clock_time(left)} left"
-        loss = self.losses.latest.get("loss", math.nan)
-        text = f"step {step}, loss {loss:.4g}, {speed}"
+        logged = self.losses.latest
+        losses = [
+            f"{name.replace('_', ' ')} {logged[name]:.4g}" for name in filter(is_loss, logged)
+        ]
+        text = ", ".join([f"step {step}", *losses, speed])
         self._bar.update(self._task, completed=now, description=text)
         if trainer.is_global_zero and self.validation.latest != self._told:
             self._told = self.validation.latest
             numbers = ", ".join(f"{name} {value:.4g}" for name, value in self._told.items())
             self.console.print(f"{now:4.0%} {text}: {numbers}", highlight=False, soft_wrap=True)
 
-    def on_train_end(self, trainer: Trainer, pl_module: StepModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         self._bar.stop()
 
     def on_exception(
-        self, trainer: Trainer, pl_module: StepModule, exception: BaseException
+        self, trainer: Trainer, pl_module: TrainingModule, exception: BaseException
     ) -> None:
         self._bar.stop()
 

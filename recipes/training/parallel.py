@@ -1,65 +1,37 @@
-"""Training over several ranks: a mesh of data x sequence, sharded weights, sharded checkpoints.
+"""Training over several ranks: a mesh of data x sequence, and weights that are sharded over it.
 
 Data ranks share out the clips of a batch. The ranks of one sequence group hold the same clips, each
 its own frames. Weights, gradients, optimizer and average are sharded over all ranks (FSDP2), and
 gradients are averaged over them, as ``longlive_core.sequence_parallel.masked_mean`` wants it.
 
-``torch.distributed`` lives here and in ``longlive_core.sequence_parallel``, and nowhere else.
+``torch.distributed`` lives here, in the modules of sharded checkpoints beside this one, and in
+``longlive_core.sequence_parallel``.
 """
 
-import atexit
-import logging
-import shutil
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
     TorchElasticEnvironment,
 )
-from pytorch_lightning.strategies import ModelParallelStrategy
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from longlive_core.sequence_parallel import SequenceGroup
-from longlive_models.checkpoints.tensor_files import read_pickle
 from longlive_recipes.configs.checked import YEAR, real_field, whole_field
-from longlive_recipes.training.sharded_checkpoints import free_slot, load_shards, point, read_shards
-
-META = "meta.pt"
-"""The file of a sharded checkpoint with what is no tensor of the model."""
-
-AVERAGE = "MovingAverage"
-"""The callback whose average is sharded as the weights are."""
-
-SHARDED = ("state_dict", "optimizer_states")
 
 MOST_RANKS = 1 << 16
 """More than any job has: each is a process."""
-
-GRACE = 5.0
-"""Seconds that other ranks are given to tell their own error, once the first one has failed."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +92,6 @@ class Parallel:
                 f"run.compile=true is for one rank, got {self.ranks}: sharded weights are gathered "
                 f"by hooks that a compiled forward leaves out. Set run.compile=false."
             )
-
-    def strategy(self) -> "str | ShardedStrategy":
-        """What Lightning's Trainer takes as its strategy."""
-        return "auto" if self.ranks == 1 else ShardedStrategy(self)
 
 
 @dataclass(frozen=True)
@@ -227,150 +195,3 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], ranks: SequenceGroup) -
 def own_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's strategy for a module that shards itself in ``configure_model``.
-
-    Its mesh has the axes "data_parallel" and "tensor_parallel": the second is the sequence's.
-    A checkpoint is a folder to which every rank writes its part, and which any number of ranks can
-    read. It is written beside the one before, which the link at its path then leaves in one move:
-    whenever the job is killed, a whole one is there.
-    """
-
-    def __init__(self, parallel: Parallel) -> None:
-        super().__init__(
-            data_parallel_size=parallel.data,
-            tensor_parallel_size=parallel.sequence,
-            timeout=timedelta(minutes=parallel.timeout_minutes),
-        )
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Once this rank's error has been told, end the ranks that this process started.
-
-        They wait for it, and not every backend lets them notice before their timeout. If one of
-        them ends first, Lightning ends this process.
-        """
-        super().on_exception(exception)
-        if isinstance(self.launcher, _SubprocessScriptLauncher):
-            atexit.register(end_ranks, self.launcher.procs)
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
-    ) -> None:
-        path = Path(filepath)
-        callback, average = _average_in(checkpoint)
-        tensors = {
-            "state_dict": checkpoint["state_dict"],
-            "optimizer_0": checkpoint["optimizer_states"][0],
-            "average": average,
-        }
-        rest = {
-            **{name: value for name, value in checkpoint.items() if name not in SHARDED},
-            "callbacks": {**checkpoint["callbacks"], AVERAGE: {**callback, "average": {}}},
-        }
-        slot = self.broadcast(free_slot(path))
-        if self.is_global_zero:
-            shutil.rmtree(slot, ignore_errors=True)
-        self.barrier()
-        dcp.save(tensors, checkpoint_id=slot)
-        if self.is_global_zero:
-            torch.save(rest, slot / META)
-            point(path, slot)
-        self.barrier()
-
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        path = Path(checkpoint_path)
-        average = {name: p.detach().clone() for name, p in self._trained()}
-        if path.is_dir():
-            checkpoint = self._load_sharded(path, average)
-            callback, _ = _average_in(checkpoint)
-        else:
-            checkpoint = super().load_checkpoint(path, weights_only)
-            callback, whole = _average_in(checkpoint)
-            average = {
-                name: distribute_tensor(whole[name].to(p.device), p.device_mesh, p.placements)
-                for name, p in average.items()
-            }
-        checkpoint["callbacks"][AVERAGE] = {**callback, "average": average}
-        return checkpoint
-
-    def _load_sharded(self, path: Path, average: dict[str, Any]) -> dict[str, Any]:
-        """Load what is sharded, ``average`` too; returns the rest.
-
-        Lightning's own way would run code that the files may hold.
-        """
-        assert self.model is not None
-        [optimizer] = self.optimizers
-        weights = {"state_dict": get_model_state_dict(self.model), "average": average}
-        load_shards(weights, path)
-        self.model.load_state_dict(weights["state_dict"])
-        state = {"optimizer_0": get_optimizer_state_dict(self.model, optimizer)}
-        load_shards(state, path)
-        set_optimizer_state_dict(
-            self.model,
-            optimizer,
-            optim_state_dict=state["optimizer_0"],
-            options=StateDictOptions(cpu_offload=True),
-        )
-        return read_meta(path)
-
-    def _trained(self) -> Iterator[tuple[str, Any]]:
-        assert self.model is not None
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-
-
-def end_ranks(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Let ranks 1, 2 .. of this machine end within ``GRACE`` seconds, and end those that do not.
-
-    A rank that was killed could not say so: that is logged.
-    """
-    end = time.monotonic() + GRACE
-    for rank, process in enumerate(processes, start=1):
-        with suppress(subprocess.TimeoutExpired):
-            code = process.wait(max(0.0, end - time.monotonic()))
-            if code < 0:
-                _log.error("local rank %d was killed by signal %d", rank, -code)
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as one rank writes it, whoever wrote it; in memory, on the CPU."""
-    if path.is_file():
-        return read_pickle(path)
-    tensors = read_shards(path)
-    checkpoint = read_meta(path)
-    callback, _ = _average_in(checkpoint)
-    checkpoint["callbacks"][AVERAGE] = {**callback, "average": tensors["average"]}
-    optimizers = [_by_number(tensors["optimizer_0"])]
-    return {**checkpoint, "state_dict": tensors["state_dict"], "optimizer_states": optimizers}
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its tensors, at least.
-
-    Raises ValueError for a file that is not whole, is no pickle, or would run code.
-    """
-    file = path / META if path.is_dir() else path
-    held: dict[str, Any] = read_pickle(file)
-    return held
-
-
-def _by_number(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state by the number of each parameter, as a plain optimizer has it."""
-    [group] = state["param_groups"]
-    names = group["params"]
-    return {
-        "state": {place: state["state"][name] for place, name in enumerate(names)},
-        "param_groups": [{**group, "params": list(range(len(names)))}],
-    }
-
-
-def _average_in(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    callback = checkpoint["callbacks"][AVERAGE]
-    return callback, callback["average"]

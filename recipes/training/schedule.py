@@ -1,4 +1,4 @@
-"""How long a run lasts: a number of steps, a number of minutes, or whichever ends first."""
+"""How long a run is, in steps or minutes, its phases, and its learning rates over that time."""
 
 import math
 import time
@@ -11,18 +11,24 @@ MOST_STEPS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The length of a run and the shape of its learning rate.
+class TrainingSchedule:
+    """How long a run is, and the curve of its learning rate.
 
     ``progress`` (0 at the start, 1 at the end) drives the learning rate and the phases, so a run
     with ``minutes`` set ends its schedule properly on hardware of any speed. Without ``minutes``
     a run is the same on any hardware.
+
+    Attributes:
+        steps: the run ends after so many.
+        minutes: and after so many minutes, if that is sooner; None sets no time.
+        warmup_steps: steps over which the learning rate rises to its peak.
+        final_rate: the learning rate at the end, as a share of the peak.
     """
 
     steps: int = 1000
     minutes: float | None = None
     warmup_steps: int = 100
-    final_rate: float = 0.02  # the learning rate at the end, as a share of the peak
+    final_rate: float = 0.02
 
     def __post_init__(self) -> None:
         whole_field(
@@ -50,13 +56,7 @@ class Budget:
             why=f"over so many of the run's {self.steps} steps the learning rate rises to its "
             f"peak. Set warmup_steps to a tenth of steps, say, or to 0.",
         )
-        real_field(
-            self,
-            "final_rate",
-            at_least=0,
-            at_most=1,
-            why="it is the learning rate at the end, as a share of the peak. Use 0.02, say.",
-        )
+        _check_final_rate(self)
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of the run that is over after ``step`` steps and ``seconds`` seconds."""
@@ -64,10 +64,57 @@ class Budget:
         return min(1.0, max(step / self.steps, by_time))
 
     def rate(self, step: int, progress: float) -> float:
-        """The learning rate as a share of its peak: linear warm-up, then half a cosine."""
+        """The learning rate as a share of its peak, as ``LearningRateCurve.rate`` has it."""
+        return self.curve.rate(step, progress)
+
+    @property
+    def curve(self) -> "LearningRateCurve":
+        """The learning rate's curve, by itself."""
+        return LearningRateCurve(warmup_updates=self.warmup_steps, final_rate=self.final_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRateCurve:
+    """A linear warm-up, then half a cosine over the run.
+
+    Attributes:
+        warmup_updates: updates of the optimizer over which its learning rate rises to the peak.
+        final_rate: the learning rate at the end of the run, as a share of the peak.
+    """
+
+    warmup_updates: int = 100
+    final_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        whole_field(
+            self,
+            "warmup_updates",
+            at_least=0,
+            at_most=MOST_STEPS,
+            why="over so many updates the learning rate rises to its peak. Use 0 for none.",
+        )
+        _check_final_rate(self)
+
+    def rate(self, updates: int, progress: float) -> float:
+        """The learning rate of the next update, as a share of its peak.
+
+        Args:
+            updates: how many the optimizer has made.
+            progress: the share of the run that is over.
+        """
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        warm = min(1.0, (updates + 1) / max(1, self.warmup_updates))
         return warm * (self.final_rate + (1 - self.final_rate) * cosine)
+
+
+def _check_final_rate(config: TrainingSchedule | LearningRateCurve) -> None:
+    real_field(
+        config,
+        "final_rate",
+        at_least=0,
+        at_most=1,
+        why="it is the learning rate at the end, as a share of the peak. Use 0.02, say.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,16 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from longlive_core.checks import shown
+from longlive_models.checkpoints.tensor_files import read_pickle
+from longlive_recipes.training.checkpoint_layout import averages_in, optimizers_in, with_averages
+from longlive_recipes.training.optimizer_states import numbered_state
+from longlive_recipes.training.optimizers import ONLY
 
 METADATA = ".metadata"
+"""The file in which torch says which tensors a sharded checkpoint has, and where they are."""
+
+META = "meta.pt"
+"""The file of a sharded checkpoint with what is no tensor of the module."""
 
 _BROKEN = (
     pickle.UnpicklingError,
@@ -114,11 +122,40 @@ def read_shards(folder: Path) -> dict[str, Any]:
         else None
         for name, entry in held.state_dict_metadata.items()
     }
-    _load(flat, folder, held, alone=True, flatten_state_dict=False, flatten_sharded_tensors=False)
+    _load(flat, folder, held, alone=True, nested=False)
     whole: dict[str, Any] = {}
     for name, path in held.planner_data.items():
         set_element(whole, path, flat[name])
     return whole
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors, at least.
+
+    Raises ValueError for a file that is not whole, is no pickle, or would run code.
+    """
+    file = path / META if path.is_dir() else path
+    held: dict[str, Any] = read_pickle(file)
+    return held
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as one rank writes it, whoever wrote it; in memory, on the CPU."""
+    if path.is_file():
+        return read_pickle(path)
+    tensors, rest = read_shards(path), read_meta(path)
+    averages = {
+        name: tensors["average"] if name == ONLY else tensors["averages"][name]
+        for name in averages_in(rest)
+    }
+    optimizers = [
+        numbered_state(tensors[f"optimizer_{number}"]) for number in range(len(optimizers_in(rest)))
+    ]
+    return {
+        **with_averages(rest, averages),
+        "state_dict": tensors["state_dict"],
+        "optimizer_states": optimizers,
+    }
 
 
 def _load(
@@ -127,13 +164,14 @@ def _load(
     held: metadata.Metadata,
     *,
     alone: bool,
-    **how: bool,
+    nested: bool = True,
 ) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             reader = _Reader(folder, held)
-            dcp.load(state, storage_reader=reader, planner=_Planner(**how), no_dist=alone)
+            planner = _Planner(flatten_state_dict=nested, flatten_sharded_tensors=nested)
+            dcp.load(state, storage_reader=reader, planner=planner, no_dist=alone)
     except CheckpointException as failed:
         rank, (error, _) = min(failed.failures.items())
         raise ValueError(

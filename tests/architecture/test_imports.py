@@ -30,7 +30,7 @@ HOMES = {
     "torch.distributed": lambda file: (
         file.parts[:2] == ("longlive_core", "sequence_parallel")
         or file.parts[:2] == ("recipes", "training")
-        and file.stem in ("parallel", "sharded_checkpoints")
+        and file.stem in ("parallel", "sharded_checkpoints", "sharded_strategy")
     ),
     "lightning": lambda file: file.parts[0] == "recipes",
     "pytorch_lightning": lambda file: file.parts[0] == "recipes",

@@ -1,8 +1,12 @@
 """What each rank does in the tests of parallel training: the tiny recipe, step by step."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -13,9 +17,10 @@ from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, TrainingConfig
 from longlive_core.sequence_parallel import SequenceGroup, masked_mean
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, TrainARModule
-from longlive_recipes.training.parallel import Parallel, Ranks
+from longlive_recipes.training.fit import fit
+from longlive_recipes.training.parallel import Parallel, Ranks, shard
 from longlive_recipes.training.schedule import Phase
-from tests.recipes.tiny_runs import ar_config
+from tests.recipes.tiny_runs import Toy, ToyModule, ar_config, quiet_run
 
 NEAREST = TrainingConfig(gradient=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
 """All three products in four bits; rounding at random would differ between ranks."""
@@ -76,3 +81,40 @@ def step_on_ranks(
     """``first_step`` with the ranks of a mesh of this shape."""
     config = shared_config(folder, *shape, **changes)
     return first_step(TrainARModule(config, place(group, *shape)), mask)
+
+
+@contextmanager
+def launched(group: dist.ProcessGroup) -> Iterator[None]:
+    """Within the block, Lightning takes this process for a rank that torchrun started."""
+    rank, size = str(dist.get_rank(group)), str(dist.get_world_size(group))
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    told |= {"GROUP_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    with patch.dict(os.environ, {**told, "TORCHELASTIC_RUN_ID": "test"}):
+        yield
+
+
+class ShardedToy(ToyModule):
+    """The toy, shared out over ranks."""
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "ranks"):
+            self.ranks = Ranks.of(self.device_mesh)
+            shard(self.line, (), self.ranks.world)
+
+    def training_step(self, step: int) -> dict[str, Tensor]:
+        x = torch.rand(16, 1, generator=self.choices(step))
+        error = (self.line(x) - 2 * x - 1 - 0.1 * torch.randn(16, 1)).square().mean()
+        return {"loss": error, "slope": whole(self.line.weight.detach()).squeeze()}
+
+    def validate(self) -> dict[str, float]:
+        line = self.line
+        return {"slope": float(whole(line.weight)), "offset": float(whole(line.bias))}
+
+
+def train_toy_on_ranks(group: dist.ProcessGroup, folder: str, output: str, resume: str) -> None:
+    """Go on with the toy's run in ``folder / output``, on one of two ranks."""
+    os.chdir(folder)
+    config = Toy(run=quiet_run(Path(output)))
+    with launched(group):
+        module = ShardedToy(config)
+        fit(module, config.run, config, resume=resume, parallel=Parallel(data=2))

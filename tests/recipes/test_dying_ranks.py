@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from longlive_models.video.files import read_video
-from longlive_recipes.training import parallel
+from longlive_recipes.training import sharded_strategy
 from tests.recipes.tiny_runs import write_tiny_vae
 
 JOB = Path(__file__).with_name("failing_job.py")
@@ -71,14 +71,14 @@ def test_a_rank_of_a_command_that_is_killed_ends_the_command(tmp_path):
 
 
 def test_ranks_that_wait_are_ended_and_those_that_were_killed_are_named(monkeypatch, caplog):
-    monkeypatch.setattr(parallel, "GRACE", 0.5)
+    monkeypatch.setattr(sharded_strategy, "GRACE", 0.5)
     waits, killed, ended = (
         subprocess.Popen([sys.executable, "-c", code])
         for code in ("import time; time.sleep(600)", "import time; time.sleep(600)", "")
     )
     killed.kill()
     began = time.monotonic()
-    parallel.end_ranks([waits, killed, ended])
+    sharded_strategy.end_ranks([waits, killed, ended])
     assert time.monotonic() - began < 30
     assert [process.returncode for process in (waits, killed)] == [-signal.SIGKILL] * 2
     assert ended.poll() is not None

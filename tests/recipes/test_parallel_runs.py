@@ -9,7 +9,7 @@ import torch
 
 from longlive_models.checkpoints.folder import load_part
 from longlive_recipes.train_ar import TrainARModule
-from longlive_recipes.training.parallel import read_checkpoint
+from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from tests.recipes.tiny_runs import ar_config, column, load_last, write_tiny_vae
 
 pytestmark = pytest.mark.slow  # each run starts its processes anew

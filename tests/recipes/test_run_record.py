@@ -23,7 +23,7 @@ from longlive_recipes.run_record import (
     replace_file,
     write_run_record,
 )
-from longlive_recipes.training.schedule import Budget, Phase
+from longlive_recipes.training.schedule import Phase, TrainingSchedule
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -62,9 +62,11 @@ def test_differences_are_named_by_where_they_are():
 
 
 def test_a_record_says_what_ran_where(tmp_path):
-    write_run_record(tmp_path / "new", Budget(steps=7, warmup_steps=0), torch.device("cpu"))
+    write_run_record(
+        tmp_path / "new", TrainingSchedule(steps=7, warmup_steps=0), torch.device("cpu")
+    )
     record = read_run_record(tmp_path / "new")
-    assert record["recipe"] == "Budget"
+    assert record["recipe"] == "TrainingSchedule"
     assert record["config"]["steps"] == 7
     assert record["torch"] == torch.__version__
     assert record["command"] == sys.argv
@@ -110,7 +112,7 @@ def test_a_record_is_json_whatever_the_numbers_of_a_config(tmp_path):
 
 
 def test_a_run_resumed_into_a_fresh_folder_is_recorded_whole(tmp_path):
-    write_run_record(tmp_path, Budget(), torch.device("cpu"), resumed={"step": 3})
+    write_run_record(tmp_path, TrainingSchedule(), torch.device("cpu"), resumed={"step": 3})
     record = read_run_record(tmp_path)
     assert record["config"]["steps"] == 1000
     assert record["resumed"][0]["step"] == 3

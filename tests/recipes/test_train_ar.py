@@ -16,9 +16,9 @@ from longlive_recipes.moving_shapes.dataset import LatentClips
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainARModule
 from longlive_recipes.training.fit import Run, fit
-from longlive_recipes.training.module import Optimization
+from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
-from longlive_recipes.training.schedule import Budget, Phase
+from longlive_recipes.training.schedule import Phase, TrainingSchedule
 from tests.recipes.tiny_runs import (
     ar_config,
     assert_equal,
@@ -140,7 +140,7 @@ def test_it_learns_a_few_clips(tmp_path, vae):
         vae,
         sets=(ClipSet(blocks=2, clips=2),),
         phases=(Phase(length=2, batch=2, until=1.0),),
-        budget=Budget(steps=30, warmup_steps=3),
+        budget=TrainingSchedule(steps=30, warmup_steps=3),
         optimization=Optimization(learning_rate=2e-2, ema_decay=0.0),
     )
     config = replace(config, run=replace(config.run, validate_every=10, checkpoint_minutes=1.0))

@@ -13,7 +13,7 @@ from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, ar_tiny
 from longlive_recipes.train_vae import TrainVAE, vae_tiny
 from longlive_recipes.training.fit import Run
-from longlive_recipes.training.module import Optimization
+from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**5000
@@ -125,7 +125,14 @@ def test_no_field_is_left_out(config):
 def test_presets_hold_configs_whose_fields_are_asked_for(config):
     parts = {type(value) for value in vars(config).values() if is_dataclass(value)}
     tried = {type(one) for one in WRONG}
-    elsewhere = {"WanConfig", "PocketTextConfig", "Window", "TrainingConfig", "VAEConfig", "Budget"}
+    elsewhere = {
+        "WanConfig",
+        "PocketTextConfig",
+        "Window",
+        "TrainingConfig",
+        "VAEConfig",
+        "TrainingSchedule",
+    }
     assert {part.__name__ for part in parts - tried} <= elsewhere
 
 

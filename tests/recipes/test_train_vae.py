@@ -24,8 +24,8 @@ from longlive_recipes.train_vae import (
     write_vae,
 )
 from longlive_recipes.training import fit
-from longlive_recipes.training.module import Optimization
-from longlive_recipes.training.schedule import Budget, Phase
+from longlive_recipes.training.optimizers import Optimization
+from longlive_recipes.training.schedule import Phase, TrainingSchedule
 from tests.recipes.tiny_runs import (
     assert_equal,
     assert_same_run,
@@ -109,7 +109,7 @@ def test_it_learns_a_few_clips(tmp_path):
         phases=(Phase(length=1, batch=2, until=0.3), Phase(length=5, batch=2, until=1.0)),
         world=World(size=16),
         pool_clips=1,
-        budget=Budget(steps=30, warmup_steps=3),
+        budget=TrainingSchedule(steps=30, warmup_steps=3),
         optimization=Optimization(learning_rate=3e-3, ema_decay=0.0),
     )
     config = replace(config, run=replace(config.run, validate_every=30, checkpoint_minutes=1.0))
@@ -132,7 +132,7 @@ def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
             Phase(length=5, batch=1, until=0.75),
             Phase(length=9, batch=3, until=1.0),
         ),
-        budget=Budget(steps=8, warmup_steps=1),
+        budget=TrainingSchedule(steps=8, warmup_steps=1),
         world=World(size=16),
     )
     config = replace(config, run=replace(config.run, validate_every=100))

@@ -16,10 +16,11 @@ from longlive_models.vae import WanVAE
 from longlive_recipes import train_ar, train_vae
 from longlive_recipes.moving_shapes.clips import World
 from longlive_recipes.moving_shapes.dataset import FramePool
-from longlive_recipes.training.callbacks import MovingAverage
+from longlive_recipes.training.checkpoint_layout import averages_in
 from longlive_recipes.training.fit import Run, fit
-from longlive_recipes.training.module import Optimization, StepModule
-from longlive_recipes.training.schedule import Budget
+from longlive_recipes.training.module import TrainingModule
+from longlive_recipes.training.optimizers import Optimization
+from longlive_recipes.training.schedule import TrainingSchedule
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,11 +62,13 @@ class Toy:
     """A line through noisy points."""
 
     run: Run
-    budget: Budget = field(default_factory=lambda: Budget(steps=8, warmup_steps=2))
+    budget: TrainingSchedule = field(
+        default_factory=lambda: TrainingSchedule(steps=8, warmup_steps=2)
+    )
     seed: int = 3
 
 
-class ToyModule(StepModule):
+class ToyModule(TrainingModule):
     """Uses both streams of random numbers; ``before`` is called with every step's number."""
 
     def __init__(self, config: Toy, before: Callable[[int], None] = lambda step: None) -> None:
@@ -115,7 +118,7 @@ def stop_at(step: int) -> Callable[[int], None]:
     return before
 
 
-def kill_at(module: type[StepModule], step: int) -> type[StepModule]:
+def kill_at(module: type[TrainingModule], step: int) -> type[TrainingModule]:
     """A module whose process is killed, without a chance to tidy up, when ``step`` begins."""
 
     class Killed(module):
@@ -143,8 +146,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     first, second = (load_last(folder) for folder in (one, other))
     for name in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
         assert_equal(first[name], second[name], name)
-    key = MovingAverage.__name__
-    assert_equal(first["callbacks"][key], second["callbacks"][key], key)
+    assert_equal(averages_in(first), averages_in(second), "averages")
+    assert_equal(first.get("optimizers"), second.get("optimizers"), "optimizers")
 
 
 def load_last(folder: Path) -> dict:

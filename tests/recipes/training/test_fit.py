@@ -11,8 +11,8 @@ import torch
 
 from longlive_recipes.training import schedule
 from longlive_recipes.training.fit import Run, check_run, completed_steps, find_checkpoint, fit
-from longlive_recipes.training.module import Steps
-from longlive_recipes.training.schedule import Budget
+from longlive_recipes.training.module import StepNumbers
+from longlive_recipes.training.schedule import TrainingSchedule
 from tests.recipes.tiny_runs import (
     Stopped,
     Toy,
@@ -73,7 +73,7 @@ def test_a_run_that_dies_while_it_validates_goes_on_bit_for_bit(whole, tmp_path,
     config, validate = Toy(run=quiet_run(tmp_path)), ToyModule.validate
 
     def dies(module):
-        if module.global_step == 4:
+        if module.steps_taken == 4:
             raise Stopped
         return validate(module)
 
@@ -96,7 +96,7 @@ def test_a_finished_run_takes_no_more_steps(whole):
 
 
 def test_a_fresh_folder_may_change_the_config(whole, tmp_path):
-    longer = Toy(run=quiet_run(tmp_path), budget=Budget(steps=11, warmup_steps=2))
+    longer = Toy(run=quiet_run(tmp_path), budget=TrainingSchedule(steps=11, warmup_steps=2))
     stepped = []
     train_toy(longer, before=stepped.append, resume=whole)
     assert stepped == [8, 9, 10]
@@ -164,7 +164,7 @@ def test_a_budget_of_minutes_ends_and_resumes_with_its_clock(tmp_path, monkeypat
 
     config = Toy(
         run=quiet_run(tmp_path, log_every=100, validate_every=100),
-        budget=Budget(steps=10_000, minutes=1.0, warmup_steps=1),
+        budget=TrainingSchedule(steps=10_000, minutes=1.0, warmup_steps=1),
     )
     module = train_toy(config, before=ten_seconds)
     assert len(module.rates) == 6
@@ -248,9 +248,9 @@ def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"budget": Budget(steps=9, warmup_steps=2)}, r"\(budget.steps: 8 -> 9\)"),
+        ({"budget": TrainingSchedule(steps=9, warmup_steps=2)}, r"\(budget.steps: 8 -> 9\)"),
         (
-            {"seed": 4, "budget": Budget(steps=8, warmup_steps=3)},
+            {"seed": 4, "budget": TrainingSchedule(steps=8, warmup_steps=3)},
             "budget.warmup_steps: 2 -> 3; seed: 3 -> 4",
         ),
     ],
@@ -310,9 +310,9 @@ def test_float32_products_are_as_before_afterwards(tmp_path):
 
 
 def test_steps_go_on_where_they_were():
-    steps = Steps(6)
+    steps = StepNumbers(6)
     assert [step for step, _ in zip(steps, range(2), strict=False)] == [0, 1]
-    rest = Steps(6)
+    rest = StepNumbers(6)
     rest.load_state_dict({"next": 2})
     assert list(rest) == [2, 3, 4, 5]
     assert len(rest) == 6

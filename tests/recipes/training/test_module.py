@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from longlive_recipes.training.module import (
     CHOICES,
     NOISE,
-    Optimization,
-    StepModule,
+    TrainingModule,
     maybe_compile,
     step_seed,
 )
-from longlive_recipes.training.schedule import Budget
+from longlive_recipes.training.optimizers import ONLY, Optimization
+from longlive_recipes.training.schedule import TrainingSchedule
 from tests.recipes.tiny_runs import Toy, ToyModule, quiet_run
 
 numbers = st.integers(0, 2**31)
@@ -42,7 +42,7 @@ def test_neighboring_steps_draw_unlike_numbers(step):
 
 def test_within_averaged_the_module_is_the_average_and_afterwards_itself():
     toy = ToyModule(Toy(run=quiet_run("unused")))
-    toy.average.start(toy)
+    toy.averages[ONLY].start(toy)
     with torch.no_grad():
         toy.line.weight.fill_(5.0)
     with pytest.raises(RuntimeError), toy.averaged():
@@ -63,7 +63,7 @@ def test_a_step_refuses_the_batch_of_another_one():
 
 def test_what_a_recipe_must_write_is_named():
     with pytest.raises(TypeError, match="samples.*training_step.*validate"):
-        StepModule(Budget(), Optimization(), 0)
+        TrainingModule(TrainingSchedule(), Optimization(), 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's own

@@ -123,7 +123,7 @@ def test_the_bar_tells_a_terminal_how_far_it_is_and_a_file_what_was_measured(tmp
             accelerator="cpu",
             max_steps=8,
             logger=False,
-            callbacks=[module.clock, module.average, losses, validation, bar],
+            callbacks=[module.run_progress, *module.averages.values(), losses, validation, bar],
             enable_checkpointing=False,
             enable_progress_bar=False,
             limit_val_batches=0,

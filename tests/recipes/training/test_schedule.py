@@ -8,11 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_recipes.training import schedule
-from longlive_recipes.training.schedule import Budget, Phase, Stopwatch, check_phases, current_phase
+from longlive_recipes.training.schedule import (
+    Phase,
+    Stopwatch,
+    TrainingSchedule,
+    check_phases,
+    current_phase,
+)
 
 budgets = st.integers(1, 10_000).flatmap(
     lambda steps: st.builds(
-        Budget,
+        TrainingSchedule,
         steps=st.just(steps),
         minutes=st.none() | st.floats(0.01, 1000),
         warmup_steps=st.integers(0, min(500, steps)),
@@ -68,24 +74,24 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "Budget.steps is at least 1, got 0"),
+        ({"steps": 0}, "TrainingSchedule.steps is at least 1, got 0"),
         ({"steps": (1 << 24) + 1}, "counts them in float32"),
-        ({"steps": 10.0}, "Budget.steps is a whole number, got 10.0"),
-        ({"steps": True}, "Budget.steps is a whole number, got True"),
-        ({"minutes": 0.0}, "Budget.minutes is above 0, got 0.0"),
-        ({"minutes": NAN}, "Budget.minutes is a finite number, got nan"),
-        ({"minutes": INF}, "Budget.minutes is a finite number, got inf"),
+        ({"steps": 10.0}, "TrainingSchedule.steps is a whole number, got 10.0"),
+        ({"steps": True}, "TrainingSchedule.steps is a whole number, got True"),
+        ({"minutes": 0.0}, "TrainingSchedule.minutes is above 0, got 0.0"),
+        ({"minutes": NAN}, "TrainingSchedule.minutes is a finite number, got nan"),
+        ({"minutes": INF}, "TrainingSchedule.minutes is a finite number, got inf"),
         ({"minutes": 1e9}, "a year at most"),
-        ({"minutes": "5"}, "Budget.minutes is a finite number, got '5'"),
-        ({"warmup_steps": -1}, "Budget.warmup_steps is at least 0, got -1"),
-        ({"steps": 50, "warmup_steps": 51}, "Budget.warmup_steps is at most 50, got 51"),
-        ({"final_rate": 1.5}, "Budget.final_rate is at most 1, got 1.5"),
-        ({"final_rate": NAN}, "Budget.final_rate is a finite number"),
+        ({"minutes": "5"}, "TrainingSchedule.minutes is a finite number, got '5'"),
+        ({"warmup_steps": -1}, "TrainingSchedule.warmup_steps is at least 0, got -1"),
+        ({"steps": 50, "warmup_steps": 51}, "TrainingSchedule.warmup_steps is at most 50, got 51"),
+        ({"final_rate": 1.5}, "TrainingSchedule.final_rate is at most 1, got 1.5"),
+        ({"final_rate": NAN}, "TrainingSchedule.final_rate is a finite number"),
     ],
 )
 def test_what_is_no_budget_is_refused(fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        Budget(**fields)
+        TrainingSchedule(**fields)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +112,8 @@ def test_what_is_no_phase_is_refused(fields, message):
 
 
 def test_numbers_of_numpy_become_plain_ones():
-    made = Budget(steps=np.int32(9), warmup_steps=np.uint8(3), minutes=np.float32(1.5))
-    assert made == Budget(steps=9, warmup_steps=3, minutes=1.5)
+    made = TrainingSchedule(steps=np.int32(9), warmup_steps=np.uint8(3), minutes=np.float32(1.5))
+    assert made == TrainingSchedule(steps=9, warmup_steps=3, minutes=1.5)
     assert [type(value) for value in (made.steps, made.minutes)] == [int, float]
 
 

@@ -9,10 +9,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from longlive_recipes.training.fit import check_run, completed_steps
-from longlive_recipes.training.parallel import META, read_checkpoint
 from longlive_recipes.training.sharded_checkpoints import (
+    META,
     METADATA,
     load_shards,
+    read_checkpoint,
     read_metadata,
     read_shards,
 )
