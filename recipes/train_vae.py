@@ -26,10 +26,11 @@ from longlive_recipes.configs.checked import (
     text_field,
     whole_field,
 )
+from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import World
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
-from longlive_recipes.training.fit import Run, check_machine, check_run, fit, load_average
+from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
 from longlive_recipes.training.module import (
     TrainingModule,
     check_seed,

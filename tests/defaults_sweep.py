@@ -245,7 +245,7 @@ def videos() -> Results:
 
 def training() -> Results:
     from longlive_recipes import train_ar, train_vae
-    from longlive_recipes.training import fit
+    from longlive_recipes.training.fit import fit
     from longlive_recipes.training.schedule import TrainingSchedule
     from tests.recipes.tiny_runs import ar_config, vae_config, write_tiny_vae
 

@@ -17,10 +17,10 @@ from longlive_recipes.configs.checked import (
     text_field,
     whole_field,
 )
+from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import World, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
-from longlive_recipes.training.fit import Run
 from longlive_recipes.training.module import check_seed
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel

@@ -10,9 +10,8 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -21,14 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from longlive_models.checkpoints.folder import fill
-from longlive_recipes.configs.checked import (
-    YEAR,
-    choice_field,
-    real_field,
-    switch_field,
-    text_field,
-    whole_field,
-)
+from longlive_recipes.configs.run import Run
 from longlive_recipes.run_record import as_plain, differences, read_run_record
 from longlive_recipes.training.callbacks import LastCheckpoint, Record
 from longlive_recipes.training.checkpoint_files import (
@@ -64,75 +56,6 @@ MAY_CHANGE = (
 )
 """Fields of a config that a resumed run may have changed: neither weights nor logs know them, but
 for the last digits, where another number of ranks adds up in another order."""
-
-ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-FLOAT32_MATMUL = ("highest", "high", "medium")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where a run goes and how it is watched; nothing here changes what is learnt.
-
-    Attributes:
-        output: the folder of the run.
-        accelerator, precision: as Lightning's Trainer names them; one of ``ACCELERATORS`` and one
-            of ``PRECISIONS``.
-        compile: compile the model: faster after a minute or two of waiting.
-        benchmark: let cuDNN try its convolutions: faster, not bit-reproducible.
-        float32_matmul: how a GPU multiplies the float32 matrices that autocast leaves.
-        log_every, validate_every: in steps.
-        samples_every: write sample videos at every so many validations; 0 writes none.
-        checkpoint_minutes: a run that is killed loses no more than this.
-    """
-
-    output: str
-    accelerator: str = "auto"
-    precision: str = "bf16-mixed"
-    compile: bool = False
-    benchmark: bool = False
-    float32_matmul: Literal["highest", "high", "medium"] = "high"
-    log_every: int = 20
-    validate_every: int = 1000
-    samples_every: int = 1
-    checkpoint_minutes: float = 1.0
-    progress_bar: bool = True
-
-    def __post_init__(self) -> None:
-        text_field(self, "output")
-        choice_field(
-            self, "accelerator", ACCELERATORS, why="it is what the run computes on. Use auto."
-        )
-        choice_field(
-            self,
-            "precision",
-            PRECISIONS,
-            why="weights stay float32, and the products of a mixed precision are half as wide. "
-            "Use bf16-mixed, or 32-true on a CPU.",
-        )
-        choice_field(
-            self,
-            "float32_matmul",
-            FLOAT32_MATMUL,
-            why="it is how a GPU multiplies float32 matrices. Use high.",
-        )
-        switch_field(self, "compile", "benchmark", "progress_bar")
-        for name, least in (("log_every", 1), ("validate_every", 1), ("samples_every", 0)):
-            whole_field(
-                self,
-                name,
-                at_least=least,
-                at_most=MOST_STEPS,
-                why="a run logs and validates every 1 or more steps, and writes samples at every "
-                "so many validations; samples_every=0 writes none.",
-            )
-        real_field(
-            self,
-            "checkpoint_minutes",
-            at_least=0,
-            at_most=YEAR,
-            why="a run that is killed loses no more than this. Use 1, say; 0 keeps every step.",
-        )
 
 
 def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:

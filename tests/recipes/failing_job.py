@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from torch import Tensor
 
 from longlive_recipes.train_ar import TrainARModule
-from longlive_recipes.training import fit
+from longlive_recipes.training.fit import fit
 from tests.recipes.on_ranks import shared_config
 
 

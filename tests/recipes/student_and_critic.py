@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from longlive_models.stream import Video
-from longlive_recipes.training.fit import Run, fit
+from longlive_recipes.configs.run import Run
+from longlive_recipes.training.fit import fit
 from longlive_recipes.training.module import TrainingModule
 from longlive_recipes.training.optimizers import AdamW, AverageOf, OptimizationPlan, TrainedBy
 from longlive_recipes.training.parallel import Parallel, Ranks, shard

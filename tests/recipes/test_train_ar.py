@@ -12,10 +12,11 @@ from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.settings import read_settings
 from longlive_models.video.files import read_video
 from longlive_recipes import train_ar
+from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.dataset import LatentClips
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainARModule
-from longlive_recipes.training.fit import Run, fit
+from longlive_recipes.training.fit import fit
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule

@@ -8,11 +8,11 @@ import pytest
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.text import PocketTextConfig
 from longlive_models.vae import POCKET_VAE
+from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import World
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, ar_tiny
 from longlive_recipes.train_vae import TrainVAE, vae_tiny
-from longlive_recipes.training.fit import Run
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
 

@@ -23,7 +23,7 @@ from longlive_recipes.train_vae import (
     near_objects,
     write_vae,
 )
-from longlive_recipes.training import fit
+from longlive_recipes.training.fit import fit
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
 from tests.recipes.tiny_runs import (

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from longlive_models.stream import Video
 from longlive_models.vae import WanVAE
 from longlive_recipes import train_ar, train_vae
+from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import World
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.training.checkpoint_layout import averages_in
-from longlive_recipes.training.fit import Run, fit
+from longlive_recipes.training.fit import fit
 from longlive_recipes.training.module import TrainingModule
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.schedule import TrainingSchedule

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from longlive_recipes.configs.run import Run
 from longlive_recipes.training import schedule
-from longlive_recipes.training.fit import Run, check_run, completed_steps, find_checkpoint, fit
+from longlive_recipes.training.fit import check_run, completed_steps, find_checkpoint, fit
 from longlive_recipes.training.module import StepNumbers
 from longlive_recipes.training.schedule import TrainingSchedule
 from tests.recipes.tiny_runs import (
