@@ -23,6 +23,7 @@ from longlive_recipes.generation.session import load_pipeline, open_stream, open
 from longlive_recipes.generation.sidecar import Result
 from longlive_recipes.training.fit import lightning_is_brief
 from longlive_recipes.training.parallel import Parallel, Ranks
+from longlive_recipes.training.sharded_strategy import strategy
 
 
 def spread(ranks: int, videos: int, nodes: int = 1) -> Parallel:
@@ -81,7 +82,7 @@ def run(
             accelerator=accelerator,
             devices=parallel.ranks // parallel.nodes,
             num_nodes=parallel.nodes,
-            strategy=parallel.strategy(),
+            strategy=strategy(parallel),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
