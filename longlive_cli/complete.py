@@ -32,6 +32,13 @@ def kv_caches(incomplete: str) -> list[str]:
     return _begin(("auto", *KV_CACHES), incomplete)
 
 
+def samplers(incomplete: str) -> list[str]:
+    """How noise becomes latents."""
+    from longlive_models.choices import SAMPLERS
+
+    return _begin(SAMPLERS, incomplete)
+
+
 def rules(incomplete: str) -> list[str]:
     """How blocks of four-bit numbers are scaled."""
     from longlive_recipes.configs.quantize_weights import RULES

@@ -41,6 +41,7 @@ EXAMPLES = {
 
 LEFT_OPEN = {
     "seconds": "what its shots say, else 5",
+    "sampler": "the model's",
     "steps": "the model's",
     "guidance": "the model's",
     "negative_prompt": "the model's",

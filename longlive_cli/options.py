@@ -52,7 +52,22 @@ Seconds = Annotated[
     typer.Option(help="How long a video lasts.  [default: what its shots say, else 5]"),
 ]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same video.  [default: 0]")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps a block.  [default: the model's]")]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="How noise becomes latents: unipc, euler, or few_step for distilled models.  "
+        "[default: the model's]",
+        autocompletion=complete.samplers,
+    ),
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<n,n,...>",
+        help="Denoising steps a block, or by block: 4,2 is four in the first and two in all "
+        "others.  [default: the model's]",
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(

@@ -57,9 +57,9 @@ class _Pace:
     """Where a video stood when its first step was done; the time left follows from there."""
 
     began: float
-    done: int
+    done: float
 
-    def left(self, now: float, done: int, total: int) -> float | None:
+    def left(self, now: float, done: float, total: int) -> float | None:
         """Seconds until the end; None before a second step says how long one takes."""
         if done <= self.done:
             return None
@@ -115,8 +115,8 @@ class FrameBar:
     def step(self, name: str, report: Step) -> None:
         """A denoising step of the video called `name` is done."""
         task = self._of(name)
-        done = report.block * report.steps + report.step + 1
-        total = None if report.blocks is None else report.blocks * report.steps
+        done = report.block + (report.step + 1) / report.steps  # blocks differ in their steps
+        total = report.blocks
         now = self._clock()
         self._pace = self._pace or _Pace(now, done)
         blocks = "" if report.blocks is None else f"/{report.blocks}"

@@ -83,7 +83,7 @@ class Source:
             "--image": self.image,
             "--seed": self.seed,
             "--count": None if self.count == 1 else self.count,
-            **{f"--{name}": how.get(name) for name in ("seconds", "steps", "guidance")},
+            **{f"--{name}": how.get(name) for name in ("seconds", "sampler", "steps", "guidance")},
             "--negative-prompt": how.get("negative_prompt"),
             "--config": file,
         }

@@ -19,7 +19,7 @@ class StepReport:
         block: which block of the video, from 0.
         blocks: how many it has; None where it has no end.
         step: which step of the block, from 0.
-        steps: how many a block has; one clean pass follows the last one.
+        steps: how many this block has; one clean pass follows the last one.
         timestep: what the model was told, of 1000.
         sigma: the noise level of ``latents``: 0 after the last step.
         latents: float32 [1, channels, frames, height, width] after the step, normalized, on the

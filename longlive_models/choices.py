@@ -1,5 +1,7 @@
 """What a person chooses from: names, and bounds of numbers. For those who only ask; no torch."""
 
+from longlive_core.checks import shown
+
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 """How precise the weights of a transformer are; ``longlive_models.runtime`` says what each is."""
 
@@ -12,6 +14,9 @@ MOST_GUIDANCE = 1000.0
 MOST_STEPS = 1000
 """Of a block: each step needs a noise level of its own, and models know a thousand."""
 
+SAMPLERS = ("unipc", "euler", "few_step")
+"""How noise becomes latents; ``longlive_models.diffusion.samplers`` says what each does."""
+
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise ValueError unless ``value`` is "auto" or one of ``known``."""
@@ -19,4 +24,13 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(
             f"{name}={value!r} is no precision of this version: it has {', '.join(known)}. "
             f"Use one of them, or 'auto'."
+        )
+
+
+def check_sampler(value: str) -> None:
+    """Raise ValueError unless a sampler is called so."""
+    if value not in SAMPLERS:
+        raise ValueError(
+            f"sampler={shown(value)} is no sampler of this version: it has {', '.join(SAMPLERS)}. "
+            f"Use one of them."
         )

@@ -2,73 +2,34 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from longlive_core.checks import real
+from longlive_core.checks import real, whole
 from longlive_core.kv_cache import (
     AbsolutePositions,
-    CacheSnapshot,
     PagedKVCache,
     PositionPolicy,
 )
 from longlive_core.noise import gaussian
-from longlive_models.diffusion import UniPCSchedule, guide, unipc
+from longlive_models.diffusion import BlockSampler, guide, sample, x0_from_velocity
 from longlive_models.diffusion.flow import check_guidance
-from longlive_models.diffusion.samplers import StepDone, unchanged
+from longlive_models.diffusion.samplers import Constrain, StepDone, unchanged
 from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
+from longlive_models.gradient_memory import GradientMemory
+from longlive_models.latent_block import GeneratorState, Image, KeptBlock, LatentBlock, Latents
+from longlive_models.prompt_encoder import PromptEncoder
 from longlive_models.prompts.storyboard import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
 from longlive_models.wan import TextContext, WanTransformer
+from longlive_models.wan.attention import Memory
 
-Latents = Float[Tensor, "batch channels frames height width"]
-Image = Float[Tensor, "batch channels 1 height width"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LatentBlock:
-    """One generated block.
-
-    Attributes:
-        index: which block of the video it is.
-        latents: float32 [batch, channels, frames, height, width], normalized.
-        prompt: what it was asked to show; of a batch, what its first video was.
-        checks: whether its numbers are numbers: read them, before its frames are shown, with
-            ``checks.require(index, parts)``, which waits for the device.
-    """
-
-    index: int
-    latents: Latents
-    prompt: BlockPrompt
-    checks: Checks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KeptBlock:
-    """What it takes to encode a page again: its block's latents and the offset it was made at."""
-
-    latents: Latents
-    offset: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GeneratorState:
-    """All that a generator remembers between two blocks, on the CPU.
-
-    Attributes:
-        cache: the pages.
-        kept: by page, what encodes the pages that are held again.
-        image: the first frame, until the block that shows it is made.
-    """
-
-    cache: CacheSnapshot
-    kept: dict[int, KeptBlock]
-    image: Image | None
+NOISE_OF_A_STEP = 2**40
+"""Step ``s`` of a sampler that adds noise takes that of frame ``f + s * NOISE_OF_A_STEP``, which no
+video reaches."""
 
 
 class BlockGenerator:
@@ -83,7 +44,7 @@ class BlockGenerator:
         model: in evaluation mode, on its device.
         text: encodes prompts, each on its own, so that no prompt depends on its neighbors.
         cache: empty, with a sample for each video and guidance branch.
-        sampler: the steps of a block.
+        sampler: how each block is denoised, and in how many steps.
         latent_size: latent (height, width).
         seeds: one of each video; noise depends on (seed, latent frame) alone.
         guidance: 1 follows the prompt as trained; more follows it more strongly.
@@ -99,7 +60,7 @@ class BlockGenerator:
         text: TextEncoder,
         cache: PagedKVCache,
         *,
-        sampler: UniPCSchedule,
+        sampler: BlockSampler,
         latent_size: tuple[int, int],
         seeds: Sequence[int],
         guidance: float = 1.0,
@@ -139,8 +100,7 @@ class BlockGenerator:
         self.positions = positions
         self._image = image
         self._kept: dict[int, KeptBlock] = {}
-        self._features: dict[str, Tensor] = {}
-        self._embedded: tuple[tuple[str, ...], TextContext] | None = None
+        self._prompts = PromptEncoder(model, text, None if guidance == 1 else negative_prompt)
         self._weights_checked = False
 
     def blocks(self, schedules: Sequence[PromptSchedule], count: int) -> Iterator[LatentBlock]:
@@ -159,42 +119,114 @@ class BlockGenerator:
         Raises:
             ValueError: not one prompt a video, or what moves the cache is not the same in all.
         """
-        self._check(index, prompts)
-        prompt, text = prompts[0], self._embed([prompt.text for prompt in prompts])
-        if prompt.recache:
-            self._encode_again(text)
-        noise = self._noise(index)
-        image = self._image if index == 0 else None
-        self.cache.begin_block(index)
+        prompt, text = self._begin(index, prompts)
+        steps = self.sampler.schedule(index).steps
         answers: dict[Check, Tensor] = {}
-        steps = itertools.count(1)
-
-        def denoise(latents: Tensor, timestep: float) -> Tensor:
-            timesteps = latents.new_full((len(latents), latents.shape[2]), timestep)
-            if image is not None:
-                timesteps = clean_first_frame(timesteps)
-            predicted = self._velocity(latents, timesteps, text, index, prompt.offset)
-            if self.guidance != 1:
-                conditional, unconditional = predicted.chunk(2)
-                predicted = guide(conditional, unconditional, self.guidance)
-            answers[Check("the velocities", next(steps))] = sound(predicted)
-            return predicted
-
-        pin = unchanged if image is None else partial(pin_first_frame, image=image)
-        latents = unipc(denoise, noise, self.sampler, constrain=pin, on_step=on_step)
-        answers[Check("the latents", self.sampler.steps)] = sound(latents)
+        latents = self._denoise(index, prompt, text, answers, on_step=on_step)
+        answers[Check("the latents", steps)] = sound(latents)
         if not self._weights_checked:
             self._weights_checked = True
             weights = Check("weights of the transformer", 1, LARGEST_WEIGHT)
             answers[weights] = sound_weights(self.model)
+        self._finish(index, prompt, text, latents)
+        return LatentBlock(index, latents, prompt, Checks.join(answers))
+
+    def rollout(self, index: int, prompts: Sequence[BlockPrompt], *, exit_step: int) -> LatentBlock:
+        """Denoise block ``index`` for training: gradients flow through one step, the last taken.
+
+        Steps before ``exit_step`` are those of ``generate``, without gradients. The velocity of
+        ``exit_step`` is computed with them, later steps are not taken, and the block is the clean
+        estimate of that step, ``x - sigma v``. What the cache keeps of it is detached: a loss on
+        one block does not reach the blocks before it. See LongLive-2.0 (arXiv 2605.18739),
+        distribution matching distillation.
+
+        Weights must not change between the first block and the backward pass of the last one.
+        Gradient checkpointing works: what the step saw of the cache is kept until then.
+
+        Args:
+            index: the next block.
+            prompts: one for each video.
+            exit_step: which step of the block carries gradients, from 0; all ranks and all videos
+                of a batch take the same.
+
+        Returns:
+            the block; ``latents`` (float32) carry gradients.
+
+        Raises:
+            ValueError: as ``generate``, and for a step that the block does not have.
+        """
+        schedule = self.sampler.schedule(index)
+        why = f"block {index} has {schedule.steps} steps, counted from 0."
+        exit_step = whole("exit_step", exit_step, at_least=0, at_most=schedule.steps - 1, why=why)
+        answers: dict[Check, Tensor] = {}
+        with torch.no_grad():
+            prompt, text = self._begin(index, prompts)
+            x = self._denoise(index, prompt, text, answers, stop=exit_step)
+        memory = GradientMemory(self.cache, index)
+        with torch.enable_grad():
+            own_text = self._prompts.encode_again([prompt.text for prompt in prompts])
+            timestep = schedule.timesteps[exit_step]
+            predicted = self._guided(x, timestep, own_text, index, prompt.offset, memory)
+            pin = self._pin(index)
+            latents = pin(x0_from_velocity(x, predicted, schedule.sigmas[exit_step]))
+        answers[Check("the velocities", exit_step + 1)] = sound(predicted.detach())
+        with torch.no_grad():
+            self._finish(index, prompt, text, latents.detach())
+        return LatentBlock(index, latents, prompt, Checks.join(answers))
+
+    def _begin(self, index: int, prompts: Sequence[BlockPrompt]) -> tuple[BlockPrompt, TextContext]:
+        """Make room for a block; its prompt (the first video's), and the text of all videos."""
+        self._check(index, prompts)
+        prompt, text = prompts[0], self._prompts.encode([prompt.text for prompt in prompts])
+        if prompt.recache:
+            self._encode_again(text)
+        self.cache.begin_block(index)
+        return prompt, text
+
+    def _denoise(
+        self,
+        index: int,
+        prompt: BlockPrompt,
+        text: TextContext,
+        answers: dict[Check, Tensor],
+        *,
+        on_step: StepDone | None = None,
+        stop: int | None = None,
+    ) -> Latents:
+        """The latents after all steps of a block, or before step ``stop``; checks of each."""
+        steps = itertools.count(1)
+
+        def denoise(latents: Tensor, timestep: float) -> Tensor:
+            predicted = self._guided(latents, timestep, text, index, prompt.offset, self.cache)
+            answers[Check("the velocities", next(steps))] = sound(predicted)
+            return predicted
+
+        return sample(
+            self.sampler.sampler,
+            denoise,
+            self._noise(index),
+            self.sampler.schedule(index),
+            fresh_noise=partial(self._noise, index),
+            constrain=self._pin(index),
+            on_step=on_step,
+            stop=stop,
+        )
+
+    def _finish(self, index: int, prompt: BlockPrompt, text: TextContext, latents: Latents) -> None:
+        """Fill the block's page with a clean pass, and cut if the block is one."""
         if prompt.forget:
             self.cache.start_shot(forget=True)
-        self._remember(latents, text, index, prompt.offset)
+        self._fill_page(latents, text, index, prompt.offset)
         if prompt.cut:
             self.cache.start_shot()
         self._kept[index] = KeptBlock(latents, prompt.offset)
         self._kept = {page: self._kept[page] for page in self.cache.pages}
-        return LatentBlock(index, latents, prompt, Checks.join(answers))
+
+    def _pin(self, index: int) -> Constrain:
+        """What holds the latents of a block to a given first frame."""
+        if self._image is None or index > 0:
+            return unchanged
+        return partial(pin_first_frame, image=self._image)
 
     def snapshot(self) -> GeneratorState:
         """What it takes to go on later, bit for bit, copied to the CPU; between two blocks."""
@@ -256,6 +288,25 @@ class BlockGenerator:
                 f"differs among them: the cache has one shot anchor. Generate them one by one."
             )
 
+    def _guided(
+        self,
+        latents: Tensor,
+        timestep: float,
+        text: TextContext,
+        block: int,
+        offset: float,
+        memory: Memory,
+    ) -> Tensor:
+        """The velocity of a block's latents at a timestep, after guidance."""
+        timesteps = latents.new_full((len(latents), latents.shape[2]), timestep)
+        if self._image is not None and block == 0:
+            timesteps = clean_first_frame(timesteps)
+        predicted = self._velocity(latents, timesteps, text, block, offset, memory)
+        if self.guidance == 1:
+            return predicted
+        conditional, unconditional = predicted.chunk(2)
+        return guide(conditional, unconditional, self.guidance)
+
     def _velocity(
         self,
         latents: Tensor,
@@ -263,6 +314,7 @@ class BlockGenerator:
         text: TextContext,
         block: int,
         offset: float,
+        memory: Memory,
         *,
         remember: bool = False,
     ) -> Tensor:
@@ -282,14 +334,14 @@ class BlockGenerator:
             positions=tensor(places.own),
             key_positions=None if places.keys is None else tensor(places.keys),
             t_scale=self.t_scale,
-            memory=self.cache,
+            memory=memory,
             remember=remember,
         )
 
-    def _remember(self, latents: Tensor, text: TextContext, block: int, offset: float) -> None:
+    def _fill_page(self, latents: Tensor, text: TextContext, block: int, offset: float) -> None:
         """The clean pass: it fills the page in progress."""
         timesteps = latents.new_zeros(len(latents), latents.shape[2])
-        self._velocity(latents, timesteps, text, block, offset, remember=True)
+        self._velocity(latents, timesteps, text, block, offset, self.cache, remember=True)
         self.cache.commit()
 
     def _encode_again(self, text: TextContext) -> None:
@@ -297,35 +349,18 @@ class BlockGenerator:
         for page in self.cache.visible_next:
             self.cache.begin_rewrite(page)
             kept = self._kept[page]
-            self._remember(kept.latents, text, page, kept.offset)
+            self._fill_page(kept.latents, text, page, kept.offset)
 
-    def _noise(self, block: int) -> Latents:
+    def _noise(self, block: int, step: int = 0) -> Latents:
+        """What a step of a block starts from: of (seed, latent frame, step) alone."""
         size = self.model.config.frames_per_block
         frames = range(block * size, (block + 1) * size)
         shape = (self.model.config.in_channels, *self.latent_size)
-        noise = torch.stack([gaussian(seed, frames, shape) for seed in self.seeds]).transpose(1, 2)
+        drawn = [frame + step * NOISE_OF_A_STEP for frame in frames]
+        noise = torch.stack([gaussian(seed, drawn, shape) for seed in self.seeds]).transpose(1, 2)
         if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
             return noise.pin_memory().to(self.device, non_blocking=True)
         return noise.to(self.device)
-
-    def _embed(self, texts: list[str]) -> TextContext:
-        """Keys and values of the prompts in every layer; kept while the prompts do not change.
-
-        A text's features are kept while it is in use, so a cut does not encode the negative prompt
-        again. Texts are encoded one at a time: in a batch, padding and the order of sums would
-        let a prompt's last bits depend on the others.
-        """
-        wanted = tuple(texts)
-        if self.guidance != 1:
-            wanted += (self.negative_prompt,) * len(texts)
-        if self._embedded is None or self._embedded[0] != wanted:
-            self._features = {
-                text: self._features[text] if text in self._features else self.text.encode([text])
-                for text in dict.fromkeys(wanted)
-            }
-            rows = torch.cat([self._features[text] for text in wanted])
-            self._embedded = (wanted, self.model.embed_text(rows[:, None].to(self.dtype)))
-        return self._embedded[1]
 
 
 def check_seed(seed: int) -> int:

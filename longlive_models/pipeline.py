@@ -16,17 +16,13 @@ from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
 from longlive_core.nvfp4 import LinearConfig
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.block_steps import BlockSteps, check_block_steps
 from longlive_models.callbacks import OnBlock, OnStep
-from longlive_models.checkpoints.folder import (
-    fill,
-    load_part,
-    unfilled,
-)
+from longlive_models.checkpoints.folder import fill, load_part, unfilled
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import check_sizes, read_text_config
 from longlive_models.checkpoints.model_folder import read_spec as read_spec
 from longlive_models.checkpoints.weight_hash import WeightHash
-from longlive_models.diffusion import unipc_schedule
 from longlive_models.first_frame import encode_image
 from longlive_models.generator import BlockGenerator
 from longlive_models.precision import load_transformer, model_receipts, set_precision
@@ -36,7 +32,7 @@ from longlive_models.prompts.storyboard import BlockTiming, ShotPlan, Storyboard
 from longlive_models.prompts.storyboard import plan_video as plan_video
 from longlive_models.published import LONGLIVE_5B, find_files, load_published
 from longlive_models.runtime import Placement as Placement
-from longlive_models.settings import GenerationSettings, ModelSpec
+from longlive_models.settings import GenerationSettings, ModelSpec, completed
 from longlive_models.stream import Stream, Video, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import (
@@ -197,7 +193,8 @@ class LongLivePipeline:
         *,
         seconds: float | None = None,
         seed: int = 0,
-        steps: int | None = None,
+        sampler: str | None = None,
+        steps: BlockSteps | None = None,
         guidance: float | None = None,
         negative_prompt: str | None = None,
         image: Any = None,
@@ -221,6 +218,7 @@ class LongLivePipeline:
             prompt,
             seconds=seconds,
             seed=seed,
+            sampler=sampler,
             steps=steps,
             guidance=guidance,
             negative_prompt=negative_prompt,
@@ -237,7 +235,8 @@ class LongLivePipeline:
         *,
         seconds: float | None = None,
         seed: int = 0,
-        steps: int | None = None,
+        sampler: str | None = None,
+        steps: BlockSteps | None = None,
         guidance: float | None = None,
         negative_prompt: str | None = None,
         image: Any = None,
@@ -255,7 +254,10 @@ class LongLivePipeline:
             seconds: length; a storyboard whose shots all have one needs none, else 5.
                 ``math.inf`` goes on until it is closed.
             seed: the same seed gives the same video, and the start of any longer one.
-            steps, guidance: the model's own unless given.
+            sampler: a name of ``longlive_models.choices.SAMPLERS``; the model's own unless given.
+            steps: denoising steps of every block, or of block 0, block 1, ... as a tuple, whose
+                last number holds for all later blocks; the model's own unless given.
+            guidance: the model's own unless given.
             negative_prompt: what guidance moves away from; the model's own unless given.
             image: what the video starts with: uint8 [height, width, 3], or a file. Cropped to the
                 video's proportions.
@@ -269,7 +271,7 @@ class LongLivePipeline:
             NonFiniteVideo: by the iterator, at a block whose latents or frames hold no numbers.
         """
         settings = self.settings.override(
-            steps=steps, guidance=guidance, negative_prompt=negative_prompt
+            sampler=sampler, steps=steps, guidance=guidance, negative_prompt=negative_prompt
         )
         schedule = LiveSchedule(self.plan(prompt, seconds=seconds), events)
         first = None
@@ -293,9 +295,13 @@ class LongLivePipeline:
             ValueError: no snapshot, or one of another model, precision, setting or version.
         """
         saved = StreamSnapshot.load(path)
-        made_with = saved.origin.settings
-        chosen = ("steps", "guidance", "negative_prompt")
-        settings = self.settings.override(**{name: made_with[name] for name in chosen})
+        made_with = completed(saved.origin.settings)
+        settings = self.settings.override(
+            sampler=made_with["sampler"],
+            steps=check_block_steps("steps", made_with["steps"]),
+            guidance=made_with["guidance"],
+            negative_prompt=made_with["negative_prompt"],
+        )
         saved.origin.require(self._origin(settings), Path(path))
         generator = self.generator([saved.seed], settings)
         generator.restore(saved.generator)
@@ -366,7 +372,7 @@ class LongLivePipeline:
             self.transformer,
             self.text,
             PagedKVCache(layout, settings.policy, codec, self.placement.device),
-            sampler=unipc_schedule(settings.steps, settings.shift),
+            sampler=settings.block_sampler,
             latent_size=self.spec.latent_size,
             seeds=seeds,
             guidance=settings.guidance,

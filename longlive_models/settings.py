@@ -11,8 +11,10 @@ import torch
 from longlive_core.checks import real, shown, whole
 from longlive_core.kv_cache import CacheLayout, PageCodec, Window
 from longlive_core.memory import require_room
+from longlive_models.block_steps import BlockSteps, check_block_steps
 from longlive_models.checkpoints.hub import INDEX
-from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.choices import MOST_GUIDANCE, check_sampler
+from longlive_models.diffusion import BlockSampler
 from longlive_models.diffusion.flow import check_shift
 from longlive_models.documents import read_json, to_json
 from longlive_models.prompts.storyboard import BlockTiming
@@ -20,9 +22,8 @@ from longlive_models.schema import build
 from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanConfig
 
-_REQUIRED = ("height", "width", "fps", "steps")
-_ABOVE_ZERO = (*_REQUIRED, "shift", "t_scale")
-_WHOLE = ("height", "width", "steps")
+_ABOVE_ZERO = ("height", "width", "fps", "shift", "t_scale")
+_WHOLE = ("height", "width")
 
 MOST_POSITION = float(1 << 24)
 """Positions are float32, whose whole numbers end here."""
@@ -35,7 +36,8 @@ class GenerationSettings:
     Attributes:
         height, width: pixels.
         fps: frames a second.
-        steps: denoising steps of a block.
+        steps: denoising steps of a block: a number, or numbers by block (``block_steps``).
+        sampler: a name of ``choices.SAMPLERS``.
         guidance: 1 runs the model once a step, more runs it twice.
         negative_prompt: what guidance moves away from.
         shift: of the sampler's noise levels.
@@ -47,7 +49,8 @@ class GenerationSettings:
     height: int
     width: int
     fps: float
-    steps: int
+    steps: BlockSteps
+    sampler: str = "unipc"
     guidance: float = 1.0
     negative_prompt: str = ""
     shift: float = 5.0
@@ -58,18 +61,14 @@ class GenerationSettings:
     t_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        values: dict[str, float] = {}
+        check_sampler(self.sampler)
+        values: dict[str, Any] = {"steps": check_block_steps("steps", self.steps)}
         for name in _ABOVE_ZERO:
             why = "else there is no video to make. Use a positive number."
             values[name] = real(name, getattr(self, name), above=0, why=why)
         for name in _WHOLE:
             why = "it is counted. Use a whole number."
             values[name] = whole(name, getattr(self, name), why=why)
-        why = (
-            f"each denoising step needs a noise level of its own, and models know {MOST_STEPS}. "
-            f"Use fewer."
-        )
-        whole("steps", self.steps, at_most=MOST_STEPS, why=why)
         why = (
             "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
             "as trained."
@@ -95,10 +94,16 @@ class GenerationSettings:
         """Samples of the cache that one video takes: two under guidance, else one."""
         return 1 if self.guidance == 1 else 2
 
+    @property
+    def block_sampler(self) -> BlockSampler:
+        """How each block is denoised."""
+        return BlockSampler(name=self.sampler, steps=self.steps, shift=self.shift)
+
     def override(
         self,
         *,
-        steps: int | None = None,
+        sampler: str | None = None,
+        steps: BlockSteps | None = None,
         guidance: float | None = None,
         negative_prompt: str | None = None,
     ) -> "GenerationSettings":
@@ -109,7 +114,8 @@ class GenerationSettings:
         """
         changed = replace(
             self,
-            steps=self.steps if steps is None else _plain(steps),
+            sampler=self.sampler if sampler is None else sampler,
+            steps=self.steps if steps is None else check_block_steps("steps", steps),
             guidance=self.guidance if guidance is None else _plain(guidance),
         )
         if negative_prompt is None or negative_prompt == self.negative_prompt:
@@ -128,7 +134,8 @@ class GenerationSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
-        return asdict(self)
+        steps = self.steps if isinstance(self.steps, int) else list(self.steps)
+        return {**asdict(self), "steps": steps}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
@@ -226,6 +233,11 @@ def _plain(number: Any) -> Any:
     """A number of NumPy or torch as Python's own, which records hold; all else as it is."""
     typed = hasattr(number, "dtype") and math.prod(number.shape) == 1
     return number.item() if typed else number
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a file holds, with what every model had when fields of today did not exist."""
+    return {"sampler": "unipc", **settings}
 
 
 def read_settings(folder: Path) -> GenerationSettings:

@@ -313,14 +313,14 @@ class Stream:
     def _step_is_done(self, block: int, step: int, latents: Tensor) -> None:
         """Tell of a step; raises ``_Stopped`` where the answer is False."""
         assert self._on_step is not None
-        sampler, plan = self._generator.sampler, self.plan
+        schedule, plan = self._generator.sampler.schedule(block), self.plan
         report = StepReport(
             block=block,
             blocks=None if plan.endless else plan.blocks,
             step=step,
-            steps=sampler.steps,
-            timestep=sampler.timesteps[step],
-            sigma=sampler.sigmas[step + 1],
+            steps=schedule.steps,
+            timestep=schedule.timesteps[step],
+            sigma=schedule.sigmas[step + 1],
             latents=latents,
         )
         if asks_to_stop(self._on_step(report), "on_step"):

@@ -15,15 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longlive_core.checks import real, shown, whole
+from longlive_core.checks import real, shown
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
-from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.block_steps import check_block_steps
+from longlive_models.choices import MOST_GUIDANCE
 from longlive_models.documents import parse_json, to_json
 from longlive_models.file_names import temporary
-from longlive_models.generator import GeneratorState, KeptBlock, check_seed
+from longlive_models.generator import check_seed
+from longlive_models.latent_block import GeneratorState, KeptBlock
 from longlive_models.prompts.steering import LiveSchedule, SteeringEvent
 from longlive_models.prompts.storyboard import BlockPrompt, ShotPlan
 from longlive_models.schema import build
+from longlive_models.settings import completed
 from longlive_models.vae import StreamState
 from longlive_models.video.blocks import Timing, VideoBlock
 from longlive_models.video.file_name import file_path
@@ -58,14 +61,14 @@ class Origin:
     def __post_init__(self) -> None:
         why = "a stream goes on with the settings it was begun with. " + _WAY_OUT
         get = self.settings.get
-        whole("settings.steps", get("steps"), at_least=1, at_most=MOST_STEPS, why=why)
+        check_block_steps("settings.steps", get("steps"))
         real("settings.guidance", get("guidance"), at_least=0, at_most=MOST_GUIDANCE, why=why)
         if not isinstance(self.settings.get("negative_prompt"), str):
             raise ValueError(f"settings.negative_prompt is a text: {why}")
 
     def require(self, here: "Origin", path: Path) -> None:
         """Raise ValueError if what is ``here`` would not go on as what made this."""
-        saved, own = ({**asdict(origin), **origin.settings} for origin in (self, here))
+        saved, own = ({**asdict(origin), **completed(origin.settings)} for origin in (self, here))
         for name in (name for name in {**saved, **own} if name != "settings"):
             before, now = saved.get(name), own.get(name)
             if before != now:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from longlive_models.generator import LatentBlock
+from longlive_models.latent_block import LatentBlock
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.prompts.steering import LiveSchedule
@@ -70,13 +70,16 @@ def run(
     pipeline = LongLivePipeline.from_pretrained(
         config.model, device=config.device, weights=config.weights, kv_cache=config.kv_cache
     )
-    settings = pipeline.settings.override(steps=config.steps, guidance=config.guidance)
+    settings = pipeline.settings.override(
+        sampler=config.sampler, steps=config.steps, guidance=config.guidance
+    )
     suites: dict[str, Any] = {}
 
     def result(*, complete: bool) -> dict[str, Any]:
         return {
             "complete": complete,
             "suites": suites,
+            "sampler": settings.sampler,
             "steps": settings.steps,
             "guidance": settings.guidance,
             "model_sha256": pipeline.fingerprint,

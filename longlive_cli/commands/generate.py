@@ -29,6 +29,7 @@ def generate(
     seconds: options.Seconds = None,
     seed: options.Seed = None,
     count: options.Count = 1,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     negative_prompt: options.NegativePrompt = None,
@@ -66,8 +67,8 @@ def generate(
         only_new=only_new,
         replay=replay,
     )
-    how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
-    how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
+    how = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
+    how |= {"model": model, "device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
     _refuse_endless(seconds)
     check_ranks(nproc, nodes, "--nproc")

@@ -43,6 +43,7 @@ def live(
         typer.Option(help="How long the video lasts.  [default: until it is stopped]"),
     ] = None,
     seed: options.Seed = None,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     negative_prompt: options.NegativePrompt = None,
@@ -68,7 +69,8 @@ def live(
     block. Where the cursor cannot be moved, plain lines take the place of the panel.
     """
     source = Source(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
-    how = {"seconds": seconds, "steps": steps, "guidance": guidance, "model": model}
+    how = {"seconds": seconds, "model": model}
+    how |= {"sampler": sampler, "steps": steps, "guidance": guidance}
     how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
     how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
     from longlive_recipes.configs.generate import Generate, Snapshots

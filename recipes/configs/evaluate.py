@@ -3,7 +3,14 @@
 from dataclasses import dataclass, replace
 
 from longlive_core.checks import real, whole
-from longlive_models.choices import KV_CACHES, MOST_GUIDANCE, MOST_STEPS, WEIGHTS, check_choice
+from longlive_models.block_steps import check_block_steps
+from longlive_models.choices import (
+    KV_CACHES,
+    MOST_GUIDANCE,
+    WEIGHTS,
+    check_choice,
+    check_sampler,
+)
 
 LONGEST = 3600.0
 MOST_AT_ONCE = 10_000
@@ -18,7 +25,8 @@ class Evaluate:
     device: str = "auto"
     weights: str = "auto"
     kv_cache: str = "auto"
-    steps: int | None = None
+    sampler: str | None = None
+    steps: int | tuple[int, ...] | None = None
     guidance: float | None = None
     seconds: float = 4.0
     seen: int = 200
@@ -58,9 +66,10 @@ class Evaluate:
         for name in ("seconds", "tail_seconds", "long_seconds"):
             why = "videos are judged whole, an hour at most. Use 4, say."
             real(name, getattr(self, name), above=0, at_most=LONGEST, why=why)
+        if self.sampler is not None:
+            check_sampler(self.sampler)
         if self.steps is not None:
-            why = "a block is denoised in so many steps. Use 4, say."
-            whole("steps", self.steps, at_least=1, at_most=MOST_STEPS, why=why)
+            object.__setattr__(self, "steps", check_block_steps("steps", self.steps))
         if self.guidance is not None:
             why = "1 is the model as trained. Use 2, say."
             real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)

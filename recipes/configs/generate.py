@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longlive_core.checks import real, whole
-from longlive_models.choices import KV_CACHES, MOST_GUIDANCE, MOST_STEPS, WEIGHTS, check_choice
+from longlive_models.block_steps import check_block_steps
+from longlive_models.choices import (
+    KV_CACHES,
+    MOST_GUIDANCE,
+    WEIGHTS,
+    check_choice,
+    check_sampler,
+)
 from longlive_models.prompts.storyboard import Storyboard
 
 if TYPE_CHECKING:
@@ -29,7 +36,8 @@ class Generate:
     model: str = "pocket"
     device: str = "auto"
     seconds: float | None = None
-    steps: int | None = None
+    sampler: str | None = None
+    steps: int | tuple[int, ...] | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
     fps: float | None = None
@@ -46,9 +54,10 @@ class Generate:
         if self.seconds is not None and self.seconds != math.inf:
             why = "a video has at least one frame. Use, say, 5."
             real("seconds", self.seconds, above=0, why=why)
+        if self.sampler is not None:
+            check_sampler(self.sampler)
         if self.steps is not None:
-            why = "each step brings noise nearer to a picture. Use, say, 4."
-            whole("steps", self.steps, at_least=1, at_most=MOST_STEPS, why=why)
+            object.__setattr__(self, "steps", check_block_steps("steps", self.steps))
         if self.guidance is not None:
             why = (
                 "it scales the distance from the negative prompt, and 1 is the model as trained. "

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longlive_models.prompts.storyboard import Storyboard
+from longlive_models.settings import completed
 from longlive_recipes.configs.generate import Generate, Job
 from longlive_recipes.generation.commands import Command
 from longlive_recipes.generation.starting_points import (
@@ -14,6 +15,7 @@ from longlive_recipes.generation.starting_points import (
     read_past,
     read_record,
 )
+from longlive_recipes.run_record import as_plain
 
 
 def resume(
@@ -27,6 +29,7 @@ def resume(
     past = read_past(snapshot, only_new=only_new)
     summary = past.summary
     notes = read_notes(summary, snapshot)
+    settings = completed(summary.origin.settings)
     job = Job(
         name=past.start.path.stem if past.start else snapshot.stem,
         story=Storyboard.of(list(summary.plan.prompts)),
@@ -36,13 +39,14 @@ def resume(
         past=past,
     )
     if notes.config is not None:
-        config = read_config(notes.config, Generate, snapshot)
+        config = read_config(completed(notes.config), Generate, snapshot)
     else:
         config = Generate(
             weights=summary.origin.weights,
             kv_cache=summary.origin.kv_cache,
-            steps=summary.origin.settings["steps"],
-            guidance=summary.origin.settings["guidance"],
+            sampler=settings["sampler"],
+            steps=settings["steps"],
+            guidance=settings["guidance"],
         )
     if not turns:
         return config, [job]
@@ -60,6 +64,7 @@ def replay(path: Path) -> tuple[Generate, Job]:
     """
     record = read_record(path)
     again = record.replay
+    config = read_config(completed(again.config), Generate, path)
     job = Job(
         name=path.stem,
         story=Storyboard(shots=again.shots),
@@ -71,7 +76,7 @@ def replay(path: Path) -> tuple[Generate, Job]:
             path=path,
             model_sha256=record.model_sha256,
             settings=record.settings,
-            config=again.config,
+            config=as_plain(config),
         ),
     )
-    return read_config(again.config, Generate, path), job
+    return config, job

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longlive_core import __version__
+from longlive_models.block_steps import BlockSteps
 from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec, read_words
@@ -60,7 +61,8 @@ class Plan:
     size: str
     fps: float
     model_fps: float
-    steps: int
+    sampler: str
+    steps: BlockSteps
     guidance: float
     negative_prompt: str
     crf: int | None
@@ -109,7 +111,10 @@ def plan(
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
     settings = spec.settings.override(
-        steps=config.steps, guidance=config.guidance, negative_prompt=config.negative_prompt
+        sampler=config.sampler,
+        steps=config.steps,
+        guidance=config.guidance,
+        negative_prompt=config.negative_prompt,
     )
     need = {"samples": settings.branches, "ranks": ranks}
     spec.require_room(placement.codec(), placement.device, **need)
@@ -138,6 +143,7 @@ def plan(
         size=f"{settings.width}x{settings.height}",
         fps=fps,
         model_fps=settings.fps,
+        sampler=settings.sampler,
         steps=settings.steps,
         guidance=settings.guidance,
         negative_prompt=settings.negative_prompt,
@@ -170,6 +176,7 @@ def settled(planned: Plan) -> Generate:
         planned.config,
         model=str(Path(model).resolve()) if Path(model).is_dir() else model,
         device=planned.device,
+        sampler=planned.sampler,
         steps=planned.steps,
         guidance=planned.guidance,
         negative_prompt=planned.negative_prompt,

@@ -217,6 +217,7 @@ def open_stream(
         job.story,
         seconds=planned.config.seconds,
         seed=job.seed,
+        sampler=planned.sampler,
         steps=planned.steps,
         guidance=planned.guidance,
         negative_prompt=planned.negative_prompt,

@@ -66,6 +66,7 @@ def video_record(
     events = [event for event in stream.events if event["block"] < result.blocks]
     config = replace(settled(planned), seconds=result.frames / planned.model_fps)
     settings = pipeline.settings.override(
+        sampler=planned.sampler,
         steps=planned.steps,
         guidance=planned.guidance,
         negative_prompt=planned.negative_prompt,

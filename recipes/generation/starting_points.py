@@ -9,6 +9,7 @@ from longlive_models.documents import read_json
 from longlive_models.prompts.steering import SteeringEvent
 from longlive_models.prompts.storyboard import Shot
 from longlive_models.schema import build
+from longlive_models.settings import completed
 from longlive_models.stream_snapshot import Origin, SnapshotSummary
 from longlive_models.video.append import VideoStart
 from longlive_recipes.run_record import as_plain, differences
@@ -68,7 +69,7 @@ class Recorded:
 
     def require(self, model_sha256: str, settings: Mapping[str, Any], config: Any) -> None:
         """Raise ValueError if what is here would make another video."""
-        changed = differences(self.settings, settings)
+        changed = differences(completed(self.settings), completed(settings))
         changed += differences(self.config, as_plain(config), ignore=_ANY)
         if self.model_sha256 != model_sha256:
             changed.insert(0, f"weights' hash: {self.model_sha256[:12]} -> {model_sha256[:12]}")

@@ -100,7 +100,7 @@ def test_what_was_written_before_a_failure_is_said_and_has_a_status_of_its_own(c
         (["generate", "a", "--model", "\0"], "\\x00"),
         (["generate", "a", "--guidance", "1e308"], "guidance is at most 1000"),
         (["generate", "a", "--seconds", "-inf"], "seconds is a finite number"),
-        (["generate", "a", "--set", "steps=" + "9" * 5000], "steps takes a whole number or none"),
+        (["generate", "a", "--set", "steps=" + "9" * 5000], "steps takes a whole number or a list"),
         (["generate", "a", "--device", "cpu:7"], "asks for CPU number 7"),
         (["generate", "a", "-o", "x" * 300 + ".mp4"], "File name too long"),
         (["generate", "a", "-o", "a\0.mp4"], "holds no NUL"),

@@ -26,6 +26,8 @@ def offered(line: str) -> list[str]:
         ("longlive recipes show gen", ["generate"]),
         ("longlive generate --weights nv", ["nvfp4", "nvfp4-w4a4"]),
         ("longlive live --kv-cache i", ["int8"]),
+        ("longlive generate --sampler ", ["unipc", "euler", "few_step"]),
+        ("longlive live --sampler e", ["euler"]),
         ("longlive generate --device cp", ["cpu"]),
         ("longlive generate --model po", ["pocket"]),
         ("longlive generate --set att", ["attention="]),

@@ -57,6 +57,50 @@ def test_each_seed_makes_the_video_that_it_makes_alone(model):
     assert Path("again.mp4").read_bytes() == Path("c-seed10.mp4").read_bytes()
 
 
+def test_a_sampler_and_steps_by_block_are_planned_recorded_replayed_and_resumed(model):
+    chosen = ("--sampler", "few_step", "--steps", "3,1")
+    done = generate(*PROMPT, *chosen, "--dry-run", "--json", model=model)
+    plan = json.loads(done.stdout)
+    assert (plan["sampler"], plan["steps"]) == ("few_step", [3, 1])
+    made(*PROMPT, *chosen, "-o", "a.gif", model=model)
+    record = json.loads(Path("a.json").read_text())
+    for part in ("settings", "plan"):
+        assert (record[part]["sampler"], record[part]["steps"]) == ("few_step", [3, 1])
+    assert record["replay"]["config"]["sampler"] == "few_step"
+    made("--replay", "a.json", "-o", "again.gif")
+    assert Path("again.gif").read_bytes() == Path("a.gif").read_bytes()
+    made(*PROMPT, "-o", "plain.gif", model=model)
+    assert Path("plain.gif").read_bytes() != Path("a.gif").read_bytes()
+    made(*PROMPT, *chosen, "--snapshot", "s", "--snapshot-every", "1", "-o", "b.png", model=model)
+    refused = generate("--resume", "s", "--sampler", "euler")
+    assert refused.exit_code == 2
+    assert "--resume and --sampler do not go together" in refused.output
+
+
+def test_a_record_of_before_samplers_could_be_chosen_is_replayed_with_unipc(model):
+    made(*PROMPT, "-o", "a.gif", model=model)
+    record = json.loads(Path("a.json").read_text())
+    del record["settings"]["sampler"], record["replay"]["config"]["sampler"]
+    Path("old.json").write_text(json.dumps(record))
+    made("--replay", "old.json", "-o", "again.gif")
+    assert Path("again.gif").read_bytes() == Path("a.gif").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--sampler", "ddim"), "sampler='ddim' is no sampler of this version"),
+        (("--steps", "4,x"), "steps takes a whole number or a list like 1,2"),
+        (("--steps", "4,0"), "steps of block 1 is at least 1, got 0"),
+        (("--steps", ""), "steps by block are one number or more"),
+    ],
+)
+def test_what_is_no_sampler_or_no_steps_is_refused(option, message, model):
+    done = generate(*PROMPT, *option, model=model)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
 def test_names_say_the_seed_and_sort(model):
     assert planned(*PROMPT, "--count", "2", model=model) == [
         ("video-seed0", "video-seed0.mp4", 0),

@@ -47,7 +47,7 @@ def test_options_are_few_and_known():
     commands = get_command(app).commands
     changing = {"settings", "config", "as_json", "dry_run"}
     video = {"prompt", "prompts", "storyboard", "image", "seconds", "seed", "steps", "guidance"}
-    video |= {"negative_prompt", "fps", "crf", "one_video_a_line"}
+    video |= {"sampler", "negative_prompt", "fps", "crf", "one_video_a_line"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
     machine = {"model", "device", "weights", "kv_cache", "nproc", "nodes", "output", "overwrite"}
     known = {

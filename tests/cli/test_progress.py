@@ -55,7 +55,7 @@ def on_terminal(names: list[str], clock: Clock | None = None) -> tuple[FrameBar,
 
 
 def shown(bar: FrameBar) -> list[tuple[str, str, float, float | None]]:
-    """Of each bar: name, text, steps done, steps in all."""
+    """Of each bar: name, text, blocks done, blocks in all."""
     return [
         (task.description, task.fields["state"], task.completed, task.total)
         for task in bar._progress.tasks
@@ -89,19 +89,19 @@ def test_the_bar_moves_with_every_step_of_every_block():
     with bar:
         assert shown(bar) == [("first", "loading the model", 0, None)]
         bar.step("first", Step(0, 0))
-        assert shown(bar) == [("first", "block 1/2, step 1/4", 1, 8)]
+        assert shown(bar) == [("first", "block 1/2, step 1/4", 0.25, 2)]
         clock.now += 3
         bar.step("first", Step(0, 1))
-        assert shown(bar) == [("first", "block 1/2, step 2/4, 0:18 left", 2, 8)]
+        assert shown(bar) == [("first", "block 1/2, step 2/4, 0:18 left", 0.5, 2)]
         bar(report(29, 60, 5.0))
-        assert shown(bar) == [("first", "29/60 frames, 5.8 frames/s, 0:05 left", 2, 8)]
+        assert shown(bar) == [("first", "29/60 frames, 5.8 frames/s, 0:05 left", 0.5, 2)]
         clock.now += 3
         bar.step("first", Step(1, 0))
         assert shown(bar) == [
-            ("first", "block 2/2, step 1/4, 29/60 frames, 5.8 frames/s, 0:04 left", 5, 8)
+            ("first", "block 2/2, step 1/4, 29/60 frames, 5.8 frames/s, 0:04 left", 1.25, 2)
         ]
         bar(report(60, 60, 10.0, index=1))
-        assert shown(bar) == [("first", "60/60 frames, 6.2 frames/s", 8, 8)]
+        assert shown(bar) == [("first", "60/60 frames, 6.2 frames/s", 2, 2)]
 
 
 def test_a_video_that_goes_on_begins_in_the_middle_of_its_bar():
@@ -111,7 +111,7 @@ def test_a_video_that_goes_on_begins_in_the_middle_of_its_bar():
         bar.step("first", Step(1, 1))
         clock.now += 2
         bar.step("first", Step(1, 2))
-        assert shown(bar) == [("first", "block 2/2, step 3/4, 0:02 left", 7, 8)]
+        assert shown(bar) == [("first", "block 2/2, step 3/4, 0:02 left", 1.75, 2)]
 
 
 def test_every_video_has_a_bar_of_its_own_name():
@@ -152,4 +152,4 @@ def test_a_stream_without_an_end_has_a_bar_without_one():
     bar, _ = on_terminal(["first"])
     with bar:
         bar.step("first", Step(2, 1, blocks=None))
-        assert shown(bar) == [("first", "block 3, step 2/4", 10, None)]
+        assert shown(bar) == [("first", "block 3, step 2/4", 2.5, None)]

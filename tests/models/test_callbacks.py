@@ -33,7 +33,7 @@ def test_each_step_is_told_in_order_and_changes_nothing(lane):
 
 def test_a_step_says_its_noise_level_and_its_latents():
     pipe, steps = tiny_pipeline(), []
-    sampler = pipe.generator([0], pipe.settings).sampler
+    sampler = pipe.generator([0], pipe.settings).sampler.schedule(0)
     pipe(PROMPT, seconds=1, seed=3, on_step=steps.append)
     first, last = steps[0], steps[STEPS - 1]
     assert [(s.timestep, s.sigma) for s in (first, last)] == [

@@ -7,7 +7,7 @@ import torch
 
 from longlive_core.kv_cache import AbsolutePositions, PagedKVCache, RelativePositions, Window
 from longlive_core.testing import assert_bitwise_equal
-from longlive_models.diffusion import unipc_schedule
+from longlive_models.diffusion import BlockSampler
 from longlive_models.generator import BlockGenerator
 from tests.models.tiny_pipeline import tiny_pipeline
 
@@ -41,7 +41,7 @@ def generator(pipe, **changes) -> BlockGenerator:
     layout = replace(
         pipe.spec.cache_layout(branches * len(how["seeds"])), rotated=how["positions"].rotated
     )
-    sampler = unipc_schedule(how.pop("steps"), 5.0)
+    sampler = BlockSampler(name="unipc", steps=how.pop("steps"), shift=5.0)
     cache = PagedKVCache(layout, SMALL_WINDOW, pipe.placement.codec())
     size = pipe.spec.latent_size
     return BlockGenerator(

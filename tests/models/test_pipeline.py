@@ -141,7 +141,7 @@ def test_a_cache_in_fewer_bits_changes_the_video_little(kv_cache):
         ({"seconds": float("nan")}, "seconds is a finite number, got nan"),
         ({"seconds": float("inf"), "prompt": ["a", "b"]}, "every shot needs a length"),
         ({"events": [{"block": 9, "text": "a"}]}, "an event at block 9 is past the end"),
-        ({"steps": 0}, "steps is above 0, got 0"),
+        ({"steps": 0}, "steps is at least 1, got 0"),
         ({"guidance": -1.0}, "guidance is at least 0, got -1.0"),
         ({"guidance": float("nan")}, "guidance is a finite number, got nan"),
         ({"seed": -1}, "a seed of noise is at least 0"),

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_models.checkpoints.hub import INDEX
-from longlive_models.settings import GenerationSettings, read_settings, write_index
+from longlive_models.choices import SAMPLERS
+from longlive_models.settings import GenerationSettings, completed, read_settings, write_index
 
 PLAIN = GenerationSettings(height=128, width=64, fps=12.0, steps=8)
 
@@ -19,7 +20,8 @@ FIELDS = {
     "height": st.integers(1, 4096),
     "width": st.integers(1, 4096),
     "fps": st.floats(0.1, 120),
-    "steps": st.integers(1, 100),
+    "steps": st.integers(1, 100) | st.lists(st.integers(1, 100), min_size=2, max_size=4),
+    "sampler": st.sampled_from(SAMPLERS),
     "guidance": st.floats(0, 20),
     "negative_prompt": st.text(),
     "shift": st.floats(0.1, 20),
@@ -33,9 +35,21 @@ FIELDS = {
 
 @given(st.fixed_dictionaries(FIELDS))
 def test_settings_survive_json(values):
-    settings = GenerationSettings(**values)
+    settings = GenerationSettings.from_dict(values)
     assert settings.to_dict() == values
     assert GenerationSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_a_model_that_names_no_sampler_has_the_one_of_all_earlier_models():
+    values = {key: value for key, value in PLAIN.to_dict().items() if key != "sampler"}
+    assert GenerationSettings.from_dict(values) == replace(PLAIN, sampler="unipc")
+    assert completed(values) == PLAIN.to_dict()
+    assert completed({"sampler": "euler"}) == {"sampler": "euler"}
+
+
+def test_an_unknown_sampler_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="sampler='ddim' is no sampler .* unipc, euler, few_step"):
+        replace(PLAIN, sampler="ddim")
 
 
 def test_an_index_holds_settings_and_notes(tmp_path):
@@ -69,7 +83,7 @@ def test_only_guidance_of_one_needs_one_branch():
         ({"t_scale": float("nan")}, "t_scale is a finite number, got nan"),
         ({"guidance": float("inf")}, "guidance is a finite number, got inf"),
         ({"steps": 10**9}, "steps is at most 1000, got 1000000000: .*noise level of its own"),
-        ({"steps": 10**5000}, "steps is a finite number, got a whole number of 16610 bits"),
+        ({"steps": 10**5000}, "steps is at most 1000, got a whole number of 16610 bits"),
         ({"sink": -1}, "sink is at least 0, got -1"),
         ({"t_scale": 1e300}, "t_scale is at most 16777216, got 1e.300: .*whole up to 2"),
         ({"shot_offset": 1e300}, "shot_offset is at most 16777216"),
@@ -87,9 +101,9 @@ def test_settings_that_make_no_video_are_refused(change, message):
     ("change", "message"),
     [
         ({"fsp": 12}, "no key 'fsp'; did you mean 'fps'"),
-        ({"steps": "4"}, "steps is a whole number, got '4'"),
-        ({"steps": 2.5}, "steps is a whole number, got 2.5"),
-        ({"steps": True}, "steps is a whole number, got True"),
+        ({"steps": "4"}, r"steps is a whole number or a list \[...\], got '4'"),
+        ({"steps": 2.5}, r"steps is a whole number or a list \[...\], got 2.5"),
+        ({"steps": True}, r"steps is a whole number or a list \[...\], got True"),
         ({"fps": None}, "fps is a finite number, got None"),
         ({"negative_prompt": 3}, "negative_prompt is text, got 3"),
     ],

@@ -133,7 +133,7 @@ def test_an_interrupt_before_the_first_block_leaves_nothing(config, tmp_path, mo
     def interrupt(*arguments: object, **how: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("longlive_models.generator.unipc", interrupt)
+    monkeypatch.setattr("longlive_models.generator.sample", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config, [job()], tmp_path / "new" / "a.mp4")
     assert list(tmp_path.iterdir()) == []
@@ -145,7 +145,7 @@ def test_a_failure_before_the_first_block_keeps_what_was_there(config, tmp_path,
 
     (tmp_path / "a.mp4").write_text("an older video")
     (tmp_path / "a.json").write_text("its record")
-    monkeypatch.setattr("longlive_models.generator.unipc", fail)
+    monkeypatch.setattr("longlive_models.generator.sample", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         run(config, [job()], tmp_path / "a.mp4", overwrite=True)
     assert (tmp_path / "a.mp4").read_text() == "an older video"

@@ -11,7 +11,7 @@ from longlive_core.attention import AnyMask, TableMask
 from longlive_core.kv_cache import CacheLayout, PageCodec, PagedKVCache, Window
 from longlive_core.nvfp4 import LinearConfig, TrainingConfig, convert_linears
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup, WireCodec
-from longlive_models.diffusion import FlowSchedule, unipc_schedule
+from longlive_models.diffusion import BlockSampler, FlowSchedule
 from longlive_models.generator import BlockGenerator
 from longlive_models.objectives import (
     frame_losses,
@@ -147,7 +147,7 @@ def generated(
         model,
         PocketTextEncoder(TEXT).eval(),
         PagedKVCache(layout, WINDOW, make_codec(sp)),
-        sampler=unipc_schedule(2, 5.0),
+        sampler=BlockSampler(name="unipc", steps=2, shift=5.0),
         latent_size=LATENT_SIZE,
         seeds=[7, 8],
         guidance=1.5,

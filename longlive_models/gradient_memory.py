@@ -1,0 +1,43 @@
+"""A cache as a pass with gradients sees it: the block's own keys carry them, the past does not."""
+
+import torch
+from torch import Tensor
+
+from longlive_core.kv_cache import PagedKVCache
+
+
+class GradientMemory:
+    """A ``Memory`` over the block in progress of a cache, for one pass with gradients.
+
+    The past is copied when a layer first reads it. So a backward pass is right although the cache
+    goes on, and a layer may run again in it (gradient checkpointing): it then sees what it saw.
+
+    Args:
+        cache: with block ``block`` in progress.
+        block: its number.
+    """
+
+    def __init__(self, cache: PagedKVCache, block: int) -> None:
+        self._cache = cache
+        self._start = cache.order.index(block) * cache.layout.tokens_per_page
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer: int, k: Tensor, v: Tensor, *, clean: bool) -> None:
+        """Take the block's own keys and values, [samples, tokens, heads, head_dim]."""
+        assert not clean, "a page is filled by the pass without gradients"
+        self._own[layer] = (k, v)
+        if layer not in self._seen:
+            with torch.no_grad():
+                self._cache.write(layer, k, v)
+                keys, values = self._cache.read(layer)
+                self._seen[layer] = (keys.clone(), values.clone())
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Every key and value that the block sees, its own with gradients."""
+        seen, own = self._seen[layer], self._own.pop(layer)
+        return self._with_own(seen[0], own[0]), self._with_own(seen[1], own[1])
+
+    def _with_own(self, seen: Tensor, own: Tensor) -> Tensor:
+        end = self._start + own.shape[1]
+        return torch.cat([seen[:, : self._start], own.to(seen.dtype), seen[:, end:]], dim=1)

@@ -1,0 +1,54 @@
+"""What a transformer makes of prompts, kept while they do not change."""
+
+import torch
+from torch import Tensor
+
+from longlive_models.text import TextEncoder
+from longlive_models.wan import TextContext, WanTransformer
+
+
+class PromptEncoder:
+    """Keys and values of the prompts of several videos, in every layer of a transformer.
+
+    A text's features are kept while it is in use, so a cut does not encode the negative prompt
+    again. Texts are encoded one at a time: in a batch, padding and the order of sums would let a
+    prompt's last bits depend on the others.
+
+    Args:
+        model: its cross-attention makes the keys and values.
+        text: encodes prompts to features.
+        negative: what guidance moves away from; None without guidance. Under guidance its samples
+            follow those of the prompts, as many.
+    """
+
+    def __init__(self, model: WanTransformer, text: TextEncoder, negative: str | None) -> None:
+        self.model = model
+        self.text = text
+        self.negative = negative
+        self._features: dict[str, Tensor] = {}
+        self._encoded: tuple[tuple[str, ...], TextContext] | None = None
+
+    def encode(self, prompts: list[str]) -> TextContext:
+        """Those of one prompt a video; the ones of the last call where the prompts are the same."""
+        wanted = self._texts(prompts)
+        if self._encoded is None or self._encoded[0] != wanted:
+            self._encoded = (wanted, self.encode_again(prompts))
+        return self._encoded[1]
+
+    def encode_again(self, prompts: list[str]) -> TextContext:
+        """As ``encode``, computed now: with gradients of the transformer where they are enabled."""
+        return self.model.embed_text(self._of(self._texts(prompts)))
+
+    @torch.no_grad()
+    def _of(self, texts: tuple[str, ...]) -> Tensor:
+        """Features of each sample, [samples, 1, length, width], in the transformer's type."""
+        self._features = {
+            text: self._features[text] if text in self._features else self.text.encode([text])
+            for text in dict.fromkeys(texts)
+        }
+        rows = torch.cat([self._features[text] for text in texts])
+        return rows[:, None].to(self.model.patch_embedding.weight.dtype)
+
+    def _texts(self, prompts: list[str]) -> tuple[str, ...]:
+        negatives = () if self.negative is None else (self.negative,) * len(prompts)
+        return (*prompts, *negatives)
