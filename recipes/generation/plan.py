@@ -18,7 +18,7 @@ from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import ShotPlan, plan_video
 from longlive_models.published import find_files
 from longlive_models.runtime import Placement
-from longlive_models.settings import GenerationSettings
+from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.stream_snapshot import Origin
 from longlive_models.video.append import VideoStart
 from longlive_models.video.file_name import destination
@@ -110,12 +110,7 @@ def plan(
     )
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
-    settings = spec.settings.override(
-        sampler=config.sampler,
-        steps=config.steps,
-        guidance=config.guidance,
-        negative_prompt=config.negative_prompt,
-    )
+    settings = _settings(spec, config)
     need = {"samples": settings.branches, "ranks": ranks}
     spec.require_room(placement.codec(), placement.device, **need)
     fps = settings.fps if config.fps is None else config.fps
@@ -186,6 +181,16 @@ def settled(planned: Plan) -> Generate:
         kv_cache=planned.kv_cache,
         attention=planned.attention,
         lane=planned.lane,
+    )
+
+
+def _settings(spec: ModelSpec, config: Generate) -> GenerationSettings:
+    """The model's settings with what is asked for changed."""
+    return spec.settings.override(
+        sampler=config.sampler,
+        steps=config.steps,
+        guidance=config.guidance,
+        negative_prompt=config.negative_prompt,
     )
 
 
