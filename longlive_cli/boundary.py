@@ -22,6 +22,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from longlive_cli.launcher import is_first
 from longlive_cli.messages import in_one_line, note, warnings_are_lines
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
@@ -60,7 +61,9 @@ class Boundary(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
-            with warnings_are_lines(lambda line: note(f"longlive: {line}")):
+            # ranks of one job meet the same warnings, so that one of them speaks
+            first = is_first()
+            with warnings_are_lines(lambda line: note(f"longlive: {line}") if first else None):
                 return super().invoke(ctx)
         except (_USAGE, typer.Exit, typer.Abort):
             raise

@@ -35,6 +35,14 @@ def check_ranks(ranks: int, nodes: int = 1, option: str | None = None) -> None:
     )
 
 
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the one of its ranks that speaks for all of them."""
+    if launched_ranks(environment) is None:
+        return True
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+    return all(environment.get(name, "0") == "0" for name in ranks)
+
+
 def launched_ranks(environment: Mapping[str, str]) -> tuple[int, str, bool] | None:
     """How many processes a launcher started, what says so, and whether they can work as ranks.
 

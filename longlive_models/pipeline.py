@@ -26,7 +26,7 @@ from longlive_models.checkpoints.weight_hash import WeightHash
 from longlive_models.first_frame import encode_image
 from longlive_models.generator import BlockGenerator
 from longlive_models.precision import load_transformer, model_receipts, set_precision
-from longlive_models.prompts.report import not_shown, warn_of
+from longlive_models.prompts.report import warn_of
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import BlockTiming, ShotPlan, StoryboardLike
 from longlive_models.prompts.storyboard import plan_video as plan_video
@@ -279,10 +279,10 @@ class LongLivePipeline:
             height, width = self.settings.height, self.settings.width
             first = encode_image(image, self.vae, height, width).to(self.placement.device)
         generator = self.generator([seed], settings, image=first)
+        stream = self._start(generator, settings, schedule, on_step=on_step, on_block=on_block)
         if self.sp.group.rank == 0:
-            left_out = schedule.plan.left_out
-            warn_of(not_shown(self.text, schedule.prompts(), left_out), self.text)
-        return self._start(generator, settings, schedule, on_step=on_step, on_block=on_block)
+            warn_of(stream.not_shown, self.text)
+        return stream
 
     def resume(
         self, path: str | Path, *, on_step: OnStep | None = None, on_block: OnBlock | None = None

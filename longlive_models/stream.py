@@ -125,7 +125,8 @@ class Stream:
     def not_shown(self) -> NotShown:
         """What of the plan and the events is not in the video: unknown words, for one."""
         plan = self._schedule.plan
-        return not_shown(self._reader, self._schedule.prompts(), plan.left_out)
+        away = self._generator.negative_prompt if self._generator.guidance != 1 else ""
+        return not_shown(self._reader, self._schedule.prompts(), plan.left_out, negative=away)
 
     @property
     def next_block(self) -> int:

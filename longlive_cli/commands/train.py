@@ -51,6 +51,8 @@ def train(
     wanted = apply_mapping(preset.build(), changes)
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
+    reads = [("--config", config)] if config is not None else []
+    _refuse_to_replace(wanted, reads)
     if dry_run:
         show(wanted, as_json=as_json)
         return
@@ -70,6 +72,18 @@ def train(
 
     if is_first_process():
         say(str(result))
+
+
+def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
+    """Raise ValueError where what the run writes would replace a file that it reads."""
+    from longlive_recipes.generation.inputs import refuse_inputs
+    from longlive_recipes.training.run_checks import run_files
+
+    for name in ("vae", "start_from", "latent_cache"):
+        value = vars(wanted).get(name)
+        if isinstance(value, str):
+            reads.append((name, Path(value)))
+    refuse_inputs(run_files(Path(wanted.run.output)), reads, option="run.output")
 
 
 def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:

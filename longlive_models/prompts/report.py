@@ -54,15 +54,21 @@ class NotShown:
         unknown_words: words of prompts that the model does not know.
         words_left_out: ends of prompts that it does not read.
         shots_left_out: prompts of shots that begin after the video's end, or have no duration.
+        unknown_negative_words: words of the negative prompt that the model does not know.
     """
 
     unknown_words: tuple[str, ...] = ()
     words_left_out: tuple[str, ...] = ()
     shots_left_out: tuple[str, ...] = ()
+    unknown_negative_words: tuple[str, ...] = ()
 
 
 def not_shown(
-    reader: object, prompts: Iterable[tuple[str, str]], shots_left_out: Sequence[str] = ()
+    reader: object,
+    prompts: Iterable[tuple[str, str]],
+    shots_left_out: Sequence[str] = (),
+    *,
+    negative: str = "",
 ) -> NotShown:
     """What a video of these prompts will lack.
 
@@ -70,10 +76,13 @@ def not_shown(
         reader: a text encoder; asked if it is a ``PromptReader``.
         prompts: each prompt as it was given, and as it is read: with a scene cut's prefix, say.
         shots_left_out: prompts that are not shown at all.
+        negative: what guidance moves away from; "" where nothing is.
     """
+    away: tuple[str, ...] = ()
     unknown: dict[str, None] = {}
     ends: dict[str, None] = {}
     if isinstance(reader, PromptReader):
+        away = tuple(dict.fromkeys(reader.read(negative).unknown)) if negative else ()
         for given, read in prompts:
             unknown |= dict.fromkeys(reader.read(given).unknown)
             if end := reader.read(read).left_out:
@@ -82,6 +91,7 @@ def not_shown(
         unknown_words=tuple(unknown),
         words_left_out=tuple(ends),
         shots_left_out=tuple(shots_left_out),
+        unknown_negative_words=away,
     )
 
 
@@ -100,6 +110,12 @@ def lines_about(found: NotShown, reader: object) -> list[str]:
         lines.append(
             f"the model does not know {words}: what they name will not be in the video. "
             f"{_vocabulary(known)}"
+        )
+    if found.unknown_negative_words:
+        words = _few([_with_hint(word, known) for word in found.unknown_negative_words])
+        lines.append(
+            f"the model does not know {words} of the negative prompt: the video will not move away "
+            f"from what they name. {_vocabulary(known)}"
         )
     if found.words_left_out:
         limit = reader.read(" ").limit if isinstance(reader, PromptReader) else ""

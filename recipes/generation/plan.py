@@ -131,7 +131,8 @@ def plan(
         else:
             shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
         schedule = LiveSchedule(shots, _events(job))
-        lacking = not_shown(words, schedule.prompts(), shots.left_out)
+        away = settings.negative_prompt if settings.branches > 1 else ""
+        lacking = not_shown(words, schedule.prompts(), shots.left_out, negative=away)
         videos.append(_planned(job, path, shots, fps, lacking))
     return Plan(
         config=config,

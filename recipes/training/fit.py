@@ -42,7 +42,7 @@ from longlive_recipes.training.monitoring import (
     Validation,
 )
 from longlive_recipes.training.parallel import Parallel, check_launch, environment
-from longlive_recipes.training.run_checks import ask_trainer, check_folder, one_at_a_time
+from longlive_recipes.training.run_checks import TABLES, ask_trainer, check_folder, one_at_a_time
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from longlive_recipes.training.sharded_strategy import strategy
@@ -246,8 +246,8 @@ def build_trainer(
     if checkpoint is not None:
         step = completed_steps(checkpoint)
         resumed, purge = {"checkpoint": str(checkpoint), "step": step}, step + 1
-    losses = LossLog(Table(output / "train.csv"), every=run.log_every)
-    validation = Validation(Table(output / "validation.csv"), every=run.validate_every)
+    losses = LossLog(Table(output / TABLES[0]), every=run.log_every)
+    validation = Validation(Table(output / TABLES[1]), every=run.validate_every)
     callbacks: list[Callback] = [
         Record(output, config, resumed=resumed),
         module.run_progress,

@@ -13,9 +13,26 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from longlive_recipes.run_record import RECORD
+from longlive_recipes.training.checkpoint_files import CHECKPOINT
+
 GIB = 1 << 30
+TABLES = ("train.csv", "validation.csv")
+"""Of losses, and of what was validated."""
 
 _log = logging.getLogger(__name__)
+
+
+def run_files(output: Path) -> list[tuple[str, Path]]:
+    """What a run writes in place of what was there before, each behind what it is."""
+    return [
+        ("the run's record", output / RECORD),
+        ("the run's checkpoint", output / CHECKPOINT),
+        ("the run's losses", output / TABLES[0]),
+        ("the run's validation", output / TABLES[1]),
+        ("the model that is trained", output / "model"),
+        ("the VAE that is trained", output / "vae"),
+    ]
 
 
 def check_folder(name: str, folder: Path) -> None:

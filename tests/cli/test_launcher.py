@@ -1,9 +1,11 @@
 """A launcher that starts other processes than the command runs as is found out on each of them."""
 
+import warnings
+
 import pytest
 from typer.testing import CliRunner
 
-from longlive_cli.launcher import check_ranks, launched_ranks
+from longlive_cli.launcher import check_ranks, is_first, launched_ranks
 from longlive_cli.main import app
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
@@ -28,6 +30,37 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
 def test_processes_are_counted_as_launchers_name_them(environment, count):
     found = launched_ranks(environment)
     assert (None if found is None else found[0]) == count
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        (TORCHRUN, False),
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, True),
+        (TORCHRUN | {"RANK": "4", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1", "WORLD_SIZE": "4"}, False),
+        (SRUN, True),
+        (SRUN | {"SLURM_PROCID": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}, False),
+        ({"SLURM_PROCID": "5", "SLURM_JOB_NAME": "bash", "SLURM_NTASKS": "8"}, True),
+    ],
+)
+def test_one_of_the_ranks_speaks(environment, first):
+    assert is_first(environment) == first
+
+
+@pytest.mark.parametrize(("environment", "lines"), [({}, 1), (TORCHRUN, 0)])
+def test_a_warning_is_a_line_of_the_first_rank_alone(started, environment, lines, monkeypatch):
+    def warn() -> dict[str, str]:
+        warnings.warn("a word is not known", stacklevel=1)
+        return {}
+
+    started(environment)
+    monkeypatch.setattr("longlive_cli.commands.doctor.versions", warn)
+    monkeypatch.setattr("longlive_cli.commands.doctor.devices", list)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.stderr.splitlines() == ["longlive: a word is not known"] * lines
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def test_unknown_words_are_said_once_and_recorded(model):
         "unknown_words": ["photo", "of", "cat", "in", "the", "rain"],
         "words_left_out": ["rain"],
         "shots_left_out": [],
+        "unknown_negative_words": [],
     }
 
 
@@ -54,6 +55,18 @@ def test_a_dry_run_says_it_before_anything_is_made(model):
     assert "does not know 'redd' (did you mean 'red'?)" in said(done)[0]
     assert json.loads(done.stdout)["videos"][0]["not_shown"]["unknown_words"] == ["redd"]
     assert said(longlive("a red circle", "--model", model, "--dry-run")) == []
+
+
+def test_unknown_words_of_a_negative_prompt_are_told_too(model):
+    away = ("--guidance", "2", "--negative-prompt", "a redd cat", "-o", "a.gif")
+    done = longlive("a red circle", "--model", model, "--seconds", "1", *away)
+    assert said(done) == [
+        "longlive: the model does not know 'redd' (did you mean 'red'?), 'cat' of the negative "
+        "prompt: the video will not move away from what they name. It knows a, circle, red."
+    ]
+    lacking = json.loads(Path("a.json").read_text())["not_shown"]
+    assert lacking["unknown_negative_words"] == ["redd", "cat"]
+    assert lacking["unknown_words"] == []
 
 
 def test_a_fork_says_what_its_turn_lacks(model):

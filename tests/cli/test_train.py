@@ -184,3 +184,39 @@ def test_the_page_of_the_recipes_shows_commands_that_are_understood(tmp_path):
         done = longlive(*words, *(["--dry-run"] if words[0] == "train" else []))
         assert done.exit_code == 0, (line, done.output)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("run.json", "the run's record"),
+        ("train.csv", "the run's losses"),
+        ("checkpoints/last.ckpt", "the run's checkpoint"),
+        ("model/config.yaml", "the model that is trained"),
+    ],
+)
+def test_a_config_that_the_run_would_replace_is_refused(name, what, link, tmp_path):
+    file = tmp_path / "runs" / "own" / name
+    given = tmp_path / "other" / "config.yaml" if link else file
+    given.parent.mkdir(parents=True)
+    given.write_text("run: {output: runs/own}\n")
+    if link and "model" in name:
+        file.parent.parent.mkdir(parents=True)
+        file.parent.symlink_to(given.parent)
+    elif link:
+        file.parent.mkdir(parents=True)
+        file.hardlink_to(given)
+    before = given.read_text()
+    message = refused("train", "ar_tiny", "--config", str(given))
+    assert f"{what} would replace" in message
+    assert "and that is read here as --config" in message
+    assert "overwrite" not in message
+    assert given.read_text() == before
+
+
+def test_a_run_beside_its_config_is_no_clash(tmp_path):
+    file = tmp_path / "runs" / "own" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("run: {output: runs/own}\n")
+    assert longlive("train", "ar_tiny", "--config", str(file), "--dry-run").exit_code == 0
