@@ -1,6 +1,7 @@
 """The constants of the NVFP4 number format, and the choices that are part of it."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -33,25 +34,88 @@ class ScaleRule(StrEnum):
     FOUR_OVER_SIX_ABS_MAX = "four_over_six_abs_max"
 
     @property
+    def row(self) -> "ScaleRuleRow":
+        """What distinguishes this rule from the others."""
+        return SCALE_RULES[self]
+
+    @property
     def adaptive(self) -> bool:
         """Whether each block chooses between two scales."""
-        return self not in (ScaleRule.AMAX_6, ScaleRule.AMAX_4)
+        return self.row.error is not None
 
     @property
     def target(self) -> float:
         """The E2M1 value on which a block's largest magnitude lands (the first choice)."""
-        return 4.0 if self is ScaleRule.AMAX_4 else E2M1_MAX
+        return self.row.targets[0]
 
     @property
     def bounds(self) -> tuple[int, ...]:
         """The largest block scales that the rule can be used with, its default first."""
-        match self:
-            case ScaleRule.AMAX_6 | ScaleRule.AMAX_4:
-                return (448,)
-            case ScaleRule.FOUR_OVER_SIX_ABS_MAX:
-                return (256,)
-            case _:
-                return (256, 448)
+        return self.row.bounds
+
+
+class BlockError(StrEnum):
+    """The error of a block by which an adaptive rule chooses between two scales."""
+
+    MEAN_SQUARED = "mean_squared"
+    MEAN_ABSOLUTE = "mean_absolute"
+    LARGEST_ABSOLUTE = "largest_absolute"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleRuleRow:
+    """A scale rule: a row of ``SCALE_RULES``.
+
+    A further rule is a member of ``ScaleRule`` and a row. One that measures errors in a new way is
+    a member of ``BlockError`` too, with a case in ``scale_rules.py`` and in
+    ``kernels/arithmetic.py``.
+
+    Attributes:
+        number: the rule in files, ``stored_weight.py``; never given to another rule.
+        targets: the E2M1 values on which a block's largest magnitude may land: one, or two, of
+            which ``error`` chooses, the first where both are as good.
+        bounds: the largest block scales that the rule can be used with, its default first.
+        error: what chooses between two targets; None where there is one.
+        original: the rule's name in LongLive-2.0 (arXiv 2605.18739) and in its checkpoints.
+    """
+
+    number: int
+    targets: tuple[float, ...]
+    bounds: tuple[int, ...]
+    error: BlockError | None
+    original: str
+
+
+SCALE_RULES: Mapping[ScaleRule, ScaleRuleRow] = {
+    ScaleRule.AMAX_6: ScaleRuleRow(
+        number=0, targets=(6.0,), bounds=(448,), error=None, original="static_6"
+    ),
+    ScaleRule.AMAX_4: ScaleRuleRow(
+        number=1, targets=(4.0,), bounds=(448,), error=None, original="static_4"
+    ),
+    ScaleRule.FOUR_OVER_SIX_MSE: ScaleRuleRow(
+        number=2,
+        targets=(6.0, 4.0),
+        bounds=(256, 448),
+        error=BlockError.MEAN_SQUARED,
+        original="mse",
+    ),
+    ScaleRule.FOUR_OVER_SIX_MAE: ScaleRuleRow(
+        number=3,
+        targets=(6.0, 4.0),
+        bounds=(256, 448),
+        error=BlockError.MEAN_ABSOLUTE,
+        original="mae",
+    ),
+    ScaleRule.FOUR_OVER_SIX_ABS_MAX: ScaleRuleRow(
+        number=4,
+        targets=(6.0, 4.0),
+        bounds=(256,),
+        error=BlockError.LARGEST_ABSOLUTE,
+        original="abs_max",
+    ),
+}
+"""What distinguishes the scale rules, by rule."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +188,27 @@ class QuantizeConfig:
             block=tuple(block) if isinstance(block, list) else block,
             rounding=values["rounding"],
         )
+
+
+def config_text(config: QuantizeConfig) -> str:
+    """A config as one argument of a custom operation, as in ``"amax_6 448 1x16 nearest"``."""
+    rows, cols = config.block
+    return f"{config.rule.value} {config.largest_scale} {rows}x{cols} {config.rounding}"
+
+
+@functools.cache
+def config_from_text(text: str) -> QuantizeConfig:
+    """The config that ``config_text`` wrote. Raises ``ValueError`` for one that is none."""
+    rule, bound, block, rounding = text.split(" ")
+    rows, cols = block.split("x")
+    return QuantizeConfig.from_dict(
+        {
+            "rule": rule,
+            "bound": int(bound),
+            "block": [int(rows), int(cols)],
+            "rounding": rounding,
+        }
+    )
 
 
 def find_rule(rule: str) -> ScaleRule:

@@ -17,9 +17,15 @@ from longlive_core.backends import Backend, Operation, Receipt, Request, needs_t
 from longlive_core.checks import text
 from longlive_core.eight_bit.page_codec import Page, PageShape, slot_tensor
 from longlive_core.nvfp4 import reference
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, find_rule
+from longlive_core.nvfp4.format import (
+    BLOCK,
+    QuantizeConfig,
+    ScaleRule,
+    config_from_text,
+    config_text,
+    find_rule,
+)
 from longlive_core.nvfp4.quantize import FLOATS, quantize, tensor_amax
-from longlive_core.nvfp4.quantize_ops import config_fields, config_from
 
 Store = dict[str, Tensor]
 
@@ -113,7 +119,7 @@ class NVFP4PageCodec:
             [store["block_scales"] for store in stores],
             [store["amax"] for store in stores],
             list(slots),
-            *config_fields(self.config),
+            config_text(self.config),
             self.backend,
         )
         return list(outs)
@@ -161,16 +167,12 @@ def _decode_pages(
     block_scales: Sequence[Tensor],
     amax: Sequence[Tensor],
     slots: Sequence[int],
-    rule: str,
-    bound: int,
-    block_rows: int,
-    rounding: str,
+    config: str,
     backend: str,
 ) -> None:
     """Decode slots of stores into [samples, tokens, heads, head_dim], slot after slot."""
     run = _implementation(outs[0].device, outs[0].dtype, backend)
-    config = config_from(rule, bound, block_rows, rounding)
-    run(outs, codes, block_scales, amax, slots, config)
+    run(outs, codes, block_scales, amax, slots, config_from_text(config))
 
 
 def _triton_decode_pages(

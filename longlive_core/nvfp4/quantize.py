@@ -8,11 +8,12 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from longlive_core.checks import real, shown
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
-from longlive_core.nvfp4.quantize_ops import DEQUANTIZE as DEQUANTIZE
-from longlive_core.nvfp4.quantize_ops import QUANTIZE as QUANTIZE
-from longlive_core.nvfp4.quantize_ops import QUANTIZE_BOTH as QUANTIZE_BOTH
-from longlive_core.nvfp4.quantize_ops import config_fields, largest_magnitude
+from longlive_core.nvfp4 import quantize_ops as quantize_ops  # registers torch.ops.longlive.nvfp4_*
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, config_text
+from longlive_core.nvfp4.quantize_backends import DEQUANTIZE as DEQUANTIZE
+from longlive_core.nvfp4.quantize_backends import QUANTIZE as QUANTIZE
+from longlive_core.nvfp4.quantize_backends import QUANTIZE_BOTH as QUANTIZE_BOTH
+from longlive_core.nvfp4.quantize_backends import largest_magnitude
 from longlive_core.nvfp4.tensor import NVFP4Tensor, check_amax, padded_size
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -66,7 +67,7 @@ def quantize(
     check_amax(amax, math.prod(x.shape[:-1]), config)
     matrix = as_matrix(x.detach(), config)
     codes, scales = torch.ops.longlive.nvfp4_quantize(
-        matrix, amax, seed, *config_fields(config), backend
+        matrix, amax, seed, config_text(config), backend
     )
     return NVFP4Tensor(
         codes=codes, block_scales=scales, amax=amax, config=config, shape=tuple(x.shape)
@@ -114,7 +115,7 @@ def quantize_both(
     rows, cols = x.shape
     matrix = _padded(x, rows + -rows % BLOCK, cols + -cols % BLOCK)
     codes, scales, codes_t, scales_t, amax_t = torch.ops.longlive.nvfp4_quantize_both(
-        matrix, amax, seeds, *config_fields(config), rotate, backend
+        matrix, amax, seeds, config_text(config), rotate, backend
     )
     rowwise = NVFP4Tensor(
         codes=codes[:rows], block_scales=scales[:rows], amax=amax, config=config, shape=(rows, cols)
@@ -158,7 +159,7 @@ def fake_quantize(
     check_amax(amax, math.prod(x.shape[:-1]), config)
     matrix = as_matrix(x, config)
     values = torch.ops.longlive.nvfp4_fake_quantize(
-        matrix, amax, seed, *config_fields(config), backend
+        matrix, amax, seed, config_text(config), backend
     )
     return values[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
 

@@ -15,11 +15,13 @@ that leave float32 compare as equal, which keeps s6. The first formula is Transf
 order of addition it takes.
 """
 
+from typing import assert_never
+
 import torch
 from jaxtyping import Float, Float8e4m3fn
 from torch import Tensor
 
-from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
+from longlive_core.nvfp4.format import BlockError, QuantizeConfig
 from longlive_core.nvfp4.rounding import nearest_magnitude, to_e4m3
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
@@ -61,13 +63,15 @@ def block_scales(
     """The scale of every block under ``config.rule``."""
     block_amax = blocks.abs().amax(-1)
     scale = encode_scale(amax, config)
-    if not config.rule.adaptive:
+    row = config.rule.row
+    if row.error is None:
         return to_e4m3(block_amax * (scale * (1.0 / config.rule.target)))
-    base = divide(block_amax, 6.0) * scale
-    six, four = to_e4m3(base), to_e4m3(base * 1.5)
-    error_six = block_error(blocks, six, amax, config)
-    error_four = block_error(blocks, four, amax, config)
-    chosen = torch.where(error_four < error_six, four.float(), six.float())
+    six, four = row.targets
+    base = divide(block_amax, six) * scale
+    for_six, for_four = to_e4m3(base), to_e4m3(base * (six / four))
+    error_six = block_error(blocks, for_six, amax, config)
+    error_four = block_error(blocks, for_four, amax, config)
+    chosen = torch.where(error_four < error_six, for_four.float(), for_six.float())
     return chosen.to(torch.float8_e4m3fn)
 
 
@@ -85,17 +89,24 @@ def block_error(
     amax: PerRow,
     config: QuantizeConfig,
 ) -> PerBlock:
-    """The error that rounding to the nearest code leaves in each block, by the rule's measure."""
+    """The error that rounding to the nearest code leaves in each block, by the rule's measure.
+
+    Sums stand for means: blocks have equal sizes. The rule must be an adaptive one.
+    """
     rounded = nearest_magnitude(blocks * encode_factor(scales, amax, config)[..., None])
     products = rounded * scales.float()[..., None]
     error = divide(products * amax[..., None], config.full_scale) - blocks.abs()
-    match config.rule:
-        case ScaleRule.FOUR_OVER_SIX_MSE:
+    measure = config.rule.row.error
+    assert measure is not None, f"{config.rule} has one scale for a block and measures no errors"
+    match measure:
+        case BlockError.MEAN_SQUARED:
             return ordered_sum(error * error)
-        case ScaleRule.FOUR_OVER_SIX_MAE:
+        case BlockError.MEAN_ABSOLUTE:
             return ordered_sum(error.abs())
-        case _:
+        case BlockError.LARGEST_ABSOLUTE:
             return error.abs().amax(-1)
+        case _:
+            assert_never(measure)
 
 
 def ordered_sum(

@@ -9,13 +9,7 @@ from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.tensor import NVFP4Tensor
 
 FORMAT_VERSION = 1
-_RULES = (  # by the number that files hold: append only
-    ScaleRule.AMAX_6,
-    ScaleRule.AMAX_4,
-    ScaleRule.FOUR_OVER_SIX_MSE,
-    ScaleRule.FOUR_OVER_SIX_MAE,
-    ScaleRule.FOUR_OVER_SIX_ABS_MAX,
-)
+_RULES = {rule.row.number: rule for rule in ScaleRule}
 
 
 def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
@@ -26,10 +20,10 @@ def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
             f"Take the original file."
         )
     version, rule, bound, *block, rows, cols = stored.tolist()
-    if version != FORMAT_VERSION or not 0 <= rule < len(_RULES):
+    if version != FORMAT_VERSION or rule not in _RULES:
         raise ValueError(
             f"a packed weight of format {version} with rule number {rule} is not known here, which "
-            f"reads format {FORMAT_VERSION} with rules 0 to {len(_RULES) - 1}. Use the version "
+            f"reads format {FORMAT_VERSION} with rules 0 to {max(_RULES)}. Use the version "
             f"that wrote it, or a later one."
         )
     config = QuantizeConfig(rule=_RULES[rule], bound=bound, block=(block[0], block[1]))
@@ -62,7 +56,7 @@ def written_format(config: QuantizeConfig, shape: tuple[int, int]) -> Tensor:
     """The inverse of ``read_format``."""
     values = (
         FORMAT_VERSION,
-        _RULES.index(config.rule),
+        config.rule.row.number,
         config.largest_scale,
         *config.block,
         *shape,

@@ -9,8 +9,8 @@ from jaxtyping import Float, Float8e4m3fn, Float32, UInt8
 from torch import Tensor
 
 from longlive_core.checks import shown
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
-from longlive_core.nvfp4.quantize_ops import config_fields
+from longlive_core.nvfp4 import quantize_ops as quantize_ops  # registers torch.ops.longlive.nvfp4_*
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, config_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +137,7 @@ class NVFP4Tensor:
             raise ValueError(
                 f"dequantize to {dtype}: values are no whole numbers. Choose a float type."
             )
-        packed = (self.codes, self.block_scales, self.amax, *config_fields(self.config))
+        packed = (self.codes, self.block_scales, self.amax, config_text(self.config))
         if out is not None and whole:
             torch.ops.longlive.nvfp4_dequantize_into(out.view(rows, cols), *packed, backend)
             return out

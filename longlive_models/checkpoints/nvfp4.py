@@ -38,13 +38,7 @@ KEY = "quantization_config"
 METHOD = "longlive_nvfp4"
 
 PUBLISHED_FORMAT = "longlive_generator_nvfp4"
-PUBLISHED_RULES = {
-    "static_6": ScaleRule.AMAX_6,
-    "static_4": ScaleRule.AMAX_4,
-    "mse": ScaleRule.FOUR_OVER_SIX_MSE,
-    "mae": ScaleRule.FOUR_OVER_SIX_MAE,
-    "abs_max": ScaleRule.FOUR_OVER_SIX_ABS_MAX,
-}
+PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
 """The original's names of the rules."""
 
 _PACKED = {

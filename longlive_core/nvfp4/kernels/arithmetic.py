@@ -147,12 +147,12 @@ def block_error(
     byte,
     inverse,
     amax,
-    RULE: tl.constexpr,
+    ERROR: tl.constexpr,
     FULL: tl.constexpr,
     ORDINARY: tl.constexpr,
     N: tl.constexpr,
 ):
-    """The error of blocks of N values by the rule's measure, were their scale ``byte``.
+    """The error of blocks of N values by the measure ERROR, were their scale ``byte``.
 
     And the sums that their codes would come from.
     """
@@ -160,11 +160,12 @@ def block_error(
     offset = rounding_offset(y)
     total = y + offset
     error = read_back(total - offset, byte, amax, FULL, ORDINARY) - tl.abs(x)
-    if RULE == "four_over_six_mse":
+    if ERROR == "mean_squared":
         measure = ordered_sum(error * error, N, x.shape[0])
-    elif RULE == "four_over_six_mae":
+    elif ERROR == "mean_absolute":
         measure = ordered_sum(tl.abs(error), N, x.shape[0])
     else:
+        tl.static_assert(ERROR == "largest_absolute", "a measure of errors without a case here")
         measure = fold_largest(tl.abs(error), N, x.shape[0])
     return measure, total
 
@@ -183,7 +184,7 @@ def quantize_blocks(
     x,
     amax,
     uniform,
-    RULE: tl.constexpr,
+    ERROR: tl.constexpr,
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
@@ -192,31 +193,32 @@ def quantize_blocks(
 ):
     """Of T blocks of N float32 values: codes, eight a word, [T, N // 8], and scale bytes [T].
 
-    ``amax`` is [T], or [1] where all blocks have the same; see ``is_ordinary``.
+    ``amax`` is [T], or [1] where all blocks have the same; see ``is_ordinary``. ERROR is what
+    decides between two scales, a ``BlockError``, or "none" where there is one, for TARGET.
     """
     # as integers, magnitudes keep their order, and NaN is the largest
     size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     # errors of adaptive rules are folded as well, and so the compiler lays out blocks in two ways
-    once = RULE == "amax" or N > 16
+    once = ERROR == "none" or N > 16
     largest = tl.max(size, axis=1) if once else fold_largest(size, N, x.shape[0])
     block_amax = largest.to(tl.float32, bitcast=True)
     invalid = (amax != amax) | (block_amax != block_amax)
     full = tl.full(amax.shape, FULL, tl.float32)
     scale = tl.where(amax == 0, 1.0, tl.minimum(tl.div_rn(full, amax), FLOAT32_MAX))
     inverse = tl.div_rn(tl.full(amax.shape, 1.0, tl.float32), scale)
-    if RULE == "amax":
+    if ERROR == "none":
         byte = e4m3_byte(block_amax * (scale * (1.0 / TARGET)))
     else:
         base = tl.div_rn(block_amax, tl.full(block_amax.shape, 6.0, tl.float32)) * scale
         six, four = e4m3_byte(base), e4m3_byte(base * 1.5)
-        error_six, total_six = block_error(x, six, inverse, amax, RULE, FULL, ORDINARY, N)
-        error_four, total_four = block_error(x, four, inverse, amax, RULE, FULL, ORDINARY, N)
+        error_six, total_six = block_error(x, six, inverse, amax, ERROR, FULL, ORDINARY, N)
+        error_four, total_four = block_error(x, four, inverse, amax, ERROR, FULL, ORDINARY, N)
         take_four = error_four < error_six
         byte = tl.where(take_four, four, six)
     scaled = x * encode_factor(byte, inverse)[:, None]
     if STOCHASTIC:
         code = stochastic_code(scaled, uniform)
-    elif RULE == "amax":
+    elif ERROR == "none":
         code = offset_sum(scaled).to(tl.int32, bitcast=True) & 7
     else:
         total = tl.where(take_four[:, None], total_four, total_six)

@@ -68,37 +68,62 @@ def _load_apart(ptr, inside, step, T: tl.constexpr):
 
 
 @triton.jit
-def _encode(
-    x,
-    amax,
-    uniform,
-    codes_ptr,
-    scales_ptr,
-    inside,
-    RULE: tl.constexpr,
-    TARGET: tl.constexpr,
-    FULL: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-    N: tl.constexpr,
-    HEIGHT: tl.constexpr,
-):
-    """Quantize T blocks and store them, by the short way where the amax allows it.
-
-    Each way stores what it has: joined after the branch, their results would change layout.
-    """
-    if RULE == "amax" or is_ordinary(amax):
-        words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, True, N)
-        _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT)
-    else:
-        words, byte = quantize_blocks(x, amax, uniform, RULE, TARGET, FULL, STOCHASTIC, False, N)
-        _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT)
-
-
-@triton.jit
 def _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT: tl.constexpr):
     tl.store(codes_ptr, words, mask=inside[:, None])
     byte = tl.broadcast_to(byte[:, None], (words.shape[0], HEIGHT)).to(tl.uint8)
     tl.store(scales_ptr, byte, mask=inside[:, None])
+
+
+@triton.jit
+def _block_amax(amax_ptr, block, blocks, blocks_per_amax, ONE_AMAX: tl.constexpr):
+    """The amax that belongs to each block: [T], or [1] where there is one for all."""
+    if ONE_AMAX:
+        amax = tl.load(amax_ptr + tl.arange(0, 1))
+    else:
+        amax = tl.load(amax_ptr + block // blocks_per_amax, mask=block < blocks, other=1.0)
+    return amax
+
+
+@triton.jit
+def _quantize_run(
+    first,
+    x_ptr,
+    amax_ptr,
+    seed_ptr,
+    codes_ptr,
+    scales_ptr,
+    blocks,
+    blocks_per_row,
+    blocks_per_amax,
+    ERROR: tl.constexpr,
+    TARGET: tl.constexpr,
+    FULL: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    ONE_AMAX: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    ORDINARY: tl.constexpr,
+    T: tl.constexpr,
+):
+    """T blocks of HEIGHT x 16 values from block ``first`` on; blocks are counted row by row."""
+    N: tl.constexpr = HEIGHT * 16
+    block = first + tl.arange(0, T)
+    inside = block < blocks
+    start = block.to(tl.int64)
+    if HEIGHT > 1:
+        start += (block // blocks_per_row).to(tl.int64) * blocks_per_row * (HEIGHT - 1)
+        mask = inside[:, None]
+        x = tl.load(x_ptr + _at(start, blocks_per_row, 16, N), mask=mask, other=0.0)
+    else:
+        x = _load_along(x_ptr + start * 16, inside, T)
+    x = x.to(tl.float32)
+    amax = _block_amax(amax_ptr, block, blocks, blocks_per_amax, ONE_AMAX)
+    uniform = x
+    if STOCHASTIC:
+        uniform = uniforms(_at(start, blocks_per_row, 4, N // 4), tl.load(seed_ptr), T, N // 4)
+    words, byte = quantize_blocks(x, amax, uniform, ERROR, TARGET, FULL, STOCHASTIC, ORDINARY, N)
+    codes_ptr += _at(start, blocks_per_row, 2, N // 8)
+    scales_ptr += _at(start, blocks_per_row, 1, HEIGHT)
+    _store(words, byte, codes_ptr, scales_ptr, inside, HEIGHT)
 
 
 @triton.jit
@@ -111,7 +136,7 @@ def _quantize(
     blocks,
     blocks_per_row,
     blocks_per_amax,
-    RULE: tl.constexpr,
+    ERROR: tl.constexpr,
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
@@ -119,31 +144,21 @@ def _quantize(
     HEIGHT: tl.constexpr,
     T: tl.constexpr,
 ):
-    """T blocks of HEIGHT x 16 values; blocks are counted row by row."""
-    N: tl.constexpr = HEIGHT * 16
-    block = tl.program_id(0) * T + tl.arange(0, T)
-    inside = block < blocks
-    start = block.to(tl.int64)
-    if HEIGHT > 1:
-        start += (block // blocks_per_row).to(tl.int64) * blocks_per_row * (HEIGHT - 1)
-    mask = inside[:, None]
-    if HEIGHT > 1:
-        x = tl.load(x_ptr + _at(start, blocks_per_row, 16, N), mask=mask, other=0.0)
+    """T blocks of HEIGHT x 16 values; of extreme amaxes an eighth at a time, in few registers."""
+    first = tl.program_id(0) * T
+    amax = _block_amax(amax_ptr, first + tl.arange(0, T), blocks, blocks_per_amax, ONE_AMAX)
+    if ERROR == "none" or is_ordinary(amax):
+        _quantize_run(
+            first, x_ptr, amax_ptr, seed_ptr, codes_ptr, scales_ptr, blocks, blocks_per_row,
+            blocks_per_amax, ERROR, TARGET, FULL, STOCHASTIC, ONE_AMAX, HEIGHT, True, T,
+        )  # fmt: skip
     else:
-        x = _load_along(x_ptr + start * 16, inside, T)
-    x = x.to(tl.float32)
-    if ONE_AMAX:
-        amax = tl.load(amax_ptr + tl.arange(0, 1))
-    else:
-        amax = tl.load(amax_ptr + block // blocks_per_amax, mask=inside, other=1.0)
-    uniform = x
-    if STOCHASTIC:
-        uniform = uniforms(_at(start, blocks_per_row, 4, N // 4), tl.load(seed_ptr), T, N // 4)
-    codes_ptr += _at(start, blocks_per_row, 2, N // 8)
-    scales_ptr += _at(start, blocks_per_row, 1, HEIGHT)
-    _encode(
-        x, amax, uniform, codes_ptr, scales_ptr, inside, RULE, TARGET, FULL, STOCHASTIC, N, HEIGHT
-    )
+        for part in range(8):
+            _quantize_run(
+                first + part * (T // 8), x_ptr, amax_ptr, seed_ptr, codes_ptr, scales_ptr, blocks,
+                blocks_per_row, blocks_per_amax, ERROR, TARGET, FULL, STOCHASTIC, ONE_AMAX, HEIGHT,
+                False, T // 8,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -170,7 +185,7 @@ def _load_down(x_ptr, rows, cols, first_row, first_col, TILE: tl.constexpr):
 
 
 @triton.jit
-def _quantize_square(
+def _quantize_lines(
     x,
     first,
     second,
@@ -180,10 +195,11 @@ def _quantize_square(
     seed_ptr,
     codes_ptr,
     scales_ptr,
-    RULE: tl.constexpr,
+    ERROR: tl.constexpr,
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
+    ORDINARY: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """The blocks of a square that begins at line ``first``, place ``second``, of a matrix."""
@@ -196,9 +212,46 @@ def _quantize_square(
     if STOCHASTIC:
         quad = at[:, None] * 4 + tl.arange(0, 4)[None, :]
         uniform = uniforms(quad, tl.load(seed_ptr), T, 4)
+    words, byte = quantize_blocks(x, amax, uniform, ERROR, TARGET, FULL, STOCHASTIC, ORDINARY, 16)
     codes_ptr += at[:, None] * 2 + tl.arange(0, 2)[None, :]
-    scales_ptr += at[:, None]
-    _encode(x, amax, uniform, codes_ptr, scales_ptr, inside, RULE, TARGET, FULL, STOCHASTIC, 16, 1)
+    _store(words, byte, codes_ptr, scales_ptr + at[:, None], inside, 1)
+
+
+@triton.jit
+def _quantize_square(
+    row,
+    col,
+    x_ptr,
+    amax_ptr,
+    amax_t_ptr,
+    seeds_ptr,
+    codes_ptr,
+    scales_ptr,
+    codes_t_ptr,
+    scales_t_ptr,
+    rows,
+    cols,
+    ERROR: tl.constexpr,
+    TARGET: tl.constexpr,
+    FULL: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+    ROTATED: tl.constexpr,
+    ORDINARY: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """A square of values along its rows and along its columns; the second time it is in a cache."""
+    x = _load_across(x_ptr, rows, cols, row, col, TILE)
+    _quantize_lines(
+        x.to(tl.float32), row, col, rows, cols, amax_ptr, seeds_ptr, codes_ptr, scales_ptr,
+        ERROR, TARGET, FULL, STOCHASTIC, ORDINARY, TILE,
+    )  # fmt: skip
+    x = _load_down(x_ptr, rows, cols, row, col, TILE)
+    if ROTATED:
+        x = _rotate(x)
+    _quantize_lines(
+        x.to(tl.float32), col, row, cols, rows, amax_t_ptr, seeds_ptr + 1, codes_t_ptr,
+        scales_t_ptr, ERROR, TARGET, FULL, STOCHASTIC, ORDINARY, TILE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -213,27 +266,28 @@ def _quantize_both(
     scales_t_ptr,
     rows,
     cols,
-    RULE: tl.constexpr,
+    ERROR: tl.constexpr,
     TARGET: tl.constexpr,
     FULL: tl.constexpr,
     STOCHASTIC: tl.constexpr,
     ROTATED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """A square of values along its rows and along its columns; the second time it is in a cache."""
+    """A square of TILE rows and columns; of extreme amaxes 16 at a time, in few registers."""
     row, col = tl.program_id(0) * TILE, tl.program_id(1) * TILE
-    x = _load_across(x_ptr, rows, cols, row, col, TILE)
-    _quantize_square(
-        x.to(tl.float32), row, col, rows, cols, amax_ptr, seeds_ptr, codes_ptr, scales_ptr,
-        RULE, TARGET, FULL, STOCHASTIC, TILE,
-    )  # fmt: skip
-    x = _load_down(x_ptr, rows, cols, row, col, TILE)
-    if ROTATED:
-        x = _rotate(x)
-    _quantize_square(
-        x.to(tl.float32), col, row, cols, rows, amax_t_ptr, seeds_ptr + 1, codes_t_ptr,
-        scales_t_ptr, RULE, TARGET, FULL, STOCHASTIC, TILE,
-    )  # fmt: skip
+    amax, amax_t = tl.load(amax_ptr + tl.arange(0, 1)), tl.load(amax_t_ptr + tl.arange(0, 1))
+    if ERROR == "none" or (is_ordinary(amax) & is_ordinary(amax_t)):
+        _quantize_square(
+            row, col, x_ptr, amax_ptr, amax_t_ptr, seeds_ptr, codes_ptr, scales_ptr, codes_t_ptr,
+            scales_t_ptr, rows, cols, ERROR, TARGET, FULL, STOCHASTIC, ROTATED, True, TILE,
+        )  # fmt: skip
+    else:
+        for part in range((TILE // 16) * (TILE // 16)):
+            _quantize_square(
+                row + part // (TILE // 16) * 16, col + part % (TILE // 16) * 16, x_ptr, amax_ptr,
+                amax_t_ptr, seeds_ptr, codes_ptr, scales_ptr, codes_t_ptr, scales_t_ptr, rows,
+                cols, ERROR, TARGET, FULL, STOCHASTIC, ROTATED, False, 16,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -327,8 +381,11 @@ def _empty(x: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor]:
 
 
 def _rule(config: QuantizeConfig) -> dict[str, str | float | bool]:
+    """The constants of a config; ``arithmetic.py`` has a case for each error."""
+    row = config.rule.row
+    assert len(row.targets) == 1 or row.targets == (6.0, 4.0), "the kernels divide by 6 and by 4"
     return {
-        "RULE": config.rule.value if config.rule.adaptive else "amax",
+        "ERROR": "none" if row.error is None else row.error.value,
         "TARGET": config.rule.target,
         "FULL": config.full_scale,
         "STOCHASTIC": config.rounding == "stochastic",

@@ -14,7 +14,15 @@ from longlive_core.nvfp4 import (
     quantize,
     tensor_amax,
 )
+from longlive_core.nvfp4.format import (
+    E2M1_VALUES,
+    SCALE_RULES,
+    BlockError,
+    config_from_text,
+    config_text,
+)
 from longlive_core.testing import assert_bitwise_equal
+from tests.core.nvfp4.matrices import CONFIGS
 
 FULL_SCALES = {
     (ScaleRule.AMAX_6, 448): 2688,
@@ -42,6 +50,35 @@ def test_a_bound_left_out_is_the_rules_default_and_compares_equal():
     mse = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
     assert mse.bound == mse.largest_scale == 256
     assert hash(mse) == hash(QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE, bound=256))
+
+
+def test_the_rows_of_the_rules_are_what_files_hold():
+    """Numbers and the original's names are in checkpoints: they may be added to, not changed."""
+    assert {rule: (rule.row.number, rule.row.original) for rule in ScaleRule} == {
+        "amax_6": (0, "static_6"),
+        "amax_4": (1, "static_4"),
+        "four_over_six_mse": (2, "mse"),
+        "four_over_six_mae": (3, "mae"),
+        "four_over_six_abs_max": (4, "abs_max"),
+    }
+    assert set(SCALE_RULES) == set(ScaleRule)
+    for row in SCALE_RULES.values():
+        assert len(row.targets) == (1 if row.error is None else 2), row
+        assert set(row.targets) <= set(E2M1_VALUES), row
+        assert {row.error for row in SCALE_RULES.values()} == {None, *BlockError}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=config_text)
+def test_a_config_survives_as_one_text(config):
+    for rounding in ("nearest", "stochastic"):
+        rounded = replace(config, rounding=rounding)
+        assert config_from_text(config_text(rounded)) == rounded
+
+
+def test_a_text_that_is_no_config_is_refused():
+    assert config_text(QuantizeConfig()) == "amax_6 448 1x16 nearest"
+    with pytest.raises(ValueError, match="no scale rule 'amax_7'; did you mean 'amax_6'"):
+        config_from_text("amax_7 448 1x16 nearest")
 
 
 @pytest.mark.parametrize("rule", ScaleRule)

@@ -220,8 +220,8 @@ def test_everything_compiles_without_a_graph_break():
 
 def test_the_library_operations_are_what_they_claim():
     a, b = quantize(torch.randn(4, 32)), quantize(torch.randn(16, 32))
-    fields = "amax_6", 448, 1, "nearest"
-    left, right = ((q.codes, q.block_scales, q.amax, *fields) for q in (a, b))
+    config = "amax_6 448 1x16 nearest"
+    left, right = ((q.codes, q.block_scales, q.amax, config) for q in (a, b))
     checks = "test_autograd_registration", "test_faketensor"  # the others multiply float8
     ops = torch.ops.longlive
     for op, arguments in (

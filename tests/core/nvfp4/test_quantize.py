@@ -272,23 +272,23 @@ def test_codes_carry_no_gradient():
 
 def test_the_library_operations_are_what_they_claim():
     x, seed = torch.randn(4, 32), torch.tensor(3)
-    fields = "amax_6", 448, 1, "stochastic"
+    config, nearest = (f"amax_6 448 1x16 {rounding}" for rounding in ("stochastic", "nearest"))
     ops = torch.ops.longlive
-    codes, scales = ops.nvfp4_quantize(x, tensor_amax(x), seed, *fields, "auto")
+    codes, scales = ops.nvfp4_quantize(x, tensor_amax(x), seed, config, "auto")
     for op, arguments in (
-        (ops.nvfp4_quantize, (x, tensor_amax(x), seed, *fields, "auto")),
+        (ops.nvfp4_quantize, (x, tensor_amax(x), seed, config, "auto")),
         (
             ops.nvfp4_quantize_both,
-            (torch.randn(16, 32), tensor_amax(x), None, *fields[:3], "nearest", True, "auto"),
+            (torch.randn(16, 32), tensor_amax(x), None, nearest, True, "auto"),
         ),
-        (ops.nvfp4_dequantize, (codes, scales, tensor_amax(x), *fields, torch.float16, "auto")),
+        (ops.nvfp4_dequantize, (codes, scales, tensor_amax(x), config, torch.float16, "auto")),
         (
             ops.nvfp4_dequantize_into,
-            (torch.empty(4, 32), codes, scales, tensor_amax(x), *fields, "auto"),
+            (torch.empty(4, 32), codes, scales, tensor_amax(x), config, "auto"),
         ),
         (
             ops.nvfp4_fake_quantize,
-            (x.requires_grad_(), tensor_amax(x), None, *fields[:3], "nearest", "auto"),
+            (x.requires_grad_(), tensor_amax(x), None, nearest, "auto"),
         ),
     ):
         checks = "test_autograd_registration", "test_faketensor"  # the others multiply float8
