@@ -330,7 +330,7 @@ ATTENTION = Operation(
                 needs_head_dim(multiple_of=8, high=128),
                 needs_function("flash-attn-4", ("flash_attn.cute", "flash_attn_func")),
             ),
-            pass_over=_slow_to_compile_on_hopper,
+            why_not_auto=_slow_to_compile_on_hopper,
         ),
         Backend(
             name="fa3",
@@ -349,7 +349,7 @@ ATTENTION = Operation(
             why_not=all_of(
                 needs_compute_capability((8, 0)), _HALF, needs_head_dim(multiple_of=8, high=128)
             ),
-            pass_over=_slower_before_hopper,
+            why_not_auto=_slower_before_hopper,
         ),
         Backend(
             name="fa2",
@@ -360,7 +360,7 @@ ATTENTION = Operation(
                 needs_head_dim(multiple_of=8, high=256),
                 needs_function("flash-attn", ("flash_attn", "flash_attn_func")),
             ),
-            pass_over=_torch_has_these_kernels,
+            why_not_auto=_torch_has_these_kernels,
         ),
         Backend(
             name="xformers",
@@ -372,7 +372,7 @@ ATTENTION = Operation(
                 needs_equal_heads,
                 needs_function("xformers", ("xformers.ops", "memory_efficient_attention")),
             ),
-            pass_over=_torch_has_these_kernels,
+            why_not_auto=_torch_has_these_kernels,
         ),
         Backend(name="sdpa", run=_sdpa),
         Backend(name="reference", run=_reference),

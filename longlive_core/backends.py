@@ -1,8 +1,9 @@
 """One table per operation: which backend runs where, and why the others cannot.
 
-An ``Operation`` is read from top to bottom, fastest first, the plain-PyTorch reference last. A
-named backend runs or raises; ``auto`` takes the first that can run and does not ask to be passed
-over. What was chosen, and why the others were not, is a ``Receipt`` that a layer can keep.
+An ``Operation`` lists its backends, fastest first, the plain-PyTorch reference last. A backend that
+a caller names runs or raises; "auto" takes the first that can run and that is not reserved for
+those who name it (``why_not_auto``). What was chosen, and why the others were not, is a ``Receipt``
+that a layer can keep.
 """
 
 import functools
@@ -51,15 +52,19 @@ def always(request: Request) -> None:
 class Backend:
     """One implementation of an operation.
 
-    ``why_not`` says why it cannot run a request. ``pass_over`` says why ``auto`` leaves it to those
-    who name it although it can run (it is slower there, or takes minutes to compile). ``emulates``
-    marks one that imitates a number format in wider arithmetic; strict callers refuse those.
+    Attributes:
+        name: what callers name it by, and receipts.
+        run: the function that is called; its arguments are the operation's.
+        why_not: why it cannot run a request; None where it can.
+        why_not_auto: why "auto" does not take it although it can run, as where it is slower, or
+            takes minutes to compile; None where it may. Named, it runs.
+        emulates: whether it imitates a number format in wider arithmetic; strict callers refuse it.
     """
 
     name: str
     run: Callable
     why_not: Condition = always
-    pass_over: Condition = always
+    why_not_auto: Condition = always
     emulates: bool = False
 
 
@@ -143,7 +148,7 @@ def _standing(backend: Backend, request: Request, strict: bool) -> str:
         return "it emulates the number format, and strict=True refuses emulation"
     if (reason := backend.why_not(request)) is not None:
         return reason
-    if (reason := backend.pass_over(request)) is not None:
+    if (reason := backend.why_not_auto(request)) is not None:
         return f"usable when named: {reason}"
     return "usable"
 

@@ -127,8 +127,14 @@ def hold_reals(
         ValueError: as ``real``; it calls a field by its class and its name.
     """
     for name in names.split():
-        bounds = {"above": above, "at_least": at_least, "at_most": at_most}
-        real(f"{type(made).__name__}.{name}", getattr(made, name), why=why, **bounds)
+        real(
+            f"{type(made).__name__}.{name}",
+            getattr(made, name),
+            why=why,
+            above=above,
+            at_least=at_least,
+            at_most=at_most,
+        )
 
 
 def hold_switches(made: Any, names: str, *, why: str) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from longlive_core.checks import whole
 
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
+PhiloxWords = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Four 32-bit words, as int64 tensors of values from 0 to 2**32 - 1."""
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -29,7 +30,7 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 _LOG_TERMS = 9  # of atanh's series: below 1e-15 on the reduced range
-_TURN_TERMS = 8  # of the sine's and cosine's series on an eighth of a turn: likewise
+_CIRCLE_TERMS = 8  # of the sine's and cosine's series up to a quarter of pi: likewise
 
 
 def gaussian(
@@ -65,7 +66,7 @@ def gaussian(
     return noise.view(len(frames), *shape).to(device)
 
 
-def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
+def philox4x32(counter: PhiloxWords, key: tuple[int, int]) -> PhiloxWords:
     """Philox4x32-10: four 32-bit words from four, under a key of two.
 
     Words are int64 tensors with values from 0 to 2**32 - 1; they broadcast against one another.
@@ -124,9 +125,9 @@ def _point_on_circle(word: Tensor) -> tuple[Tensor, Tensor]:
     within = ((word & 0x3FFFFFFF).double() + 0.5) * (2.0**-30)
     angle = (within - 0.5) * (math.pi / 2)
     square = angle * angle
-    cosine = _polynomial(square, [(-1) ** n / math.factorial(2 * n) for n in range(_TURN_TERMS)])
+    cosine = _polynomial(square, [(-1) ** n / math.factorial(2 * n) for n in range(_CIRCLE_TERMS)])
     sine = angle * _polynomial(
-        square, [(-1) ** n / math.factorial(2 * n + 1) for n in range(_TURN_TERMS)]
+        square, [(-1) ** n / math.factorial(2 * n + 1) for n in range(_CIRCLE_TERMS)]
     )
     odd = (quarter & 1).bool()
     cosine, sine = torch.where(odd, -sine, cosine), torch.where(odd, cosine, sine)

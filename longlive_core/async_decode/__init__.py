@@ -2,9 +2,9 @@
 
 from longlive_core.async_decode.host_copy import start_host_copy as start_host_copy
 from longlive_core.async_decode.lanes import InlineLane as InlineLane
-from longlive_core.async_decode.lanes import Job as Job
 from longlive_core.async_decode.lanes import Lane as Lane
 from longlive_core.async_decode.lanes import LaneClosed as LaneClosed
+from longlive_core.async_decode.lanes import LaneTask as LaneTask
 from longlive_core.async_decode.lanes import Outcome as Outcome
 from longlive_core.async_decode.lanes import StreamLane as StreamLane
 from longlive_core.async_decode.lanes import ThreadLane as ThreadLane

@@ -1,6 +1,6 @@
 """Where decoding runs: here and now, on a worker thread, on a second stream, on another device.
 
-A lane runs jobs one after another in the order given. It knows nothing of blocks or states: a job
+A lane runs tasks one after another in the order given. It knows nothing of blocks or states: a task
 is a function of one tensor, and a ``Ticket`` is what one can ask about it.
 """
 
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from longlive_core.checks import shown
 
-Job = Callable[[Tensor], Any]
+LaneTask = Callable[[Tensor], Any]
+"""What a lane runs: a function of latents, on their device; its value is what it returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job came to: its value or its error, and when it ran (``time.perf_counter``)."""
+    """What a task came to: its value or its error, and when it ran (``time.perf_counter``)."""
 
     value: Any
     error: BaseException | None
@@ -32,32 +33,32 @@ class Outcome:
 
 @runtime_checkable
 class Ticket(Protocol):
-    """A job that was given to a lane."""
+    """A task that was given to a lane."""
 
     def done(self) -> bool:
-        """Whether the job has ended, well or not; never waits."""
+        """Whether the task has ended, well or not; never waits."""
 
     def outcome(self) -> Outcome:
-        """Wait for the job to end; safe to use its value on the current stream afterwards."""
+        """Wait for the task to end; safe to use its value on the current stream afterwards."""
 
 
 @runtime_checkable
 class Lane(Protocol):
-    """Runs jobs in order."""
+    """Runs tasks in order."""
 
     @property
     def name(self) -> str:
         """What traces and receipts call it."""
 
-    def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Give the lane a job. Errors of the job are kept in its outcome, never raised here."""
+    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+        """Give the lane a task. Errors of the task are kept in its outcome, never raised here."""
 
     def close(self) -> None:
-        """Drop jobs that have not begun, wait for the one that runs, and free the lane."""
+        """Drop tasks that have not begun, wait for the one that runs, and free the lane."""
 
 
 class LaneClosed(ValueError):
-    """Something was asked of a lane that has been closed, or of a job that closing it dropped."""
+    """Something was asked of a lane that has been closed, or of a task that closing it dropped."""
 
 
 def make_lane(name: str) -> Lane:
@@ -86,13 +87,13 @@ def make_lane(name: str) -> Lane:
 
 
 class InlineLane:
-    """Runs each job at once, on the caller's thread: the reference for every other lane."""
+    """Runs each task at once, on the caller's thread: the reference for every other lane."""
 
     name = "inline"
 
-    def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Run the job; it has ended when this returns, its copies to the host included."""
-        outcome = _run(job, latents)
+    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+        """Run the task; it has ended when this returns, its copies to the host included."""
+        outcome = _run(task, latents)
         if latents.device.type == "cuda":
             torch.cuda.current_stream(latents.device).synchronize()
         return _Ended(outcome)
@@ -102,12 +103,12 @@ class InlineLane:
 
 
 class ThreadLane:
-    """Runs jobs on one worker thread, on the latents' device or on another that is given.
+    """Runs tasks on one worker thread, on the latents' device or on another that is given.
 
-    The worker decodes under the gradient and inference mode of the caller who gave the job;
+    The worker decodes under the gradient and inference mode of the caller who gave the task;
     autocast and other settings of a thread it must set for itself. With a ``device``, latents are
     moved there first: whatever ``decode`` uses must live there. On CUDA the worker has a stream of
-    its own, waits on it for the latents, and ends a job when the job's kernels have ended.
+    its own, waits on it for the latents, and ends a task when the task's kernels have ended.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -118,8 +119,8 @@ class ThreadLane:
         self._closed = False
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
-    def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Queue the job behind the ones before it.
+    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+        """Queue the task behind the ones before it.
 
         Raises:
             LaneClosed: the lane has been closed.
@@ -128,11 +129,11 @@ class ThreadLane:
         _require_own(self._process)
         if self._closed:
             raise LaneClosed(
-                "this lane is closed, so no job begins on it: its thread has ended. Make another."
+                "this lane is closed, so no task begins on it: its thread has ended. Make another."
             )
         ready = _mark(latents.device)
         modes = (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
-        queued = self._worker.submit(self._work, job, latents, ready, modes)
+        queued = self._worker.submit(self._work, task, latents, ready, modes)
         return _Queued(queued, self._process)
 
     def close(self) -> None:
@@ -142,7 +143,11 @@ class ThreadLane:
             self._worker.shutdown(cancel_futures=True)
 
     def _work(
-        self, job: Job, latents: Tensor, ready: torch.cuda.Event | None, modes: tuple[bool, bool]
+        self,
+        task: LaneTask,
+        latents: Tensor,
+        ready: torch.cuda.Event | None,
+        modes: tuple[bool, bool],
     ) -> Outcome:
         inference, gradients = modes
 
@@ -155,9 +160,9 @@ class ThreadLane:
                     latents.record_stream(source)
                 latents = latents.to(target)
                 if target.type != "cuda":
-                    return job(latents)
+                    return task(latents)
                 stream = streams.enter_context(self._on_stream(target))
-                value = job(latents)
+                value = task(latents)
                 stream.synchronize()
                 return value
 
@@ -173,7 +178,7 @@ class ThreadLane:
 
 
 class StreamLane:
-    """Launches jobs from the caller's thread on a second CUDA stream, beside the caller's kernels.
+    """Launches tasks from the caller's thread on a second CUDA stream, beside the caller's kernels.
 
     Nothing waits on the CPU: ``done`` asks an event. Good where launching is cheap next to what the
     kernels take; where a decoder launches thousands of small kernels, prefer the thread lane.
@@ -185,8 +190,8 @@ class StreamLane:
         self._stream: torch.cuda.Stream | None = None
         self._clock: tuple[torch.cuda.Event, float] | None = None
 
-    def start(self, job: Job, latents: Tensor) -> Ticket:
-        """Launch the job behind the ones before it, once the latents are ready."""
+    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+        """Launch the task behind the ones before it, once the latents are ready."""
         if latents.device.type != "cuda":
             raise ValueError(
                 f"lane 'stream' needs latents on a CUDA device, got {latents.device}: only CUDA "
@@ -197,7 +202,7 @@ class StreamLane:
         latents.record_stream(stream)
         with torch.cuda.stream(stream):
             begun = _timed_event(stream)
-            outcome = _run(job, latents)
+            outcome = _run(task, latents)
             ended = _timed_event(stream)
         assert self._clock is not None
         return _Launched(outcome, begun, ended, self._clock)
@@ -243,7 +248,7 @@ class _Queued:
         except CancelledError:
             now = time.perf_counter()
             dropped = LaneClosed(
-                "the lane was closed before this job began, so it was dropped and has no result. "
+                "the lane was closed before this task began, so it was dropped and has no result. "
                 "Take all results before close()."
             )
             return Outcome(None, dropped, now, now)
@@ -275,16 +280,16 @@ def _require_own(process: int) -> None:
     if process != os.getpid():
         raise ValueError(
             f"this lane was made by process {process}, and this is process {os.getpid()}: fork() "
-            f"does not copy its thread, so a job would never end. Make a lane after the fork, or "
+            f"does not copy its thread, so a task would never end. Make a lane after the fork, or "
             f"start processes with 'spawn'."
         )
 
 
-def _run(job: Job, latents: Tensor) -> Outcome:
-    """Run a job. Its error is kept, not swallowed: whoever asks for the value raises it."""
+def _run(task: LaneTask, latents: Tensor) -> Outcome:
+    """Run a task. Its error is kept, not swallowed: whoever asks for the value raises it."""
     start = time.perf_counter()
     try:
-        value, error = job(latents), None
+        value, error = task(latents), None
     except Exception as caught:
         value, error = None, caught
     return Outcome(value, error, start, time.perf_counter())

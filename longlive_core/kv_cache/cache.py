@@ -61,7 +61,7 @@ class PagedKVCache:
         by_content = isinstance(policy, ContentPolicy)
         layout.require_room(codec, policy, self.device)
         self._table = PageTable(policy.capacity)
-        self._hold = PagePool(layout, codec, policy.capacity, self.device).hold()
+        self._references = PagePool(layout, codec, policy.capacity, self.device).reference()
         samples, tokens, heads, head_dim = layout.page_shape
         room = (samples, codec.workspace_pages(policy.capacity) * tokens, heads, head_dim)
         summaries = (policy.capacity, layout.layers, samples, heads, head_dim)
@@ -224,7 +224,7 @@ class PagedKVCache:
         other = copy(self)
         other._table = PageTable(self.policy.capacity)
         other._table.load(self._table.pages)
-        other._hold = self._hold.fork()
+        other._references = self._references.fork()
         with torch.inference_mode(False):
             other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
             if self._summaries is not None:
@@ -236,7 +236,7 @@ class PagedKVCache:
     def own_bytes(self) -> CacheBytes:
         """What this cache takes by itself: pages that none of its forks holds, its scratch, and
         its summaries."""
-        own = self.layout.bytes(self.codec, self._hold.pool.exclusive(self._hold)).pages
+        own = self.layout.bytes(self.codec, self._references.pool.exclusive(self._references)).pages
         return CacheBytes(
             pages=own,
             scratch=sum(x.nbytes for x in self._workspaces),
@@ -272,7 +272,7 @@ class PagedKVCache:
         self.reset()
         self._table.load(snapshot.pages)
         for slot in self._table.used:
-            self._hold.claim(slot)
+            self._references.claim(slot)
         stored = self._stored()
         if lost := sorted(stored.keys() - snapshot.tensors.keys()):
             self.reset()
@@ -290,7 +290,7 @@ class PagedKVCache:
     def reset(self) -> None:
         """Forget everything; the memory stays for the next video."""
         self._table.clear()
-        self._hold.keep(())
+        self._references.keep_only(())
         self._blocks = self._shot_start = self._forgotten = 0
         self._short = {}
         self._open = None
@@ -305,7 +305,7 @@ class PagedKVCache:
         keys, values = self._workspaces
         summaries = {} if self._summaries is None else {"summaries": self._summaries}
         return {
-            **self._hold.pool.tensors(),
+            **self._references.pool.tensors(),
             "workspace.keys": keys,
             "workspace.values": values,
             **summaries,
@@ -314,7 +314,7 @@ class PagedKVCache:
     def _settle(self) -> None:
         """Bring pages home that forks, now gone, had kept from their places."""
         if self._open is None:
-            self._hold.come_home()
+            self._references.compact()
 
     def _stored(self) -> dict[str, Tensor]:
         """Everything stored of the pages held, by layer, page and name."""
@@ -322,7 +322,7 @@ class PagedKVCache:
             f"{layer}.{page}.{name}": tensor
             for layer in range(self.layout.layers)
             for page in self.pages
-            for name, tensor in self._hold.page(layer, self._table.slot(page)).items()
+            for name, tensor in self._references.page(layer, self._table.slot(page)).items()
         }
         return {**stored, **{f"{page}.summary": x for page, x in self._page_summaries().items()}}
 
@@ -353,7 +353,7 @@ class PagedKVCache:
 
     def _drop_the_rest(self) -> None:
         """Let go of everything about pages that the table has dropped."""
-        self._hold.keep(self._table.used)
+        self._references.keep_only(self._table.used)
         most, held = self.layout.tokens_per_page, self.pages
         self._short = {
             page: tokens for page, tokens in self._short.items() if page in held and tokens < most
@@ -361,10 +361,10 @@ class PagedKVCache:
 
     def _begin(self, page: int, visible: tuple[int, ...]) -> None:
         slot, seen = self._table.slot(page), self._table.slots(visible)
-        self._hold.claim(slot)
+        self._references.claim(slot)
         most = self.layout.tokens_per_page
         lengths = [self._short.get(self._table.page(other), most) for other in seen]
-        self._open = OpenBlock(page, slot, seen, lengths, self._hold, self._workspaces)
+        self._open = OpenBlock(page, slot, seen, lengths, self._references, self._workspaces)
 
     def _in_progress(self, what: str) -> OpenBlock:
         if self._open is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.layout import CacheLayout
-from longlive_core.kv_cache.pool import PageHold
+from longlive_core.kv_cache.pool import PageReferences
 
 Block = Float[Tensor, "samples tokens heads head_dim"]
 Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
@@ -25,7 +25,7 @@ class OpenBlock:
         slot: the slot it will own.
         seen: the slots it sees, ascending, its own among them.
         lengths: tokens of the page in each of those slots; fewer than a whole page's are padded.
-        hold: where pages lie.
+        references: where pages lie.
         workspaces: for keys and for values, of a codec that encodes.
     """
 
@@ -35,15 +35,15 @@ class OpenBlock:
         slot: int,
         seen: Sequence[int],
         lengths: Sequence[int],
-        hold: PageHold,
+        references: PageReferences,
         workspaces: Sequence[Tensor],
     ) -> None:
         self.page = page
         self.slot = slot
         self.clean: set[int] = set()  # layers that have had their clean write
-        self._hold = hold
+        self._references = references
         self._workspaces = workspaces
-        self._encodes = self._codec.workspace_pages(hold.pool.slots) > 0
+        self._encodes = self._codec.workspace_pages(references.pool.slots) > 0
         self._written: set[int] = set()
         self._last_written: int | None = None
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}  # what carries gradients, by layer
@@ -83,7 +83,7 @@ class OpenBlock:
             for workspace, own in zip(self._workspaces, pages, strict=True):
                 workspace[:, start : start + whole].copy_(own)
         if clean or not self._encodes:
-            self._hold.write(layer, self.slot, pages)
+            self._references.write(layer, self.slot, pages)
         self._last_written = layer
         self._written.add(layer)
         if clean:
@@ -102,11 +102,11 @@ class OpenBlock:
 
     @property
     def _layout(self) -> CacheLayout:
-        return self._hold.pool.layout
+        return self._references.pool.layout
 
     @property
     def _codec(self) -> PageCodec:
-        return self._hold.pool.codec
+        return self._references.pool.codec
 
     def _window(self, layer: int) -> Sequence[Tensor]:
         """Whole pages of keys and of values; those with gradients stand in for the own page."""
@@ -116,18 +116,18 @@ class OpenBlock:
             tokens = len(past) * self._layout.tokens_per_page
             rooms = [workspace[:, :tokens] for workspace in self._workspaces]
             if past:
-                self._hold.read(layer, past, rooms)
+                self._references.read(layer, past, rooms)
             if fresh is None:
                 end = tokens + self._layout.tokens_per_page
                 return [workspace[:, :end] for workspace in self._workspaces]
             pages = [rooms, [own.to(self._codec.dtype) for own in fresh]]
         elif fresh is None:
-            return self._hold.read(layer, self.slots, None)
+            return self._references.read(layer, self.slots, None)
         else:
             pages = [
                 [own.to(self._codec.dtype) for own in fresh]
                 if slot == self.slot
-                else list(self._hold.read(layer, [slot], None))
+                else list(self._references.read(layer, [slot], None))
                 for slot in self.slots
             ]
         return [torch.cat(parts, dim=1) for parts in zip(*pages, strict=True)]

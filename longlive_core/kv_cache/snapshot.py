@@ -51,12 +51,25 @@ class CacheSnapshot:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tensors: dict[str, Tensor]) -> "CacheSnapshot":
         """The snapshot whose ``to_dict`` and ``tensors`` these are."""
-        plain = {
-            "layout": CacheLayout(**values["layout"]),
-            "pages": tuple(values["pages"]),
-            "short": {int(page): tokens for page, tokens in values["short"].items()},
-        }
-        return cls(**{**values, **plain, "tensors": tensors})
+        layout = values["layout"]
+        return cls(
+            layout=CacheLayout(
+                layers=layout["layers"],
+                heads=layout["heads"],
+                head_dim=layout["head_dim"],
+                tokens_per_page=layout["tokens_per_page"],
+                samples=layout["samples"],
+                rotated=layout["rotated"],
+            ),
+            policy=values["policy"],
+            codec=values["codec"],
+            tensors=tensors,
+            pages=tuple(values["pages"]),
+            blocks=values["blocks"],
+            shot_start=values["shot_start"],
+            forgotten=values["forgotten"],
+            short={int(page): tokens for page, tokens in values["short"].items()},
+        )
 
     def check(self, layout: CacheLayout, policy: object, codec: PageCodec) -> None:
         """Raise ``ValueError`` if a cache of these parts could not go on from here."""

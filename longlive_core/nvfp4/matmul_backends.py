@@ -250,7 +250,7 @@ WEIGHT_MATMUL = Operation(
                 _sizes(64, 64),
                 needs_function("humming-kernels", ("humming.layer", "HummingLayer")),
             ),
-            pass_over=_no_faster_with_many_rows,
+            why_not_auto=_no_faster_with_many_rows,
         ),
         Backend(name="decode", run=_prepare_decoded),
         Backend(name="reference", run=_prepare_reference),

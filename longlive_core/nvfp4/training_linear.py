@@ -189,8 +189,8 @@ class _Products(torch.autograd.Function):
         reduce_amax: ReduceAmax | None,
     ) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
-        turned = needs_weight and config.weight_gradient
-        x_q, x_t = _two_ways(x, config.activation, config.forward, turned, config, reduce_amax)
+        transposed = needs_weight and config.weight_gradient
+        x_q, x_t = _two_ways(x, config.activation, config.forward, transposed, config, reduce_amax)
         keep_w = needs_x and config.input_gradient and _square(config)
         w_q = quantize(weight, config.weight) if config.forward or keep_w else None
         plain = not config.forward
@@ -229,7 +229,7 @@ class _Products(torch.autograd.Function):
 
 def _two_ways(
     x: Tensor,
-    how: QuantizeConfig,
+    operand: QuantizeConfig,
     along: bool,
     across: bool,
     config: TrainingConfig,
@@ -237,20 +237,20 @@ def _two_ways(
 ) -> tuple[NVFP4Tensor | None, NVFP4Tensor | None]:
     """x quantized along its rows and its transpose quantized along the tokens, as far as needed."""
     if along and across and reduce_amax is None:
-        return quantize_both(x, how, rotate=config.hadamard)
-    first = quantize_shared(x, how, reduce_amax) if along else None
-    return first, _across(x, how, config.hadamard, reduce_amax) if across else None
+        return quantize_both(x, operand, rotate=config.hadamard)
+    first = quantize_shared(x, operand, reduce_amax) if along else None
+    return first, _across(x, operand, config.hadamard, reduce_amax) if across else None
 
 
 def _across(
-    x: Tensor, how: QuantizeConfig, rotate: bool, reduce_amax: ReduceAmax | None
+    x: Tensor, operand: QuantizeConfig, rotate: bool, reduce_amax: ReduceAmax | None
 ) -> NVFP4Tensor:
     """The transpose, quantized along the tokens, which are padded with zeros to whole blocks."""
     tokens, cols = x.shape
-    turned = nn.functional.pad(x.t(), (0, -tokens % BLOCK))
+    transposed = nn.functional.pad(x.t(), (0, -tokens % BLOCK))
     if rotate:
-        turned = hadamard.rotate_wide(turned)
-    return replace(quantize_shared(turned, how, reduce_amax), shape=(cols, tokens))
+        transposed = hadamard.rotate_wide(transposed)
+    return replace(quantize_shared(transposed, operand, reduce_amax), shape=(cols, tokens))
 
 
 def _multiply(

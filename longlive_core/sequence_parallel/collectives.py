@@ -1,4 +1,4 @@
-"""What ranks send each other: one all-to-all, with gradients, in flight while others compute.
+"""What ranks send each other: one all-to-all, with gradients, that runs while others compute.
 
 Every collective here has its exact adjoint as its gradient. A parameter's gradient is then right
 after the *mean* over the ranks of the group, which is what DDP and FSDP take; see `README.md`.
@@ -56,8 +56,8 @@ class PlainWireCodec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route:
-    """How a tensor is cut up for the ranks, and how what arrives is put together.
+class ExchangeLayout:
+    """How one all-to-all cuts up a tensor for the ranks and puts together what arrives.
 
     Rank ``j`` is sent ``cuts[j]`` entries of dimension ``cut``; what it sends lies in ``joins[j]``
     entries of dimension ``join``.
@@ -68,30 +68,32 @@ class Route:
     join: int
     joins: tuple[int, ...]
 
-    def back(self) -> "Route":
-        """The route that undoes this one."""
-        return Route(cut=self.join, cuts=self.joins, join=self.cut, joins=self.cuts)
+    def inverse(self) -> "ExchangeLayout":
+        """The layout of the exchange that undoes this one."""
+        return ExchangeLayout(cut=self.join, cuts=self.joins, join=self.cut, joins=self.cuts)
 
     def arrival(self, shape: Sequence[int], rank: int) -> tuple[int, ...]:
         """The shape of what a rank has after the exchange of tensors like its own."""
         return _with(_with(shape, self.cut, self.cuts[rank]), self.join, sum(self.joins))
 
 
-class Flight:
-    """One exchange under way, without gradients: it departs when made; ``wait`` for it once.
+class Exchange:
+    """One all-to-all under way, without gradients: it starts when made; ``wait`` for it once.
 
     What is sent may be the memory of ``x`` itself: leave it as it is until the exchange has ended.
     ``sent`` counts the bytes that other ranks are sent; what a rank keeps does not travel.
     """
 
-    def __init__(self, x: Tensor, route: Route, group: SequenceGroup, wire: WireCodec) -> None:
-        self._route, self._wire, self._dtype = route, wire, x.dtype
-        self._shape = route.arrival(x.shape, group.rank)
+    def __init__(
+        self, x: Tensor, layout: ExchangeLayout, group: SequenceGroup, wire: WireCodec
+    ) -> None:
+        self._layout, self._wire, self._dtype = layout, wire, x.dtype
+        self._shape = layout.arrival(x.shape, group.rank)
         packed = wire.encode(x)
-        self._packed_shape = route.arrival(packed.shape, group.rank)
-        outgoing = _numbers(packed.shape, route.cut, route.cuts)
-        self._incoming = _numbers(self._packed_shape, route.join, route.joins)
-        self._sent = packed.view(-1) if _in_one_run(packed, route.cut) else _cut_up(packed, route)
+        self._packed_shape = layout.arrival(packed.shape, group.rank)
+        outgoing = _numbers(packed.shape, layout.cut, layout.cuts)
+        self._incoming = _numbers(self._packed_shape, layout.join, layout.joins)
+        self._sent = packed.view(-1) if _in_one_run(packed, layout.cut) else _cut_up(packed, layout)
         self._received = packed.new_empty(sum(self._incoming))
         size = packed.itemsize
         self.sent = (sum(outgoing) - outgoing[group.rank]) * size
@@ -112,26 +114,26 @@ class Flight:
     def wait(self) -> Tensor:
         """What the ranks sent, put together."""
         self._work.wait()
-        shape, join = self._packed_shape, self._route.join
+        shape, join = self._packed_shape, self._layout.join
         if prod(shape[:join]) == 1:  # part after part is how it lies
             packed = self._received.view(shape)
         else:
             parts = self._received.split(self._incoming)
-            sizes = zip(parts, self._route.joins, strict=True)
+            sizes = zip(parts, self._layout.joins, strict=True)
             packed = torch.cat([part.view(_with(shape, join, size)) for part, size in sizes], join)
         del self._work, self._sent, self._received
         return self._wire.decode(packed, self._dtype)
 
 
-def _cut_up(x: Tensor, route: Route) -> Tensor:
+def _cut_up(x: Tensor, layout: ExchangeLayout) -> Tensor:
     """The parts of ``x`` one after the other, copied in one call."""
-    numbers = _numbers(x.shape, route.cut, route.cuts)
+    numbers = _numbers(x.shape, layout.cut, layout.cuts)
     out = x.new_empty(sum(numbers))
     rooms = [
-        room.view(_with(x.shape, route.cut, size))
-        for room, size in zip(out.split(numbers), route.cuts, strict=True)
+        room.view(_with(x.shape, layout.cut, size))
+        for room, size in zip(out.split(numbers), layout.cuts, strict=True)
     ]
-    torch.split_with_sizes_copy(x, route.cuts, route.cut, out=rooms)
+    torch.split_with_sizes_copy(x, layout.cuts, layout.cut, out=rooms)
     return out
 
 
@@ -151,72 +153,72 @@ def _with(shape: Sequence[int], dim: int, size: int) -> tuple[int, ...]:
     return (*shape[:dim], size, *shape[dim + 1 :])
 
 
-Depart = Callable[[Tensor, Route], Flight]
+StartExchange = Callable[[Tensor, ExchangeLayout], Exchange]
 
 
 class Transfer:
     """An exchange under way, with gradients; ``wait`` gives what arrives.
 
-    In the backward pass the gradient departs where the forward pass waited, and is waited for where
-    the forward pass departed: what lies between overlaps in both directions. All ranks must start
+    In the backward pass the gradient is sent where the forward pass waited, and is waited for where
+    the forward pass sent: what lies between overlaps in both directions. All ranks must start
     their transfers in one order.
     """
 
-    def __init__(self, x: Tensor, route: Route, depart: Depart) -> None:
-        self._leg = _Leg(route, depart)
-        self._ticket: Tensor = _Departure.apply(x, self._leg)
+    def __init__(self, x: Tensor, layout: ExchangeLayout, start: StartExchange) -> None:
+        self._shared = _TransferState(layout, start)
+        self._placeholder: Tensor = _StartTransfer.apply(x, self._shared)
 
     def wait(self) -> Tensor:
         """What the ranks sent, put together; to be called once."""
-        return _Arrival.apply(self._ticket, self._leg)
+        return _FinishTransfer.apply(self._placeholder, self._shared)
 
 
-class Arrived:
-    """The transfer of one rank alone: everything is here already."""
+class CompletedTransfer:
+    """The transfer of a group of one rank: nothing has to be sent."""
 
     def __init__(self, x: Tensor) -> None:
         self._x = x
 
     def wait(self) -> Tensor:
-        """What was to be exchanged."""
+        """The tensor itself."""
         return self._x
 
 
-class _Leg:
+class _TransferState:
     """What both ends of a transfer share. It holds no graph, so that no cycle keeps one alive."""
 
-    def __init__(self, route: Route, depart: Depart) -> None:
-        self.route, self.depart = route, depart
-        self.there: Flight | None = None
-        self.back: Flight | None = None
+    def __init__(self, layout: ExchangeLayout, start: StartExchange) -> None:
+        self.layout, self.start = layout, start
+        self.forward: Exchange | None = None
+        self.backward: Exchange | None = None
 
 
-class _Departure(torch.autograd.Function):
+class _StartTransfer(torch.autograd.Function):
     """Sends; the output stands for what will arrive, has its shape and no memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, leg: _Leg) -> Tensor:
-        ctx.leg = leg
-        leg.there = leg.depart(x, leg.route)
-        return x.new_empty(()).expand(leg.there.shape)
+    def forward(ctx: Any, x: Tensor, state: _TransferState) -> Tensor:
+        ctx.state = state
+        state.forward = state.start(x, state.layout)
+        return x.new_empty(()).expand(state.forward.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.leg.back.wait(), None
+        return ctx.state.backward.wait(), None
 
 
-class _Arrival(torch.autograd.Function):
+class _FinishTransfer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ticket: Tensor, leg: _Leg) -> Tensor:
-        ctx.leg = leg
-        assert leg.there is not None
-        return leg.there.wait()
+    def forward(ctx: Any, placeholder: Tensor, state: _TransferState) -> Tensor:
+        ctx.state = state
+        assert state.forward is not None
+        return state.forward.wait()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.leg.back = ctx.leg.depart(grad, ctx.leg.route.back())
+        ctx.state.backward = ctx.state.start(grad, ctx.state.layout.inverse())
         return grad, None
 
 

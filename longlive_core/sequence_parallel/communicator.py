@@ -6,10 +6,10 @@ from torch import Tensor
 
 from longlive_core.checks import whole
 from longlive_core.sequence_parallel.collectives import (
-    Arrived,
-    Flight,
+    CompletedTransfer,
+    Exchange,
+    ExchangeLayout,
     PlainWireCodec,
-    Route,
     Transfer,
     WireCodec,
     masked_mean,
@@ -96,13 +96,13 @@ class BalancedSP:
         """This rank's blocks of ``x``, such as one text for each block; a view."""
         return _narrow(x, dim, self.blocks, self.partition.blocks, "blocks")
 
-    def start(self, x: Heads) -> Transfer | Flight | Arrived:
+    def start(self, x: Heads) -> Transfer | Exchange | CompletedTransfer:
         """Begin to exchange this rank's tokens, all heads, for all tokens, this rank's heads.
 
         ``start(x).wait()`` is the exchange; what is computed between the two runs beside it.
         """
         self._check(x, self.partition.tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
-        return self._transfer(x, self._route())
+        return self._transfer(x, self._layout())
 
     def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
         """From this rank's tokens and all heads to all tokens and this rank's heads."""
@@ -113,7 +113,7 @@ class BalancedSP:
     def to_sequence(self, x: Heads) -> Heads:
         """The way back, for attention's output."""
         self._check(x, self.partition.tokens, len(self.heads))
-        return self._transfer(x, self._route().back()).wait()
+        return self._transfer(x, self._layout().inverse()).wait()
 
     def gather(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
         """The frames of all ranks, on every rank; ``dim`` counts this rank's frames in ``x``.
@@ -125,9 +125,9 @@ class BalancedSP:
             return x
         frames = tuple(len(self.partition.frames_of(rank)) for rank in range(self.group.size))
         ones = (1,) * self.group.size
-        route = Route(cut=0, cuts=ones, join=1 + dim % x.ndim, joins=frames)
+        layout = ExchangeLayout(cut=0, cuts=ones, join=1 + dim % x.ndim, joins=frames)
         copies = x[None].expand(self.group.size, *x.shape)
-        return Transfer(copies, route, self._depart_plain).wait()[0]
+        return Transfer(copies, layout, self._start_plain_exchange).wait()[0]
 
     def masked_mean(
         self, values: Float[Tensor, "*shape"], mask: Shaped[Tensor, "*shape"] | None = None
@@ -142,30 +142,34 @@ class BalancedSP:
         """
         return self.group.max(x)
 
-    def _transfer(self, x: Tensor, route: Route) -> Transfer | Flight | Arrived:
+    def _transfer(
+        self, x: Tensor, layout: ExchangeLayout
+    ) -> Transfer | Exchange | CompletedTransfer:
         if self.group.size == 1:
-            return Arrived(x)
+            return CompletedTransfer(x)
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._depart(x, route)
+            return self._start_exchange(x, layout)
         if not self.wire.carries_gradients:
             raise ValueError(
                 f"{self.wire} rounds what it sends, so it carries no gradient. Train with the "
                 f"plain wire, or generate under torch.no_grad()."
             )
-        return Transfer(x, route, self._depart)
+        return Transfer(x, layout, self._start_exchange)
 
-    def _route(self) -> Route:
-        return Route(cut=2, cuts=self._heads_by_rank, join=1, joins=self.partition.tokens_by_rank)
+    def _layout(self) -> ExchangeLayout:
+        return ExchangeLayout(
+            cut=2, cuts=self._heads_by_rank, join=1, joins=self.partition.tokens_by_rank
+        )
 
-    def _depart(self, x: Tensor, route: Route) -> Flight:
-        flight = Flight(x, route, self.group, self.wire)
-        self.bytes_sent += flight.sent
-        return flight
+    def _start_exchange(self, x: Tensor, layout: ExchangeLayout) -> Exchange:
+        exchange = Exchange(x, layout, self.group, self.wire)
+        self.bytes_sent += exchange.sent
+        return exchange
 
-    def _depart_plain(self, x: Tensor, route: Route) -> Flight:
-        flight = Flight(x, route, self.group, PlainWireCodec())
-        self.bytes_sent += flight.sent
-        return flight
+    def _start_plain_exchange(self, x: Tensor, layout: ExchangeLayout) -> Exchange:
+        exchange = Exchange(x, layout, self.group, PlainWireCodec())
+        self.bytes_sent += exchange.sent
+        return exchange
 
     def _check(self, x: Heads, tokens: int, heads: int) -> None:
         if x.shape[1:3] != (tokens, heads):

@@ -10,10 +10,10 @@ import pytest
 def run_kernels(code: str, *, interpreted: bool) -> None:
     """Run a script that asserts; skipped where there is no Triton."""
     pytest.importorskip("triton", reason="triton is there on x86-64 Linux only")
-    how = {"TRITON_INTERPRET": "1"} if interpreted else {}
+    environment = {"TRITON_INTERPRET": "1"} if interpreted else {}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, **how},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -27,7 +27,7 @@ def table(*backends: Backend) -> Operation:
 
 
 FUSED = Backend(name="fused", run=lambda: "fused", why_not=forward_only)
-SLOW = Backend(name="slow", run=lambda: "slow", pass_over=lambda request: "it is slow here")
+SLOW = Backend(name="slow", run=lambda: "slow", why_not_auto=lambda request: "it is slow here")
 EMULATED = Backend(name="emulated", run=lambda: "emulated", emulates=True)
 REFERENCE = Backend(name="reference", run=lambda: "reference")
 GPU = Backend(name="gpu", run=lambda: "gpu", why_not=needs_cuda)

@@ -1,4 +1,4 @@
-"""A lane runs jobs in order, keeps their errors, and works under the caller's modes."""
+"""A lane runs tasks in order, keeps their errors, and works under the caller's modes."""
 
 import os
 import threading
@@ -16,11 +16,11 @@ LANES = [InlineLane, ThreadLane, lambda: ThreadLane(torch.device("cpu"))]
 def test_jobs_run_in_order_and_errors_are_kept(make):
     lane, ran = make(), []
 
-    def job(latents):
+    def task(latents):
         ran.append(latents.item())
         return 1 / latents.item()
 
-    tickets = [lane.start(job, torch.tensor(float(value))) for value in (1, 0, 2)]
+    tickets = [lane.start(task, torch.tensor(float(value))) for value in (1, 0, 2)]
     outcomes = [ticket.outcome() for ticket in tickets]
     assert ran == [1.0, 0.0, 2.0]
     assert [outcome.value for outcome in outcomes] == [1.0, None, 0.5]
@@ -44,13 +44,13 @@ def test_a_job_runs_under_the_caller_s_modes(make, mode):
         "inference": torch.inference_mode,
     }
 
-    def job(latents):
+    def task(latents):
         return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     lane = make()
     with modes[mode]():
-        here = job(None)
-        ticket = lane.start(job, torch.zeros(1))
+        here = task(None)
+        ticket = lane.start(task, torch.zeros(1))
     assert ticket.outcome().value == here
     lane.close()
 
@@ -121,7 +121,7 @@ def test_a_job_that_closing_dropped_has_ended_and_says_so():
 
 
 def test_a_lane_that_was_inherited_through_fork_is_refused():
-    """Its thread is not copied: a job would never end."""
+    """Its thread is not copied: a task would never end."""
     lane, gate = ThreadLane(), threading.Event()
     ended = lane.start(lambda latents: 3, torch.zeros(1))
     assert ended.outcome().value == 3

@@ -88,19 +88,19 @@ def stored(name, q):
 @pytest.mark.parametrize("name", CONVENTIONS)
 @pytest.mark.parametrize("value", [0.0, -0.5, math.inf, -math.inf, math.nan])
 def test_a_tensor_scale_that_is_none_is_refused(name, value):
-    tensors, how = stored(name, quantize(torch.randn(128, 64)))
+    tensors, options = stored(name, quantize(torch.randn(128, 64)))
     tensors[SCALES[name]] = torch.full_like(tensors[SCALES[name]], value)
     with pytest.raises(ValueError, match=f"{name} convention cannot be read: its tensor scale"):
-        CONVENTIONS[name].read(tensors, **how)
+        CONVENTIONS[name].read(tensors, **options)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int32])
 def test_a_tensor_scale_that_was_cast_is_refused(name, dtype):
-    tensors, how = stored(name, quantize(torch.randn(128, 64)))
+    tensors, options = stored(name, quantize(torch.randn(128, 64)))
     tensors[SCALES[name]] = tensors[SCALES[name]].to(dtype)
     with pytest.raises(ValueError, match=f"{SCALES[name]} is one float32 number.*got {dtype}"):
-        CONVENTIONS[name].read(tensors, **how)
+        CONVENTIONS[name].read(tensors, **options)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -114,27 +114,27 @@ def test_a_tensor_scale_that_was_cast_is_refused(name, dtype):
     ],
 )
 def test_a_block_scale_that_is_none_is_refused(name, byte, places, message):
-    tensors, how = stored(name, quantize(torch.randn(128, 64)))
+    tensors, options = stored(name, quantize(torch.randn(128, 64)))
     scales = CONVENTIONS[name].names[1]
     changed = tensors[scales].view(torch.uint8).clone()
     changed.view(-1)[places] = byte
     tensors[scales] = changed.view(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match=message):
-        CONVENTIONS[name].read(tensors, **how)
+        CONVENTIONS[name].read(tensors, **options)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 @pytest.mark.parametrize(("code", "scale"), [(0xCC, 0xFF), (0x00, 0x38), (0x88, 0x7F), (0x77, 0)])
 def test_a_dead_layer_is_zeros_whatever_else_is_stored(name, code, scale):
     """TorchAO writes NaN scales and codes of -2 for it, ModelOpt scales of 1 or NaN."""
-    tensors, how = stored(name, quantize(torch.randn(128, 64)))
+    tensors, options = stored(name, quantize(torch.randn(128, 64)))
     codes, scales = CONVENTIONS[name].names[:2]
     tensors[codes] = torch.full_like(tensors[codes], code)
     bytes_ = torch.full_like(tensors[scales].view(torch.uint8), scale)
     tensors[scales] = bytes_.view(torch.float8_e4m3fn)
     dead = math.inf if name == "compressed_tensors" else 0.0  # it stores R / A
     tensors[SCALES[name]] = torch.full_like(tensors[SCALES[name]], dead)
-    back = CONVENTIONS[name].read(tensors, **how)
+    back = CONVENTIONS[name].read(tensors, **options)
     assert torch.equal(dequantize(back), torch.zeros(128, 64))
     assert back.scale_problem() is None
 
@@ -148,11 +148,11 @@ def test_a_dead_layer_is_zeros_whatever_else_is_stored(name, code, scale):
     ],
 )
 def test_a_scale_of_activations_that_is_none_tells_of_a_damaged_file(name, scale):
-    tensors, how = stored(name, quantize(torch.randn(128, 64)))
-    CONVENTIONS[name].read(tensors | {scale: torch.tensor(0.01)}, **how)
+    tensors, options = stored(name, quantize(torch.randn(128, 64)))
+    CONVENTIONS[name].read(tensors | {scale: torch.tensor(0.01)}, **options)
     for value in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"its {scale} is .*and a scale is above 0"):
-            CONVENTIONS[name].read(tensors | {scale: torch.tensor([value])}, **how)
+            CONVENTIONS[name].read(tensors | {scale: torch.tensor([value])}, **options)
 
 
 def test_values_follow_each_documented_equation():

@@ -62,15 +62,15 @@ def check_one(config, kind, rows, cols):
         values = reference.dequantize(*want, amax, config).to(dtype)
         check(what, [out.nan_to_num(nan=7.0)], [values.nan_to_num(nan=7.0)])
 
-def check_both(config, kind, turned):
+def check_both(config, kind, rotated):
     x = draw(kind, 80, 48).half()
     seeds = SEEDS if config.rounding == "stochastic" else None
     got, want = (
         [t.nan_to_num(nan=7.0) if t.ndim == 0 else t
-         for t in implementation(x, tensor_amax(x), config, seeds, turned)]
+         for t in implementation(x, tensor_amax(x), config, seeds, rotated)]
         for implementation in (coder.quantize_both, quantize_backends._reference_quantize_both)
     )
-    check(f"both {config} {kind} {turned}", got, want)
+    check(f"both {config} {kind} {rotated}", got, want)
 
 for config in CONFIGS:
     if config.rule.adaptive:
@@ -79,11 +79,11 @@ for config in CONFIGS:
     check_one(config, next(kinds), 32, 48)
     check_one(stochastic, next(kinds), 16, 80)
     if config.block == (1, 16):
-        check_both(config, next(kinds), turned=True)
-        check_both(stochastic, next(kinds), turned=False)
+        check_both(config, next(kinds), rotated=True)
+        check_both(stochastic, next(kinds), rotated=False)
         if config.rule.adaptive:  # whose branch for extreme amaxes takes a square in parts
             for kind in ("tiny", "huge"):
-                check_both(config, kind, turned=kind == "huge")
+                check_both(config, kind, rotated=kind == "huge")
 """
 
 COMPILED = """
@@ -181,10 +181,10 @@ def test_compiled_kernels_give_the_references_bits(chunk):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled kernels need a CUDA device")
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_transpose_in_the_same_pass_gives_the_references_bits(turned, rounding, dtype):
+def test_the_transpose_in_the_same_pass_gives_the_references_bits(rotated, rounding, dtype):
     for rule, (rows, cols) in zip(
         ScaleRule, [(64, 64), (7, 300), (513, 80), (256, 1024), (1, 1)], strict=True
     ):
@@ -194,7 +194,7 @@ def test_the_transpose_in_the_same_pass_gives_the_references_bits(turned, roundi
             quantize_both(
                 x,
                 config,
-                rotate=turned,
+                rotate=rotated,
                 generator=torch.Generator().manual_seed(9),
                 backend=backend,
             )

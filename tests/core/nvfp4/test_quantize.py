@@ -122,8 +122,8 @@ def test_no_rows_give_no_codes(shape, config):
     fake.sum().backward()
     assert (fake.shape, x.grad.shape) == (shape, shape)
     if len(shape) == 2 and config.block == (1, 16):
-        for turned in (False, True):
-            rows, cols = quantize_both(x, config, rotate=turned)
+        for rotated in (False, True):
+            rows, cols = quantize_both(x, config, rotate=rotated)
             assert (rows.shape, cols.shape) == (shape, shape[::-1])
             assert cols.dequantize().shape == shape[::-1]
 
@@ -229,13 +229,13 @@ def test_stochastic_rounding_is_unbiased(rule, block):
     st.booleans(),
     st.sampled_from(["nearest", "stochastic"]),
 )
-def test_a_matrix_with_its_transpose_is_both_quantized_from_the_matrix(x, rule, turn, rounding):
+def test_a_matrix_with_its_transpose_is_both_quantized_from_the_matrix(x, rule, rotated, rounding):
     config = QuantizeConfig(rule=rule, rounding=rounding)
     generator = seeded(11)
-    rows, cols = quantize_both(x, config, rotate=turn, generator=seeded(11))
+    rows, cols = quantize_both(x, config, rotate=rotated, generator=seeded(11))
     assert_same(rows, quantize(x, config, generator=generator))
     transposed = torch.nn.functional.pad(x.t(), (0, -x.shape[0] % 16))
-    if turn:  # float16 has no room for the sums
+    if rotated:  # float16 has no room for the sums
         transposed = rotate(transposed.float() if x.dtype == torch.float16 else transposed)
     want = quantize(transposed, config, generator=generator)
     assert_bitwise_equal(cols.codes, want.codes)

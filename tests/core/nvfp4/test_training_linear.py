@@ -34,8 +34,8 @@ def gradients(layer, x, grad, seed=1):
     return y.detach(), *torch.autograd.grad(y, (x, *layer.parameters()), grad)
 
 
-def double(x, config, **how):
-    return dequantize(quantize(x, config, **how)).double()
+def double(x, config, **options):
+    return dequantize(quantize(x, config, **options)).double()
 
 
 def columns(x, config, hadamard=True):
@@ -135,13 +135,13 @@ def test_random_rounding_keeps_the_mean_of_the_weight_gradient():
     """The same for the rotated operand: the gradient is what rotates to such blocks."""
     config = replace(ON, gradient=QuantizeConfig(rounding="stochastic"))
     layer = NVFP4TrainingLinear(16, 16, bias=False, config=config)
-    turned = torch.rand(16, 16) * 2 - 1
-    turned[:, 0] = 1.0
-    grad = unrotate(turned).t().repeat(COPIES, 1)
+    rotated = torch.rand(16, 16) * 2 - 1
+    rotated[:, 0] = 1.0
+    grad = unrotate(rotated).t().repeat(COPIES, 1)
     x = torch.randn(16, 16).repeat(COPIES, 1)
     right = columns(x[:16], config.activation)
     _, _, dw = gradients(layer, x, grad)
-    off = dw.double() / COPIES - turned.double() @ right.t()
+    off = dw.double() / COPIES - rotated.double() @ right.t()
     assert (off.abs() <= hoeffding(right / 3)).all()
 
 

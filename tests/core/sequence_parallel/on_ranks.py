@@ -201,16 +201,16 @@ def rounded_with_gradient(process_group: dist.ProcessGroup) -> str:
     return ""
 
 
-def one_fails(process_group: dist.ProcessGroup, how: str) -> None:
+def one_fails(process_group: dist.ProcessGroup, failure: str) -> None:
     """Rank 1 goes wrong while rank 0 waits for it in an exchange."""
     sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 1}, 2)
-    if sp.group.rank == 1 and how == "raises":
+    if sp.group.rank == 1 and failure == "raises":
         raise ValueError("rank one has had enough")
-    if sp.group.rank == 1 and how == "dies":
+    if sp.group.rank == 1 and failure == "dies":
         import os
 
         os._exit(7)
-    if sp.group.rank == 1 and how == "sleeps":
+    if sp.group.rank == 1 and failure == "sleeps":
         import time
 
         time.sleep(60)
