@@ -1,8 +1,9 @@
 """Attention over [batch, tokens, heads, head_dim]: dense, and under a mask.
 
-Two operations, each a table of backends. ``attention`` lets every query see every key. Queries may
-be fewer or more than the keys: a block of a video attends to a window of pages that holds more than
-itself. ``masked_attention`` lets query ``i`` see key ``j`` where a mask says so.
+Two operations, each a table of backends (``attention_backends.py``). ``attention`` lets every query
+see every key. Queries may be fewer or more than the keys: a block of a video attends to a window of
+pages that holds more than itself. ``masked_attention`` lets query ``i`` see key ``j`` where a mask
+says so.
 
 Heads may be grouped: with fewer key heads than query heads, query head ``i`` reads key head
 ``i // (query_heads // key_heads)``.
@@ -11,45 +12,25 @@ Both choose for each call, because the answer depends on whether a gradient is n
 ``torch.compile`` the choice is made while tracing and costs nothing afterwards.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
 
+from longlive_core.attention_backends import ATTENTION as ATTENTION
+from longlive_core.attention_backends import MASKED_ATTENTION as MASKED_ATTENTION
+from longlive_core.attention_backends import grouped_heads
 from longlive_core.attention_mask import AnyMask as AnyMask
 from longlive_core.attention_mask import AttentionMask as AttentionMask
 from longlive_core.attention_mask import TableMask as TableMask
-from longlive_core.backends import (
-    Backend,
-    Operation,
-    Request,
-    all_of,
-    find_function,
-    forward_only,
-    needs_compute_capability,
-    needs_cuda,
-    needs_dtype,
-    needs_equal_heads,
-    needs_function,
-    needs_head_dim,
-)
+from longlive_core.backends import Request
 from longlive_core.checks import real
-from longlive_core.foreign_masks import AnyForm, TensorMask, TiledMask, as_mask
+from longlive_core.foreign_masks import AnyForm, TensorMask, as_mask
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys key_heads head_dim"]
-_Made = AnyMask | TensorMask | TiledMask
-
-_FA3 = (  # its builds differ in the module's name
-    ("flash_attn_interface", "flash_attn_func"),
-    ("fa3_fwd_interface", "flash_attn_func"),
-)
 
 
 def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
@@ -60,7 +41,7 @@ def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
         dtype=q.dtype,
         head_dim=q.shape[-1],
         needs_grad=needs_grad,
-        grouped=_grouped(q, k),
+        grouped=grouped_heads(q, k),
     )
 
 
@@ -164,10 +145,6 @@ def _choose_masked(
     return MASKED_ATTENTION.receipt(request, backend).backend
 
 
-def _grouped(q: Tensor, k: Tensor) -> bool:
-    return q.shape[2] != k.shape[2]
-
-
 def _scale(q: Tensor, scale: float | None) -> float:
     if scale is None:
         return 1.0 / math.sqrt(q.shape[-1])
@@ -195,199 +172,3 @@ def _require_operands(what: str, q: Tensor, k: Tensor, v: Tensor) -> None:
             f"{what} takes queries, keys and values on one device, got {q.device}, {k.device} and "
             f"{v.device}: nothing is moved in silence. Move them first."
         )
-
-
-def _fa4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    from flash_attn.cute import flash_attn_func
-
-    return _first(flash_attn_func(q, k, v, softmax_scale=scale))
-
-
-def _fa3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    if torch.compiler.is_compiling():
-        return torch.ops.longlive.fa3_forward(q, k, v, scale)
-    return _fa3_forward(q, k, v, scale)  # an operation of our own takes Python time
-
-
-def _fa3_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    flash_attn_func, _ = find_function(*_FA3)
-    assert flash_attn_func is not None
-    return _first(flash_attn_func(q, k, v, softmax_scale=scale))
-
-
-_fa3_operation = torch.library.custom_op("longlive::fa3_forward", _fa3_forward, mutates_args=())
-"""FlashAttention-3's forward as one opaque operation, so that compiled models can hold it."""
-
-
-@_fa3_operation.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
-
-
-def _fa2(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    from flash_attn import flash_attn_func
-
-    return flash_attn_func(q, k, v, softmax_scale=scale)
-
-
-def _xformers(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    from xformers.ops import memory_efficient_attention
-
-    return memory_efficient_attention(q, k, v, scale=scale)
-
-
-def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return _sdpa(q, k, v, scale)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return _torch_sdpa(q, k, v, scale, None)
-
-
-def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    return _softmax_attention(q, k, v, scale, None)
-
-
-def _flex_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
-    """FlexAttention, compiled at the first call; with gradients."""
-    tiles = mask.flex(q.device, q.shape[0], q.shape[2])
-    how = {"block_mask": tiles, "scale": scale, "enable_gqa": _grouped(q, k)}
-    return _compiled_flex_attention()(*_heads_first(q, k, v), **how).transpose(1, 2)
-
-
-@functools.cache
-def _compiled_flex_attention() -> Callable:
-    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
-
-
-def _sdpa_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
-    return _torch_sdpa(q, k, v, scale, mask.dense(q.device, q.shape[0], q.shape[2]))
-
-
-def _torch_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None) -> Tensor:
-    grouped = _grouped(q, k)
-    q, k, v = _heads_first(q, k, v)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible, scale=scale, enable_gqa=grouped
-    )
-    return out.transpose(1, 2)
-
-
-def _reference_masked(q: Tensor, k: Tensor, v: Tensor, mask: _Made, scale: float) -> Tensor:
-    return _softmax_attention(q, k, v, scale, mask.dense(q.device, q.shape[0], q.shape[2]))
-
-
-def _softmax_attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None
-) -> Tensor:
-    """The meaning of attention, in float32 or wider."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    k, v = (x.to(wide).repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
-    scores = torch.einsum("bqhd,bkhd->bhqk", q.to(wide), k) * scale
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -math.inf)
-    return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).to(q.dtype)
-
-
-def _heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[batch, tokens, heads, head_dim] -> [batch, heads, tokens, head_dim], as views."""
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-
-def _first(result: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Some releases of FlashAttention return the log-sum-exp beside the output."""
-    return result[0] if isinstance(result, tuple) else result
-
-
-def _slow_to_compile_on_hopper(request: Request) -> str | None:
-    if torch.cuda.get_device_capability(request.device) < (10, 0):
-        return "before Blackwell it is no faster than FA3 or cuDNN, and compiles for minutes"
-    return None
-
-
-def _torch_has_these_kernels(request: Request) -> str | None:
-    return "torch's own SDPA holds the same kernels or faster ones"
-
-
-def _slower_before_hopper(request: Request) -> str | None:
-    if torch.cuda.get_device_capability(request.device) < (9, 0):
-        return "before Hopper it is slower than SDPA's flash kernel"
-    return None
-
-
-_HALF = needs_dtype(torch.bfloat16, torch.float16)
-
-ATTENTION = Operation(
-    "attention",
-    (
-        Backend(
-            name="fa4",
-            run=_fa4,
-            why_not=all_of(
-                needs_compute_capability((9, 0)),
-                _HALF,
-                needs_head_dim(multiple_of=8, high=128),
-                needs_function("flash-attn-4", ("flash_attn.cute", "flash_attn_func")),
-            ),
-            why_not_auto=_slow_to_compile_on_hopper,
-        ),
-        Backend(
-            name="fa3",
-            run=_fa3,
-            why_not=all_of(
-                needs_compute_capability((9, 0), (9, 0)),
-                forward_only,
-                needs_dtype(torch.bfloat16),
-                needs_head_dim(multiple_of=8, high=256),
-                needs_function("fa3-fwd or another build of FlashAttention-3", *_FA3),
-            ),
-        ),
-        Backend(
-            name="cudnn",
-            run=_cudnn,
-            why_not=all_of(
-                needs_compute_capability((8, 0)), _HALF, needs_head_dim(multiple_of=8, high=128)
-            ),
-            why_not_auto=_slower_before_hopper,
-        ),
-        Backend(
-            name="fa2",
-            run=_fa2,
-            why_not=all_of(
-                needs_compute_capability((8, 0)),
-                _HALF,
-                needs_head_dim(multiple_of=8, high=256),
-                needs_function("flash-attn", ("flash_attn", "flash_attn_func")),
-            ),
-            why_not_auto=_torch_has_these_kernels,
-        ),
-        Backend(
-            name="xformers",
-            run=_xformers,
-            why_not=all_of(
-                needs_compute_capability((8, 0)),
-                _HALF,
-                needs_head_dim(multiple_of=8, high=256),
-                needs_equal_heads,
-                needs_function("xformers", ("xformers.ops", "memory_efficient_attention")),
-            ),
-            why_not_auto=_torch_has_these_kernels,
-        ),
-        Backend(name="sdpa", run=_sdpa),
-        Backend(name="reference", run=_reference),
-    ),
-)
-
-MASKED_ATTENTION = Operation(
-    "masked_attention",
-    (
-        Backend(
-            name="flex",
-            run=_flex_masked,
-            why_not=all_of(needs_cuda, needs_head_dim(multiple_of=8, low=16, high=256)),
-        ),
-        Backend(name="sdpa", run=_sdpa_masked),
-        Backend(name="reference", run=_reference_masked),
-    ),
-)

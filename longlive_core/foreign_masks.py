@@ -106,7 +106,7 @@ class TiledMask:
 
 
 def as_mask(mask: AnyForm) -> AnyMask | TensorMask | TiledMask:
-    """The mask with ``q_len``, ``kv_len``, ``dense`` and ``flex``. Raises ValueError for no mask."""
+    """The mask with ``q_len``, ``kv_len``, ``dense``, ``flex``. Raises ValueError for no mask."""
     if isinstance(mask, AttentionMask | TableMask):
         return mask
     if isinstance(mask, BlockMask):

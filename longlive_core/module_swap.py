@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from longlive_core.backends import Receipt
+from longlive_core.names import few
 
 KEEP = (
     "text_embedding",
@@ -29,8 +30,6 @@ KEEP = (
 """Left as they are unless told otherwise: the ends of LongLive-2.0's transformer, as the original
 leaves them, norms, and low-rank adapters. They are a few percent of the bytes and carry much of
 the error."""
-
-_SHOWN = 5
 
 
 @runtime_checkable
@@ -72,7 +71,7 @@ class ConversionReport:
         by_reason = defaultdict(list)
         for name, reason in self.kept.items():
             by_reason[reason].append(name)
-        lines = [f"  kept, {reason}: {_few(names)}" for reason, names in by_reason.items()]
+        lines = [f"  kept, {reason}: {few(names)}" for reason, names in by_reason.items()]
         return "\n".join([head, *lines])
 
 
@@ -195,13 +194,8 @@ def _refuse_unmatched(model: nn.Module, keep: Iterable[str]) -> None:
     for pattern in keep:
         if pattern not in KEEP and not any(matches(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Its modules: {_few(names)}."
+            hint = f"Did you mean {near[0]!r}?" if near else f"Its modules: {few(names)}."
             raise ValueError(
                 f"keep={pattern!r} names no module of this {type(model).__name__}, so it would "
                 f"keep nothing. {hint}"
             )
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longlive_core.float8 import Float8Linear
+from longlive_core.names import few
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
@@ -36,8 +37,6 @@ PREFIX = "base_model.model."
 HOLDERS = ("generator_lora", "critic_lora")
 WEIGHTS = "adapter_model.safetensors"
 QUANTIZED = (NVFP4Linear, Float8Linear)
-
-_SHOWN = 5
 
 
 class LoRALinear(nn.Module):
@@ -147,7 +146,7 @@ def add_lora(
     config = LoRAConfig() if config is None else config
     if present := [name for name, _ in adapters(model)]:
         raise ValueError(
-            f"the model has adapters already ({_few(present)}): fuse them (fuse_lora) or load into "
+            f"the model has adapters already ({few(present)}): fuse them (fuse_lora) or load into "
             f"them (load_lora)."
         )
     names = tuple(_targets(model, config))
@@ -256,7 +255,7 @@ def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
     if not names:
         raise ValueError(
             f"no linear of this {type(model).__name__} is called {', '.join(config.targets)}: its "
-            f"linears are {_few(linears)}. Name others as LoRAConfig(targets=...)."
+            f"linears are {few(linears)}. Name others as LoRAConfig(targets=...)."
         )
     return names
 
@@ -282,7 +281,7 @@ def _check(
         "no numbers": [name for name, x in found.items() if not x.is_floating_point()],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        listed = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
         raise ValueError(f"the adapter does not fit ({listed}): {_misfit(found, own, config)}")
 
 
@@ -336,8 +335,3 @@ def _peft_name(key: str) -> str:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     holder, _, last = name.rpartition(".")
     setattr(model.get_submodule(holder), last, module)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

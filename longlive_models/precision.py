@@ -10,6 +10,7 @@ from torch import nn
 from longlive_core import float8, nvfp4
 from longlive_core.backends import Receipt
 from longlive_core.module_swap import receipts
+from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
 from longlive_models.checkpoints.hub import PACKED_WEIGHTS, is_published
 from longlive_models.checkpoints.nvfp4 import load_packed, split_quantization
@@ -99,15 +100,10 @@ def in_short(found: Mapping[str, tuple[Receipt, ...]]) -> tuple[str, ...]:
         for receipt in several:
             alike[str(receipt)].append(name)
     return tuple(
-        line if names == [line.partition(":")[0]] else f"{line} [{_few(names)}]"
+        line if names == [line.partition(":")[0]] else f"{line} [{few(names, _SHOWN)}]"
         for line, names in alike.items()
     )
 
 
 def _plain(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if type(module) is nn.Linear]
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,8 +1,4 @@
-"""Products of FP8 matrices: for each scaling a table of backends.
-
-``F.scaled_mm`` multiplies on the tensor cores of Ada, Hopper and later. Everywhere else the product
-is emulated: decode, then multiply in float32, which is what the hardware's result means.
-"""
+"""Products of FP8 matrices: for each scaling a table of backends (``matmul_backends.py``)."""
 
 import functools
 from collections.abc import Callable
@@ -10,18 +6,10 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import ScalingType, pad, scaled_mm
 
-from longlive_core.backends import (
-    Backend,
-    Operation,
-    Receipt,
-    Request,
-    all_of,
-    needs_compute_capability,
-    needs_dtype,
-)
-from longlive_core.float8.tensor import BLOCK, Float8Tensor, Scaling, dequantize
+from longlive_core.backends import Operation, Receipt, Request
+from longlive_core.float8.matmul_backends import BLOCK_MATMUL, ROW_MATMUL
+from longlive_core.float8.tensor import BLOCK, Float8Tensor, Scaling
 
 
 def matmul(
@@ -99,84 +87,3 @@ def _chosen(name: str, device: torch.device, dtype: torch.dtype, backend: str, s
     """Asked once: a device does not change its mind."""
     operation = next(one for one in (ROW_MATMUL, BLOCK_MATMUL) if one.name == name)
     return receipt(operation, device, dtype, backend, strict).backend
-
-
-def _scaled_mm_rows(
-    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    return scaled_mm(
-        a.codes,
-        b.codes.t(),
-        scale_a=a.scales,
-        scale_recipe_a=ScalingType.RowWise,
-        scale_b=b.scales.t(),
-        scale_recipe_b=ScalingType.RowWise,
-        bias=bias,
-        output_dtype=out_dtype,
-    )
-
-
-def _scaled_mm_blocks(
-    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    """cuBLASLt wants a's rows in fours, a's scales column by column, and b's rows of scales padded
-    to a multiple of four."""
-    rows = a.codes.shape[0]
-    more = -rows % 4
-    codes = pad(a.codes.view(torch.uint8), (0, 0, 0, more)).view(torch.float8_e4m3fn)
-    scale_a = pad(a.scales, (0, 0, 0, more)).t().contiguous().t()
-    scale_b = pad(b.scales, (0, -b.scales.shape[1] % 4)).t()
-    out = scaled_mm(
-        codes,
-        b.codes.t(),
-        scale_a=scale_a,
-        scale_recipe_a=ScalingType.BlockWise1x128,
-        scale_b=scale_b,
-        scale_recipe_b=ScalingType.BlockWise128x128,
-        bias=bias,
-        output_dtype=out_dtype,
-    )
-    return out[:rows]
-
-
-def _emulated(
-    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    out = dequantize(a) @ dequantize(b).t()
-    return (out if bias is None else out + bias.float()).to(out_dtype)
-
-
-def _needs_cuda_12_9(request: Request) -> str | None:
-    built_with = tuple(int(part) for part in (torch.version.cuda or "0.0").split(".")[:2])
-    if built_with < (12, 9):
-        return f"it needs a torch built with CUDA 12.9 or later, this one has {torch.version.cuda}"
-    return None
-
-
-ROW_MATMUL = Operation(
-    "float8.matmul",
-    (
-        Backend(
-            name="scaled_mm",
-            run=_scaled_mm_rows,
-            why_not=all_of(needs_compute_capability((8, 9)), needs_dtype(torch.bfloat16)),
-        ),
-        Backend(name="reference", run=_emulated, emulates=True),
-    ),
-)
-
-BLOCK_MATMUL = Operation(
-    "float8.block_matmul",
-    (
-        Backend(
-            name="scaled_mm",
-            run=_scaled_mm_blocks,
-            why_not=all_of(
-                needs_compute_capability((9, 0), (9, 0)),
-                _needs_cuda_12_9,
-                needs_dtype(torch.bfloat16, torch.float32),
-            ),
-        ),
-        Backend(name="reference", run=_emulated, emulates=True),
-    ),
-)

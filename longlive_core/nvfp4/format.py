@@ -1,6 +1,5 @@
 """The constants of the NVFP4 number format, and the choices that are part of it."""
 
-import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from longlive_core.checks import shown, whole
+from longlive_core.names import did_you_mean
 
 BLOCK = 16  # neighboring columns that share one block scale
 
@@ -217,10 +217,9 @@ def find_rule(rule: str) -> ScaleRule:
         return rule
     names = [known.value for known in ScaleRule]
     if not isinstance(rule, str) or rule not in names:
-        near = difflib.get_close_matches(rule, names, n=1) if isinstance(rule, str) else []
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(
-            f"there is no scale rule {shown(rule)}; {hint}The rules: {', '.join(names)}."
+            f"there is no scale rule {shown(rule)}; {did_you_mean(rule, names)}The rules: "
+            f"{', '.join(names)}."
         )
     return ScaleRule(rule)
 

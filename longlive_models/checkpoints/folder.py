@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from longlive_core.checks import shown
+from longlive_core.names import few
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
     cached_in_part,
@@ -27,7 +28,6 @@ from longlive_models.documents import read_json
 SHARD = "15MB"
 """No weight file is larger: the shipped model's files stay under 16 MiB."""
 
-_SHOWN = 5
 
 _LONGEST_SERIES = 10_000
 """Files that one model may be split over."""
@@ -167,12 +167,12 @@ def _others_of_series(names: list[str]) -> list[str]:
 
 
 def _no_whole_part(folder: Path, missing: list[str], present: list[str]) -> str:
-    lacks = _few(missing) if missing else f"any *{SAFETENSORS}"
+    lacks = few(missing) if missing else f"any *{SAFETENSORS}"
     start = f"{folder} is no whole part of a model: it lacks {lacks}"
     strays = [name for name in present if name not in missing]
     if missing and not any(unfinished(folder / name) for name in missing) and strays:
         return (
-            f"{start}, but holds {_few(strays)}: the download was not finished, or an index is "
+            f"{start}, but holds {few(strays)}: the download was not finished, or an index is "
             f"left from an earlier save. Fetch what is missing, or remove the index if "
             f"{strays[0]} is the whole part."
         )
@@ -242,7 +242,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        listed = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
         raise ValueError(
             f"{source} does not hold the weights of this {type(module).__name__} ({listed}): "
             f"config and weights come from different models. Take both from one place."
@@ -276,8 +276,3 @@ def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(data.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

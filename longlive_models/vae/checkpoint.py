@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longlive_core.names import few
 from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.vae.autoencoder import WanVAE
 from longlive_models.vae.config import WAN22_VAE, VAEConfig
-
-_SHOWN = 5
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -68,15 +67,10 @@ def check_keys(vae: WanVAE, state: Mapping[str, Tensor]) -> None:
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {_few(keys)}" for what, keys in problems.items() if keys)
+        listed = "; ".join(f"{what}: {few(keys)}" for what, keys in problems.items() if keys)
         config = vae.config
         raise ValueError(
             f"these are not the weights of this VAE (encoder {config.encoder_dim}, decoder "
             f"{config.decoder_dim}, {config.latent_channels} latent channels). {listed}. "
             f"Pass the config that they were made with."
         )
-
-
-def _few(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more

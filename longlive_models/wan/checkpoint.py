@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from longlive_core.names import few
 from longlive_models.checkpoints.folder import load_folder
 from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.wan.transformer import WanTransformer
@@ -81,14 +82,11 @@ def load_weights(
     if strict:
         problems |= {"missing": missing, "unexpected": unexpected}
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {_few(keys)}" for what, keys in problems.items() if keys)
+        listed = "; ".join(
+            f"{what}: {few(keys, _SHOWN)}" for what, keys in problems.items() if keys
+        )
         raise ValueError(
             f"the checkpoint does not fit this WanTransformer ({model.config.num_layers} layers of "
             f"width {model.config.dim}). {listed}. Build it from the checkpoint's config."
         )
     model.load_state_dict({key: state[key] for key in own if key in state}, strict=strict)
-
-
-def _few(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from longlive_models.did_you_mean import few
+from longlive_core.names import few
 from longlive_recipes.training.checkpoint_layout import average_key
 from longlive_recipes.training.optimizers import (
     EVERYTHING,

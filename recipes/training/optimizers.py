@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from longlive_core.checks import real, shown
-from longlive_models.did_you_mean import few
+from longlive_core.names import few
 from longlive_recipes.configs.checked import real_field, switch_field
 from longlive_recipes.training.schedule import LearningRateCurve
 

@@ -2,7 +2,7 @@
 
 A package's public names are those that its `__init__.py` defines or re-exports as `Name as Name`.
 Modules of `MODULES` are imported by their own name: what they define without an underscore is
-public.
+public, too.
 """
 
 import ast
@@ -39,13 +39,11 @@ def public_names() -> list[str]:
 
 
 def _defined(module: ast.Module) -> list[str]:
-    """What a module defines without an underscore: functions, classes and constants."""
-    names = []
+    """What a module defines without an underscore, or re-exports as ``Name as Name``."""
+    names = _names(module)
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.append(node.name)
-        elif isinstance(node, ast.Assign):
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.append(node.target.id)
     return [name for name in names if not name.startswith("_")]

@@ -5,7 +5,7 @@ import torch
 
 from longlive_core.backends import BackendUnavailable
 from longlive_core.float8 import Scaling, dequantize, matmul, quantize
-from longlive_core.float8.matmul import BLOCK_MATMUL, ROW_MATMUL
+from longlive_core.float8.matmul_backends import BLOCK_MATMUL, ROW_MATMUL
 
 PAIRS = [(Scaling.ROW, Scaling.ROW), (Scaling.ROW_BLOCK, Scaling.SQUARE)]
 
