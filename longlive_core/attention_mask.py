@@ -1,4 +1,4 @@
-"""Which query may see which key: one description, read by every masked backend."""
+"""Masks of attention: which query may see which key, in the forms that backends need."""
 
 import functools
 from collections.abc import Callable
@@ -55,9 +55,9 @@ class AttentionMask:
         hold_wholes(self, "q_len kv_len", at_least=1, why=why)
 
     def prepare(self, device: torch.device, batch: int = 1, heads: int = 1) -> None:
-        """Make now what masked attention on this device will ask for.
+        """Make the forms of the mask that ``masked_attention`` needs on this device.
 
-        Making a mask checks values, which a compiled function cannot trace: prepare it before, with
+        Making a mask checks values, which a compiled function cannot trace: call this before, with
         the numbers of samples and query heads if the rule reads them.
         """
         if device.type == "cuda":

@@ -34,13 +34,13 @@ the error."""
 
 @runtime_checkable
 class HasReceipt(Protocol):
-    """A layer that says which backends its operations take where it is now."""
+    """A layer that reports which backends its operations take on its device."""
 
     def receipts(self) -> tuple[Receipt, ...]: ...
 
 
 def receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:
-    """What every layer of ``model`` that computes through a table of backends runs on, by name."""
+    """The receipts of every layer of ``model`` that has some, by the layer's name."""
     return {
         name: module.receipts()
         for name, module in model.named_modules()
@@ -50,7 +50,7 @@ def receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """What a conversion did.
+    """Which linears a conversion replaced and kept, and the model's size before and after.
 
     Attributes:
         swapped: names of the linears that were replaced.
@@ -65,7 +65,8 @@ class ConversionReport:
 
     def __str__(self) -> str:
         head = (
-            f"{len(self.swapped)} linears swapped, {len(self.kept)} kept; "
+            f"{len(self.swapped)} linear{'' if len(self.swapped) == 1 else 's'} swapped, "
+            f"{len(self.kept)} kept; "
             f"{self.bytes_before:,} bytes before, {self.bytes_after:,} after"
         )
         by_reason = defaultdict(list)

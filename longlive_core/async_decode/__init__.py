@@ -1,4 +1,4 @@
-"""Decoding beside denoising: a scheduler with three verbs, and the lanes it runs on."""
+"""Decodes finished blocks while the next one is denoised: ``submit``, ``ready``, ``finish``."""
 
 from longlive_core.async_decode.host_copy import start_host_copy as start_host_copy
 from longlive_core.async_decode.lanes import InlineLane as InlineLane

@@ -1,4 +1,4 @@
-"""Frames on their way to the CPU."""
+"""Copies frames from a GPU to the CPU without waiting."""
 
 import torch
 from jaxtyping import Shaped
@@ -8,9 +8,9 @@ from torch import Tensor
 def start_host_copy(frames: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Start copying to pinned memory on the current stream, without waiting for the copy.
 
-    The result may be read once that stream has come so far; the lanes wait for it. Pinned blocks
-    are reused by torch's own host allocator once their copies have ended. A tensor that is on the
-    CPU already is returned as it is.
+    The result may be read once the stream has finished the copy; the lanes wait for it. Pinned
+    blocks are reused by torch's own host allocator once their copies have ended. A tensor that is
+    on the CPU already is returned as it is.
     """
     if frames.device.type != "cuda":
         return frames.cpu()

@@ -1,4 +1,4 @@
-"""Where decoding runs: here and now, on a worker thread, on a second stream, on another device.
+"""Where decoding runs: on the caller's thread, a worker thread, a second stream, another device.
 
 A lane runs tasks one after another in the order given. It knows nothing of blocks or states: a task
 is a function of one tensor, and a ``Ticket`` is what one can ask about it.
@@ -23,7 +23,13 @@ LaneTask = Callable[[Tensor], Any]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a task came to: its value or its error, and when it ran (``time.perf_counter``)."""
+    """The result of a task.
+
+    Attributes:
+        value: what it returned; None if it failed.
+        error: what it raised; None if it did not.
+        start, end: when it ran, in seconds of ``time.perf_counter``.
+    """
 
     value: Any
     error: BaseException | None
@@ -33,25 +39,25 @@ class Outcome:
 
 @runtime_checkable
 class Ticket(Protocol):
-    """A task that was given to a lane."""
+    """A task that was given to a lane: whether it has ended, and its outcome."""
 
     def done(self) -> bool:
         """Whether the task has ended, well or not; never waits."""
 
     def outcome(self) -> Outcome:
-        """Wait for the task to end; safe to use its value on the current stream afterwards."""
+        """The result, once the task has ended; its value may be used on the current stream."""
 
 
 @runtime_checkable
 class Lane(Protocol):
-    """Runs tasks in order."""
+    """Runs tasks one after another, in the order in which they are started."""
 
     @property
     def name(self) -> str:
-        """What traces and receipts call it."""
+        """The lane's name in traces and receipts."""
 
     def start(self, task: LaneTask, latents: Tensor) -> Ticket:
-        """Give the lane a task. Errors of the task are kept in its outcome, never raised here."""
+        """Queue or run a task. Its errors are kept in its outcome, never raised here."""
 
     def close(self) -> None:
         """Drop tasks that have not begun, wait for the one that runs, and free the lane."""
@@ -62,7 +68,11 @@ class LaneClosed(ValueError):
 
 
 def make_lane(name: str) -> Lane:
-    """The lane called "inline", "thread", "stream" or "device:" and a device ("device:cuda:1")."""
+    """The lane called "inline", "thread", "stream" or "device:<device>", as in "device:cuda:1".
+
+    Raises:
+        ValueError: another name, or a device that torch does not know.
+    """
     kind, _, device = name.partition(":") if isinstance(name, str) else ("", "", "")
     if name == "inline":
         return InlineLane()
@@ -99,7 +109,7 @@ class InlineLane:
         return _Ended(outcome)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no task outlives ``start``."""
 
 
 class ThreadLane:
@@ -109,6 +119,9 @@ class ThreadLane:
     autocast and other settings of a thread it must set for itself. With a ``device``, latents are
     moved there first: whatever ``decode`` uses must live there. On CUDA the worker has a stream of
     its own, waits on it for the latents, and ends a task when the task's kernels have ended.
+
+    Args:
+        device: where latents are moved before a task gets them; None leaves them where they are.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -191,7 +204,11 @@ class StreamLane:
         self._clock: tuple[torch.cuda.Event, float] | None = None
 
     def start(self, task: LaneTask, latents: Tensor) -> Ticket:
-        """Launch the task behind the ones before it, once the latents are ready."""
+        """Launch the task behind the ones before it, once the latents are ready.
+
+        Raises:
+            ValueError: the latents are not on a CUDA device.
+        """
         if latents.device.type != "cuda":
             raise ValueError(
                 f"lane 'stream' needs latents on a CUDA device, got {latents.device}: only CUDA "

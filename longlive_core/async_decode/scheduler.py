@@ -33,7 +33,7 @@ class AsyncDecodeScheduler:
     not decoded. It is raised again by every call that follows.
 
     Args:
-        decode: a block's latents and the state before it to its frames and the state after it.
+        decode: called as ``decode(latents, state)``; returns the block's frames and the next state.
         lane: "inline", "thread", "stream", "device:<device>", or a ``Lane``, which ``close`` ends.
         depth: blocks that may be in flight: submitted and not yet decoded.
         state: where to start; None at the start of a video.
@@ -68,7 +68,7 @@ class AsyncDecodeScheduler:
 
     @property
     def lane(self) -> str:
-        """The lane's name."""
+        """The name of the lane that decodes."""
         return self._lane.name
 
     @property
@@ -123,7 +123,7 @@ class AsyncDecodeScheduler:
             yield self._take_first()
 
     def close(self) -> None:
-        """End the lane. Blocks not begun are dropped; those that were decoded can be taken."""
+        """Close the lane. Blocks not begun are dropped; decoded frames can still be taken."""
         self._closed = True
         self._lane.close()
 

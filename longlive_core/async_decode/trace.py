@@ -1,11 +1,17 @@
-"""When each block was decoded, and where: what shows whether decoding hid behind denoising."""
+"""When and where each block was decoded, to see whether decoding overlapped with denoising."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One block's decoding: ``start`` and ``end`` in seconds of ``time.perf_counter``."""
+    """When and where one block was decoded.
+
+    Attributes:
+        block: the block's number, from 0.
+        lane: the lane's name.
+        start, end: in seconds of ``time.perf_counter``.
+    """
 
     block: int
     lane: str
@@ -14,5 +20,5 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """How long decoding took, in seconds."""
         return self.end - self.start

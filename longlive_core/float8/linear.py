@@ -94,7 +94,7 @@ class Float8Linear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, config: Float8Config | None = None) -> "Float8Linear":
-        """The layer with this linear's weight rounded to FP8, and its bias itself."""
+        """The layer with this linear's weight rounded to FP8; it shares the linear's bias."""
         layer = cls(
             linear.in_features, linear.out_features, bias=False, config=config, device="meta"
         )

@@ -45,12 +45,12 @@ def matmul(
 
 
 def multiple(weight: Scaling) -> int:
-    """What both sides of a weight divide by: whole blocks, or a tensor core's step."""
+    """What both sizes of a weight must be divisible by: 128 for squares, else 16."""
     return BLOCK if weight is Scaling.SQUARE else 16
 
 
 def operation_for(a: Scaling, b: Scaling) -> Operation:
-    """The table for operands scaled like this."""
+    """The table of backends for operands scaled so. Raises ``ValueError`` for other pairs."""
     if (a, b) == (Scaling.ROW, Scaling.ROW):
         return ROW_MATMUL
     if (a, b) == (Scaling.ROW_BLOCK, Scaling.SQUARE):
@@ -68,7 +68,7 @@ def receipt(
     backend: str = "auto",
     strict: bool = False,
 ) -> Receipt:
-    """The account of a product whose result is of ``dtype``."""
+    """Which backend a product takes whose result is of ``dtype``, and why."""
     return operation.receipt(Request(device=device, dtype=dtype), backend, strict=strict)
 
 

@@ -34,7 +34,11 @@ class Scaling(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Float8Tensor:
-    """A matrix in FP8. ``scales`` is [rows, 1], [rows, cols / 128] or [rows / 128, cols / 128]."""
+    """A matrix in FP8: ``codes`` [rows, cols], E4M3, and float32 ``scales``.
+
+    Scales are [rows, 1], [rows, cols / 128] or [rows / 128, cols / 128], as ``scaling`` says. A
+    number is read as code * scale.
+    """
 
     codes: Float8e4m3fn[Tensor, "rows cols"]
     scales: Float32[Tensor, "row_blocks col_blocks"]
@@ -80,7 +84,7 @@ def scale_shape(rows: int, cols: int, scaling: Scaling) -> tuple[int, int]:
 def spread(
     scales: Float32[Tensor, "row_blocks col_blocks"], shape: tuple[int, ...], scaling: Scaling
 ) -> Float32[Tensor, "..."]:
-    """The scale of every number; one a row where that is enough, as broadcasting has it."""
+    """The scale of every number, [rows, cols], or [rows, 1] where a row shares one."""
     if scaling is Scaling.ROW:
         return scales
     if scaling is Scaling.SQUARE:

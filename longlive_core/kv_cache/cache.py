@@ -41,10 +41,10 @@ class PagedKVCache:
     whose contents have moved on by then.
 
     Args:
-        layout: sizes.
+        layout: the sizes of a page, and the number of layers.
         policy: which pages a block sees: ``Window``, one of your own, or a ``ContentPolicy``.
         codec: how pages are stored.
-        device: where.
+        device: where they are stored.
     """
 
     def __init__(
@@ -158,7 +158,10 @@ class PagedKVCache:
         self._begin(page, (*older, page))
 
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
-        """Take the block's own keys and values; ``clean`` on the pass whose values are kept."""
+        """Take the block's own keys and values of a layer, [samples, tokens, heads, head_dim] each.
+
+        They replace those of the step before. ``clean`` marks the pass whose values are kept.
+        """
         own = self._in_progress("write")
         layer = self._layer("write", layer)
         own.write(layer, k, v, clean)
@@ -174,7 +177,7 @@ class PagedKVCache:
         return self._in_progress("read").read(self._layer("read", layer))
 
     def commit(self) -> None:
-        """Keep the block in progress: every layer has had its clean write."""
+        """Keep the block in progress. ``ValueError`` if a layer had no clean write."""
         own = self._in_progress("commit")
         missing = sorted(set(range(self.layout.layers)) - own.clean)
         if missing:
@@ -187,7 +190,7 @@ class PagedKVCache:
         self._open = None
 
     def start_shot(self, *, forget: bool = False) -> None:
-        """Let the block just committed anchor a new shot. A number changes; nothing moves.
+        """Begin a new shot, anchored by the block just committed. No page is moved or copied.
 
         ``forget`` drops the history: of the pages before the anchor, only those stay that the
         policy calls ``lasting``. It may be called within the cut's own block as well, between
@@ -234,8 +237,7 @@ class PagedKVCache:
 
     @property
     def own_bytes(self) -> CacheBytes:
-        """What this cache takes by itself: pages that none of its forks holds, its scratch, and
-        its summaries."""
+        """The bytes of this cache alone: pages that no fork shares, scratch and summaries."""
         own = self.layout.bytes(self.codec, self._references.pool.exclusive(self._references)).pages
         return CacheBytes(
             pages=own,
@@ -244,7 +246,7 @@ class PagedKVCache:
         )
 
     def snapshot(self) -> CacheSnapshot:
-        """What it takes to go on later, bit for bit, copied to the CPU."""
+        """A copy on the CPU of all that the cache holds, for ``restore``; nothing is rounded."""
         self._between_blocks("snapshot")
         stored = {
             name: x.to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -263,7 +265,7 @@ class PagedKVCache:
         )
 
     def restore(self, snapshot: CacheSnapshot) -> None:
-        """Become what the snapshot holds, on whatever device; a block in progress is forgotten.
+        """Take over the contents of a snapshot, on this cache's device; drop a block in progress.
 
         Raises:
             ValueError: the snapshot is of another layout, window policy or codec, or incomplete.
@@ -288,7 +290,7 @@ class PagedKVCache:
         self._forgotten = snapshot.forgotten
 
     def reset(self) -> None:
-        """Forget everything; the memory stays for the next video."""
+        """Drop every page and begin at block 0 again; the memory is kept for the next video."""
         self._table.clear()
         self._references.keep_only(())
         self._blocks = self._shot_start = self._forgotten = 0

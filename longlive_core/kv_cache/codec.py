@@ -26,7 +26,7 @@ Page = Float[Tensor, "samples tokens heads head_dim"]
 
 @runtime_checkable
 class PageCodec(Protocol):
-    """Stores pages of tokens. What a store is, only the codec knows."""
+    """Stores pages of tokens in a format of its own; a store is opaque to the cache."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,7 +82,7 @@ class PlainCodec:
         return f"PlainCodec({self.dtype})"
 
     def workspace_pages(self, slots: int) -> int:
-        """None: pages are read where they lie."""
+        """0: pages are read where they are stored."""
         return 0
 
     def page_bytes(self, shape: PageShape) -> int:

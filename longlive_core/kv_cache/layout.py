@@ -13,7 +13,13 @@ from longlive_core.memory import require_room
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheBytes:
-    """The memory of a cache, in bytes: pages of all layers, what the layers share, summaries."""
+    """The memory of a cache, in bytes.
+
+    Attributes:
+        pages: keys and values of all layers.
+        scratch: the workspace that all layers share.
+        summaries: the mean keys that a ``ContentPolicy`` chooses by.
+    """
 
     pages: int
     scratch: int
@@ -21,7 +27,7 @@ class CacheBytes:
 
     @property
     def total(self) -> int:
-        """Everything together."""
+        """The sum of the three, in bytes."""
         return self.pages + self.scratch + self.summaries
 
 

@@ -25,7 +25,7 @@ class OpenBlock:
         slot: the slot it will own.
         seen: the slots it sees, ascending, its own among them.
         lengths: tokens of the page in each of those slots; fewer than a whole page's are padded.
-        references: where pages lie.
+        references: the places that the cache's pages are stored in.
         workspaces: for keys and for values, of a codec that encodes.
     """
 

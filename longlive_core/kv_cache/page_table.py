@@ -60,7 +60,7 @@ class PageTable:
         return self.slot(page)
 
     def load(self, pages: Iterable[int | None]) -> None:
-        """Take over what another table of as many slots holds."""
+        """Take over the pages of another table with as many slots."""
         pages = list(pages)
         assert len(pages) == len(self._pages)
         self._pages = pages

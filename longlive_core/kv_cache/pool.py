@@ -47,8 +47,8 @@ class PagePool:
     def reference(self, places: Sequence[int | None] | None = None) -> "PageReferences":
         """References to these places, one for each slot; to none if not given."""
         with self._lock:
-            named = [None] * self.slots if places is None else list(places)
-            references = PageReferences(self, named)
+            named: Sequence[int | None] = [None] * self.slots if places is None else places
+            references = PageReferences(self, list(named))
             self._references.add(references)
         weakref.finalize(references, self.trim).atexit = False
         return references

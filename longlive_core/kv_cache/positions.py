@@ -23,7 +23,7 @@ class Places:
 
 @runtime_checkable
 class PositionPolicy(Protocol):
-    """Gives positions to a block, and to its past if the past is cached without."""
+    """Gives positions in time to a block, and to the past if its keys are cached without."""
 
     @property
     def rotated(self) -> bool:

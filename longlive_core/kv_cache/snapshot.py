@@ -1,4 +1,4 @@
-"""CacheSnapshot: all that a cache remembers between two blocks, in plain parts."""
+"""CacheSnapshot: the contents of a cache between two blocks, as tensors and plain values."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -12,11 +12,11 @@ from longlive_core.kv_cache.layout import CacheLayout
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheSnapshot:
-    """What ``PagedKVCache.snapshot`` takes and ``restore`` gives back: bytes and small integers.
+    """What ``PagedKVCache.snapshot`` makes and ``restore`` reads.
 
     Attributes:
         layout: the cache's sizes.
-        policy: its window policy, in words: ``describe``.
+        policy: its window policy, as text: ``describe``.
         codec: its codec, as ``PageCodec.to_dict`` names it.
         tensors: what is stored of the pages held, on the CPU, contiguous, by name.
         pages: the page in each slot; None where a slot is free.

@@ -67,7 +67,7 @@ def decode_linears(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> Con
 
 
 def why_not_convert(linear: nn.Module) -> str | None:
-    """Why a linear's weight is better left as it is, or None."""
+    """Why a linear's weight should not be packed, or None."""
     assert isinstance(linear, nn.Linear)
     if linear.in_features % BLOCK or linear.out_features % BLOCK:
         return (

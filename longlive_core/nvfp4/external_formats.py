@@ -43,7 +43,7 @@ _ACTIVATION_SCALES = ("act_per_tensor_scale", "input_scale", "input_global_scale
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """How another library names and lays out a packed matrix.
+    """How another library names a packed matrix's tensors, and how it orders block scales.
 
     Attributes:
         names: the tensors that it always has, codes first, then block scales.
@@ -108,7 +108,7 @@ class Convention:
         return q
 
     def write(self, q: NVFP4Tensor, *, swizzled: bool | None = None) -> dict[str, Tensor]:
-        """``q`` as this convention has it. Raises ValueError for what it cannot say."""
+        """``q`` as this convention's tensors. Raises ValueError for what it cannot represent."""
         if q.amax.numel() != 1 or len(q.shape) != 2:
             raise ValueError(
                 f"the {self.name} convention holds matrices with one scale, got shape {q.shape} "

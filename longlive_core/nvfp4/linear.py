@@ -51,7 +51,7 @@ class LinearConfig:
 
     Attributes:
         weight: how the weight is quantized.
-        activation: how inputs are (W4A4); None leaves them in their own type (W4A16).
+        activation: how inputs are quantized (W4A4); None leaves them in their type (W4A16).
         backend: a row of ``MATMUL`` (W4A4) or of ``WEIGHT_MATMUL`` (W4A16), or "auto".
         strict: refuse to emulate.
     """
@@ -134,7 +134,7 @@ class NVFP4Linear(nn.Module):
         reduce_amax: ReduceAmax | None = None,
         device: torch.device | str | None = None,
     ) -> "NVFP4Linear":
-        """The layer with this linear's weight quantized, and its bias itself.
+        """The layer with this linear's weight quantized; it shares the linear's bias.
 
         With ``device`` both are made there, and ``linear`` stays where it is.
         """
@@ -330,7 +330,7 @@ def quantize_weight(
 def quantize_shared(
     x: Float[Tensor, "*batch cols"], config: QuantizeConfig, reduce_amax: ReduceAmax | None
 ) -> NVFP4Tensor:
-    """``quantize``, with the amax of all who hold a part of the matrix."""
+    """``quantize`` with the amax of all ranks that hold a part of the matrix."""
     amax = tensor_amax(x)
     return quantize(x, config, amax=amax if reduce_amax is None else reduce_amax(amax))
 

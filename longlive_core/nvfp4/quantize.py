@@ -165,9 +165,9 @@ def fake_quantize(
 
 
 def check_floats(x: Tensor, *, fewest: int = 1) -> None:
-    """Refuse what the arithmetic, float32, would round before it quantizes.
+    """Raise ``ValueError`` unless ``x`` is a float tensor that float32 holds exactly.
 
-    And what has fewer dimensions than ``fewest``: blocks lie along the last one.
+    And unless it has at least ``fewest`` dimensions: blocks lie along the last one.
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"nvfp4 quantizes a tensor, got {shown(x)}: make one with torch.tensor.")

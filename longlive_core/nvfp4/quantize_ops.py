@@ -124,7 +124,7 @@ def _dequantize_into(
     config: str,
     backend: str,
 ) -> None:
-    """The same, into memory that is already there."""
+    """The matrix that codes and block scales stand for, written into ``out``."""
     decode_into(out, codes, scales, amax, config_from_text(config), backend)
 
 

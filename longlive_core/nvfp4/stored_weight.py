@@ -1,4 +1,4 @@
-"""A packed weight as state dicts have it: what its numbers mean, and whether they can be right."""
+"""The format of a packed weight in a state dict, read, written and checked."""
 
 from typing import Any
 

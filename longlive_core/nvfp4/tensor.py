@@ -60,7 +60,7 @@ class NVFP4Tensor:
 
     @property
     def bytes(self) -> int:
-        """What codes, block scales and amax take: 4.5 bits a value and a little."""
+        """The bytes of codes, block scales and amax: 4.5 bits a value, and 4 bytes an amax."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What ranks send each other: one all-to-all, with gradients, that runs while others compute.
+"""All-to-all exchanges between ranks, with gradients, that overlap with computation.
 
 Every collective here has its exact adjoint as its gradient. A parameter's gradient is then right
 after the *mean* over the ranks of the group, which is what DDP and FSDP take; see `README.md`.
@@ -23,10 +23,11 @@ Wire = Shaped[Tensor, "*rows width"]
 
 @runtime_checkable
 class WireCodec(Protocol):
-    """What a message looks like on the wire: each row, its last dimension, for itself.
+    """Encodes what ranks send each other, such as in eight or four bits, and decodes it again.
 
-    A message may therefore be encoded before it is cut up for the ranks along its other dimensions,
-    and decoded after what arrives has been put together: once an exchange, however many ranks.
+    A row, the last dimension, is encoded by itself. A message is therefore encoded once, before it
+    is cut up for the ranks along its other dimensions, and decoded once, after what arrives has
+    been put together.
     """
 
     @property
@@ -34,15 +35,15 @@ class WireCodec(Protocol):
         """Whether a gradient may travel this way; True only if nothing is rounded."""
 
     def encode(self, message: Message) -> Wire:
-        """The message's rows as they travel, of any dtype; all rows are equally wide."""
+        """The message [*rows, cols] as it is sent: [*rows, width], of any dtype."""
 
     def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
-        """The message of ``dtype`` that traveled."""
+        """The message [*rows, cols] of ``dtype`` that was encoded as ``wire``."""
 
 
 @dataclass(frozen=True)
 class PlainWireCodec:
-    """Tensors as they are."""
+    """Sends tensors unchanged; carries gradients."""
 
     carries_gradients = True
 
@@ -51,7 +52,7 @@ class PlainWireCodec:
         return message
 
     def decode(self, wire: Wire, dtype: torch.dtype) -> Message:
-        """What traveled itself."""
+        """What was sent, unchanged."""
         return wire
 
 
@@ -225,11 +226,12 @@ class _FinishTransfer(torch.autograd.Function):
 def masked_mean(
     values: Float[Tensor, "*shape"], mask: Shaped[Tensor, "*shape"] | None, group: SequenceGroup
 ) -> Float[Tensor, ""]:
-    """The sum of what counts on all ranks, over how much counts on all ranks; 0 if nothing does.
+    """sum(mask * values) / sum(mask) over all ranks of the group; 0 where the mask is 0 throughout.
 
-    Every rank passes its own part and gets the same number. ``mask`` weighs each value; None counts
-    all. The gradient on a rank is ``group.size`` times its part of the whole, so that the mean over
-    the group is the whole: average the gradients of parameters, as DDP and FSDP do.
+    Every rank passes its own values and gets the same number. ``mask`` has the shape of ``values``;
+    None weighs all equally. The gradient on a rank is ``group.size`` times its part of the whole,
+    so that the mean over the group is the whole: average the gradients of parameters, as DDP and
+    FSDP do.
     """
     weights = torch.ones_like(values) if mask is None else mask.to(values.dtype)
     return _MaskedMean.apply(values, weights, group)

@@ -21,7 +21,7 @@ Heads = Float[Tensor, "batch tokens heads head_dim"]
 
 
 class BalancedSP:
-    """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads.
+    """Exchanges a part of the sequence with all heads for the whole sequence with some heads.
 
     Outside attention a rank works on its own frames alone (``shard``); around attention
     ``to_heads`` and ``to_sequence`` exchange tokens for heads. With one rank nothing is
@@ -34,8 +34,8 @@ class BalancedSP:
         group: the ranks that share the video.
         partition: who holds what. Assign ``partition`` anew for a sequence of other sizes.
         heads: attention heads of the model.
-        wire: what q, k, v and the output of attention look like on the wire; as they are if not
-            given. Only a wire that rounds nothing carries gradients.
+        wire: how q, k, v and the output of attention are encoded for sending; unchanged if not
+            given. Only a codec that rounds nothing carries gradients.
 
     Attributes:
         group, wire: as given.
@@ -97,28 +97,38 @@ class BalancedSP:
         return _narrow(x, dim, self.blocks, self.partition.blocks, "blocks")
 
     def start(self, x: Heads) -> Transfer | Exchange | CompletedTransfer:
-        """Begin to exchange this rank's tokens, all heads, for all tokens, this rank's heads.
+        """Start to exchange this rank's tokens of all heads for all tokens of this rank's heads.
 
-        ``start(x).wait()`` is the exchange; what is computed between the two runs beside it.
+        ``x`` is [batch, own tokens, all heads, head_dim]; ``start(x).wait()`` is [batch, all
+        tokens, own heads, head_dim]. What is computed between the two overlaps with the exchange.
+
+        Raises:
+            ValueError: other tokens or heads, or a gradient over a codec that carries none.
         """
         self._check(x, self.partition.tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
         return self._transfer(x, self._layout())
 
     def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
-        """From this rank's tokens and all heads to all tokens and this rank's heads."""
+        """Exchange this rank's tokens of all heads for all tokens of this rank's heads.
+
+        [batch, own tokens, all heads, head_dim] -> [batch, all tokens, own heads, head_dim], each.
+        """
         started = [self.start(x) for x in (q, k, v)]
         q, k, v = (transfer.wait() for transfer in started)
         return q, k, v
 
     def to_sequence(self, x: Heads) -> Heads:
-        """The way back, for attention's output."""
+        """The inverse of ``to_heads``, for the output of attention.
+
+        [batch, all tokens, own heads, head_dim] -> [batch, own tokens, all heads, head_dim].
+        """
         self._check(x, self.partition.tokens, len(self.heads))
         return self._transfer(x, self._layout().inverse()).wait()
 
     def gather(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
         """The frames of all ranks, on every rank; ``dim`` counts this rank's frames in ``x``.
 
-        The gradient of a rank's frames is the sum of what all ranks make of them.
+        The gradient of a rank's frames is the sum of the gradients of that part on all ranks.
         """
         _narrow(x, dim, range(len(self.frames)), len(self.frames), "frames of this rank")
         if self.group.size == 1:
@@ -132,7 +142,7 @@ class BalancedSP:
     def masked_mean(
         self, values: Float[Tensor, "*shape"], mask: Shaped[Tensor, "*shape"] | None = None
     ) -> Float[Tensor, ""]:
-        """The mean of what counts, over all ranks; ``collectives.masked_mean`` over the group."""
+        """The weighted mean over all ranks: ``collectives.masked_mean`` over the group."""
         return masked_mean(values, mask, self.group)
 
     def max_over_group(self, x: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:

@@ -20,7 +20,7 @@ class SequenceGroup:
     Attributes:
         rank: this rank's number in the group, from 0.
         size: how many ranks the group has.
-        process_group: who communicates; None for one rank alone.
+        process_group: torch.distributed's group; None for one rank alone.
     """
 
     rank: int = 0

@@ -1,4 +1,4 @@
-"""Which frames a rank encodes before its own, so that pieces of a video encode as the whole does.
+"""Which frames a rank encodes besides its own, so that parts of a video encode as the whole does.
 
 A causal encoder's latent frame depends on frames before it, up to a limit: the history of its
 convolutions. A rank that encodes its own frames and as many before them, and drops what the extra
@@ -15,7 +15,7 @@ from longlive_core.checks import shown, whole
 
 @dataclass(frozen=True, kw_only=True)
 class HaloWindow:
-    """What to encode, and what to keep of it.
+    """The frames that a rank encodes, and the latent frames that it keeps of the result.
 
     Attributes:
         pixels: the frames of the video to encode, as if they were a whole video.
@@ -59,7 +59,7 @@ def halo_window(keep: range, *, halo: int, stride: int) -> HaloWindow:
 
 
 def causal_history(layers: Iterable[tuple[int, int]]) -> int:
-    """Latent frames before a latent frame whose pixels reach it: the halo that is exact.
+    """How many latent frames before a latent frame influence it: the least halo that is exact.
 
     ``layers`` are those that look back in time, in the order in which they run: how many earlier
     frames each sees, and by how much it then divides the number of frames.

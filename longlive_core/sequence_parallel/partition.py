@@ -1,4 +1,4 @@
-"""BalancedPartition: who holds which frames, and where their tokens lie. Integers, no tensors.
+"""BalancedPartition: which rank holds which frames, and where their tokens lie, in integers.
 
 Source: LongLive-2.0 (arXiv 2605.18739), Balanced SP: every rank holds the clean and the noisy copy
 of the same frames, so that tokens, losses and VAE work are equal, and the exchange needs no
@@ -15,9 +15,12 @@ from longlive_core.checks import hold_wholes, whole
 
 
 class Place(NamedTuple):
-    """What a token is of: a frame of the video, its block, and which copy of it.
+    """The frame and the block that a token belongs to, and which copy of them.
 
-    ``noisy`` is False for the only copy of a partition with one.
+    Attributes:
+        frame: latent frame of the video, from 0.
+        block: the block of that frame, from 0.
+        noisy: whether the token is of the noisy copy; False where there is one copy.
     """
 
     frame: int
@@ -101,7 +104,7 @@ class BalancedPartition:
 
     @cached_property
     def places(self) -> tuple[Place, ...]:
-        """What each run of ``tokens_per_frame`` tokens is of, after the exchange."""
+        """Frame, block and copy of each run of ``tokens_per_frame`` tokens after the exchange."""
         return tuple(self._lay_out())
 
     @property
@@ -130,7 +133,7 @@ class BalancedPartition:
         return tuple((place.block, place.noisy) for place in firsts)
 
     def locate(self, token: int) -> Place:
-        """What the token at an index of the exchanged sequence is of."""
+        """The frame, block and copy of the token at an index of the exchanged sequence."""
         token = whole("a token", token, why="tokens are counted from 0.")
         if not 0 <= token < self.tokens:
             raise ValueError(
