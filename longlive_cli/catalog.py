@@ -4,7 +4,6 @@ Tables are read from the source, so that a name can be looked up before any reci
 """
 
 import ast
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from longlive_core.names import did_you_mean
 
 CONFIGS = "configs"
 """The folder of modules that hold a recipe's config and presets, and no more."""
@@ -82,8 +83,7 @@ def find(name: str, among: list[Preset]) -> Preset:
         choices = " or ".join(preset.full_name for preset in matches)
         raise ValueError(f"there are {len(matches)} recipes {name!r}: write {choices}.")
     names = [preset.name for preset in among]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, names)
     listed = ", ".join(dict.fromkeys(names)) or "none"
     raise ValueError(f"there is no recipe {name!r}; {hint}The recipes: {listed}.")
 

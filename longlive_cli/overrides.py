@@ -4,7 +4,6 @@ Values are read by the field's annotation, unknown fields are refused with the n
 config's own checks run again, because every level is rebuilt.
 """
 
-import difflib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from longlive_core.checks import shown
+from longlive_core.names import did_you_mean
 
 Config = TypeVar("Config")
 
@@ -135,8 +135,7 @@ def _field(config: object, name: str, path: str) -> Any:
 
 def unknown_field(config: str, known: list[str], name: str, path: str) -> ValueError:
     """What is said of a name that is none of the fields of the class called `config`."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, known)
     place = f" (in {path})" if path != name else ""
     return ValueError(
         f"{config} has no field {shown(name)}{place}; {hint}Its fields: {', '.join(known)}."

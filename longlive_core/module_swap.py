@@ -36,7 +36,8 @@ the error."""
 class HasReceipt(Protocol):
     """A layer that reports which backends its operations take on its device."""
 
-    def receipts(self) -> tuple[Receipt, ...]: ...
+    def receipts(self) -> tuple[Receipt, ...]:
+        """One for each operation of the layer."""
 
 
 def receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:

@@ -1,10 +1,10 @@
 """What is packed in four bits, and how; checked here, before torch is loaded."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from longlive_core.names import did_you_mean
 from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_recipes.generation.outputs import check_writable
 
@@ -74,8 +74,7 @@ class QuantizeWeights:
 def check_rule(name: str) -> None:
     """Raise ValueError unless a scale rule is called so."""
     if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, RULES)
         raise ValueError(f"there is no scale rule {name!r}; {hint}The rules: {', '.join(RULES)}.")
 
 
