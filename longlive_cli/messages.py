@@ -5,6 +5,7 @@ program's message can move a terminal's cursor.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,43 @@ def warnings_are_lines(tell: Callable[[str], None]) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
         warnings.showwarning = hear
+        yield
+
+
+@contextmanager
+def log_is_lines(tell: Callable[[str], None]) -> Iterator[None]:
+    """Hand what recipes log of their work, and have to say about it, to ``tell``, a line each."""
+
+    class Lines(logging.Handler):
+        """One line a record."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(in_one_line(record.getMessage()))
+
+    log, lines = logging.getLogger("longlive_recipes"), Lines()
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(lines)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(before)
+
+
+@contextmanager
+def spinning(text: str) -> Iterator[None]:
+    """A line on a terminal's standard error that says what is waited for, and is gone afterwards.
+
+    Elsewhere nothing is written: a command that is refused says one sentence.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(plain(text)):
         yield
 
 

@@ -128,7 +128,8 @@ class GenerateModule(LightningModule):
 
     def predict_step(self, place: int) -> int:
         began = time.perf_counter()
-        job, video = self.jobs[place], self.planned.videos[place]
+        video = self.planned.videos[place]
+        job = replace(self.jobs[place], name=video.name)
         if self.ranks.sequence.rank > 0:  # another rank decodes and writes
             for _ in open_stream(self.pipeline, self.planned, job):
                 pass

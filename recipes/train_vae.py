@@ -8,6 +8,7 @@ Command:  longlive train vae_pocket          Measured: see recipes/README.md
 
 import copy
 import json
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from longlive_recipes.training.module import (
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.run_checks import check_memory, check_not_replaced
 from longlive_recipes.training.schedule import Phase, TrainingSchedule, check_phases, current_phase
+
+_log = logging.getLogger(__name__)
 
 POOL_BLOCKS = 2
 """Blocks of the clips that windows are cut from."""
@@ -183,6 +186,7 @@ class TrainVAEModule(TrainingModule):
         if self.device.type == "cuda":
             self.vae.channels_last_()
         config = self.config
+        _log.info("drawing %d clips", config.pool_clips + config.validation_clips)
         self.pool = FramePool.draw(config.world, config.pool_clips, config.seed, self.device)
         self.fresh = FramePool.draw(
             config.world, config.validation_clips, config.seed + 1, self.device

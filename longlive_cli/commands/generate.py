@@ -9,7 +9,7 @@ import typer
 
 from longlive_cli import options
 from longlive_cli.boundary import name_of
-from longlive_cli.launcher import check_ranks
+from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import note, say, show
 from longlive_cli.source import Source, look_at_files, read_snapshots
 from longlive_recipes.generation.interrupts import Stoppable
@@ -93,7 +93,7 @@ def generate(
     try:
         with Stoppable():
             if parallel is not None:
-                results += _run_on_ranks(wanted, jobs, place, parallel, overwrite=overwrite)
+                results += _run_on_ranks(plan, jobs, place, parallel, overwrite=overwrite)
             else:
                 _run(plan, jobs, place, saving, overwrite=overwrite, done=results.append)
     finally:  # what was made before a failure was made
@@ -128,12 +128,16 @@ def _run(plan: "Plan", jobs: "list[Job]", output: Path, snapshots: Any, **how: A
 
 
 def _run_on_ranks(
-    config: Any, jobs: "list[Job]", output: Path, parallel: "Parallel", *, overwrite: bool
+    plan: "Plan", jobs: "list[Job]", output: Path, parallel: "Parallel", *, overwrite: bool
 ) -> "list[Result]":
-    """What was made, in the first process; the others have nothing to tell."""
+    """What was made, in the first process, which shows its own videos; the others tell nothing."""
+    from longlive_cli.progress import FrameBar
     from longlive_recipes import generate_parallel as recipe
 
-    return recipe.run(config, jobs, output, parallel, overwrite=overwrite)
+    if not is_first():
+        return recipe.run(plan.config, jobs, output, parallel, overwrite=overwrite)
+    with FrameBar([video.name for video in plan.videos[:: parallel.data]]) as bar:
+        return recipe.run(plan.config, jobs, output, parallel, progress=bar, overwrite=overwrite)
 
 
 def tell(results: "list[Result]", *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`longlive train`: a recipe, changed here and there, run."""
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -8,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from longlive_cli import complete
-from longlive_cli.launcher import check_ranks
-from longlive_cli.messages import say, show
+from longlive_cli.launcher import check_ranks, is_first
+from longlive_cli.messages import log_is_lines, note, say, show, spinning
 
 
 def train(
@@ -48,7 +49,10 @@ def train(
     preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
     changes = gather(config, settings)
     check_names(preset, changes)
-    wanted = apply_mapping(preset.build(), changes)
+    first = is_first()
+    with spinning(f"loading {preset.name}") if first else nullcontext():
+        wanted = apply_mapping(preset.build(), changes)
+        module = preset.module
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
     reads = [("--config", config)] if config is not None else []
@@ -58,7 +62,7 @@ def train(
         return
     if export:
         check_ranks(1)
-        say(str(preset.module.export(wanted, resume=resume)))
+        say(str(module.export(wanted, resume=resume)))
         return
     spread = vars(wanted).get("parallel")  # some recipes are for one rank
     check_ranks(
@@ -66,8 +70,10 @@ def train(
         spread.nodes if spread else 1,
         "--set parallel.data" if spread else None,
     )
-    preset.module.check(wanted, resume=resume)
-    result = _run(preset.module, wanted, resume)
+    with spinning("looking at files, memory and settings") if first else nullcontext():
+        module.check(wanted, resume=resume)
+    with log_is_lines(lambda line: note(f"longlive: {line}") if first else None):
+        result = _run(module, wanted, resume)
     from longlive_recipes.training.parallel import is_first_process
 
     if is_first_process():

@@ -1,5 +1,6 @@
 """Encoded clips for training: drawn, encoded by the ranks that share them, kept in a cache."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from longlive_recipes.moving_shapes.clips import World, clip
 from longlive_recipes.moving_shapes.dataset import LatentClips, encode_clips
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.training.export import find_vae
+
+_log = logging.getLogger(__name__)
 
 MOST_BLOCKS = 99
 """Blocks of the longest clip: ``FRESH`` seeds are between training clips and validation clips, and
@@ -83,8 +86,10 @@ def prepare_clips(
     }
     folder = Path(cache) / f"blocks_{one.blocks}" if cache else None
     if folder is not None and folder.is_dir():
+        _log.info("reading %d clips of %d blocks from %s", one.clips, one.blocks, folder)
         clips = LatentClips.load(folder, source, torch.device("cpu"))
         return replace(clips, latents=sp.shard(clips.latents, 2).to(device).contiguous())
+    _log.info("drawing and encoding %d clips of %d blocks", one.clips, one.blocks)
     encoder = trained_vae(vae).to(device)
     encoder.channels_last_()
     made = [clip(seed, index, world=world, blocks=one.blocks) for index in range(one.clips)]

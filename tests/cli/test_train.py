@@ -38,6 +38,10 @@ def test_a_model_is_trained_and_generates(tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout == "runs/ar_tiny/model\n"
     assert "100% step 4, loss " in done.stderr  # what was measured, where no bar can be seen
+    assert done.stderr.splitlines()[:4] == [
+        f"longlive: drawing and encoding {clips} clips of {blocks} blocks"
+        for clips, blocks in ((3, 2), (1, 2), (2, 3), (1, 3))
+    ]
     prompt = "a red circle moves right on a navy background"
     done = longlive("generate", prompt, "--model", "runs/ar_tiny/model", "-o", "a.mp4")
     assert done.exit_code == 0, done.output
