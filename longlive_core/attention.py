@@ -159,8 +159,8 @@ def _require_operands(what: str, q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(
             f"{what} takes queries, keys and values [batch, tokens, heads, head_dim], keys and "
             f"values of one length, all of one batch and head_dim, query heads a multiple of key "
-            f"heads, got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}: each query weighs "
-            f"every key's value. Give each key its value."
+            f"heads, got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}: a query's "
+            f"result is a weighted sum of the values, one a key. Pass tensors of such shapes."
         )
     if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
         raise ValueError(

@@ -86,8 +86,8 @@ def make_lane(name: str) -> Lane:
         except RuntimeError as error:
             first = str(error).splitlines()[0]
             raise ValueError(
-                f"lane {shown(name)} names no device that torch knows ({first}): it decodes "
-                f"there. Name one such as 'device:cuda:1' or 'device:cpu'."
+                f"lane {shown(name)} names no device that torch knows ({first}): latents are "
+                f"moved to it. Name one such as 'device:cuda:1' or 'device:cpu'."
             ) from error
     raise ValueError(
         f"there is no lane {shown(name)}: decoding runs 'inline', on a 'thread', on a CUDA "

@@ -101,7 +101,7 @@ class AsyncDecodeScheduler:
         if self._closed:
             raise LaneClosed(
                 "submit after close(): the lane has ended, so nothing more is decoded. Make "
-                "another scheduler, from state if this video is to go on."
+                "another scheduler; to continue this video, pass it state=scheduler.state."
             )
         if len(self._pending) >= self._depth:
             self._pending[-self._depth][1].outcome()

@@ -279,8 +279,8 @@ class PagedKVCache:
         if lost := sorted(stored.keys() - snapshot.tensors.keys()):
             self.reset()
             raise ValueError(
-                f"the snapshot lacks {lost[0]} ({len(lost)} of {len(stored)} tensors): a part of a "
-                f"past is not a past. The cache is empty now; take the snapshot's whole file."
+                f"the snapshot lacks {lost[0]} ({len(lost)} of {len(stored)} tensors): later "
+                f"blocks read them. The cache is empty now; restore from the whole file."
             )
         self._short = dict(snapshot.short)
         for name, tensor in stored.items():
@@ -300,8 +300,8 @@ class PagedKVCache:
     def tensors(self) -> dict[str, Tensor]:
         """Everything allocated for this cache and, of its forks, for their pages.
 
-        Of a cache without forks, ``layout.bytes`` is the sum of their sizes: what forks that are
-        gone have left elsewhere is brought home first, unless a block is in progress.
+        Of a cache without forks, ``layout.bytes`` is the sum of their sizes: unless a block is in
+        progress, memory that was added for forks is given back first.
         """
         self._settle()
         keys, values = self._workspaces
@@ -371,7 +371,7 @@ class PagedKVCache:
     def _in_progress(self, what: str) -> OpenBlock:
         if self._open is None:
             raise ValueError(
-                f"{what} outside a block: no block is in progress, so no page is its own. "
+                f"{what} outside a block: no block is in progress. "
                 f"Call begin_block({self._blocks}) first."
             )
         return self._open
@@ -384,6 +384,6 @@ class PagedKVCache:
     def _between_blocks(self, what: str) -> None:
         if self._open is not None:
             raise ValueError(
-                f"{what} in the middle of block {self._open.page}: half a block is not a state to "
-                f"go on from. Call it after commit()."
+                f"{what} in the middle of block {self._open.page}: its keys and values are not "
+                f"final yet. Call it after commit()."
             )

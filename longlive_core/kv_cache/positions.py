@@ -80,8 +80,8 @@ class RelativePositions:
         block, frames_per_page = _checked(block, frames_per_page, offset)
         if block not in order:
             raise ValueError(
-                f"the pages in sight {shown(list(order))} lack the block itself, {block}: its own "
-                f"place is among theirs. Pass PagedKVCache.order while the block is in progress."
+                f"the visible pages {shown(list(order))} lack the block itself, {block}, which "
+                f"gets a position, too. Pass PagedKVCache.order while the block is in progress."
             )
         rank = {page: place for place, page in enumerate(sorted(order))}
 

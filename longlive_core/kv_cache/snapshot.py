@@ -79,8 +79,8 @@ class CacheSnapshot:
         if differing:
             both = "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in differing)
             raise ValueError(
-                f"the snapshot is of another cache: {both}. A page's bytes mean something to its "
-                f"own codec alone, and pages that its policy dropped are gone. "
+                f"the snapshot is of another cache: {both}. Only the same codec can read its "
+                f"pages, and it has only the pages that its policy keeps. "
                 f"Restore into a cache with the same layout, window policy and codec."
             )
 

@@ -58,7 +58,7 @@ class Window:
     shot_sink: int = 1
 
     def __post_init__(self) -> None:
-        why = "it is a number of whole pages, and a sink of 0 goes without. See Window."
+        why = "it counts whole pages, and a sink of 0 keeps none. See Window."
         hold_wholes(self, "pages sink shot_sink", at_least=0, why=why)
         if self.pages <= self.sink + self.shot_sink:
             raise ValueError(

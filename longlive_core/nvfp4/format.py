@@ -178,8 +178,8 @@ class QuantizeConfig:
         fields = ("rule", "bound", "block", "rounding")
         if not isinstance(values, Mapping) or set(values) != set(fields):
             raise ValueError(
-                f"a quantized format is told by {', '.join(fields)}, got {shown(values)}. Take the "
-                f"config that was written with the weights."
+                f"a quantized format has the fields {', '.join(fields)}, got {shown(values)}. Take "
+                f"the config that was written with the weights."
             )
         block = values["block"]
         return cls(

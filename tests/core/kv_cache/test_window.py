@@ -120,7 +120,7 @@ def test_without_a_cut_the_window_only_moves_on():
     [
         ({"pages": 2}, "leaves no page for the block itself: the sinks take 2.*above 2"),
         ({"pages": 4, "sink": 3, "shot_sink": 2}, "the sinks take 5"),
-        ({"sink": -1}, r"Window.sink is at least 0, got -1: it is a number of whole pages"),
+        ({"sink": -1}, r"Window.sink is at least 0, got -1: it counts whole pages"),
         ({"shot_sink": -2}, r"Window.shot_sink is at least 0, got -2"),
     ],
 )
