@@ -40,6 +40,35 @@ def build(kind: type[Made], values: Any, where: str | Path, way_out: str = WAY_O
     return _Reader(str(where), way_out).dataclass(kind, values, "")
 
 
+def filled(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
+    """Values that an earlier version wrote, with the defaults of fields that came later.
+
+    A field is only ever added with a default that leaves everything as it was, so files that lack
+    it mean the default.
+
+    Args:
+        values: of a dataclass's fields, as JSON holds them; names it does not have are kept.
+        like: such a dataclass, or one of its kind, by which dataclasses within it are filled too.
+    """
+    full = dict(values)
+    for field in fields(like):
+        if field.name in full:
+            full[field.name] = _filled_within(full[field.name], getattr(like, field.name, None))
+        elif field.default is not MISSING:
+            full[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            full[field.name] = field.default_factory()
+    return full
+
+
+def _filled_within(value: Any, like: Any) -> Any:
+    if is_dataclass(like) and isinstance(value, Mapping):
+        return filled(value, like)
+    if isinstance(like, tuple) and isinstance(value, list) and len(like) == len(value):
+        return [_filled_within(one, other) for one, other in zip(value, like, strict=True)]
+    return value
+
+
 class _Reader:
     """Makes values of annotated types; knows which file they come from."""
 

@@ -34,6 +34,10 @@ from longlive_models.video.file_name import file_path
 _FORMAT = 1
 _SHOWN = 80  # letters: hashes are shown whole
 _KEY = "longlive_stream"
+_SAME_FRAMES = ("0.1.0", "0.2.0")
+"""Versions of this library that give the same frames, and so go on with each other's snapshots.
+
+Where frames change on purpose, the new version stands alone."""
 _WAY_OUT = "Name a snapshot as stream.snapshot() wrote it."
 
 
@@ -67,9 +71,15 @@ class Origin:
             raise ValueError(f"settings.negative_prompt is a text: {why}")
 
     def require(self, here: "Origin", path: Path) -> None:
-        """Raise ValueError if what is ``here`` would not go on as what made this."""
-        saved, own = ({**asdict(origin), **completed(origin.settings)} for origin in (self, here))
-        for name in (name for name in {**saved, **own} if name != "settings"):
+        """Raise ValueError if what is ``here`` would not go on as what made this.
+
+        Settings that an earlier version did not know had their defaults.
+        """
+        saved, own = (asdict(origin) | completed(origin.settings) for origin in (self, here))
+        ignored = {"settings"}  # each of them is compared
+        if {self.version, here.version} <= set(_SAME_FRAMES):
+            ignored.add("version")
+        for name in (name for name in saved | own if name not in ignored):
             before, now = saved.get(name), own.get(name)
             if before != now:
                 raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from longlive_models.documents import read_json
 from longlive_models.prompts.steering import SteeringEvent
 from longlive_models.prompts.storyboard import Shot
-from longlive_models.schema import build
+from longlive_models.schema import build, filled
 from longlive_models.settings import completed
 from longlive_models.stream_snapshot import Origin, SnapshotSummary
 from longlive_models.video.append import VideoStart
@@ -70,7 +70,8 @@ class Recorded:
     def require(self, model_sha256: str, settings: Mapping[str, Any], config: Any) -> None:
         """Raise ValueError if what is here would make another video."""
         changed = differences(completed(self.settings), completed(settings))
-        changed += differences(self.config, as_plain(config), ignore=_ANY)
+        recorded = as_plain(filled(self.config, config))
+        changed += differences(recorded, as_plain(config), ignore=_ANY)
         if self.model_sha256 != model_sha256:
             changed.insert(0, f"weights' hash: {self.model_sha256[:12]} -> {model_sha256[:12]}")
         if changed:

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from longlive_models.checkpoints.folder import fill
+from longlive_models.schema import filled
 from longlive_recipes.configs.run import Run
 from longlive_recipes.run_record import as_plain, differences, read_run_record
 from longlive_recipes.training.callbacks import LastCheckpoint, Record
@@ -141,7 +142,8 @@ def _check_resume(
 def _check_unchanged(output: Path, earlier: dict[str, Any], config: Any) -> None:
     """Raise ValueError where the run that a record is of was begun with another config."""
     now = {"recipe": type(config).__name__, "config": as_plain(config)}
-    before = {name: earlier[name] for name in now}
+    config_before = as_plain(filled(earlier["config"], config))
+    before = {"recipe": earlier["recipe"], "config": config_before}
     ignore = [f"config.{name}" for name in MAY_CHANGE]
     changed = [line.removeprefix("config.") for line in differences(before, now, ignore=ignore)]
     if changed:

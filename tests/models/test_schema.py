@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_models.schema import build
+from longlive_models.schema import build, filled
 
 
 class Color(Enum):
@@ -155,3 +155,30 @@ def test_any_value_is_taken_or_refused_in_words(name, value):
 def test_the_whole_is_an_object_too():
     with pytest.raises(ValueError, match=r"f.json: the whole of it is an object .*, got \[\]"):
         build(Outer, [], "f.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterPart:
+    old: int
+    new: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    inner: LaterPart
+    several: tuple[LaterPart, ...] = ()
+    names: list[str] = field(default_factory=list)
+
+
+def test_what_came_later_has_its_default_in_what_was_written_before():
+    now = Later(inner=LaterPart(old=1), several=(LaterPart(old=2), LaterPart(old=3, new=4.0)))
+    before = {"inner": {"old": 1}, "several": [{"old": 2}, {"old": 3, "new": 5.0}], "gone": 7}
+    assert filled(before, now) == {
+        "inner": {"old": 1, "new": 2.0},
+        "several": [{"old": 2, "new": 2.0}, {"old": 3, "new": 5.0}],
+        "gone": 7,
+        "names": [],
+    }
+    assert before["inner"] == {"old": 1}  # what was given stays as it was
+    assert filled({}, Later) == {"several": (), "names": []}  # nothing stands for what is needed
+    assert filled({"several": [{"old": 2}]}, now)["several"] == [{"old": 2}]  # of other lengths
