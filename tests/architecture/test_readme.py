@@ -1,9 +1,11 @@
-"""What the pages show can be run: Python blocks as they are, `longlive` lines as dry runs.
+"""What the pages show can be run: Python blocks and `longlive` lines, as they are.
 
-A block that saves a file runs twice in one folder, as a reader runs it, and no two blocks write
-one file.
+A Python block that saves a file runs twice in one folder, as a reader runs it, and no two blocks
+write one file. Every `longlive` line is understood, as a dry run where there is one; what ends on
+a CPU in a few minutes is run whole as well, page by page (`slow`). ``NOT_RUN`` has the others.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from longlive_cli.main import app
 from tests.architecture.source import ROOT
 
-ELSEWHERE = ("tests", "results", "shared")
+ELSEWHERE = ("build", "shared")  # what `pip install .` leaves behind, and what is not ours
 PAGES = sorted(
     path
     for path in ROOT.rglob("*.md")
@@ -26,10 +28,24 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize")
+SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "recipes", "doctor", "--version")
 SLOW = (  # these make whole videos
     "longlive_models/README.md",
 )
+GPU = "trains for a quarter of an hour on a GPU"
+MACHINES = "needs two machines; tests/recipes/test_several_nodes.py runs it with two processes each"
+NOT_RUN = {  # how a line begins, and why it is only understood
+    "live 'a red circle moves right on a navy background'$": "waits for what a person types",
+    "train vae_pocket": GPU,
+    "train ar_pocket": GPU,
+    "generate .* --model runs/ar_pocket/model": "needs the model of that training",
+    "evaluate --set model=runs/ar_pocket/model": "needs the model of that training",
+    "generate .* --nodes 2": MACHINES,
+    "evaluate --recipe pocket --set heldout=60": "judges for a quarter of an hour on a GPU",
+    "generate --nproc$|evaluate -o$": "an option that the text is about",
+    "(generate|live|train|evaluate|quantize|recipes)$": "a command that the text is about",
+}
 
 
 def blocks(*languages: str) -> list[pytest.param]:
@@ -62,8 +78,46 @@ def calls(code: str) -> list[list[str]]:
 def commands() -> list[pytest.param]:
     return [
         pytest.param(words, id=f"{block.id} {' '.join(words)[:60]}")
-        for block in blocks("sh", "bash", "shell", "console")
+        for block in blocks(*SHELLS)
         for words in calls(block.values[0])
+    ]
+
+
+def lines(page: Path) -> list[str]:
+    """Every line of a page that calls `longlive`, in order: in shell blocks, and within the text.
+
+    What comes before the call in its line, an installation or a variable, is left out.
+    """
+    text = page.read_text(encoding="utf-8")
+    found: list[tuple[int, str]] = []
+    for match in FENCE.finditer(text):
+        if match.group(1) in SHELLS:
+            code = match.group(2).replace("\\\n", " ")
+            found += [(match.start(), line) for line in code.splitlines() if calls(line)]
+    outside = FENCE.sub(lambda match: " " * len(match.group()), text)
+    spans = re.finditer(r"`(longlive [^`]+)`", outside)
+    found += [(match.start(), " ".join(match.group(1).split())) for match in spans]
+    return [re.sub(r"^.*&& (?=longlive)", "", line) for _, line in sorted(found, key=first)]
+
+
+def first(found: tuple[int, str]) -> int:
+    return found[0]
+
+
+def why_not(line: str) -> str | None:
+    """Why a line is not run; None if it is."""
+    [words, *_] = calls(line)
+    if "--dry-run" in words:
+        return None
+    written = shlex.join(words)
+    return next((why for start, why in NOT_RUN.items() if re.match(start, written)), None)
+
+
+def runs() -> list[pytest.param]:
+    """The pages with lines that are run, and those lines."""
+    found = [(page, [line for line in lines(page) if why_not(line) is None]) for page in PAGES]
+    return [
+        pytest.param(wanted, id=str(page.relative_to(ROOT))) for page, wanted in found if wanted
     ]
 
 
@@ -99,6 +153,35 @@ def test_commands_are_understood(words, tmp_path, monkeypatch):
         assert done.exit_code == 0 or any(need in done.stderr for need in needs), done.output
     else:
         assert done.exit_code == 0, done.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", runs())
+def test_commands_run(wanted, tmp_path):
+    """One after another in one folder: a line may need what an earlier one wrote."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in wanted:
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": programs},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1800,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_what_is_not_run_is_shown_somewhere():
+    """No reason outlives its line, and lines that a page writes within its text are read."""
+    shown = [line for page in PAGES for line in lines(page)]
+    for start in NOT_RUN:
+        assert any(re.match(start, shlex.join(calls(line)[0])) for line in shown), start
+    assert "longlive generate --resume star.snapshot" in shown
+    assert sum(why_not(line) is None for line in shown) >= 12
 
 
 def test_pages_and_examples_write_files_of_their_own():

@@ -1,0 +1,91 @@
+"""Pages that name what is in the tree name what is there."""
+
+import re
+import runpy
+
+import pytest
+
+from longlive_cli import boundary
+from longlive_cli.main import app
+from tests.architecture.source import ROOT
+
+SEAMS = (
+    *("scale rule", "attention backend", "how a cut is stored", "page codec", "training objective"),
+    *("training recipe", "text encoder", "CLI verb", "output format", "sampler"),
+)
+WORDS = (
+    *("anchor", "block", "clip", "cut", "lane", "page", "receipt", "sample", "shot", "sink"),
+    *("slot", "window", "recache", "snapshot", "record"),
+)
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of every table's rows, heads and rules left out."""
+    lines = [line for line in text(name).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rules = [place for place, line in enumerate(lines) if set(line) <= set("|- ")]
+    heads = {place - 1 for place in rules}
+    return [row for place, row in enumerate(cells) if place not in {*rules, *heads}]
+
+
+def test_the_public_names_are_listed_as_they_are():
+    made = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    assert text("docs/api.md") == made["page"](), "run: python docs/make_api.py"
+    with pytest.raises(ValueError, match="longlive_core.noise has no gone"):
+        made["first_line"]("longlive_core.noise", "gone")
+
+
+def test_each_seam_names_its_files_and_a_test():
+    table = rows("docs/extending.md")
+    assert len(table) == len(SEAMS)
+    for seam, row in zip(SEAMS, table, strict=True):
+        assert seam in row[0]
+        files = [re.findall(r"`([\w/]+\.(?:py|md))`", cell) for cell in row]
+        assert files[1], f"{row[0]}: no file"
+        assert len(files[3]) == 1 and files[3][0].startswith("tests/"), f"{row[0]}: no test"
+
+
+@pytest.mark.parametrize("page", ["docs/extending.md", "docs/testing.md", "CONTRIBUTING.md"])
+def test_paths_of_the_pages_are_there(page):
+    paths = re.findall(r"`((?:\w+|\.ci)/[\w/.]+)`", text(page))
+    assert len(paths) >= 5
+    gone = [path for path in paths if not list(ROOT.glob(path.replace("_N.", "_*.")))]
+    assert not gone
+
+
+def test_a_backend_of_each_table_and_a_rule_of_each_row_is_where_the_page_says():
+    for path, name in re.findall(r"`([\w/]+\.py)` \(`(\w+)`", text("docs/extending.md")):
+        assert re.search(rf"\b{name}\b", text(path)), f"{path} has no {name}"
+
+
+def test_the_glossary_is_in_order_and_has_its_words():
+    words = [row[0] for row in rows("docs/glossary.md")]
+    assert words == sorted(words)
+    assert set(WORDS) <= set(words)
+
+
+def test_the_command_line_has_every_verb_on_its_page():
+    named = {row[0] for row in rows("longlive_cli/README.md")}
+    verbs = [command.name or command.callback.__name__ for command in app.registered_commands]
+    verbs += [group.name for group in app.registered_groups]
+    assert {f"`longlive {verb}`" for verb in verbs} <= named
+    statuses = {str(boundary.FAILED), str(boundary.BAD_INPUT), "0", "129 to 143"}
+    assert statuses <= named
+
+
+def test_constraints_name_a_version_of_every_package_that_is_installed():
+    pyproject = text("pyproject.toml")
+    tables = re.findall(r"^(?:dependencies|test|dev) = \[(.*?)\]$", pyproject, re.M | re.S)
+    assert len(tables) == 3
+    wanted = {_normal(name) for table in tables for name in re.findall(r'"([\w-]+)', table)}
+    lines = [line for line in text("constraints.txt").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
+    assert {_normal(line.partition("==")[0]) for line in lines} == wanted
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
