@@ -5,7 +5,8 @@
 # Behavior: iterating gives the values. .values(), .items() and dict() look these up as keys, and
 #           end in a KeyError on every frame that has side data: the first one of each file that
 #           x264 wrote, say.
-# Seen:     SEEN
+# Seen:     2026-11-30
+#           PyAV 18.1.0: a Mapping of 1, items() raises KeyError <av.sidedata.SideData ...
 # Here:     longlive_models/video/reader.py asks for side data by name.
 set -uo pipefail
 work=$(mktemp -d)

@@ -52,8 +52,10 @@ def filled(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
     """
     full = dict(values)
     for field in fields(like):
-        if field.name in full:
-            full[field.name] = _filled_within(full[field.name], getattr(like, field.name, None))
+        if field.name in full and not isinstance(like, type):
+            full[field.name] = _filled_within(full[field.name], getattr(like, field.name))
+        elif field.name in full:
+            continue
         elif field.default is not MISSING:
             full[field.name] = field.default
         elif field.default_factory is not MISSING:
