@@ -106,17 +106,17 @@ def test_a_setting_that_came_later_had_its_default(file):
         record = read_record(Path(file))
         here = GenerationSettings(**record.settings)
         meant = Recorded(path=Path(file), model_sha256="", settings=record.settings, config={})
-        del meant.settings["t_scale"]
+        assert "sampler" not in meant.settings
         meant.require("", here.to_dict(), Empty())
-        with pytest.raises(ValueError, match="t_scale: 1.0 -> 2.0"):
-            meant.require("", replace(here, t_scale=2.0).to_dict(), Empty())
+        with pytest.raises(ValueError, match='sampler: "unipc" -> "euler"'):
+            meant.require("", replace(here, sampler="euler").to_dict(), Empty())
     else:
         origin = SnapshotSummary.read(Path(file)).origin
-        here = dict(origin.settings)
-        del origin.settings["t_scale"]
+        assert "sampler" not in origin.settings
+        here = origin.settings | {"sampler": "unipc"}
         origin.require(replace(origin, settings=here), Path(file))
-        with pytest.raises(ValueError, match="t_scale 1.0, but here it is 2.0"):
-            origin.require(replace(origin, settings=here | {"t_scale": 2.0}), Path(file))
+        with pytest.raises(ValueError, match="sampler 'unipc', but here it is 'euler'"):
+            origin.require(replace(origin, settings=here | {"sampler": "euler"}), Path(file))
 
 
 @pytest.mark.parametrize("run", ["run", "sharded"])
