@@ -16,7 +16,8 @@ def whole_field(
     config: Any, name: str, *, why: str, at_least: int | None = None, at_most: int | None = None
 ) -> None:
     """Let ``config.name`` hold an int within the bounds. Raises ValueError otherwise."""
-    value = whole(_known(config, name), vars(config)[name], why=why, **_bounds(at_least, at_most))
+    given = vars(config)[name]
+    value = whole(_known(config, name), given, why=why, at_least=at_least, at_most=at_most)
     object.__setattr__(config, name, value)
 
 
@@ -30,11 +31,15 @@ def real_field(
     at_most: float | None = None,
 ) -> None:
     """Let ``config.name`` hold a finite float within the bounds. Raises ValueError otherwise."""
-    value = vars(config)[name]
-    bounds = _bounds(at_least, at_most)
-    object.__setattr__(
-        config, name, real(_known(config, name), value, why=why, above=above, **bounds)
+    value = real(
+        _known(config, name),
+        vars(config)[name],
+        why=why,
+        above=above,
+        at_least=at_least,
+        at_most=at_most,
     )
+    object.__setattr__(config, name, value)
 
 
 def switch_field(config: Any, *names: str) -> None:
@@ -85,7 +90,3 @@ def parts_field(config: Any, name: str, kind: type) -> None:
 def _known(config: Any, name: str) -> str:
     """A field as messages name it."""
     return f"{type(config).__name__}.{name}"
-
-
-def _bounds(at_least: Any, at_most: Any) -> dict[str, Any]:
-    return {"at_least": at_least, "at_most": at_most}

@@ -36,7 +36,7 @@ class Run:
 
     output: str
     accelerator: str = "auto"
-    precision: str = "bf16-mixed"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     compile: bool = False
     benchmark: bool = False
     float32_matmul: Literal["highest", "high", "medium"] = "high"

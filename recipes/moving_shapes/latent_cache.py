@@ -78,12 +78,8 @@ def prepare_clips(
         sp: the ranks that share a clip, with the partition of these clips.
         writes: whether this rank writes the cache.
     """
-    source = {
-        "world": as_plain(world),
-        "seed": seed,
-        **as_plain(one),
-        "vae": fingerprint(find_vae(vae)),
-    }
+    source = {"world": as_plain(world), "seed": seed}
+    source |= as_plain(one) | {"vae": fingerprint(find_vae(vae))}
     folder = Path(cache) / f"blocks_{one.blocks}" if cache else None
     if folder is not None and folder.is_dir():
         _log.info("reading %d clips of %d blocks from %s", one.clips, one.blocks, folder)

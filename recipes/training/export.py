@@ -1,6 +1,7 @@
 """Assemble a model folder, as `longlive generate --model FOLDER` takes it, from trained parts."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ def pack_model(
     text_encoder: Path,
     vae: Path,
     settings: GenerationSettings,
-    **notes: Any,
+    trained: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``folder`` with the three parts and their index; a part may lie there already.
 
     Args:
-        notes: plain values that say in the index where the model comes from; the hash of the
-            weights is added.
+        trained: how it was trained, in plain values, for the index; the hash of the weights is
+            added in any case.
 
     Returns:
         ``folder``.
@@ -46,7 +47,11 @@ def pack_model(
         if source.resolve() != (folder / name).resolve():
             shutil.rmtree(folder / name, ignore_errors=True)
             _copy(source, folder / name)
-    write_index(folder, settings, **notes, weights_sha256=fingerprint(folder))
+    weights = fingerprint(folder)
+    if trained is None:
+        write_index(folder, settings, weights_sha256=weights)
+    else:
+        write_index(folder, settings, trained=dict(trained), weights_sha256=weights)
     return folder
 
 

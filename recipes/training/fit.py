@@ -43,7 +43,13 @@ from longlive_recipes.training.monitoring import (
     Validation,
 )
 from longlive_recipes.training.parallel import Parallel, check_launch, environment
-from longlive_recipes.training.run_checks import TABLES, ask_trainer, check_folder, one_at_a_time
+from longlive_recipes.training.run_checks import (
+    TABLES,
+    Processes,
+    check_folder,
+    find_device,
+    one_at_a_time,
+)
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from longlive_recipes.training.sharded_strategy import strategy
@@ -68,7 +74,7 @@ def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:
     parallel = Parallel() if parallel is None else parallel
     check_launch(parallel.ranks)
     with lightning_is_brief():
-        device = ask_trainer(**_trainer_settings(run, parallel))
+        device = find_device(_processes(run, parallel))
     if run.precision == "16-mixed" and device.type == "cpu":
         raise ValueError(
             "run.precision=16-mixed is for a GPU, and this run is for a CPU: float16 is not "
@@ -265,8 +271,14 @@ def build_trainer(
     callbacks.append(
         LastCheckpoint(output / CHECKPOINT, module.run_progress, minutes=run.checkpoint_minutes)
     )
+    processes = _processes(run, parallel)
     return Trainer(
-        **_trainer_settings(run, parallel),
+        accelerator=processes.accelerator,
+        precision=processes.precision,
+        devices=processes.devices,
+        num_nodes=processes.num_nodes,
+        strategy=processes.strategy,
+        plugins=list(processes.plugins),
         # Lightning counts updates, which are no steps where a module makes them itself: there the
         # run's progress alone ends it
         max_steps=module.training_schedule.steps if module.automatic_optimization else -1,
@@ -283,18 +295,18 @@ def build_trainer(
     )
 
 
-def _trainer_settings(run: Run, parallel: Parallel) -> dict[str, Any]:
-    """What a Trainer may refuse of a machine."""
-    plugins = [WholeCheckpoints()] if parallel.ranks == 1 else []  # several ranks write folders
+def _processes(run: Run, parallel: Parallel) -> Processes:
+    """What a run asks of a machine, which may refuse it."""
+    writer = [WholeCheckpoints()] if parallel.ranks == 1 else []  # several ranks write folders
     alone = environment(parallel.ranks)
-    return {
-        "accelerator": run.accelerator,
-        "precision": run.precision,
-        "devices": parallel.ranks // parallel.nodes,
-        "num_nodes": parallel.nodes,
-        "strategy": strategy(parallel),
-        "plugins": [*plugins, *([] if alone is None else [alone])],
-    }
+    return Processes(
+        accelerator=run.accelerator,
+        precision=run.precision,
+        devices=parallel.ranks // parallel.nodes,
+        num_nodes=parallel.nodes,
+        strategy=strategy(parallel),
+        plugins=[*writer, *([] if alone is None else [alone])],
+    )
 
 
 @contextmanager

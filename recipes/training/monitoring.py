@@ -162,7 +162,7 @@ class SampleVideos(Callback):
             return
         with pl_module.averaged():
             videos = pl_module.samples()
-        if not trainer.is_global_zero:
+        if not videos or not trainer.is_global_zero:
             return
         sheet = write_samples(self.folder / f"step_{step:07d}", videos, columns=self.COLUMNS)
         for logger in trainer.loggers:

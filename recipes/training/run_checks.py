@@ -5,11 +5,15 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.plugins.environments import ClusterEnvironment
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -124,23 +128,43 @@ def memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def ask_trainer(**settings: Any) -> torch.device:
-    """The device of a Trainer with these settings.
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """What a run computes on and with how many processes, in the words of Lightning's Trainer."""
+
+    accelerator: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    devices: int
+    num_nodes: int
+    strategy: str | Strategy
+    plugins: list[CheckpointIO | ClusterEnvironment]
+
+
+def find_device(processes: Processes) -> torch.device:
+    """The device that a Trainer of these processes computes on.
 
     Raises:
         ValueError: Lightning refuses them, here and now.
     """
     try:
         trainer = Trainer(
-            **settings, logger=False, enable_checkpointing=False, enable_progress_bar=False
+            accelerator=processes.accelerator,
+            precision=processes.precision,
+            devices=processes.devices,
+            num_nodes=processes.num_nodes,
+            strategy=processes.strategy,
+            plugins=list(processes.plugins),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
         )
     except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         raise ValueError(
-            f"a run cannot begin with {_in_words(settings)}: {' '.join(str(error).split())}"
+            f"a run cannot begin with {_in_words(processes)}: {' '.join(str(error).split())}"
         ) from error
     return trainer.strategy.root_device
 
 
-def _in_words(settings: dict[str, Any]) -> str:
-    named = {name: value for name, value in settings.items() if isinstance(value, str | int)}
+def _in_words(processes: Processes) -> str:
+    named = {name: value for name, value in vars(processes).items() if isinstance(value, str | int)}
     return ", ".join(f"{name}={value}" for name, value in named.items())

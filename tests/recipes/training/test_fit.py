@@ -114,6 +114,12 @@ def test_validation_and_samples_leave_no_trace_in_what_is_learnt(whole, tmp_path
     ]
 
 
+def test_a_recipe_may_have_nothing_to_show(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyModule, "samples", lambda module: {})
+    train_toy(Toy(run=quiet_run(tmp_path, samples_every=1)))
+    assert not (tmp_path / "samples").exists()
+
+
 def test_training_and_validation_run_in_the_precision_that_was_asked_for(tmp_path, monkeypatch):
     seen = []
 
