@@ -47,8 +47,8 @@ class TrainAR:
         Phase(length=6, batch=24, until=1.0),
     )
     window: Window = field(default_factory=Window)
-    shot_offset: float = 8.0
-    shift: float = 5.0
+    shot_offset: float = GenerationSettings.shot_offset
+    shift: float = GenerationSettings.shift
     prompt_dropout: float = 0.1
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some

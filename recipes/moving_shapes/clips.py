@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longlive_models.prompts.storyboard import BlockTiming
 from longlive_recipes.configs.checked import real_field, whole_field
 from longlive_recipes.moving_shapes.attributes import (
     BACKGROUNDS,
@@ -41,6 +42,8 @@ MOST_FRAMES = 4_096
 MOST_FPS = 1_000
 """Frames a second: faster ones would last less than a millisecond."""
 
+_BLOCKS = BlockTiming(fps=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -55,8 +58,8 @@ class World:
 
     size: int = 128
     fps: float = 12.0
-    first_block_frames: int = 29
-    block_frames: int = 32
+    first_block_frames: int = _BLOCKS.frames(1)
+    block_frames: int = _BLOCKS.frames(2) - _BLOCKS.frames(1)
 
     def __post_init__(self) -> None:
         for name, most in (

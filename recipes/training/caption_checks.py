@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from longlive_core.names import few
 from longlive_models.text import PocketTextConfig
 from longlive_models.text.tokenizer import WordTokenizer, words
 from longlive_recipes.moving_shapes.captions import MAX_WORDS, vocabulary
@@ -18,9 +19,8 @@ def check_captions(text: PocketTextConfig, prompts: Sequence[str]) -> None:
         )
     missing = sorted(set(vocabulary()) - set(text.vocab))
     if missing:
-        shown = ", ".join(missing[:5])
         raise ValueError(
-            f"text.vocab lacks {len(missing)} words of the captions ({shown}, ...): they would "
+            f"text.vocab lacks {len(missing)} words of the captions ({few(missing)}): they would "
             f"all read as one unknown word. Add them."
         )
     for number, prompt in enumerate(prompts):
@@ -28,7 +28,7 @@ def check_captions(text: PocketTextConfig, prompts: Sequence[str]) -> None:
         if unknown:
             raise ValueError(
                 f"sample_prompts.{number} has words that the model does not know "
-                f"({', '.join(unknown[:5])}): the sample would not show them. Use words of "
+                f"({few(unknown)}): the sample would not show them. Use words of "
                 f"text.vocab."
             )
         count = len(words(prompt))
