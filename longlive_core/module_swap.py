@@ -5,7 +5,6 @@ with a module's dotted name and with every run of its parts: ``head`` keeps ``he
 ``blocks.0`` keeps ``blocks.0.ffn.2`` and not ``blocks.01.ffn.2``, ``norm*`` keeps ``x.norm_q``.
 """
 
-import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from longlive_core.backends import Receipt
-from longlive_core.names import few
+from longlive_core.names import few, nearest
 
 KEEP = (
     "text_embedding",
@@ -195,8 +194,8 @@ def _refuse_unmatched(model: nn.Module, keep: Iterable[str]) -> None:
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     for pattern in keep:
         if pattern not in KEEP and not any(matches(pattern, name) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Its modules: {few(names)}."
+            near = nearest(pattern, names)
+            hint = f"Did you mean {near!r}?" if near else f"Its modules: {few(names)}."
             raise ValueError(
                 f"keep={pattern!r} names no module of this {type(model).__name__}, so it would "
                 f"keep nothing. {hint}"

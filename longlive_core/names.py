@@ -4,14 +4,24 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+def nearest(name: object, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """The known name that resembles ``name`` most; None if none does, or ``name`` is no text.
+
+    Args:
+        likeness: how alike they must be, from 0 to 1, as ``difflib`` measures it.
+    """
+    if not isinstance(name, str):
+        return None
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A clause for an error about an unknown name: ``"did you mean 'amax_6'? "``, or nothing.
 
-    It ends with a space, so that the sentence that lists the names may follow; it is empty where
-    ``name`` is no text, or where no known name resembles it.
+    It ends with a space, so that the sentence that lists the names may follow.
     """
-    near = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
-    return f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name, known)
+    return "" if near is None else f"did you mean {near!r}? "
 
 
 def few(names: Sequence[str], most: int = 5) -> str:

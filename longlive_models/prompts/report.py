@@ -4,11 +4,12 @@ A prompt is never refused for it: the rest of it is shown. What is left out is s
 begins and where it is steered, and stands in ``Video.unknown_words`` and in every record.
 """
 
-import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from longlive_core.names import few, nearest
 
 _SHOWN = 12
 _LISTED = 200
@@ -106,27 +107,27 @@ def lines_about(found: NotShown, reader: object) -> list[str]:
     lines = []
     known = reader.known_words if isinstance(reader, PromptReader) else ()
     if found.unknown_words:
-        words = _few([_with_hint(word, known) for word in found.unknown_words])
+        words = few([_with_hint(word, known) for word in found.unknown_words], _SHOWN)
         lines.append(
             f"the model does not know {words}: what they name will not be in the video. "
             f"{_vocabulary(known)}"
         )
     if found.unknown_negative_words:
-        words = _few([_with_hint(word, known) for word in found.unknown_negative_words])
+        words = few([_with_hint(word, known) for word in found.unknown_negative_words], _SHOWN)
         lines.append(
             f"the model does not know {words} of the negative prompt: the video will not move away "
             f"from what they name. {_vocabulary(known)}"
         )
     if found.words_left_out:
         limit = reader.read(" ").limit if isinstance(reader, PromptReader) else ""
-        ends = _few([repr(_short(end)) for end in found.words_left_out])
+        ends = few([repr(_short(end)) for end in found.words_left_out], _SHOWN)
         lines.append(
             f"the model reads the first {limit} of a prompt, so these ends are left out: {ends}. "
             f"Say it in fewer words, or in several shots."
         )
     if found.shots_left_out:
         count = len(found.shots_left_out)
-        shots = _few([repr(_short(prompt)) for prompt in found.shots_left_out])
+        shots = few([repr(_short(prompt)) for prompt in found.shots_left_out], _SHOWN)
         lines.append(
             f"{count} {'shot begins' if count == 1 else 'shots begin'} after the video's end, or "
             f"without a duration, so not shown: {shots}. Make the video longer, or leave "
@@ -136,8 +137,8 @@ def lines_about(found: NotShown, reader: object) -> list[str]:
 
 
 def _with_hint(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=_NEAR)
-    return f"{_short(word)!r}{f' (did you mean {near[0]!r}?)' if near else ''}"
+    near = nearest(word, known, likeness=_NEAR)
+    return f"{_short(word)!r}{f' (did you mean {near!r}?)' if near else ''}"
 
 
 def _vocabulary(known: Sequence[str]) -> str:
@@ -146,11 +147,6 @@ def _vocabulary(known: Sequence[str]) -> str:
     if len(known) > _LISTED:
         return f"It knows {len(known)} words; use others."
     return f"It knows {', '.join(sorted(known))}."
-
-
-def _few(items: Sequence[str]) -> str:
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _short(text: str) -> str:

@@ -1,10 +1,11 @@
 """What a person types while a video is being made: a line becomes a command."""
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from longlive_core.names import nearest
 
 if TYPE_CHECKING:
     from longlive_models.stream import Stream
@@ -76,8 +77,8 @@ def parse(line: str) -> Command | None:
     if name in _ALONE and not rest:
         return Command(kind=name)
     names = (*STEERING[1:], *_FILES, *_ALONE)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean /{near[0]}? " if near else ""
+    near = nearest(name, names)
+    hint = f"did you mean /{near}? " if near else ""
     raise ValueError(f"{line!r} is no command; {hint}There are {', '.join(HELP)}.")
 
 

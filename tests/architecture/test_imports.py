@@ -26,6 +26,7 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "humming",
 }
 HOMES = {
+    "difflib": lambda file: file == Path("longlive_core/names.py"),  # one "did you mean"
     "triton": lambda file: "kernels" in file.parts,
     "torch.distributed": lambda file: (
         file.parts[:2] == ("longlive_core", "sequence_parallel")

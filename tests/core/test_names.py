@@ -2,7 +2,7 @@
 
 import pytest
 
-from longlive_core.names import did_you_mean, few
+from longlive_core.names import did_you_mean, few, nearest
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,11 @@ from longlive_core.names import did_you_mean, few
 )
 def test_the_nearest_name_is_offered(name, clause):
     assert did_you_mean(name, iter(("amax_6", "mse"))) == clause
+
+
+def test_how_alike_names_must_be_can_be_said():
+    assert nearest("colou", ["color"]) == "color"
+    assert nearest("colou", ["color"], likeness=0.95) is None
 
 
 def test_the_first_few_are_named_and_the_rest_counted():
