@@ -34,7 +34,9 @@ class TensorMask:
         """Keys of each sample."""
         return self.visible.shape[3]
 
-    def dense(self, device: torch.device, batch: int = 1, heads: int = 1) -> Tensor:
+    def dense(
+        self, device: torch.device, batch: int = 1, heads: int = 1
+    ) -> Bool[Tensor, "batch heads queries keys"]:
         """The tensor itself, every query of which sees a key (compiled code does not look)."""
         fits = all(
             own in (1, asked)
@@ -79,7 +81,9 @@ class TiledMask:
         """Keys of each sample."""
         return self.tiles.seq_lengths[1]
 
-    def dense(self, device: torch.device, batch: int = 1, heads: int = 1) -> Tensor:
+    def dense(
+        self, device: torch.device, batch: int = 1, heads: int = 1
+    ) -> Bool[Tensor, "batch heads queries keys"]:
         """The whole mask, one byte a pair, made from tiles and rule at each call."""
         tiles = self.tiles.to(device)
         full = torch.zeros((), dtype=torch.bool, device=device)

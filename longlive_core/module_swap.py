@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from longlive_core.backends import Receipt
@@ -146,7 +147,7 @@ def swap_linears(
     )
 
 
-def features(layer: str, x: Tensor, width: int) -> None:
+def features(layer: str, x: Shaped[Tensor, "..."], width: int) -> None:
     """Raise ``ValueError`` unless the last dimension of ``x`` is as wide as the layer's weight."""
     if x.ndim == 0 or x.shape[-1] != width:
         raise ValueError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from longlive_core.checks import shown
@@ -56,7 +57,7 @@ class Lane(Protocol):
     def name(self) -> str:
         """The lane's name in traces and receipts."""
 
-    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+    def start(self, task: LaneTask, latents: Shaped[Tensor, "..."]) -> Ticket:
         """Queue or run a task. Its errors are kept in its outcome, never raised here."""
 
     def close(self) -> None:
@@ -101,7 +102,7 @@ class InlineLane:
 
     name = "inline"
 
-    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+    def start(self, task: LaneTask, latents: Shaped[Tensor, "..."]) -> Ticket:
         """Run the task; it has ended when this returns, its copies to the host included."""
         outcome = _run(task, latents)
         if latents.device.type == "cuda":
@@ -132,7 +133,7 @@ class ThreadLane:
         self._closed = False
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
-    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+    def start(self, task: LaneTask, latents: Shaped[Tensor, "..."]) -> Ticket:
         """Queue the task behind the ones before it.
 
         Raises:
@@ -203,7 +204,7 @@ class StreamLane:
         self._stream: torch.cuda.Stream | None = None
         self._clock: tuple[torch.cuda.Event, float] | None = None
 
-    def start(self, task: LaneTask, latents: Tensor) -> Ticket:
+    def start(self, task: LaneTask, latents: Shaped[Tensor, "..."]) -> Ticket:
         """Launch the task behind the ones before it, once the latents are ready.
 
         Raises:

@@ -31,8 +31,10 @@ PerBlock = Float[Tensor, "block_rows block_cols"]
 PerRow = Float[Tensor, "block_rows 1"]
 
 
-def divide(numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
-    """A true division, rounded once.
+def divide(
+    numerator: Float[Tensor, "..."] | float, denominator: Float[Tensor, "..."] | float
+) -> Float[Tensor, "..."]:
+    """A true division, rounded once; one of the two is a tensor, or both broadcast.
 
     PyTorch multiplies by the reciprocal where it can: for ``number / tensor``, and on CUDA for
     ``tensor / number``. That may be off by one in the last place.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Int32, Shaped
 from torch import Tensor
 
 from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
@@ -12,7 +13,7 @@ FORMAT_VERSION = 1
 _RULES = {rule.row.number: rule for rule in ScaleRule}
 
 
-def read_format(stored: Tensor) -> tuple[QuantizeConfig, tuple[int, int]]:
+def read_format(stored: Shaped[Tensor, "..."]) -> tuple[QuantizeConfig, tuple[int, int]]:
     """What ``weight_format`` says: how a weight was quantized, and its shape. Raises ValueError."""
     if stored.numel() != 7 or stored.is_floating_point():
         raise ValueError(
@@ -52,7 +53,7 @@ def stored_problem(
     return None if problem is None else f"{prefix}weight cannot be read: {problem}."
 
 
-def written_format(config: QuantizeConfig, shape: tuple[int, int]) -> Tensor:
+def written_format(config: QuantizeConfig, shape: tuple[int, int]) -> Int32[Tensor, "7"]:
     """The inverse of ``read_format``."""
     values = (
         FORMAT_VERSION,

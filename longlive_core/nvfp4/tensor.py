@@ -175,7 +175,7 @@ def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, in
     return -(-rows // height) * height, -(-cols // width) * width
 
 
-def check_amax(amax: Tensor, rows: int, config: QuantizeConfig) -> None:
+def check_amax(amax: Float32[Tensor, "*groups"], rows: int, config: QuantizeConfig) -> None:
     """Raise ``ValueError`` unless the groups that have an amax each are equal and of whole blocks.
 
     ``rows`` are those of what is quantized, without padding: padding belongs to the last group

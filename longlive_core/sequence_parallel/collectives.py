@@ -112,7 +112,7 @@ class Exchange:
         """The shape of what arrives."""
         return self._shape
 
-    def wait(self) -> Tensor:
+    def wait(self) -> Shaped[Tensor, "..."]:
         """What the ranks sent, put together."""
         self._work.wait()
         shape, join = self._packed_shape, self._layout.join
@@ -169,7 +169,7 @@ class Transfer:
         self._shared = _TransferState(layout, start)
         self._placeholder: Tensor = _StartTransfer.apply(x, self._shared)
 
-    def wait(self) -> Tensor:
+    def wait(self) -> Shaped[Tensor, "..."]:
         """What the ranks sent, put together; to be called once."""
         return _FinishTransfer.apply(self._placeholder, self._shared)
 
@@ -180,7 +180,7 @@ class CompletedTransfer:
     def __init__(self, x: Tensor) -> None:
         self._x = x
 
-    def wait(self) -> Tensor:
+    def wait(self) -> Shaped[Tensor, "..."]:
         """The tensor itself."""
         return self._x
 
