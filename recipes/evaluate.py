@@ -28,7 +28,12 @@ from longlive_models.video.blocks import decoder
 from longlive_recipes.configs.evaluate import Evaluate as Evaluate
 from longlive_recipes.configs.evaluate import pocket as pocket
 from longlive_recipes.configs.evaluate import pocket_quick as pocket_quick
-from longlive_recipes.moving_shapes.attributes import MOTIONS, Look, Split, looks
+from longlive_recipes.moving_shapes.attributes import (
+    MOTIONS,
+    ShapeAttributes,
+    Split,
+    possible_attributes,
+)
 from longlive_recipes.moving_shapes.clips import base_caption, caption
 from longlive_recipes.moving_shapes.judge import (
     ClipVerdict,
@@ -144,11 +149,11 @@ def _suites(
         yield _steered(*how)
 
 
-def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[Look]:
+def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[ShapeAttributes]:
     """Looks with motions drawn evenly, as training has them."""
-    drawn: list[Look] = []
+    drawn: list[ShapeAttributes] = []
     while len(drawn) < count:
-        choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+        choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
         if choices:
             drawn.append(choices[rng.integers(len(choices))])
     return drawn
@@ -310,7 +315,7 @@ def _steered(
     count: _Count,
 ) -> dict[str, dict[str, Any]]:
     """Does the first block after a new prompt show it? Its colour is always another one."""
-    pairs: list[list[Look]] = []
+    pairs: list[list[ShapeAttributes]] = []
     while len(pairs) < config.steered:
         before, after = draw_looks(rng, "train", 2)
         pairs += [[before, after]] if before.colour != after.colour else []
@@ -341,7 +346,7 @@ def _judge(judge: Any, clips: Sequence[np.ndarray], fps: float, workers: int) ->
         return list(pool.map(judge, clips, [fps] * len(clips), chunksize=4))
 
 
-def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[Look]) -> dict[str, Any]:
+def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[ShapeAttributes]) -> dict[str, Any]:
     scores = np.array([score(v, w) for v, w in zip(verdicts, wanted, strict=True)], dtype=float)
     rates = dict(zip(ATTRIBUTES, scores.mean(0).tolist(), strict=True))
     by_motion = {
@@ -359,7 +364,7 @@ def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[Look]) -> dict[st
     }
 
 
-def _words(look: Look, place: int, config: Evaluate, rng: np.random.Generator) -> str:
+def _words(look: ShapeAttributes, place: int, config: Evaluate, rng: np.random.Generator) -> str:
     return caption(look, rng) if config.paraphrases and place % 2 else base_caption(look)
 
 

@@ -114,7 +114,7 @@ class TrainARModule(TrainingModule):
         return prepare_clips(
             one,
             seed,
-            world=self.config.world,
+            clip_format=self.config.world,
             vae=self.config.vae,
             cache=cache,
             sp=self.sp,

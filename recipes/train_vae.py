@@ -28,7 +28,7 @@ from longlive_recipes.configs.checked import (
     whole_field,
 )
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
 from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
@@ -55,7 +55,7 @@ class TrainVAE:
     """Everything that the VAE's training depends on. Phase lengths are in pixel frames."""
 
     vae: VAEConfig = POCKET_VAE
-    world: World = field(default_factory=World)
+    world: ClipFormat = field(default_factory=ClipFormat)
     pool_clips: int = 3000  # clips of two blocks that windows are cut from
     phases: tuple[Phase, ...] = (
         Phase(length=1, batch=256, until=0.14),
@@ -80,7 +80,7 @@ class TrainVAE:
     def __post_init__(self) -> None:
         for name, kind in (
             ("vae", VAEConfig),
-            ("world", World),
+            ("world", ClipFormat),
             ("budget", TrainingSchedule),
             ("optimization", Optimization),
             ("run", Run),
@@ -148,7 +148,7 @@ def vae_tiny() -> TrainVAE:
     return replace(
         vae_pocket(),
         vae=replace(POCKET_VAE, encoder_dim=8, decoder_dim=8),
-        world=World(size=32),
+        world=ClipFormat(size=32),
         pool_clips=2,
         phases=(Phase(length=1, batch=2, until=0.5), Phase(length=5, batch=2, until=1.0)),
         validation_clips=1,

@@ -18,7 +18,7 @@ from longlive_recipes.configs.checked import (
     whole_field,
 )
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import World, vocabulary
+from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.module import check_seed
@@ -40,7 +40,7 @@ class TrainAR:
     model: WanConfig = POCKET
     text: PocketTextConfig = field(default_factory=lambda: PocketTextConfig(vocab=vocabulary()))
     vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
-    world: World = field(default_factory=World)
+    world: ClipFormat = field(default_factory=ClipFormat)
     sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
     phases: tuple[Phase, ...] = (
         Phase(length=2, batch=64, until=0.5),
@@ -100,7 +100,7 @@ class TrainAR:
         for name, kind in (
             ("model", WanConfig),
             ("text", PocketTextConfig),
-            ("world", World),
+            ("world", ClipFormat),
             ("window", Window),
             ("quantized", TrainingConfig),
             ("parallel", Parallel),
@@ -212,7 +212,7 @@ def ar_tiny() -> TrainAR:
         ar_pocket(),
         model=small,
         text=PocketTextConfig(vocab=vocabulary(), dim=16, num_layers=1, num_heads=2, ffn_dim=32),
-        world=World(size=32),
+        world=ClipFormat(size=32),
         sets=(ClipSet(blocks=2, clips=3), ClipSet(blocks=3, clips=2)),
         phases=(Phase(length=2, batch=2, until=0.5), Phase(length=3, batch=1, until=1.0)),
         validation_clips=1,

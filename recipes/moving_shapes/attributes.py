@@ -63,8 +63,8 @@ HELD_OUT_MOTIONS = (
 )
 
 
-class Look(NamedTuple):
-    """What the caption of a shot names."""
+class ShapeAttributes(NamedTuple):
+    """What a shot shows and its caption names."""
 
     shape: str
     colour: str
@@ -72,47 +72,54 @@ class Look(NamedTuple):
     motion: str
 
 
-def is_possible(look: Look) -> bool:
-    """Whether the world can show `look`: a visible rotation and enough contrast."""
-    if look.motion == "spins" and look.shape in ROUND_SHAPES:
+def is_possible(attributes: ShapeAttributes) -> bool:
+    """Whether they can be seen: no spinning circle or ring, and enough contrast."""
+    if attributes.motion == "spins" and attributes.shape in ROUND_SHAPES:
         return False
-    return math.dist(COLOURS[look.colour], BACKGROUNDS[look.background]) >= MIN_CONTRAST
+    return math.dist(COLOURS[attributes.colour], BACKGROUNDS[attributes.background]) >= MIN_CONTRAST
 
 
-def is_held_out(look: Look) -> bool:
-    """Whether `look` holds a (shape, colour) or (shape, motion) pair that training never sees."""
-    return (look.shape, look.colour) in HELD_OUT_COLOURS or (
-        look.shape,
-        look.motion,
+def is_held_out(attributes: ShapeAttributes) -> bool:
+    """Whether they hold a (shape, colour) or (shape, motion) pair that training never sees."""
+    return (attributes.shape, attributes.colour) in HELD_OUT_COLOURS or (
+        attributes.shape,
+        attributes.motion,
     ) in HELD_OUT_MOTIONS
 
 
-def is_in_split(look: Look, split: Split) -> bool:
-    """Whether `split` may draw `look`."""
+def is_in_split(attributes: ShapeAttributes, split: Split) -> bool:
+    """Whether `split` may draw them."""
     if split not in get_args(Split):
         raise ValueError(
             f"split={split!r} is none of {get_args(Split)}: a clip is drawn from the training "
             "pairs, from the held-out pairs, or from all; pass one of them"
         )
-    return is_possible(look) and (split == "any" or is_held_out(look) == (split == "heldout"))
+    return is_possible(attributes) and (
+        split == "any" or is_held_out(attributes) == (split == "heldout")
+    )
 
 
 @cache
-def looks(split: Split, motion: str) -> tuple[Look, ...]:
-    """Every look of `split` that shows `motion`."""
+def possible_attributes(split: Split, motion: str) -> tuple[ShapeAttributes, ...]:
+    """All attributes of `split` with `motion`."""
     products = itertools.product(SHAPES, COLOURS, BACKGROUNDS, (motion,))
-    return tuple(look for look in map(Look._make, products) if is_in_split(look, split))
+    return tuple(
+        attributes
+        for attributes in map(ShapeAttributes._make, products)
+        if is_in_split(attributes, split)
+    )
 
 
 @cache
-def changes(split: Split, look: Look) -> tuple[tuple[Look, ...], ...]:
-    """The looks of `split` that differ from `look` in one attribute, grouped by that attribute."""
+def changes(split: Split, attributes: ShapeAttributes) -> tuple[tuple[ShapeAttributes, ...], ...]:
+    """All of `split` that differ from `attributes` in one of them, grouped by which one."""
     values = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
     groups = (
         tuple(
             other
             for value in names
-            if (other := look._replace(**{field: value})) != look and is_in_split(other, split)
+            if (other := attributes._replace(**{field: value})) != attributes
+            and is_in_split(other, split)
         )
         for field, names in values.items()
     )

@@ -7,7 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from longlive_recipes.moving_shapes.attributes import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Look
+from longlive_recipes.moving_shapes.attributes import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    ShapeAttributes,
+)
 
 Choice = TypeVar("Choice")
 
@@ -87,22 +93,25 @@ _TEMPLATES = (
 )
 
 
-def base_caption(look: Look) -> str:
-    """The plain caption of `look`, as in "a red circle moves right on a navy background"."""
-    ground = _with_article(f"{look.background} background")
-    return f"{_with_article(f'{look.colour} {look.shape}')} {look.motion} on {ground}"
+def base_caption(attributes: ShapeAttributes) -> str:
+    """The plain caption of `attributes`, as in "a red circle moves right on a navy background"."""
+    ground = _with_article(f"{attributes.background} background")
+    subject = _with_article(f"{attributes.colour} {attributes.shape}")
+    return f"{subject} {attributes.motion} on {ground}"
 
 
-def caption(look: Look, rng: np.random.Generator) -> str:
-    """A caption of `look`: the base form, or a paraphrase that says the same."""
+def caption(attributes: ShapeAttributes, rng: np.random.Generator) -> str:
+    """A caption of `attributes`: the base form, or a paraphrase that says the same."""
     if rng.random() < BASE_SHARE:
-        return base_caption(look)
-    noun = _pick(rng, SHAPE_WORDS[look.shape], plain=0.7)
-    ground = _pick(rng, BACKGROUND_WORDS.get(look.background, (look.background,)), plain=0.8)
-    verb, participle = _pick(rng, _phrases(look.motion), plain=0.4)
+        return base_caption(attributes)
+    noun = _pick(rng, SHAPE_WORDS[attributes.shape], plain=0.7)
+    ground = _pick(
+        rng, BACKGROUND_WORDS.get(attributes.background, (attributes.background,)), plain=0.8
+    )
+    verb, participle = _pick(rng, _phrases(attributes.motion), plain=0.4)
     template = _TEMPLATES[rng.integers(len(_TEMPLATES))]
     article = rng.random()
-    words = f"{look.colour} {noun}"
+    words = f"{attributes.colour} {noun}"
     if article < 0.75:
         words = _with_article(words)
     elif article < 0.9:

@@ -19,17 +19,17 @@ from longlive_recipes.moving_shapes.attributes import (
     BACKGROUNDS,
     COLOURS,
     MOTIONS,
-    Look,
+    ShapeAttributes,
     Split,
     changes,
     is_in_split,
-    looks,
+    possible_attributes,
 )
 from longlive_recipes.moving_shapes.captions import base_caption as base_caption
 from longlive_recipes.moving_shapes.captions import caption as caption
 from longlive_recipes.moving_shapes.captions import vocabulary as vocabulary
 from longlive_recipes.moving_shapes.drawing import OUTLINES, paint_groups
-from longlive_recipes.moving_shapes.motion import Path, draw_paths
+from longlive_recipes.moving_shapes.motion import MotionPath, draw_paths
 
 ONE_SHOT_SHARE = 0.5
 """Share of clips with one shot; cuts and changes have half of the rest each."""
@@ -46,8 +46,8 @@ _BLOCKS = BlockTiming(fps=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """Sizes and rates of the drawn world.
+class ClipFormat:
+    """Picture size, rate, and frames in a block of the clips that are drawn.
 
     Attributes:
         size: pixels on a side.
@@ -89,11 +89,11 @@ class World:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
+class ClipShot:
     """A run of blocks with one caption.
 
     Attributes:
-        look: shape, colour, background and motion.
+        attributes: shape, colour, background and motion.
         path: the motion's parameters.
         caption: what the text encoder is given, without the scene transition's prefix.
         first_block: the block that the shot starts with.
@@ -101,8 +101,8 @@ class Shot:
         cut: whether a scene cut starts it; otherwise it goes on from the shot before.
     """
 
-    look: Look
-    path: Path
+    attributes: ShapeAttributes
+    path: MotionPath
     caption: str
     first_block: int
     blocks: int
@@ -113,8 +113,8 @@ class Shot:
 class Clip:
     """A captioned clip, not yet drawn."""
 
-    world: World
-    shots: tuple[Shot, ...]
+    format: ClipFormat
+    shots: tuple[ClipShot, ...]
 
     @property
     def blocks(self) -> int:
@@ -124,7 +124,7 @@ class Clip:
     @property
     def frames(self) -> int:
         """Number of pixel frames."""
-        return self.world.first_frame(self.blocks)
+        return self.format.first_frame(self.blocks)
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -138,14 +138,19 @@ class Clip:
 
 
 def clip(
-    seed: int, index: int, *, world: World | None = None, blocks: int = 6, split: Split = "train"
+    seed: int,
+    index: int,
+    *,
+    clip_format: ClipFormat | None = None,
+    blocks: int = 6,
+    split: Split = "train",
 ) -> Clip:
     """Clip `index` of the endless row that `seed` names.
 
     Args:
         seed: names the row; not negative.
         index: place in the row; not negative.
-        world: sizes and rates; None is `World()`.
+        clip_format: picture size and rate; None is `ClipFormat()`.
         blocks: length of the clip.
         split: "train" never shows a held-out pair, every shot of "heldout" does, "any" may.
 
@@ -158,49 +163,59 @@ def clip(
                 f"{name}={value}: a clip has a {name} of at least {least}, since it is counted; "
                 f"pass {least} or more"
             )
-    world = world or World()
+    clip_format = clip_format or ClipFormat()
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index))))
     kind = rng.random()
     edges = _draw_edges(rng, blocks) if kind >= ONE_SHOT_SHARE else (0,)
     cuts = kind >= (1.0 + ONE_SHOT_SHARE) / 2.0
-    shown = _draw_looks(rng, len(edges), split, cuts=cuts)
-    starts = [world.first_frame(edge) / world.fps for edge in edges]
+    shown = _draw_all_attributes(rng, len(edges), split, cuts=cuts)
+    starts = [clip_format.first_frame(edge) / clip_format.fps for edge in edges]
     paths = (_cut_paths if cuts else _changing_paths)(rng, shown, starts)
     lengths = [end - edge for edge, end in zip(edges, (*edges[1:], blocks), strict=True)]
     shots = tuple(
-        Shot(
-            look=look,
+        ClipShot(
+            attributes=attributes,
             path=path,
-            caption=caption(look, rng),
+            caption=caption(attributes, rng),
             first_block=edge,
             blocks=length,
             cut=cuts and edge > 0,
         )
-        for look, path, edge, length in zip(shown, paths, edges, lengths, strict=True)
+        for attributes, path, edge, length in zip(shown, paths, edges, lengths, strict=True)
     )
-    return Clip(world=world, shots=shots)
+    return Clip(format=clip_format, shots=shots)
 
 
 def single_shot(
-    look: Look, *, seed: int = 0, world: World | None = None, blocks: int = 2, split: Split = "any"
+    attributes: ShapeAttributes,
+    *,
+    seed: int = 0,
+    clip_format: ClipFormat | None = None,
+    blocks: int = 2,
+    split: Split = "any",
 ) -> Clip:
-    """A clip of one shot that shows `look`, with the plain caption.
+    """A clip of one shot that shows `attributes`, with the plain caption.
 
     Raises:
-        ValueError: `look` is not possible, or not in `split`.
+        ValueError: `attributes` is not possible, or not in `split`.
     """
-    if not is_in_split(look, split):
+    if not is_in_split(attributes, split):
         raise ValueError(
-            f"{look} is not in split {split!r}: a circle or ring does not spin, a colour must "
-            "stand out from its background, and held-out pairs have a split of their own; "
-            "choose another look or split"
+            f"{attributes} is not in split {split!r}: a circle or ring does not spin, a colour "
+            "must stand out from its background, and held-out pairs have a split of their own; "
+            "choose other attributes, or another split"
         )
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
-    (path,) = draw_paths(rng, [(look.motion, 0.0)])
-    shot = Shot(
-        look=look, path=path, caption=base_caption(look), first_block=0, blocks=blocks, cut=False
+    (path,) = draw_paths(rng, [(attributes.motion, 0.0)])
+    shot = ClipShot(
+        attributes=attributes,
+        path=path,
+        caption=base_caption(attributes),
+        first_block=0,
+        blocks=blocks,
+        cut=False,
     )
-    return Clip(world=world or World(), shots=(shot,))
+    return Clip(format=clip_format or ClipFormat(), shots=(shot,))
 
 
 def _draw_edges(rng: np.random.Generator, blocks: int) -> tuple[int, ...]:
@@ -211,49 +226,51 @@ def _draw_edges(rng: np.random.Generator, blocks: int) -> tuple[int, ...]:
     return (0, *sorted(int(b) + 1 for b in rng.choice(blocks - 1, count, replace=False)))
 
 
-def _draw_look(rng: np.random.Generator, split: Split) -> Look:
-    choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+def _draw_attributes(rng: np.random.Generator, split: Split) -> ShapeAttributes:
+    choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
     while not choices:
-        choices = looks(split, MOTIONS[rng.integers(len(MOTIONS))])
+        choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
     return choices[rng.integers(len(choices))]
 
 
-def _draw_looks(rng: np.random.Generator, count: int, split: Split, *, cuts: bool) -> list[Look]:
-    """Looks of the shots: a cut changes at least two of shape, colour and background."""
-    shown = [_draw_look(rng, split)]
+def _draw_all_attributes(
+    rng: np.random.Generator, count: int, split: Split, *, cuts: bool
+) -> list[ShapeAttributes]:
+    """What the shots show: a cut changes at least two of shape, colour and background."""
+    shown = [_draw_attributes(rng, split)]
     while len(shown) < count:
         if cuts:
-            look = _draw_look(rng, split)
-            if sum(a != b for a, b in zip(look[:3], shown[-1][:3], strict=True)) < 2:
+            attributes = _draw_attributes(rng, split)
+            if sum(a != b for a, b in zip(attributes[:3], shown[-1][:3], strict=True)) < 2:
                 continue
         else:
             groups = changes(split, shown[-1])
             group = groups[rng.integers(len(groups))]
-            look = group[rng.integers(len(group))]
-        shown.append(look)
+            attributes = group[rng.integers(len(group))]
+        shown.append(attributes)
     return shown
 
 
 def _cut_paths(
-    rng: np.random.Generator, shown: Sequence[Look], starts: Sequence[float]
-) -> list[Path]:
+    rng: np.random.Generator, shown: Sequence[ShapeAttributes], starts: Sequence[float]
+) -> list[MotionPath]:
     """A path for every shot; each starts away from where the one before it ends."""
-    paths: list[Path] = []
-    for look, start in zip(shown, starts, strict=True):
+    paths: list[MotionPath] = []
+    for attributes, start in zip(shown, starts, strict=True):
         before = paths[-1].pose_at(start) if paths else None
-        paths.extend(draw_paths(rng, [(look.motion, start)], away_from=before))
+        paths.extend(draw_paths(rng, [(attributes.motion, start)], away_from=before))
     return paths
 
 
 def _changing_paths(
-    rng: np.random.Generator, shown: Sequence[Look], starts: Sequence[float]
-) -> list[Path]:
+    rng: np.random.Generator, shown: Sequence[ShapeAttributes], starts: Sequence[float]
+) -> list[MotionPath]:
     """A path for every shot; it goes on through the changes that leave the motion alone."""
     motions = [(shown[0].motion, starts[0])]
     places = [0]
-    for before, look, start in zip(shown, shown[1:], starts[1:], strict=False):
-        if look.motion != before.motion:
-            motions.append((look.motion, start))
+    for before, attributes, start in zip(shown, shown[1:], starts[1:], strict=False):
+        if attributes.motion != before.motion:
+            motions.append((attributes.motion, start))
         places.append(len(motions) - 1)
     paths = draw_paths(rng, motions)
     return [paths[place] for place in places]
@@ -286,7 +303,7 @@ def draw(
     objects: bool = False,
     frames: range | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Draw clips of one world and length.
+    """Draw clips of one format and length.
 
     Args:
         clips: one or more clips.
@@ -299,15 +316,15 @@ def draw(
         of every pixel, [clips, 1, frames, size, size] in [0, 1].
 
     Raises:
-        ValueError: no clips, or clips of different worlds or lengths.
+        ValueError: no clips, or clips of different formats or lengths.
     """
-    shapes_of = {(each.world, each.frames) for each in clips}
+    shapes_of = {(each.format, each.frames) for each in clips}
     if len(shapes_of) != 1:
         raise ValueError(
-            f"draw() was given clips of {len(shapes_of)} kinds (world and length): it returns one "
+            f"draw() was given clips of {len(shapes_of)} kinds (format and length): it returns one "
             "tensor, so it needs exactly one kind; draw each kind by itself"
         )
-    world, total = shapes_of.pop()
+    clip_format, total = shapes_of.pop()
     shown = range(total)[:] if frames is None else frames
     if shown and not (0 <= shown[0] < total and 0 <= shown[-1] < total):
         raise ValueError(
@@ -318,7 +335,7 @@ def draw(
     kinds = torch.from_numpy(np.concatenate([kind for kind, _ in tables]))
     values = torch.from_numpy(np.concatenate([row for _, row in tables])).to(device)
     pictures, covered = paint_groups(
-        kinds, values[:, :5], values[:, 5:8], values[:, 8:], world.size, coverage=objects
+        kinds, values[:, :5], values[:, 5:8], values[:, 8:], clip_format.size, coverage=objects
     )
     video = _as_video(pictures, len(clips))
     return (video, _as_video(covered, len(clips))) if covered is not None else video
@@ -336,14 +353,14 @@ def _table(each: Clip, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     names = tuple(OUTLINES)
     for shot in each.shots:
         first, end = (
-            each.world.first_frame(b) for b in (shot.first_block, shot.first_block + shot.blocks)
+            each.format.first_frame(b) for b in (shot.first_block, shot.first_block + shot.blocks)
         )
         rows = (frames >= first) & (frames < end)
-        pose = shot.path.track(frames[rows] / each.world.fps)
-        kinds[rows] = names.index(shot.look.shape)
+        pose = shot.path.track(frames[rows] / each.format.fps)
+        kinds[rows] = names.index(shot.attributes.shape)
         values[rows, :5] = np.stack(
             (pose.x, pose.y, pose.radius, np.cos(pose.angle), np.sin(pose.angle)), 1
         )
-        values[rows, 5:8] = np.divide(COLOURS[shot.look.colour], 127.5) - 1.0
-        values[rows, 8:] = np.divide(BACKGROUNDS[shot.look.background], 127.5) - 1.0
+        values[rows, 5:8] = np.divide(COLOURS[shot.attributes.colour], 127.5) - 1.0
+        values[rows, 8:] = np.divide(BACKGROUNDS[shot.attributes.background], 127.5) - 1.0
     return kinds, values

@@ -20,7 +20,7 @@ from longlive_models.checkpoints.tensor_files import read_safetensors
 from longlive_models.objectives import shot_anchors, teacher_forcing_table
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.text import PocketTextEncoder
-from longlive_recipes.moving_shapes.clips import Clip, World, clip, draw
+from longlive_recipes.moving_shapes.clips import Clip, ClipFormat, clip, draw
 from longlive_recipes.run_record import differences
 
 
@@ -42,13 +42,13 @@ class FramePool:
 
     @classmethod
     def draw(
-        cls, world: World, clips: int, seed: int, device: torch.device, blocks: int = 2
+        cls, clip_format: ClipFormat, clips: int, seed: int, device: torch.device, blocks: int = 2
     ) -> "FramePool":
         """Draw clips 0 .. ``clips`` - 1 of ``seed`` with ``blocks`` blocks each."""
         pictures, coverages = [], []
         for first in range(0, clips, 64):
             some = range(first, min(clips, first + 64))
-            drawn = [clip(seed, index, world=world, blocks=blocks) for index in some]
+            drawn = [clip(seed, index, clip_format=clip_format, blocks=blocks) for index in some]
             video, coverage = draw(drawn, device=device, objects=True)
             pictures.append(to_bytes(video))
             coverages.append((coverage * 255).round().to(torch.uint8))

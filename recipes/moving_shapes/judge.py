@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longlive_recipes.moving_shapes.attributes import BACKGROUNDS, COLOURS, SHAPES, Look
+from longlive_recipes.moving_shapes.attributes import BACKGROUNDS, COLOURS, SHAPES, ShapeAttributes
 from longlive_recipes.moving_shapes.judge_measure import Measurements, measure
 from longlive_recipes.moving_shapes.judge_motion import classify_motion
 
@@ -134,7 +134,7 @@ def find_cuts(frames: np.ndarray) -> tuple[int, ...]:
     return _find_cuts(measure(frames))
 
 
-def score(verdict: ShotVerdict, expected: Look) -> Score:
+def score(verdict: ShotVerdict, expected: ShapeAttributes) -> Score:
     """Compare a verdict with what the shot should show, attribute by attribute."""
     return Score(
         shape=verdict.shape == expected.shape,

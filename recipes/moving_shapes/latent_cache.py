@@ -10,7 +10,7 @@ from longlive_core.sequence_parallel import BalancedSP
 from longlive_models.checkpoints.folder import fingerprint, load_part
 from longlive_models.vae import VAEConfig, WanVAE, encode_part, load_vae
 from longlive_recipes.configs.checked import whole_field
-from longlive_recipes.moving_shapes.clips import World, clip
+from longlive_recipes.moving_shapes.clips import ClipFormat, clip
 from longlive_recipes.moving_shapes.dataset import LatentClips, encode_clips
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.training.export import find_vae
@@ -60,7 +60,7 @@ def prepare_clips(
     one: ClipSet,
     seed: int,
     *,
-    world: World,
+    clip_format: ClipFormat,
     vae: str,
     cache: str | None,
     sp: BalancedSP,
@@ -78,7 +78,7 @@ def prepare_clips(
         sp: the ranks that share a clip, with the partition of these clips.
         writes: whether this rank writes the cache.
     """
-    source = {"world": as_plain(world), "seed": seed}
+    source = {"world": as_plain(clip_format), "seed": seed}
     source |= as_plain(one) | {"vae": fingerprint(find_vae(vae))}
     folder = Path(cache) / f"blocks_{one.blocks}" if cache else None
     if folder is not None and folder.is_dir():
@@ -88,7 +88,9 @@ def prepare_clips(
     _log.info("drawing and encoding %d clips of %d blocks", one.clips, one.blocks)
     encoder = trained_vae(vae).to(device)
     encoder.channels_last_()
-    made = [clip(seed, index, world=world, blocks=one.blocks) for index in range(one.clips)]
+    made = [
+        clip(seed, index, clip_format=clip_format, blocks=one.blocks) for index in range(one.clips)
+    ]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         clips = encode_clips(
             lambda video: encode_part(encoder, video, sp.frames), made, device=device

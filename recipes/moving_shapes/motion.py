@@ -48,7 +48,7 @@ class Track(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Path:
+class MotionPath:
     """One motion from a start pose on.
 
     Attributes:
@@ -56,7 +56,7 @@ class Path:
         start: seconds of the clip's time at which the object has `pose`.
         pose: the pose at `start`.
         velocity: of moving and bouncing objects, sides a second to the right and down.
-        turn: of spinning and orbiting objects, radians a second; positive is clockwise.
+        angular_velocity: of spinning and orbiting objects, radians a second; positive is clockwise.
         orbit: of orbiting objects, the circle's radius.
         phase: of orbiting objects, the place on the circle at `start`.
         period: of growing objects, seconds from the smallest to the largest radius.
@@ -66,7 +66,7 @@ class Path:
     start: float
     pose: Pose
     velocity: tuple[float, float] = (0.0, 0.0)
-    turn: float = 0.0
+    angular_velocity: float = 0.0
     orbit: float = 0.0
     phase: float = 0.0
     period: float = 1.0
@@ -87,13 +87,13 @@ class Path:
             x = _reflect(x + self.velocity[0] * t, margin)
             y = _reflect(y + self.velocity[1] * t, margin)
         elif self.motion == "spins":
-            angle = angle + self.turn * t
+            angle = angle + self.angular_velocity * t
         elif self.motion == "grows":
             low, high = GROWN_RADIUS
             grown = (radius - low) / (high - low) + t / self.period
             radius = low + (high - low) * (grown - np.floor(grown))
         else:
-            along = self.phase + self.turn * t
+            along = self.phase + self.angular_velocity * t
             x = x + self.orbit * (np.cos(along) - math.cos(self.phase))
             y = y + self.orbit * (np.sin(along) - math.sin(self.phase))
         return Track(x - np.floor(x), y - np.floor(y), radius, angle)
@@ -108,7 +108,7 @@ def _reflect(position: np.ndarray, margin: float) -> np.ndarray:
 
 def draw_paths(
     rng: np.random.Generator, motions: Sequence[tuple[str, float]], *, away_from: Pose | None = None
-) -> tuple[Path, ...]:
+) -> tuple[MotionPath, ...]:
     """Draw paths that follow one another without a jump.
 
     Args:
@@ -120,7 +120,7 @@ def draw_paths(
         first = _first_pose(rng, motions[0][0])
         if away_from is not None and torus_distance(first, away_from) < 0.25:
             continue
-        paths: list[Path] = []
+        paths: list[MotionPath] = []
         for motion, start in motions:
             pose = paths[-1].pose_at(start) if paths else first
             if not _fits(pose, motion, fresh=not paths):
@@ -152,9 +152,11 @@ def _fits(pose: Pose, motion: str, *, fresh: bool) -> bool:
     return inside and (fresh or RADIUS[0] <= pose.radius <= RADIUS[1])
 
 
-def _draw_path(rng: np.random.Generator, motion: str, start: float, pose: Pose) -> Path | None:
+def _draw_path(
+    rng: np.random.Generator, motion: str, start: float, pose: Pose
+) -> MotionPath | None:
     """Parameters of a motion from `pose`, or None where a drawn orbit leaves the picture."""
-    path = Path(motion=motion, start=start, pose=pose)
+    path = MotionPath(motion=motion, start=start, pose=pose)
     sign = 1.0 if rng.random() < 0.5 else -1.0
     if motion in DIRECTIONS:
         speed = rng.uniform(*MOVE_SPEED)
@@ -164,7 +166,7 @@ def _draw_path(rng: np.random.Generator, motion: str, start: float, pose: Pose) 
         right, down = sign * rng.uniform(*BOUNCE_SPEED), rng.uniform(*BOUNCE_SPEED)
         return replace(path, velocity=(right, down if rng.random() < 0.5 else -down))
     if motion == "spins":
-        return replace(path, turn=sign * rng.uniform(*SPIN_SPEED))
+        return replace(path, angular_velocity=sign * rng.uniform(*SPIN_SPEED))
     if motion == "grows":
         return replace(path, period=rng.uniform(*GROWTH_SECONDS))
     margin = EXTENT * pose.radius
@@ -173,4 +175,6 @@ def _draw_path(rng: np.random.Generator, motion: str, start: float, pose: Pose) 
     center = (pose.x - orbit * math.cos(phase), pose.y - orbit * math.sin(phase))
     if min(center) < orbit + margin or max(center) > 1.0 - orbit - margin:
         return None
-    return replace(path, orbit=orbit, phase=phase, turn=sign * rng.uniform(*ORBIT_SPEED))
+    return replace(
+        path, orbit=orbit, phase=phase, angular_velocity=sign * rng.uniform(*ORBIT_SPEED)
+    )

@@ -12,7 +12,7 @@ from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.prompts.storyboard import BlockTiming
 from longlive_models.settings import ModelSpec
 from longlive_recipes.configs.train_ar import TrainAR
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import BATCH
 
 BYTES_A_WEIGHT = 20
@@ -22,15 +22,15 @@ PEAK_PLANES = 4
 """Float32 planes of a picture that is drawn: its colors and how much the object covers."""
 
 
-def check_clips(world: World, timing: BlockTiming, lengths: Collection[int]) -> None:
+def check_clips(clip_format: ClipFormat, timing: BlockTiming, lengths: Collection[int]) -> None:
     """Raise ValueError where drawn blocks are not as long as the blocks that a model generates."""
     for blocks in sorted({1, *lengths}):
-        drawn, generated = world.first_frame(blocks), timing.frames(blocks)
+        drawn, generated = clip_format.first_frame(blocks), timing.frames(blocks)
         if drawn != generated:
             raise ValueError(
-                f"world.first_block_frames={world.first_block_frames} and world.block_frames="
-                f"{world.block_frames} make {drawn} frames of {blocks} blocks, and the model's "
-                f"blocks have {generated}: captions and cuts would be of other frames. Use "
+                f"world.first_block_frames={clip_format.first_block_frames} and world.block_frames="
+                f"{clip_format.block_frames} make {drawn} frames of {blocks} blocks, and the "
+                f"model's blocks have {generated}: captions and cuts would be of other frames. Use "
                 f"{timing.frames(1)} and {timing.frames(2) - timing.frames(1)}."
             )
 

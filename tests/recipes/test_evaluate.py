@@ -19,11 +19,13 @@ from longlive_recipes.evaluate import (
     run,
     steered_blocks,
 )
-from longlive_recipes.moving_shapes.attributes import MOTIONS, is_held_out, looks
-from longlive_recipes.moving_shapes.clips import World, base_caption, draw, single_shot
+from longlive_recipes.moving_shapes.attributes import MOTIONS, is_held_out, possible_attributes
+from longlive_recipes.moving_shapes.clips import ClipFormat, base_caption, draw, single_shot
 from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
 
-LOOKS = {base_caption(look): look for motion in MOTIONS for look in looks("any", motion)}
+LOOKS = {
+    base_caption(look): look for motion in MOTIONS for look in possible_attributes("any", motion)
+}
 WANTED = tuple(look for look in LOOKS.values() if look.background == "black")[::40]
 
 
@@ -49,7 +51,7 @@ def config(tmp_path_factory) -> Evaluate:
 def drawings(pipeline, settings, plans: list[ShotPlan], seeds) -> np.ndarray:
     """Stands for a model that draws exactly what the prompts say, 64 pixels wide."""
     timing, clips = plans[0].timing, []
-    world = World(
+    world = ClipFormat(
         size=64,
         fps=timing.fps,
         first_block_frames=timing.frames(1),
@@ -59,7 +61,7 @@ def drawings(pipeline, settings, plans: list[ShotPlan], seeds) -> np.ndarray:
         parts = []
         for prompt, length in zip(plan.prompts, plan.lengths, strict=True):
             look = LOOKS[prompt.removeprefix(SCENE_CUT_PREFIX)]
-            made = single_shot(look, seed=seed + 50, world=world, blocks=plan.blocks)
+            made = single_shot(look, seed=seed + 50, clip_format=world, blocks=plan.blocks)
             first = sum(len(part) for part in parts)
             end = timing.frames(length) if not parts else timing.frames(plan.blocks)
             parts.append(to_frames(draw([made])[0])[first:end])

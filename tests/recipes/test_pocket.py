@@ -8,7 +8,7 @@ from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import read_config
 from longlive_models.checkpoints.hub import resolve
 from longlive_recipes.evaluate import ATTRIBUTES, pocket, run
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.judge import judge_shot
 
 
@@ -26,7 +26,7 @@ def test_the_package_holds_what_its_card_promises():
     assert sum(file.stat().st_size for file in files) <= 20e6
     assert max(file.stat().st_size for file in files) < 16 * 2**20
     pipe = LongLivePipeline.from_pretrained("pocket", device="cpu")
-    world = World()
+    world = ClipFormat()
     assert (pipe.settings.height, pipe.settings.width) == (world.size, world.size)
     assert pipe.settings.fps == world.fps
     assert pipe.timing.frames(1) == world.first_block_frames

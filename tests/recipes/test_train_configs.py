@@ -9,7 +9,7 @@ from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.text import PocketTextConfig
 from longlive_models.vae import POCKET_VAE
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, ar_tiny
 from longlive_recipes.train_vae import TrainVAE, vae_tiny
@@ -49,7 +49,7 @@ WRONG = {
         "timeout_minutes": (*NO_NUMBERS, 0, -1, 1e12),
     },
     ClipSet(blocks=2, clips=2): {"blocks": (*NO_COUNTS, 100), "clips": (*NO_COUNTS, 1 << 40)},
-    World(): {
+    ClipFormat(): {
         "size": (*NO_COUNTS, 1 << 20),
         "fps": (*NO_NUMBERS, 0, -12, 1e6),
         "first_block_frames": (*NO_COUNTS, 1 << 20),
@@ -140,7 +140,7 @@ def test_numbers_of_other_libraries_become_plain_ones():
     made = Optimization(learning_rate=np.float32(0.5), betas=[np.float64(0.5), 0])
     assert (made.learning_rate, made.betas) == (0.5, (0.5, 0.0))
     assert type(made.learning_rate) is float
-    assert type(World(size=np.int64(32)).size) is int
+    assert type(ClipFormat(size=np.int64(32)).size) is int
 
 
 def test_words_that_an_encoder_would_lose_are_refused():
@@ -175,9 +175,9 @@ def test_windows_are_as_long_as_clips_and_vae_allow(length):
 
 def test_drawings_fit_the_vae():
     with pytest.raises(ValueError, match="sides that are multiples of"):
-        replace(vae_tiny(), world=World(size=33))
+        replace(vae_tiny(), world=ClipFormat(size=33))
     with pytest.raises(ValueError, match="clips of 60 frames"):
-        replace(vae_tiny(), world=World(size=32, block_frames=31))
+        replace(vae_tiny(), world=ClipFormat(size=32, block_frames=31))
     assert POCKET_VAE.temporal_stride == 4
 
 

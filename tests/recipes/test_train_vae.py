@@ -13,7 +13,7 @@ from longlive_models.checkpoints.folder import load_part, read_config
 from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_recipes import train_vae
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.dataset import FramePool, to_bytes
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.train_vae import (
@@ -107,7 +107,7 @@ def test_it_learns_a_few_clips(tmp_path):
     config = vae_config(
         tmp_path,
         phases=(Phase(length=1, batch=2, until=0.3), Phase(length=5, batch=2, until=1.0)),
-        world=World(size=16),
+        world=ClipFormat(size=16),
         pool_clips=1,
         budget=TrainingSchedule(steps=30, warmup_steps=3),
         optimization=Optimization(learning_rate=3e-3, ema_decay=0.0),
@@ -133,7 +133,7 @@ def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
             Phase(length=9, batch=3, until=1.0),
         ),
         budget=TrainingSchedule(steps=8, warmup_steps=1),
-        world=World(size=16),
+        world=ClipFormat(size=16),
     )
     config = replace(config, run=replace(config.run, validate_every=100))
     seen = []
@@ -175,7 +175,7 @@ def test_near_objects_reaches_two_pixels():
 
 
 def test_the_peak_signal_to_noise_ratio_is_its_definition(tmp_path):
-    pool = FramePool.draw(World(size=16), 2, 0, CPU)
+    pool = FramePool.draw(ClipFormat(size=16), 2, 0, CPU)
 
     vae = SimpleNamespace(
         moments=lambda video: (video, None), normalize=lambda x: x, decode=lambda x: x + 0.1

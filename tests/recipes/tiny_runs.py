@@ -15,7 +15,7 @@ from longlive_models.stream import Video
 from longlive_models.vae import WanVAE
 from longlive_recipes import train_ar, train_vae
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import World
+from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.training.checkpoint_layout import averages_in
 from longlive_recipes.training.fit import fit
@@ -48,7 +48,7 @@ def write_tiny_vae(folder: Path) -> Path:
     """A VAE that was never trained, but whose latents are normalized."""
     torch.manual_seed(0)
     config = replace(train_vae.vae_tiny().vae, encoder_dim=4, decoder_dim=4)
-    pool = FramePool.draw(World(size=32), 2, 0, torch.device("cpu"), blocks=1)
+    pool = FramePool.draw(ClipFormat(size=32), 2, 0, torch.device("cpu"), blocks=1)
     train_vae.write_vae(WanVAE(config).eval(), pool, folder)
     return folder
 

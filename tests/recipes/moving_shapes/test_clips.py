@@ -18,10 +18,10 @@ from longlive_recipes.moving_shapes.attributes import (
     MOTIONS,
     ROUND_SHAPES,
     SHAPES,
-    Look,
+    ShapeAttributes,
     is_held_out,
     is_possible,
-    looks,
+    possible_attributes,
 )
 from longlive_recipes.moving_shapes.captions import (
     MAX_WORDS,
@@ -31,8 +31,8 @@ from longlive_recipes.moving_shapes.captions import (
 )
 from longlive_recipes.moving_shapes.clips import (
     Clip,
-    Shot,
-    World,
+    ClipFormat,
+    ClipShot,
     base_caption,
     caption,
     clip,
@@ -49,7 +49,7 @@ from longlive_recipes.moving_shapes.motion import (
     RADIUS,
 )
 
-SMALL = World(size=32)
+SMALL = ClipFormat(size=32)
 splits = st.sampled_from(("train", "heldout", "any"))
 seeds = st.integers(0, 2**40)
 indices = st.integers(0, 10**9)
@@ -60,7 +60,7 @@ def pixels(made: Clip, frames: range | None = None) -> np.ndarray:
     return draw([made], frames=frames)[0].permute(1, 2, 3, 0).numpy()
 
 
-def test_world_holds_what_the_model_is_asked_for() -> None:
+def test_the_default_format_holds_what_the_model_is_asked_for() -> None:
     assert len(SHAPES) == 8 and len(COLOURS) == 10 and len(BACKGROUNDS) == 6 and len(MOTIONS) == 8
     assert tuple(OUTLINES) == SHAPES
     assert set(SHAPES) >= {"circle", "square", "triangle", "star"}
@@ -77,8 +77,8 @@ def test_palettes_are_well_separated() -> None:
 
 @given(seed=seeds, index=indices, blocks=st.integers(1, 7), split=splits)
 def test_clip_is_a_pure_function(seed: int, index: int, blocks: int, split: str) -> None:
-    first = clip(seed, index, world=SMALL, blocks=blocks, split=split)
-    assert clip(seed, index, world=SMALL, blocks=blocks, split=split) == first
+    first = clip(seed, index, clip_format=SMALL, blocks=blocks, split=split)
+    assert clip(seed, index, clip_format=SMALL, blocks=blocks, split=split) == first
 
 
 @given(seed=seeds, index=indices, blocks=st.integers(1, 7), split=splits)
@@ -100,15 +100,15 @@ def test_shots_tile_the_blocks(seed: int, index: int, blocks: int, split: str) -
 def test_held_out_pairs_have_a_split_of_their_own(seed: int, index: int, blocks: int) -> None:
     for split, held_out in (("train", False), ("heldout", True)):
         for shot in clip(seed, index, blocks=blocks, split=split).shots:
-            assert is_possible(shot.look)
-            assert is_held_out(shot.look) == held_out
+            assert is_possible(shot.attributes)
+            assert is_held_out(shot.attributes) == held_out
 
 
 def test_every_attribute_is_trained_on_about_evenly() -> None:
     seen: list[Counter[str]] = [Counter(), Counter(), Counter(), Counter()]
     for index in range(600):
         for shot in clip(0, index).shots:
-            for counter, value in zip(seen, shot.look, strict=True):
+            for counter, value in zip(seen, shot.attributes, strict=True):
                 counter[value] += 1
     for counter, names in zip(seen, (SHAPES, COLOURS, BACKGROUNDS, MOTIONS), strict=True):
         assert set(counter) == set(names)
@@ -125,17 +125,17 @@ def test_kinds_of_clips_are_mixed() -> None:
     assert 0.18 < 1 - one - cut < 0.32
 
 
-def between(before: Shot, after: Shot, made: Clip) -> tuple[float, set[str]]:
+def between(before: ClipShot, after: ClipShot, made: Clip) -> tuple[float, set[str]]:
     """How far the object jumps at the edge, and which attributes change."""
-    second = made.world.first_frame(after.first_block) / made.world.fps
+    second = made.format.first_frame(after.first_block) / made.format.fps
     a, b = before.path.pose_at(second), after.path.pose_at(second)
     jump = math.hypot(*(d - round(d) for d in (a.x - b.x, a.y - b.y)))
-    changed = {f for f in Look._fields if vars_of(before)[f] != vars_of(after)[f]}
+    changed = {f for f in ShapeAttributes._fields if vars_of(before)[f] != vars_of(after)[f]}
     return jump, changed
 
 
-def vars_of(shot: Shot) -> dict[str, str]:
-    return shot.look._asdict()
+def vars_of(shot: ClipShot) -> dict[str, str]:
+    return shot.attributes._asdict()
 
 
 def test_a_change_keeps_the_object_in_place_and_a_cut_does_not() -> None:
@@ -152,7 +152,7 @@ def test_a_change_keeps_the_object_in_place_and_a_cut_does_not() -> None:
                 assert len(fields) == 1
                 assert before.caption != after.caption
                 changed.update(fields)
-    assert set(changed) == set(Look._fields)
+    assert set(changed) == set(ShapeAttributes._fields)
 
 
 def test_size_and_angle_go_on_through_a_change() -> None:
@@ -160,15 +160,15 @@ def test_size_and_angle_go_on_through_a_change() -> None:
         made = clip(3, index)
         for before, after in zip(made.shots, made.shots[1:], strict=False):
             if not after.cut:
-                second = made.world.first_frame(after.first_block) / made.world.fps
+                second = made.format.first_frame(after.first_block) / made.format.fps
                 a, b = before.path.pose_at(second), after.path.pose_at(second)
                 assert a.radius == pytest.approx(b.radius) and a.angle == pytest.approx(b.angle)
-                if before.look.motion != after.look.motion:
+                if before.attributes.motion != after.attributes.motion:
                     assert RADIUS[0] <= b.radius <= RADIUS[1]
 
 
 def test_drawing_does_not_depend_on_batch_mates_or_frames() -> None:
-    made = [clip(4, index, world=World(size=48), blocks=2) for index in range(7)]
+    made = [clip(4, index, clip_format=ClipFormat(size=48), blocks=2) for index in range(7)]
     together, objects = draw(made, objects=True)
     for place in (0, 3, 6):
         alone, cover = draw([made[place]], objects=True)
@@ -180,7 +180,7 @@ def test_drawing_does_not_depend_on_batch_mates_or_frames() -> None:
 
 
 def test_drawing_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [clip(5, index, world=SMALL, blocks=2) for index in range(4)]
+    made = [clip(5, index, clip_format=SMALL, blocks=2) for index in range(4)]
     whole = draw(made)
     monkeypatch.setattr(
         "longlive_recipes.moving_shapes.drawing.PIXELS_PER_CHUNK", {"cpu": 3 * 32 * 32}
@@ -191,8 +191,10 @@ def test_drawing_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> N
 @settings(max_examples=15)
 @given(seed=seeds, size=st.integers(16, 80), fps=st.floats(4, 30), split=splits)
 def test_drawing_fills_its_ranges(seed: int, size: int, fps: float, split: str) -> None:
-    world = World(size=size, fps=fps)
-    video, objects = draw([clip(seed, 0, world=world, split=split)], frames=range(3), objects=True)
+    world = ClipFormat(size=size, fps=fps)
+    video, objects = draw(
+        [clip(seed, 0, clip_format=world, split=split)], frames=range(3), objects=True
+    )
     assert video.shape == (1, 3, 3, size, size) and objects.shape == (1, 1, 3, size, size)
     assert video.dtype == torch.float32
     assert video.min() >= -1 and video.max() <= 1
@@ -200,7 +202,7 @@ def test_drawing_fills_its_ranges(seed: int, size: int, fps: float, split: str) 
 
 
 def test_colours_are_those_of_the_palettes() -> None:
-    look = Look("square", "orange", "navy", "moves up")
+    look = ShapeAttributes("square", "orange", "navy", "moves up")
     made = single_shot(look, blocks=1)
     video, objects = draw([made], objects=True, frames=range(4))
     picture = ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
@@ -235,7 +237,7 @@ def test_shapes_turn_about_their_centroid_and_stay_within_their_extent(shape: st
 
 def test_outlines_are_smooth() -> None:
     video, objects = draw(
-        [single_shot(Look("circle", "white", "black", "moves right"), blocks=1)],
+        [single_shot(ShapeAttributes("circle", "white", "black", "moves right"), blocks=1)],
         frames=range(1),
         objects=True,
     )
@@ -248,7 +250,7 @@ def test_outlines_are_smooth() -> None:
 def test_moves_are_steady_and_wrap(motion: str) -> None:
     right, down = DIRECTIONS[motion]
     for seed in range(8):
-        path = single_shot(looks("any", motion)[seed * 7], seed=seed).shots[0].path
+        path = single_shot(possible_attributes("any", motion)[seed * 7], seed=seed).shots[0].path
         track = path.track(np.arange(120) / 12)
         steps = np.stack((np.diff(track.x), np.diff(track.y)), 1)
         steps -= np.round(steps)
@@ -260,7 +262,7 @@ def test_moves_are_steady_and_wrap(motion: str) -> None:
 
 
 def test_an_object_across_the_edge_is_drawn_on_both_sides() -> None:
-    made = single_shot(Look("square", "red", "white", "moves right"), seed=1, blocks=4)
+    made = single_shot(ShapeAttributes("square", "red", "white", "moves right"), seed=1, blocks=4)
     _, objects = draw([made], objects=True)
     areas = objects[0, 0].sum((1, 2))
     assert torch.allclose(areas, areas[0].expand_as(areas), rtol=0.01)
@@ -270,7 +272,7 @@ def test_an_object_across_the_edge_is_drawn_on_both_sides() -> None:
 
 def test_bounces_stay_inside_and_turn_at_the_borders() -> None:
     for seed in range(20):
-        choices = looks("any", "bounces")
+        choices = possible_attributes("any", "bounces")
         path = single_shot(choices[seed * 11 % len(choices)], seed=seed).shots[0].path
         track = path.track(np.arange(48) / 12)
         margin = EXTENT * path.pose.radius - 1e-9
@@ -283,29 +285,35 @@ def test_bounces_stay_inside_and_turn_at_the_borders() -> None:
 def test_spins_grows_and_orbits_show_within_four_seconds() -> None:
     seconds = np.arange(48) / 12
     for seed in range(20):
-        spin = single_shot(Look("star", "red", "navy", "spins"), seed=seed).shots[0].path
+        spin = single_shot(ShapeAttributes("star", "red", "navy", "spins"), seed=seed).shots[0].path
         track = spin.track(seconds)
         assert np.ptp(track.x) == np.ptp(track.y) == np.ptp(track.radius) == 0
         assert np.ptp(track.angle) > 5 and abs(np.diff(track.angle)).max() < math.pi / 10
-        grow = single_shot(Look("star", "red", "navy", "grows"), seed=seed).shots[0].path
+        grow = single_shot(ShapeAttributes("star", "red", "navy", "grows"), seed=seed).shots[0].path
         radius = grow.track(seconds).radius
         assert GROWN_RADIUS[0] <= radius.min() < 0.11 and 0.24 < radius.max() <= GROWN_RADIUS[1]
         assert (np.diff(radius) > 0).mean() > 0.9
-        orbit = single_shot(Look("ring", "red", "navy", "orbits"), seed=seed).shots[0].path
+        orbit = (
+            single_shot(ShapeAttributes("ring", "red", "navy", "orbits"), seed=seed).shots[0].path
+        )
         track = orbit.track(seconds)
         assert min(np.ptp(track.x), np.ptp(track.y)) > 0.3
         assert 128 * np.hypot(np.diff(track.x), np.diff(track.y)).max() < 6
 
 
 def test_round_shapes_never_spin() -> None:
-    assert {look.shape for look in looks("any", "spins")} == set(SHAPES) - set(ROUND_SHAPES)
+    assert {look.shape for look in possible_attributes("any", "spins")} == set(SHAPES) - set(
+        ROUND_SHAPES
+    )
 
 
 @given(
-    look=st.sampled_from([look for motion in MOTIONS for look in looks("any", motion)]),
+    look=st.sampled_from(
+        [look for motion in MOTIONS for look in possible_attributes("any", motion)]
+    ),
     seed=seeds,
 )
-def test_captions_name_the_attributes(look: Look, seed: int) -> None:
+def test_captions_name_the_attributes(look: ShapeAttributes, seed: int) -> None:
     words = split_words(caption(look, np.random.default_rng(seed)))
     text = " ".join(words)
     assert set(words) & set(SHAPE_WORDS[look.shape])
@@ -329,22 +337,22 @@ def test_captions_name_the_attributes(look: Look, seed: int) -> None:
 def test_vocabulary_is_exactly_what_captions_use() -> None:
     said = set(split_words(SCENE_TRANSITION))
     rng = np.random.default_rng(0)
-    choices = [look for motion in MOTIONS for look in looks("any", motion)]
+    choices = [look for motion in MOTIONS for look in possible_attributes("any", motion)]
     for place in rng.integers(len(choices), size=6000):
         said |= set(split_words(caption(choices[place], rng)))
     assert vocabulary() == tuple(sorted(said))
 
 
 def test_base_caption() -> None:
-    look = Look("circle", "red", "navy", "moves right")
+    look = ShapeAttributes("circle", "red", "navy", "moves right")
     assert base_caption(look) == "a red circle moves right on a navy background"
-    orange = Look("heart", "orange", "white", "spins")
+    orange = ShapeAttributes("heart", "orange", "white", "spins")
     assert base_caption(orange) == "an orange heart spins on a white background"
     assert single_shot(look).captions == (base_caption(look),) * 2
 
 
 def test_paraphrases_vary() -> None:
-    look = Look("circle", "red", "navy", "moves right")
+    look = ShapeAttributes("circle", "red", "navy", "moves right")
     rng = np.random.default_rng(0)
     said = [caption(look, rng) for _ in range(400)]
     assert len(set(said)) > 100
@@ -354,13 +362,13 @@ def test_paraphrases_vary() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: World(size=0), "World.size is at least 1, got 0"),
-        (lambda: World(fps=-1), "World.fps is above 0, got -1"),
+        (lambda: ClipFormat(size=0), "ClipFormat.size is at least 1, got 0"),
+        (lambda: ClipFormat(fps=-1), "ClipFormat.fps is above 0, got -1"),
         (lambda: clip(-1, 0), "seed=-1"),
         (lambda: clip(0, -1), "index=-1"),
         (lambda: clip(0, 0, blocks=0), "blocks=0"),
         (lambda: clip(0, 0, split="test"), "split='test' is none of"),
-        (lambda: single_shot(Look("ring", "red", "navy", "spins")), "does not spin"),
+        (lambda: single_shot(ShapeAttributes("ring", "red", "navy", "spins")), "does not spin"),
         (lambda: draw([]), "exactly one kind"),
         (lambda: draw([clip(0, 0, blocks=1), clip(0, 0, blocks=2)]), "clips of 2 kinds"),
         (lambda: draw([clip(0, 0, blocks=1)], frames=range(20, 40)), r"within range\(29\)"),

@@ -11,7 +11,7 @@ from longlive_core.kv_cache import Window
 from longlive_models.objectives import shot_anchors, teacher_forcing_mask
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
-from longlive_recipes.moving_shapes.clips import World, clip, draw, vocabulary
+from longlive_recipes.moving_shapes.clips import ClipFormat, clip, draw, vocabulary
 from longlive_recipes.moving_shapes.dataset import (
     FramePool,
     LatentClips,
@@ -22,7 +22,7 @@ from longlive_recipes.moving_shapes.dataset import (
 )
 
 CPU = torch.device("cpu")
-WORLD = World(size=16)
+WORLD = ClipFormat(size=16)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def numbered_pool() -> FramePool:
 
 
 def test_a_pool_is_what_is_drawn(pool):
-    made = [clip(4, index, world=WORLD, blocks=2) for index in range(3)]
+    made = [clip(4, index, clip_format=WORLD, blocks=2) for index in range(3)]
     video, coverage = draw(made, objects=True)
     assert pool.frames.shape == (3, 3, 61, 16, 16)
     assert torch.equal(pool.frames, to_bytes(video))
@@ -119,12 +119,12 @@ def shrink(video: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def clips():
-    made = [clip(9, index, world=WORLD, blocks=6) for index in range(24)]
+    made = [clip(9, index, clip_format=WORLD, blocks=6) for index in range(24)]
     return encode_clips(shrink, made, device=CPU, batch=7)
 
 
 def test_encoded_clips_keep_their_captions_and_cuts(clips):
-    made = [clip(9, index, world=WORLD, blocks=6) for index in range(24)]
+    made = [clip(9, index, clip_format=WORLD, blocks=6) for index in range(24)]
     assert len(clips) == 24
     assert clips.latents.shape == (24, 3, 48, 8, 8)
     assert torch.equal(clips.latents[20], shrink(draw(made[20:21]))[0].bfloat16())

@@ -9,14 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longlive_recipes.moving_shapes.attributes import BACKGROUNDS, MOTIONS, SHAPES, Look, looks
-from longlive_recipes.moving_shapes.clips import Clip, World, clip, draw, single_shot
+from longlive_recipes.moving_shapes.attributes import (
+    BACKGROUNDS,
+    MOTIONS,
+    SHAPES,
+    ShapeAttributes,
+    possible_attributes,
+)
+from longlive_recipes.moving_shapes.clips import Clip, ClipFormat, clip, draw, single_shot
 from longlive_recipes.moving_shapes.judge import Score, find_cuts, judge_clip, judge_shot, score
 from longlive_recipes.moving_shapes.judge_measure import SYMMETRY, measure
 from longlive_recipes.moving_shapes.judge_motion import classify_motion
 
 FOUR_SECONDS = range(48)
-RED_CIRCLE = Look("circle", "red", "navy", "moves right")
+RED_CIRCLE = ShapeAttributes("circle", "red", "navy", "moves right")
 
 
 def pictures(made: Clip, frames: range | None = None) -> np.ndarray:
@@ -25,10 +31,10 @@ def pictures(made: Clip, frames: range | None = None) -> np.ndarray:
     return video.permute(1, 2, 3, 0).contiguous().numpy()
 
 
-def shot(look: Look, seed: int = 0, world: World | None = None) -> np.ndarray:
+def shot(look: ShapeAttributes, seed: int = 0, world: ClipFormat | None = None) -> np.ndarray:
     """Four seconds of `look`."""
-    world = world or World()
-    made = single_shot(look, seed=seed, world=world, blocks=6)
+    world = world or ClipFormat()
+    made = single_shot(look, seed=seed, clip_format=world, blocks=6)
     return pictures(made, range(round(4 * world.fps)))
 
 
@@ -66,12 +72,12 @@ def degraded(frames: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(quantized(image, 4.0).round(), 0, 255).astype(np.uint8)
 
 
-def spread_looks(count: int, seed: int) -> list[Look]:
+def spread_looks(count: int, seed: int) -> list[ShapeAttributes]:
     """Looks with the motions in turn, everything else at random."""
     rng = np.random.default_rng(seed)
     drawn = []
     for place in range(count):
-        choices = looks("any", MOTIONS[place % len(MOTIONS)])
+        choices = possible_attributes("any", MOTIONS[place % len(MOTIONS)])
         drawn.append(choices[rng.integers(len(choices))])
     return drawn
 
@@ -109,22 +115,26 @@ def test_tables_follow_the_shapes() -> None:
 @given(
     size=st.integers(48, 160),
     fps=st.sampled_from((8.0, 12.0, 16.0, 24.0)),
-    look=st.sampled_from([look for motion in MOTIONS for look in looks("any", motion)]),
+    look=st.sampled_from(
+        [look for motion in MOTIONS for look in possible_attributes("any", motion)]
+    ),
     seed=st.integers(0, 2**30),
 )
 def test_judge_does_not_depend_on_sizes_and_rates(
-    size: int, fps: float, look: Look, seed: int
+    size: int, fps: float, look: ShapeAttributes, seed: int
 ) -> None:
-    frames = shot(look, seed, World(size=size, fps=fps))
+    frames = shot(look, seed, ClipFormat(size=size, fps=fps))
     assert score(judge_shot(frames, fps), look) == Score(True, True, True, True)
 
 
 @given(shift=st.tuples(st.integers(0, 127), st.integers(0, 127)))
 @settings(max_examples=5)
 def test_verdict_does_not_depend_on_the_place(shift: tuple[int, int]) -> None:
-    frames = shot(Look("heart", "cyan", "black", "spins"), seed=3)
+    frames = shot(ShapeAttributes("heart", "cyan", "black", "spins"), seed=3)
     verdict = judge_shot(np.roll(frames, shift, (1, 2)))
-    assert score(verdict, Look("heart", "cyan", "black", "spins")) == Score(True, True, True, True)
+    assert score(verdict, ShapeAttributes("heart", "cyan", "black", "spins")) == Score(
+        True, True, True, True
+    )
 
 
 def test_a_perfect_shot_is_steady() -> None:
@@ -146,7 +156,7 @@ def test_a_wrong_attribute_is_noticed() -> None:
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_a_frozen_video_is_still(motion: str) -> None:
-    frames = shot(Look("cross", "yellow", "navy", motion), seed=5)
+    frames = shot(ShapeAttributes("cross", "yellow", "navy", motion), seed=5)
     assert judge_shot(frames[:1].repeat(48, 0)).motion == "still"
     stopped = np.concatenate((frames[:30], frames[30:31].repeat(18, 0)))
     assert judge_shot(stopped).motion == "still"
@@ -170,7 +180,7 @@ def test_a_shapeless_object_is_unclear() -> None:
 
 
 def test_a_colour_that_changes_is_not_steady_and_drifts() -> None:
-    made = single_shot(Look("star", "green", "black", "orbits"), blocks=2)
+    made = single_shot(ShapeAttributes("star", "green", "black", "orbits"), blocks=2)
     frames = pictures(made, FOUR_SECONDS)
     green = judge_shot(frames)
     fading = frames.astype(np.float32)
@@ -182,7 +192,7 @@ def test_a_colour_that_changes_is_not_steady_and_drifts() -> None:
 
 
 def test_size_drift_is_the_share_of_the_radius_a_second() -> None:
-    made = single_shot(Look("star", "green", "black", "grows"), seed=2, blocks=2)
+    made = single_shot(ShapeAttributes("star", "green", "black", "grows"), seed=2, blocks=2)
     path = replace(made.shots[0].path, start=0.0, period=16.0)
     path = replace(path, pose=path.pose._replace(radius=0.15))
     made = replace(made, shots=(replace(made.shots[0], path=path),))
@@ -199,17 +209,17 @@ def test_clips_are_judged_shot_by_shot() -> None:
         if len(made.shots) == 1 or (kind, len(made.shots)) in kinds:
             continue
         kinds.add((kind, len(made.shots)))
-        starts = [made.world.first_frame(each.first_block) for each in made.shots[1:]]
-        verdict = judge_clip(pictures(made), made.world.fps, starts=starts)
+        starts = [made.format.first_frame(each.first_block) for each in made.shots[1:]]
+        verdict = judge_clip(pictures(made), made.format.fps, starts=starts)
         assert verdict.cuts == (tuple(starts) if kind == "cuts" else ())
         for each, judged in zip(made.shots, verdict.shots, strict=True):
-            assert score(judged, each.look) == Score(True, True, True, True)
+            assert score(judged, each.attributes) == Score(True, True, True, True)
     assert {kind for kind, _ in kinds} == {"cuts", "changes"}
 
 
 def test_cuts_split_a_clip() -> None:
     first = shot(RED_CIRCLE)[:29]
-    second = shot(Look("star", "yellow", "black", "spins"), seed=1)[:32]
+    second = shot(ShapeAttributes("star", "yellow", "black", "spins"), seed=1)[:32]
     verdict = judge_clip(np.concatenate((first, second)))
     assert verdict.cuts == (29,)
     assert [each.shape for each in verdict.shots] == ["circle", "star"]
@@ -221,7 +231,7 @@ def test_cuts_split_a_clip() -> None:
 def test_a_smeared_cut_is_found_near_its_frame(colour: str, seed: int) -> None:
     """Of another background; of another colour too, or else of the same one elsewhere."""
     first = shot(RED_CIRCLE, seed=20)[:29].astype(np.float32)
-    second = shot(Look("square", colour, "sand", "spins"), seed)[:32].astype(np.float32)
+    second = shot(ShapeAttributes("square", colour, "sand", "spins"), seed)[:32].astype(np.float32)
     for place, share in enumerate((0.2, 0.4, 0.6, 0.8)):
         second[place] = (1 - share) * first[-1] + share * second[place]
     frames = np.concatenate((first, second)).round().astype(np.uint8)
@@ -232,11 +242,11 @@ def test_a_smeared_cut_is_found_near_its_frame(colour: str, seed: int) -> None:
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_no_motion_is_taken_for_a_cut(motion: str) -> None:
     for seed in range(2):
-        assert find_cuts(shot(Look("diamond", "white", "navy", motion), seed=seed)) == ()
+        assert find_cuts(shot(ShapeAttributes("diamond", "white", "navy", motion), seed=seed)) == ()
 
 
 def test_measurements_are_those_of_the_drawing() -> None:
-    made = single_shot(Look("triangle", "purple", "sand", "moves left"), seed=6)
+    made = single_shot(ShapeAttributes("triangle", "purple", "sand", "moves left"), seed=6)
     track = made.shots[0].path.track(np.arange(48) / 12)
     measured = measure(pictures(made, FOUR_SECONDS))
     offset = measured.center - np.stack((track.x, track.y), 1)
@@ -250,7 +260,9 @@ def test_measurements_are_those_of_the_drawing() -> None:
 def test_motion_survives_a_trembling_track(motion: str) -> None:
     rng = np.random.default_rng(7)
     for seed in range(12):
-        choices = [look for look in looks("any", motion) if look.shape in ("star", "cross")]
+        choices = [
+            look for look in possible_attributes("any", motion) if look.shape in ("star", "cross")
+        ]
         look = choices[rng.integers(len(choices))]
         track = single_shot(look, seed=seed).shots[0].path.track(np.arange(48) / 12)
         center = np.stack((track.x, track.y), 1) + rng.uniform(-1, 1, (48, 2)) / 128
