@@ -49,6 +49,6 @@ def measure_generation(pipe: LongLivePipeline, options: Options) -> Rows:
             "steady_from_block": first,
             "denoise_seconds_per_block": median(b.timing.denoise for b in made[first:]),
             "decode_seconds_per_block": median(b.timing.decode for b in made[first:]),
-            "peak_memory_mib": peak_memory(pipe.placement.device) / 2**20,
+            "peak_memory_mib": peak_memory(pipe.runtime.device) / 2**20,
         }
     }

@@ -25,7 +25,8 @@ from benchmarks.record import RESULTS, stamped, table, write
 from benchmarks.registry import BENCHMARKS, Benchmark, DeviceBenchmark, find
 from longlive_models import LongLivePipeline
 from longlive_models.precision import in_short
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 
 
 def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) 
     if isinstance(benchmark, Benchmark):
         device, found = _run_pipeline(benchmark, options)
     else:
-        device = Placement.choose(options.device).device
+        device = Runtime.choose(RuntimeOptions(device=options.device)).device
         checked = benchmark.check(device, options)
         found = {
             "rows": benchmark.measure(device, options),
@@ -60,17 +61,17 @@ def _run_pipeline(benchmark: Benchmark, options: Options) -> tuple[torch.device,
         lane=options.lane,
     )
     loaded = time.perf_counter() - began
-    for device in {pipe.placement.device, pipe.placement.decode_device}:
+    for device in {pipe.runtime.device, pipe.runtime.decode_device}:
         reset_peak_memory(device)  # another benchmark may have run before
     checked = benchmark.check(pipe, options)
-    return pipe.placement.device, {
+    return pipe.runtime.device, {
         "rows": benchmark.measure(pipe, options),
         "load_seconds": loaded,
         "checked": checked,
         "settings": pipe.settings.override(
             steps=options.steps, guidance=options.guidance
         ).to_dict(),
-        "placement": pipe.placement.to_dict(),
+        "runtime": pipe.runtime.to_dict(),
         "backends": list(in_short(pipe.receipts())),
         "model_sha256": pipe.fingerprint,
     }

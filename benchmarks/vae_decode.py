@@ -38,7 +38,7 @@ def measure_vae_decode(pipe: LongLivePipeline, options: Options) -> Rows:
         first.append(seconds)
         frames_later, _, seconds = _decode(pipe, latents, state)
         later.append(seconds)
-    peak = peak_memory(pipe.placement.decode_device) / 2**20
+    peak = peak_memory(pipe.runtime.decode_device) / 2**20
     return {
         case: {
             "frames": frames,

@@ -136,6 +136,32 @@ KVCache = Annotated[
         autocompletion=complete.kv_caches,
     ),
 ]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        help="What attention runs on, by name; `longlive doctor` lists what there is.  "
+        "[default: auto]"
+    ),
+]
+Lane = Annotated[
+    str | None,
+    typer.Option(
+        help="Where frames are decoded: inline, thread, stream, device:cuda:1, ...  "
+        "[default: auto]",
+        autocompletion=complete.among("auto", "inline", "thread", "stream"),
+    ),
+]
+Linear = Annotated[
+    str | None,
+    typer.Option(
+        help="What products of quantized weights run on, by name; `longlive doctor` lists what "
+        "there is.  [default: auto]"
+    ),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option("--strict", help="Refuse to emulate a number format that the hardware has not."),
+]
 Image = Annotated[
     Path | None,
     typer.Option(

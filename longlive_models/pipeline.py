@@ -14,35 +14,27 @@ from torch import Tensor
 from longlive_core import __version__
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import PagedKVCache
-from longlive_core.nvfp4 import LinearConfig
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.block_steps import BlockSteps, check_block_steps
 from longlive_models.callbacks import OnBlock, OnStep
-from longlive_models.checkpoints.folder import fill, load_part, unfilled
-from longlive_models.checkpoints.hub import is_published, resolve
-from longlive_models.checkpoints.model_folder import check_sizes, read_text_config
-from longlive_models.checkpoints.model_folder import read_spec as read_spec
-from longlive_models.checkpoints.weight_hash import WeightHash
+from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.weight_hash import FileHash, WeightHash
 from longlive_models.first_frame import encode_image
 from longlive_models.generator import BlockGenerator
-from longlive_models.precision import load_transformer, model_receipts, set_precision
+from longlive_models.loading import LoadedModel, check_text, load_model
+from longlive_models.precision import model_receipts, set_precision
 from longlive_models.prompts.report import warn_of
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import BlockTiming, ShotPlan, StoryboardLike
 from longlive_models.prompts.storyboard import plan_video as plan_video
-from longlive_models.published import LONGLIVE_5B, find_files, load_published
-from longlive_models.runtime import Placement as Placement
+from longlive_models.runtime import Runtime as Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.settings import GenerationSettings, ModelSpec, completed
-from longlive_models.stream import Stream, Video, collect
+from longlive_models.stream import Stream, Video, VideoBlock, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
-from longlive_models.text import (
-    UMT5_XXL,
-    PocketTextEncoder,
-    TextEncoder,
-    UMT5Config,
-)
-from longlive_models.vae import WanVAE, load_vae
-from longlive_models.wan import WanConfig, WanTransformer, share
+from longlive_models.text import TextEncoder
+from longlive_models.vae import StreamState, WanVAE
+from longlive_models.wan import WanTransformer, share
 
 ALONE = SequenceGroup()
 """One rank, which makes its videos by itself."""
@@ -58,11 +50,11 @@ class LongLivePipeline:
         video.save("circle.mp4")
 
     Args:
-        transformer, vae, text: the parts; they are put where ``placement`` says, in place, and the
+        transformer, vae, text: the parts; they are put where ``runtime`` says, in place, and the
             transformer's linears get the precision that it names.
         settings: sizes, rates and defaults of the model.
-        placement: devices and types.
-        weights: the folder or file that ``fingerprint`` names.
+        runtime: devices and types.
+        weights: the folder or file whose hash ``fingerprint`` is, or that hash, taken before.
         group: ranks that make each video together. All of them call the same methods with the same
             arguments; the first one decodes, the others' blocks have no frames.
 
@@ -79,24 +71,24 @@ class LongLivePipeline:
         text: TextEncoder,
         *,
         settings: GenerationSettings,
-        placement: Placement,
-        weights: Path | None = None,
+        runtime: Runtime,
+        weights: Path | FileHash | None = None,
         group: SequenceGroup = ALONE,
     ) -> None:
         self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
-        _check_text(transformer.config, text)
-        placement.check(transformer.config)
-        self._notes = set_precision(transformer, placement)
-        placement.put(transformer)
-        placement.put(vae, placement.decode_device)
+        check_text(transformer.config, text)
+        runtime.check(transformer.config)
+        self._notes = set_precision(transformer, runtime)
+        runtime.put(transformer)
+        runtime.put(vae, runtime.decode_device)
         vae.reset_statistics()
         vae.channels_last_()
         if isinstance(text, torch.nn.Module):
-            placement.put(text)
+            runtime.put(text)
         self.transformer, self.sp = share(transformer, group, self.spec.latent_size)
         self.vae = vae
         self.text = text
-        self.placement = placement
+        self.runtime = runtime
         self._hash = WeightHash(self._parts(), weights)
 
     @classmethod
@@ -117,7 +109,7 @@ class LongLivePipeline:
         """Load a model by name, folder or hub id (see ``longlive_models.checkpoints.hub.resolve``).
 
         Precision and backends are arguments, not other pipelines; "auto" decides by the device,
-        and ``pipeline.placement`` says what was decided (see ``Placement``), ``receipts`` what
+        and ``pipeline.runtime`` says what was decided (see ``Runtime``), ``receipts`` what
         every layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
         ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
         them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
@@ -127,46 +119,51 @@ class LongLivePipeline:
             BackendUnavailable: a backend that was named and cannot run, or emulation under
                 ``strict``.
         """
-        placement = Placement.choose(
-            device, weights, kv_cache, attention, lane, linear=linear, strict=strict
+        options = RuntimeOptions(
+            device=device,
+            weights=weights,
+            kv_cache=kv_cache,
+            attention=attention,
+            lane=lane,
+            linear=linear,
+            strict=strict,
         )
-        folder = resolve(model, download=download)
-        if is_published(folder):
-            return cls.from_published(folder, placement=placement, download=download, group=group)
-        spec = read_spec(folder)
-        placement.check(spec.transformer)
-        spec.require_room(placement.codec(), placement.device, ranks=group.size)
-        check_sizes(folder, spec)
-        transformer = load_transformer(folder / "transformer", spec.transformer, placement)
-        vae = load_vae(load_part(folder / "vae")[1], config=spec.vae)
-        with unfilled():
-            text = PocketTextEncoder(read_text_config(folder))
-        fill(text, load_part(folder / "text_encoder")[1], folder / "text_encoder")
-        how: dict[str, Any] = {"placement": placement, "weights": folder, "group": group}
-        return cls(transformer, vae, text, settings=spec.settings, **how)
+        return cls.load(model, Runtime.choose(options), download=download, group=group)
 
     @classmethod
-    def from_published(
+    def load(
         cls,
-        folder: Path,
+        model: str,
+        runtime: Runtime,
         *,
-        placement: Placement,
-        spec: ModelSpec = LONGLIVE_5B,
-        text_config: UMT5Config = UMT5_XXL,
         download: bool = False,
         group: SequenceGroup = ALONE,
+        files: FileHash | None = None,
     ) -> "LongLivePipeline":
-        """Load the original's files (see ``longlive_models.published``), of these sizes.
+        """As ``from_pretrained``, with what was decided before; ``files`` is a hash taken then."""
+        folder = resolve(model, download=download)
+        loaded = load_model(folder, runtime, download=download, ranks=group.size)
+        return cls.of(loaded, runtime, group=group, files=files)
 
-        ``fingerprint`` is that of the transformer's file alone: the others are the base model's.
-        """
-        packed = isinstance(placement.linears, LinearConfig)
-        files = find_files(folder, packed=packed, download=download)
-        placement.check(spec.transformer)
-        spec.require_room(placement.codec(), placement.device, ranks=group.size)
-        parts = load_published(files, placement=placement, spec=spec, text_config=text_config)
-        how: dict[str, Any] = {"weights": files.transformer, "group": group}
-        return cls(*parts, settings=spec.settings, placement=placement, **how)
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedModel,
+        runtime: Runtime,
+        *,
+        group: SequenceGroup = ALONE,
+        files: FileHash | None = None,
+    ) -> "LongLivePipeline":
+        """The pipeline of parts that were read from files; it takes them over."""
+        return cls(
+            loaded.transformer,
+            loaded.vae,
+            loaded.text,
+            settings=loaded.settings,
+            runtime=runtime,
+            weights=loaded.weights if files is None else files,
+            group=group,
+        )
 
     @property
     def settings(self) -> GenerationSettings:
@@ -277,7 +274,7 @@ class LongLivePipeline:
         first = None
         if image is not None:
             height, width = self.settings.height, self.settings.width
-            first = encode_image(image, self.vae, height, width).to(self.placement.device)
+            first = encode_image(image, self.vae, height, width).to(self.runtime.device)
         generator = self.generator([seed], settings, image=first)
         stream = self._start(generator, settings, schedule, on_step=on_step, on_block=on_block)
         if self.sp.group.rank == 0:
@@ -305,29 +302,41 @@ class LongLivePipeline:
         saved.origin.require(self._origin(settings), Path(path))
         generator = self.generator([saved.seed], settings)
         generator.restore(saved.generator)
-        state = None if saved.decoder is None else saved.decoder.to(self.placement.decode_device)
+        state = None if saved.decoder is None else saved.decoder.to(self.runtime.decode_device)
         schedule = LiveSchedule(saved.plan, saved.events, begun=generator.cache.blocks)
-        how: dict[str, Any] = {"on_step": on_step, "on_block": on_block}
-        return self._start(generator, settings, schedule, state=state, ready=saved.ready, **how)
+        return self._start(
+            generator,
+            settings,
+            schedule,
+            state=state,
+            ready=saved.ready,
+            on_step=on_step,
+            on_block=on_block,
+        )
 
     def _start(
         self,
         generator: BlockGenerator,
         settings: GenerationSettings,
         schedule: LiveSchedule,
-        **how: Any,
+        *,
+        state: StreamState | None = None,
+        ready: Iterable[VideoBlock] = (),
+        on_step: OnStep | None,
+        on_block: OnBlock | None,
     ) -> Stream:
-        origin = partial(self._origin, settings)
-        lane, first = self.placement.lane, self.sp.group.rank == 0
         return Stream(
             generator,
             self.vae,
             schedule,
-            lane=lane,
-            origin=origin,
-            decodes=first,
+            lane=self.runtime.lane,
+            origin=partial(self._origin, settings),
+            state=state,
+            ready=ready,
+            decodes=self.sp.group.rank == 0,
             reader=self.text,
-            **how,
+            on_step=on_step,
+            on_block=on_block,
         )
 
     def _origin(self, settings: GenerationSettings) -> Origin:
@@ -340,9 +349,9 @@ class LongLivePipeline:
         return Origin(
             version=__version__,
             model=self.fingerprint,
-            weights=self.placement.weights,
-            compute=self.placement.compute,
-            kv_cache=self.placement.kv_cache,
+            weights=self.runtime.weights,
+            compute=self.runtime.compute,
+            kv_cache=self.runtime.kv_cache,
             settings=settings.to_dict(),
         )
 
@@ -367,11 +376,11 @@ class LongLivePipeline:
         """
         samples = settings.branches * len(seeds)
         layout = replace(self.spec.cache_layout(samples), heads=len(self.sp.heads))
-        codec = self.placement.codec(self.sp.max_over_group)
+        codec = self.runtime.codec(self.sp.max_over_group)
         return BlockGenerator(
             self.transformer,
             self.text,
-            PagedKVCache(layout, settings.policy, codec, self.placement.device),
+            PagedKVCache(layout, settings.policy, codec, self.runtime.device),
             sampler=settings.block_sampler,
             latent_size=self.spec.latent_size,
             seeds=seeds,
@@ -386,15 +395,6 @@ class LongLivePipeline:
 
         ``longlive_models.precision.in_short`` makes a few lines of it.
         """
-        attention = self.placement.receipt(self.transformer.config.head_dim)
-        layers = model_receipts(self.transformer, self.placement, self._notes)
-        return {"attention": (attention,), "kv_cache": self.placement.cache_receipts(), **layers}
-
-
-def _check_text(wan: WanConfig, text: TextEncoder) -> None:
-    if text.text_dim != wan.text_dim or text.text_len > wan.text_len:
-        raise ValueError(
-            f"the text encoder gives {text.text_len} rows of {text.text_dim}, the transformer "
-            f"takes up to {wan.text_len} of {wan.text_dim}: they are parts of different models. "
-            f"Take both from one training run."
-        )
+        attention = self.runtime.receipt(self.transformer.config.head_dim)
+        layers = model_receipts(self.transformer, self.runtime, self._notes)
+        return {"attention": (attention,), "kv_cache": self.runtime.cache_receipts(), **layers}

@@ -15,25 +15,25 @@ from longlive_models.checkpoints.folder import fill, load_part, read_config, unf
 from longlive_models.checkpoints.hub import PACKED_WEIGHTS, is_published
 from longlive_models.checkpoints.nvfp4 import load_packed, split_quantization
 from longlive_models.published import find_weights
-from longlive_models.runtime import PRECISIONS, Placement
+from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.wan import WanConfig, WanTransformer
 
 _SHOWN = 3
 
 
-def load_transformer(folder: Path, config: WanConfig, placement: Placement) -> WanTransformer:
+def load_transformer(folder: Path, config: WanConfig, runtime: Runtime) -> WanTransformer:
     """A model folder's transformer, on the CPU; packed linears are packed in it too.
 
     Raises ValueError for weights that are not the config's.
     """
     _, tensors = load_part(folder)
     with unfilled():
-        transformer = WanTransformer(config, attention=placement.attention)
+        transformer = WanTransformer(config, attention=runtime.attention)
     _, packed = split_quantization(read_config(folder))
     if packed is None:
         fill(transformer, tensors, folder)
         return transformer
-    run = placement.packed_linears(packed)
+    run = runtime.packed_linears(packed)
     load_packed(transformer, tensors, packed, run=run, source=folder)
     return transformer
 
@@ -47,15 +47,15 @@ def stored_precision(folder: Path) -> str:
     return "plain" if packed is None else f"nvfp4, {packed.weight.rule.value}"
 
 
-def set_precision(model: nn.Module, placement: Placement) -> dict[str, str]:
-    """Give the block linears of ``model`` the form that ``placement`` names, in place.
+def set_precision(model: nn.Module, runtime: Runtime) -> dict[str, str]:
+    """Give the block linears of ``model`` the form that ``runtime`` names, in place.
 
     Packed ones stay as they were packed or are decoded once; plain ones are quantized one after
     another, on the device where they will run, unless some are packed. Returns of linears that are
     plain afterwards, and of those that were decoded, by name, why.
     """
     packed = any(isinstance(module, nvfp4.NVFP4Linear) for module in model.modules())
-    config = placement.linears
+    config = runtime.linears
     if packed and isinstance(config, nvfp4.LinearConfig):
         return dict.fromkeys(_plain(model), "the files hold it unpacked")
     notes: dict[str, str] = {}
@@ -63,30 +63,30 @@ def set_precision(model: nn.Module, placement: Placement) -> dict[str, str]:
         decoded = nvfp4.decode_linears(model, torch.float32).swapped
         notes = dict.fromkeys(decoded, "it was, and is decoded once")
     if isinstance(config, float8.Float8Config):
-        return dict(float8.convert_linears(model, config, device=placement.device).kept)
+        return dict(float8.convert_linears(model, config, device=runtime.device).kept)
     if isinstance(config, nvfp4.LinearConfig):
-        return dict(nvfp4.convert_linears(model, config, device=placement.device).kept)
+        return dict(nvfp4.convert_linears(model, config, device=runtime.device).kept)
     return notes
 
 
 def model_receipts(
-    model: nn.Module, placement: Placement, notes: Mapping[str, str]
+    model: nn.Module, runtime: Runtime, notes: Mapping[str, str]
 ) -> dict[str, tuple[Receipt, ...]]:
     """What each linear of ``model`` runs on, by name; ``notes`` as ``set_precision`` has them.
 
     Raises:
         BackendUnavailable: a layer has nothing to run on.
     """
-    asked = "nvfp4" if placement.weights in PRECISIONS else placement.weights
+    asked = "nvfp4" if runtime.weights in PRECISIONS else runtime.weights
     found = receipts(model)
     for name in _plain(model):
         reasons = {"torch": "usable"} | ({asked: notes[name]} if name in notes else {})
         found[name] = (
             Receipt(
                 operation="linear",
-                requested=placement.weights,
+                requested=runtime.weights,
                 backend="torch",
-                device=str(placement.device),
+                device=str(runtime.device),
                 reasons=reasons,
             ),
         )

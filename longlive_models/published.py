@@ -17,7 +17,7 @@ from pathlib import Path
 from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
 from longlive_models.checkpoints.nvfp4 import load_packed, read_published
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
 from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
@@ -88,21 +88,21 @@ def find_weights(folder: Path, *, packed: bool = False) -> Path | None:
 def load_published(
     files: PublishedFiles,
     *,
-    placement: Placement,
+    runtime: Runtime,
     spec: ModelSpec = LONGLIVE_5B,
     text_config: UMT5Config = UMT5_XXL,
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
     """The parts of the published model on the CPU; the large files are mapped, not copied.
 
     ``spec`` and ``text_config`` say what sizes the files have: those of LongLive-2.0-5B unless
-    given. ``placement`` names the transformer's attention, and how linears run that a file holds
+    given. ``runtime`` names the transformer's attention, and how linears run that a file holds
     packed. Raises ValueError if a file holds other weights.
     """
     with unfilled():
-        transformer = WanTransformer(spec.transformer, attention=placement.attention)
+        transformer = WanTransformer(spec.transformer, attention=runtime.attention)
     if files.transformer.name == PACKED_WEIGHTS:
         tensors, config = read_published(files.transformer)
-        run = placement.packed_linears(config)
+        run = runtime.packed_linears(config)
         load_packed(transformer, tensors, config, run=run, source=files.transformer)
     else:
         fill(transformer, read_state_dict(files.transformer), files.transformer)

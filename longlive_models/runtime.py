@@ -13,9 +13,7 @@ from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
 from longlive_models.checkpoints.nvfp4 import PackedConfig
-from longlive_models.choices import KV_CACHES as KV_CACHES
-from longlive_models.choices import WEIGHTS as WEIGHTS
-from longlive_models.choices import check_choice
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import WanConfig
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -24,7 +22,7 @@ LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class Runtime:
     """Devices, types and backends of a pipeline, none of them left open.
 
     ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic around them:
@@ -41,8 +39,8 @@ class Placement:
 
     Attributes:
         device: of the transformer and the text encoder.
-        weights: one of ``WEIGHTS``.
-        kv_cache: one of ``KV_CACHES``: how past keys and values are kept.
+        weights: one of ``choices.WEIGHTS``.
+        kv_cache: one of ``choices.KV_CACHES``: how past keys and values are kept.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
         lane: where frames are decoded (``longlive_core.async_decode``).
         linear: a backend of the quantized linears' products, or "auto".
@@ -58,40 +56,35 @@ class Placement:
     strict: bool = False
 
     @classmethod
-    def choose(
-        cls,
-        device: str = "auto",
-        weights: str = "auto",
-        kv_cache: str = "auto",
-        attention: str = "auto",
-        lane: str = "auto",
-        *,
-        linear: str = "auto",
-        strict: bool = False,
-    ) -> "Placement":
-        """Decide what was left to "auto": a GPU if there is one; bf16 on it, fp32 on a CPU.
+    def choose(cls, options: RuntimeOptions) -> "Runtime":
+        """Decide what the options leave to "auto": a GPU if there is one; bf16 on it, else fp32.
 
         Raises:
-            ValueError: a precision, a device or a lane that is not there.
+            ValueError: a device or a lane that is not there, or a product of plain weights.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = _device(device, f"device={device!r}")
-        default = "fp32" if place.type == "cpu" else "bf16"
-        chosen = {"weights": weights, "kv_cache": kv_cache}
-        for (name, value), known in zip(chosen.items(), (WEIGHTS, KV_CACHES), strict=True):
-            check_choice(name, value, known)
-            chosen[name] = default if value == "auto" else value
-        if linear != "auto" and chosen["weights"] in PRECISIONS:
+        name = options.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        device = _device(name, f"device={name!r}")
+        default = "fp32" if device.type == "cpu" else "bf16"
+        weights = default if options.weights == "auto" else options.weights
+        if options.linear != "auto" and weights in PRECISIONS:
             raise ValueError(
-                f"linear={linear!r} names a product of quantized weights, and "
-                f"weights={chosen['weights']!r} are plain. Leave it out, or use weights='nvfp4'."
+                f"linear={options.linear!r} names a product of quantized weights, and "
+                f"weights={weights!r} are plain. Leave it out, or use weights='nvfp4'."
             )
+        lane = options.lane
         if lane == "auto":
-            lane = "stream" if place.type == "cuda" else "inline"
-        _check_lane(lane, place)
+            lane = "stream" if device.type == "cuda" else "inline"
+        _check_lane(lane, device)
         return cls(
-            device=place, attention=attention, lane=lane, linear=linear, strict=strict, **chosen
+            device=device,
+            weights=weights,
+            kv_cache=default if options.kv_cache == "auto" else options.kv_cache,
+            attention=options.attention,
+            lane=lane,
+            linear=options.linear,
+            strict=options.strict,
         )
 
     @property

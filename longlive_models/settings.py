@@ -25,6 +25,13 @@ from longlive_models.wan import WanConfig
 _ABOVE_ZERO = ("height", "width", "fps", "shift", "t_scale")
 _WHOLE = ("height", "width")
 
+PART_CLASSES = {
+    "transformer": ("longlive_models", "WanTransformer"),
+    "vae": ("longlive_models", "WanVAE"),
+    "text_encoder": ("longlive_models", "PocketTextEncoder"),
+}
+"""The library and the class of every part of a model folder whose index names none."""
+
 MOST_POSITION = float(1 << 24)
 """Positions are float32, whose whole numbers end here."""
 
@@ -257,5 +264,7 @@ def read_settings(folder: Path) -> GenerationSettings:
 
 def write_index(folder: Path, settings: GenerationSettings, **notes: Any) -> None:
     """Write a model folder's index; ``notes`` say where the model comes from."""
-    index = {"pipeline": "LongLivePipeline", "generation": settings.to_dict(), **notes}
+    parts = {part: list(named) for part, named in PART_CLASSES.items()}
+    start = {"pipeline": "LongLivePipeline", **parts}
+    index = {**start, "generation": settings.to_dict(), **notes}
     (folder / INDEX).write_text(to_json(index, INDEX, indent=2) + "\n", encoding="utf-8")

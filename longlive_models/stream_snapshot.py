@@ -48,7 +48,7 @@ class Origin:
     Attributes:
         version: of this library.
         model: SHA-256 of the weights.
-        weights, compute, kv_cache: precisions, as ``Placement`` names them.
+        weights, compute, kv_cache: precisions, as ``Runtime`` names them.
         settings: ``GenerationSettings.to_dict()``; "steps", "guidance" and
             "negative_prompt" at least.
 

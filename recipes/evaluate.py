@@ -22,6 +22,7 @@ from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import Shot, ShotPlan, Storyboard
+from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings
 from longlive_models.vae import StreamState
 from longlive_models.video.blocks import decoder
@@ -57,6 +58,7 @@ PAST_BLOCKS = 2  # before a video is steered
 def run(
     config: Evaluate,
     *,
+    runtime: Runtime | None = None,
     made: Callable[[str, int, int], None] | None = None,
     stored: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def run(
 
     Args:
         config: what is generated, and how.
+        runtime: what was decided from the config, if that was done before.
         made: told the suite, how many of all videos are generated, and how many there will be.
         stored: given the result so far when a suite has ended, with ``complete`` False.
 
@@ -72,9 +75,8 @@ def run(
     Raises:
         KeyboardInterrupt: an interrupt before the first suite has ended.
     """
-    pipeline = LongLivePipeline.from_pretrained(
-        config.model, device=config.device, weights=config.weights, kv_cache=config.kv_cache
-    )
+    runtime = Runtime.choose(config) if runtime is None else runtime
+    pipeline = LongLivePipeline.load(config.model, runtime)
     settings = pipeline.settings.override(
         sampler=config.sampler, steps=config.steps, guidance=config.guidance
     )
@@ -89,7 +91,7 @@ def run(
             "guidance": settings.guidance,
             "model_sha256": pipeline.fingerprint,
             "backends": list(in_short(pipeline.receipts())),
-            **run_record(config, pipeline.placement.device),
+            **run_record(config, pipeline.runtime.device),
         }
 
     try:

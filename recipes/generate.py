@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from longlive_models.callbacks import StepReport
 from longlive_recipes.configs.generate import Generate as Generate
@@ -71,14 +70,42 @@ def run(
     """
     began = time.perf_counter()
     planned = plan(config, jobs, output, overwrite, snapshots)
+    return run_plan(
+        planned,
+        jobs,
+        began=began,
+        progress=progress,
+        on_step=on_step,
+        overwrite=overwrite,
+        snapshots=snapshots,
+        done=done,
+    )
+
+
+def run_plan(
+    planned: Plan,
+    jobs: Sequence[Job],
+    *,
+    began: float,
+    progress: Progress | None = None,
+    on_step: StepProgress | None = None,
+    overwrite: bool = False,
+    snapshots: Snapshots | None = None,
+    done: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """As ``run``, of jobs that are planned already.
+
+    ``began`` is when the user started to wait, on ``time.perf_counter``.
+    """
     pipeline = load_pipeline(planned)
     results: list[Result] = []
     for named, video in zip(jobs, planned.videos, strict=True):
         job = replace(named, name=video.name)
         told = None if on_step is None else partial(on_step, video.name)
-        how: dict[str, Any] = {"overwrite": overwrite, "began": began, "on_step": told}
         try:
-            take = open_take(pipeline, planned, job, video, **how)
+            take = open_take(
+                pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=told
+            )
             result = generate_one(take, job, progress, snapshots)
         except (Exception, KeyboardInterrupt) as error:
             if results:

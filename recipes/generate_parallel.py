@@ -16,6 +16,7 @@ from pathlib import Path
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from longlive_models.runtime import Runtime
 from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generate import Progress, generate_one
 from longlive_recipes.generation.plan import Plan, plan
@@ -74,7 +75,19 @@ def run(
         ValueError, BackendUnavailable: what ``plan`` or ``check`` refuses.
     """
     planned = plan(config, jobs, output, overwrite, ranks=parallel.ranks)
-    check(config, jobs, parallel)
+    return run_plan(planned, jobs, parallel, progress=progress, overwrite=overwrite)
+
+
+def run_plan(
+    planned: Plan,
+    jobs: Sequence[Job],
+    parallel: Parallel,
+    *,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> list[Result]:
+    """As ``run``, of jobs that are planned already."""
+    check(planned.config, jobs, parallel)
     module = GenerateModule(planned, jobs, progress=progress, overwrite=overwrite)
     accelerator = "gpu" if planned.device.startswith("cuda") else "cpu"
     with lightning_is_brief():
@@ -123,8 +136,9 @@ class GenerateModule(LightningModule):
             self.ranks = Ranks.of(self.device_mesh)
 
     def on_predict_start(self) -> None:
-        config = replace(self.planned.config, device=str(self.trainer.strategy.root_device))
-        self.pipeline = load_pipeline(replace(self.planned, config=config), self.ranks.sequence)
+        own = replace(self.planned.config, device=str(self.trainer.strategy.root_device))
+        planned = replace(self.planned, runtime=Runtime.choose(own))
+        self.pipeline = load_pipeline(planned, self.ranks.sequence)
 
     def predict_step(self, place: int) -> int:
         began = time.perf_counter()

@@ -144,7 +144,7 @@ class LiveSession:
             speed=(last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else 0.0,
             prompt=prompt,
             window=tuple((page, _role(page, settings.sink, anchors)) for page in take.stream.pages),
-            memory=peak_memory(take.pipeline.placement.device),
+            memory=peak_memory(take.pipeline.runtime.device),
         )
 
     def _accept(self, command: Command) -> None:

@@ -16,7 +16,8 @@ import torch
 from longlive_core.module_swap import ConversionReport
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.nvfp4_packing import Progress, pack_model_folder, plan_packing
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.configs.quantize_weights import QuantizeWeights as QuantizeWeights
 from longlive_recipes.configs.quantize_weights import check_output
 
@@ -65,7 +66,7 @@ def plan(config: QuantizeWeights, output: Path) -> Plan:
         config=config,
         source=str(source),
         output=str(output),
-        device=str(Placement.choose(config.device).device),
+        device=str(Runtime.choose(RuntimeOptions(device=config.device)).device),
         quantization=packed.to_dict(),
         packed=chosen.swapped,
         kept=dict(chosen.kept),

@@ -20,6 +20,9 @@ from longlive_models.file_names import part
 
 RECORD = "run.json"
 
+NOT_IN_RECORDS = {"in_records": False}
+"""The metadata of a dataclass's field that ``as_plain`` leaves out."""
+
 OLD_NAMES = {"optimisation": "optimization", "quantised": "quantized"}
 """Fields of a config as records had them before 0.2.0, and as they are named since."""
 
@@ -27,7 +30,7 @@ OLD_NAMES = {"optimisation": "optimization", "quantised": "quantized"}
 def as_plain(value: Any) -> Any:
     """A config as JSON can hold it: dataclasses become dicts, tuples lists, paths strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
+        fields = [f for f in dataclasses.fields(value) if f.metadata != NOT_IN_RECORDS]
         return {field.name: as_plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
         return {str(key): as_plain(item) for key, item in value.items()}

@@ -21,7 +21,8 @@ from longlive_models.checkpoints.folder import fill, read_config, save_part, unf
 from longlive_models.diffusion import FlowSchedule
 from longlive_models.objectives import frame_losses
 from longlive_models.pipeline import LongLivePipeline
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.settings import ModelSpec
 from longlive_models.stream import Video
 from longlive_models.text import PocketTextEncoder
@@ -226,7 +227,9 @@ class TrainARModule(TrainingModule):
             trained_vae(config.vae),
             parts[1],
             settings=config.generation,
-            placement=Placement.choose(str(self.device), weights="fp32", kv_cache="fp32"),
+            runtime=Runtime.choose(
+                RuntimeOptions(device=str(self.device), weights="fp32", kv_cache="fp32")
+            ),
         )
         return {
             f"prompt_{number}": pipeline(prompt, seconds=config.sample_seconds, seed=number)

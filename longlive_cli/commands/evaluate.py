@@ -11,12 +11,14 @@ from longlive_cli import complete
 from longlive_cli.boundary import INTERRUPTED
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
+from longlive_cli.option_groups import with_runtime
 from longlive_cli.options import ResultFile
 
 if TYPE_CHECKING:
     from longlive_recipes.moving_shapes.judge import ShotVerdict
 
 
+@with_runtime
 def evaluate(
     videos: Annotated[
         list[Path] | None,
@@ -39,6 +41,7 @@ def evaluate(
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
+    runtime: dict[str, Any] | None = None,
     output: ResultFile = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
@@ -50,24 +53,27 @@ def evaluate(
     """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
     check_ranks(1)
     if videos:
+        _refuse_runtime(runtime or {})
         if output is not None:
             _check_result(output, [(str(video), video) for video in videos], overwrite)
         _judge(videos, as_json, fps, output)
         return
     from longlive_cli.catalog import find, presets
-    from longlive_cli.overrides import configure
+    from longlive_cli.overrides import apply_mapping, configure
     from longlive_models.checkpoints.hub import resolve
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
-    wanted = configure(preset.build(), config, settings)
+    wanted = apply_mapping(configure(preset.build(), config, settings), runtime or {})
     folder = resolve(wanted.model)
     if output is not None:
         reads = [("the model", folder), *([("--config", config)] if config else [])]
         _check_result(output, reads, overwrite)
 
-    from longlive_models.runtime import Placement
+    from longlive_models.checkpoints.model_folder import read_spec
+    from longlive_models.runtime import Runtime
 
-    Placement.choose(wanted.device, wanted.weights, wanted.kv_cache)
+    decided = Runtime.choose(wanted)
+    decided.check(read_spec(folder).transformer)
     if dry_run:
         show(wanted, as_json=as_json)
         return
@@ -84,12 +90,22 @@ def evaluate(
             note(f"longlive: {name}: {', '.join(told)}")
 
     with VideoCount() as count:
-        result = preset.module.run(wanted, made=count, stored=stored)
+        result = preset.module.run(wanted, runtime=decided, made=count, stored=stored)
     stored(result)
     say(json.dumps(result) if as_json else table(result["suites"]))
     if not result["complete"]:
         note("longlive: interrupted; suites that had ended are above.")
         raise typer.Exit(INTERRUPTED)
+
+
+def _refuse_runtime(runtime: dict[str, Any]) -> None:
+    """Raise ValueError for options that say how a model runs, where none does."""
+    if runtime:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in runtime)
+        raise ValueError(
+            f"{options}: that is how a model runs, and videos are judged from their pixels alone. "
+            f"Leave it out, or name no videos."
+        )
 
 
 def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:

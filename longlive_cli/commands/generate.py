@@ -2,7 +2,8 @@
 
 import json
 import math
-from pathlib import Path
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,6 +12,7 @@ from longlive_cli import options
 from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import note, say, show
+from longlive_cli.option_groups import with_runtime
 from longlive_cli.source import Source, look_at_files, read_snapshots
 from longlive_recipes.generation.interrupts import Stoppable
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from longlive_recipes.training.parallel import Parallel
 
 
+@with_runtime
 def generate(
     prompt: options.Prompt = None,
     prompts: options.Prompts = None,
@@ -36,9 +39,7 @@ def generate(
     fps: options.FPS = None,
     crf: options.CRF = None,
     model: options.Model = None,
-    device: options.Device = None,
-    weights: options.Weights = None,
-    kv_cache: options.KVCache = None,
+    runtime: dict[str, Any] | None = None,
     snapshot: options.Snapshot = None,
     snapshot_every: options.SnapshotEvery = None,
     resume: options.Resume = None,
@@ -68,8 +69,8 @@ def generate(
         replay=replay,
     )
     how = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
-    how |= {"model": model, "device": device, "weights": weights, "kv_cache": kv_cache}
-    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
+    how |= {"model": model, "negative_prompt": negative_prompt, "fps": fps, "crf": crf}
+    how |= runtime or {}
     _refuse_endless(seconds)
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = source.read(how, settings=settings, file=config)
@@ -87,15 +88,15 @@ def generate(
     if dry_run:
         show(plan, as_json=as_json)
         return
-    if weights is not None and plan.stored.partition(",")[0] not in plan.weights:
+    if "weights" in (runtime or {}) and plan.stored.partition(",")[0] not in plan.weights:
         note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
     results: list[Result] = []
     try:
         with Stoppable():
             if parallel is not None:
-                results += _run_on_ranks(plan, jobs, place, parallel, overwrite=overwrite)
+                results += _run_on_ranks(plan, jobs, parallel, overwrite=overwrite)
             else:
-                _run(plan, jobs, place, saving, overwrite=overwrite, done=results.append)
+                _run(plan, jobs, saving, overwrite=overwrite, done=results.append)
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)
@@ -118,26 +119,41 @@ def _refuse_endless(seconds: float | None) -> None:
         )
 
 
-def _run(plan: "Plan", jobs: "list[Job]", output: Path, snapshots: Any, **how: Any) -> None:
+def _run(
+    plan: "Plan",
+    jobs: "list[Job]",
+    snapshots: Any,
+    *,
+    overwrite: bool,
+    done: "Callable[[Result], None]",
+) -> None:
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate as recipe
 
     with FrameBar([video.name for video in plan.videos]) as bar:
-        how |= {"progress": bar, "on_step": bar.step, "snapshots": snapshots}
-        recipe.run(plan.config, jobs, output, **how)
+        recipe.run_plan(
+            plan,
+            jobs,
+            began=time.perf_counter(),
+            progress=bar,
+            on_step=bar.step,
+            overwrite=overwrite,
+            snapshots=snapshots,
+            done=done,
+        )
 
 
 def _run_on_ranks(
-    plan: "Plan", jobs: "list[Job]", output: Path, parallel: "Parallel", *, overwrite: bool
+    plan: "Plan", jobs: "list[Job]", parallel: "Parallel", *, overwrite: bool
 ) -> "list[Result]":
     """What was made, in the first process, which shows its own videos; the others tell nothing."""
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate_parallel as recipe
 
     if not is_first():
-        return recipe.run(plan.config, jobs, output, parallel, overwrite=overwrite)
+        return recipe.run_plan(plan, jobs, parallel, overwrite=overwrite)
     with FrameBar([video.name for video in plan.videos[:: parallel.data]]) as bar:
-        return recipe.run(plan.config, jobs, output, parallel, progress=bar, overwrite=overwrite)
+        return recipe.run_plan(plan, jobs, parallel, progress=bar, overwrite=overwrite)
 
 
 def tell(results: "list[Result]", *, as_json: bool) -> None:

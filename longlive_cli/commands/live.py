@@ -13,17 +13,20 @@ from longlive_cli import options
 from longlive_cli.commands.generate import end, tell
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show, warnings_are_lines
+from longlive_cli.option_groups import with_runtime
 from longlive_cli.source import Source, look_at_files
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
     from longlive_cli.live_view import Lines, Panel
     from longlive_recipes.generate import Job, Plan, Result
+    from longlive_recipes.generation.inputs import Named
     from longlive_recipes.live import LiveSession
 
 Reader = Callable[["LiveSession"], AbstractContextManager[object]]
 
 
+@with_runtime
 def live(
     prompt: options.Prompt = None,
     storyboard: options.Storyboard = None,
@@ -50,9 +53,7 @@ def live(
     fps: options.FPS = None,
     crf: options.CRF = None,
     model: options.Model = None,
-    device: options.Device = None,
-    weights: options.Weights = None,
-    kv_cache: options.KVCache = None,
+    runtime: dict[str, Any] | None = None,
     snapshot: options.Snapshot = None,
     resume: options.Resume = None,
     settings: options.Settings = None,
@@ -71,8 +72,7 @@ def live(
     source = Source(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
     how = {"seconds": seconds, "model": model}
     how |= {"sampler": sampler, "steps": steps, "guidance": guidance}
-    how |= {"device": device, "weights": weights, "kv_cache": kv_cache}
-    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf}
+    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf, **(runtime or {})}
     from longlive_recipes.configs.generate import Generate, Snapshots
 
     check_ranks(1)
@@ -89,17 +89,27 @@ def live(
         show(plan, as_json=as_json)
         return
     with Stoppable():
-        results = _run(plan, jobs[0], snapshot=snapshot, overwrite=overwrite, reads=reads)
+        results = _run(plan, jobs[0], snapshot, overwrite, reads)
     tell(results, as_json=as_json)
     end(results)
 
 
-def _run(plan: "Plan", job: "Job", **how: Any) -> "list[Result]":
+def _run(
+    plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool, reads: "list[Named]"
+) -> "list[Result]":
     from longlive_recipes.live import open_session
 
     view, reader = _screen()
     with view, warnings_are_lines(view.tell):
-        session = open_session(plan, job, tell=view.tell, on_step=view.step, **how)
+        session = open_session(
+            plan,
+            job,
+            tell=view.tell,
+            on_step=view.step,
+            snapshot=snapshot,
+            overwrite=overwrite,
+            reads=reads,
+        )
         with reader(session):
             results = session.run(view.show)
     if not results:

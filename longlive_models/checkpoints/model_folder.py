@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from longlive_models.checkpoints.folder import check_counts, read_config, weight_files
+from longlive_models.checkpoints.folder import check_counts, weight_files
 from longlive_models.checkpoints.hub import is_published
-from longlive_models.checkpoints.nvfp4 import split_quantization
+from longlive_models.parts import read_classes
 from longlive_models.published import LONGLIVE_5B, find_files
-from longlive_models.schema import build
+from longlive_models.runtime import Runtime
 from longlive_models.settings import ModelSpec, read_settings
-from longlive_models.text import PocketTextConfig, WordTokenizer
-from longlive_models.vae import VAEConfig
-from longlive_models.wan import WanConfig
+from longlive_models.text import TextEncoder, WordTokenizer
+from longlive_models.vae import WanVAE
+from longlive_models.wan import WanTransformer
 
 
 def read_words(folder: Path) -> WordTokenizer | None:
@@ -21,8 +21,9 @@ def read_words(folder: Path) -> WordTokenizer | None:
     """
     if is_published(folder):
         return None
-    sizes = read_text_config(folder)
-    return WordTokenizer(sizes.vocab, sizes.text_len)
+    row = read_classes(folder)["text_encoder"]
+    config = row.read_config(folder / "text_encoder")
+    return None if row.words is None else row.words(config)
 
 
 def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
@@ -36,27 +37,39 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
     if is_published(folder):
         find_files(folder, download=download)
         return LONGLIVE_5B
-    for part in ("transformer", "vae", "text_encoder"):
+    rows = read_classes(folder)
+    for part in rows:
         weight_files(folder / part)
     read_words(folder)
-    sizes = split_quantization(read_config(folder / "transformer"))[0]
-    wan = build(WanConfig, sizes, folder / "transformer" / "config.json")
-    vae = build(VAEConfig, read_config(folder / "vae"), folder / "vae" / "config.json")
-    return ModelSpec(transformer=wan, vae=vae, settings=read_settings(folder))
+    return ModelSpec(
+        transformer=rows["transformer"].read_config(folder / "transformer"),
+        vae=rows["vae"].read_config(folder / "vae"),
+        settings=read_settings(folder),
+    )
 
 
-def read_text_config(folder: Path) -> PocketTextConfig:
-    """The sizes of a model folder's text encoder. Raises ValueError as ``read_spec`` does."""
-    part = folder / "text_encoder"
-    return build(PocketTextConfig, read_config(part), part / "config.json")
-
-
-def check_sizes(folder: Path, spec: ModelSpec) -> None:
+def check_sizes(folder: Path) -> None:
     """Raise ValueError for files of weights that are not whole, or too few for their config.
 
     Reads their headers alone, before a model is built of a config that no weights can fill.
     """
-    check_counts(folder / "transformer", {"num_layers": spec.transformer.num_layers})
-    vae = {"num_res_blocks": spec.vae.num_res_blocks, "dim_mult": len(spec.vae.dim_mult)}
-    check_counts(folder / "vae", vae)
-    check_counts(folder / "text_encoder", {"num_layers": read_text_config(folder).num_layers})
+    for part, row in read_classes(folder).items():
+        check_counts(folder / part, row.counts(row.read_config(folder / part)))
+
+
+def load_parts(folder: Path, runtime: Runtime) -> tuple[WanTransformer, WanVAE, TextEncoder]:
+    """The transformer, the VAE and the text encoder of a model folder, on the CPU.
+
+    Packed linears stay packed where ``runtime`` computes with them.
+
+    Raises:
+        ValueError: files that are not whole, or weights that are not those of their config.
+    """
+    check_sizes(folder)
+    transformer, vae, text = (
+        row.load(folder / part, row.read_config(folder / part), runtime)
+        for part, row in read_classes(folder).items()
+    )
+    assert isinstance(transformer, WanTransformer) and isinstance(vae, WanVAE)
+    assert isinstance(text, TextEncoder)
+    return transformer, vae, text

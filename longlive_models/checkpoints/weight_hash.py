@@ -6,6 +6,7 @@ loaded is asked of sums over the weights' bits, at the speed of memory.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,17 +24,38 @@ _ROWS = 4096
 """Rows that are multiplied by their places at a time: 32 MiB."""
 
 
+class FileHash:
+    """SHA-256 of a model's weight files, read when it is first asked for, and once.
+
+    Args:
+        path: a folder or a file; it is expected to stay what it is now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamps = _stamps(path)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the files are those that were there at the beginning."""
+        return self._stamps == _stamps(self._path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """``fingerprint`` of the files: a second or so for every gigabyte, the first time."""
+        return fingerprint(self._path)
+
+
 class WeightHash:
     """The hash of a pipeline's weights, asked at any time.
 
     Args:
         parts: the modules as they were loaded.
-        files: the folder or file that they come from; None for weights without files.
+        files: the folder or file that they come from, or its hash; None for weights without files.
     """
 
-    def __init__(self, parts: Parts, files: Path | None = None) -> None:
-        self._files = files
-        self._stamps = _stamps(files)
+    def __init__(self, parts: Parts, files: "Path | FileHash | None" = None) -> None:
+        self._files = FileHash(files) if isinstance(files, Path) else files
         self._loaded = _sums(parts)
         self._known: dict[str, str] = {}
 
@@ -45,10 +67,8 @@ class WeightHash:
         """
         now = _sums(parts)
         if now not in self._known:
-            untouched = now == self._loaded and self._files is not None
-            if untouched and self._stamps == _stamps(self._files):
-                assert self._files is not None
-                self._known[now] = fingerprint(self._files)
+            if now == self._loaded and self._files is not None and self._files.untouched:
+                self._known[now] = self._files.sha256
             else:
                 self._known[now] = fingerprint_tensors(dict(_base(parts)))
         own, beside = self._known[now], adapters_hash(parts)
@@ -107,10 +127,8 @@ def _column_sums(x: Tensor) -> Tensor:
     return total
 
 
-def _stamps(files: Path | None) -> list[tuple[str, int, int]]:
+def _stamps(files: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and times of the files: another one in a place has others."""
-    if files is None:
-        return []
     found = [files] if files.is_file() else sorted(files.rglob("*.safetensors"))
     stats = [(str(file), file.stat()) for file in found]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

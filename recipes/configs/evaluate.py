@@ -4,13 +4,8 @@ from dataclasses import dataclass, replace
 
 from longlive_core.checks import real, whole
 from longlive_models.block_steps import check_block_steps
-from longlive_models.choices import (
-    KV_CACHES,
-    MOST_GUIDANCE,
-    WEIGHTS,
-    check_choice,
-    check_sampler,
-)
+from longlive_models.choices import MOST_GUIDANCE, check_sampler
+from longlive_models.runtime_options import RuntimeOptions
 
 LONGEST = 3600.0
 MOST_AT_ONCE = 10_000
@@ -18,13 +13,10 @@ MOST_PROMPTS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """What is generated and judged; a suite with 0 prompts is left out."""
+class Evaluate(RuntimeOptions):
+    """What is generated and judged, and where; a suite with 0 prompts is left out."""
 
     model: str = "pocket"
-    device: str = "auto"
-    weights: str = "auto"
-    kv_cache: str = "auto"
     sampler: str | None = None
     steps: int | tuple[int, ...] | None = None
     guidance: float | None = None
@@ -75,8 +67,7 @@ class Evaluate:
             real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
         why = "it draws the prompts. Use 0, say."
         whole("seed", self.seed, at_least=0, why=why)
-        check_choice("weights", self.weights, WEIGHTS)
-        check_choice("kv_cache", self.kv_cache, KV_CACHES)
+        super().__post_init__()
 
 
 def pocket() -> Evaluate:

@@ -7,14 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from longlive_core.checks import real, whole
 from longlive_models.block_steps import check_block_steps
-from longlive_models.choices import (
-    KV_CACHES,
-    MOST_GUIDANCE,
-    WEIGHTS,
-    check_choice,
-    check_sampler,
-)
+from longlive_models.choices import MOST_GUIDANCE, check_sampler
 from longlive_models.prompts.storyboard import Storyboard
+from longlive_models.runtime_options import RuntimeOptions
 
 if TYPE_CHECKING:
     from longlive_recipes.generation.commands import Command
@@ -22,19 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(RuntimeOptions):
     """How videos are generated. None and "auto" leave a choice to the model or the machine.
 
-    ``longlive_models.runtime.Placement`` says what device, precisions, backends and lane mean;
-    bf16 weights on a CPU, say, are computed with in fp32. ``fps`` and ``crf`` (the quality of an
-    mp4, from 0, the best, to 51) say how frames are stored, and change none: ``seconds`` are of
-    the model's own rate, so a video of 5 s plays for 2.5 s at twice that rate.
+    ``RuntimeOptions`` has the fields of the machine: device, precisions, backends. ``fps`` and
+    ``crf`` (the quality of an mp4, from 0, the best, to 51) say how frames are stored, and change
+    none: ``seconds`` are of the model's own rate, so a video of 5 s plays for 2.5 s at twice that
+    rate.
 
     Raises ValueError for numbers that make no video and for precisions that do not exist.
     """
 
     model: str = "pocket"
-    device: str = "auto"
     seconds: float | None = None
     sampler: str | None = None
     steps: int | tuple[int, ...] | None = None
@@ -42,12 +36,6 @@ class Generate:
     negative_prompt: str | None = None
     fps: float | None = None
     crf: int | None = None
-    weights: str = "auto"
-    kv_cache: str = "auto"
-    attention: str = "auto"
-    lane: str = "auto"
-    linear: str = "auto"
-    strict: bool = False
     download: bool = False
 
     def __post_init__(self) -> None:
@@ -69,8 +57,7 @@ class Generate:
         if self.crf is not None:
             why = "the quality of an mp4, whose best is 0 and worst 51. Use, say, 16."
             whole("crf", self.crf, at_least=0, at_most=51, why=why)
-        check_choice("weights", self.weights, WEIGHTS)
-        check_choice("kv_cache", self.kv_cache, KV_CACHES)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,24 @@
 """What is decided before a video is generated: how, of what, into which files; no weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from longlive_core import __version__
 from longlive_models.block_steps import BlockSteps
 from longlive_models.checkpoints.folder import fingerprint
-from longlive_models.checkpoints.hub import is_published, resolve
+from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.model_folder import read_spec, read_words
+from longlive_models.checkpoints.weight_hash import FileHash
 from longlive_models.first_frame import load_image
 from longlive_models.generator import check_seed
+from longlive_models.loading import weights_of
 from longlive_models.precision import stored_precision
 from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import ShotPlan, plan_video
-from longlive_models.published import find_files
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.stream_snapshot import Origin
 from longlive_models.video.append import VideoStart
@@ -25,6 +26,7 @@ from longlive_models.video.file_name import destination
 from longlive_models.video.files import CRF, check_crf, check_rate, check_size
 from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generation.outputs import check_files
+from longlive_recipes.run_record import NOT_IN_RECORDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Plan:
     """Everything that is decided before a weight is read.
 
     ``fps`` is the rate of the files, ``model_fps`` that of the model, which seconds are counted at.
+    ``runtime`` is what was decided of the machine, and ``files`` hashes the model's weights once.
     """
 
     config: Generate
@@ -75,6 +78,8 @@ class Plan:
     attention: str
     linears: tuple[str, ...]
     videos: tuple[PlannedVideo, ...]
+    runtime: Runtime = field(metadata=NOT_IN_RECORDS, compare=False)
+    files: FileHash = field(metadata=NOT_IN_RECORDS, compare=False)
 
 
 def plan(
@@ -99,22 +104,15 @@ def plan(
     if not jobs:
         raise ValueError("there is nothing to generate: no prompt was given.")
     paths = check_files(config, jobs, output, overwrite, snapshots)
-    placement = Placement.choose(
-        config.device,
-        config.weights,
-        config.kv_cache,
-        config.attention,
-        config.lane,
-        linear=config.linear,
-        strict=config.strict,
-    )
+    runtime = Runtime.choose(config)
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
+    weights = FileHash(weights_of(folder, runtime))
     settings = _settings(spec, config)
     need = {"samples": settings.branches, "ranks": ranks}
-    spec.require_room(placement.codec(), placement.device, **need)
+    spec.require_room(runtime.codec(), runtime.device, **need)
     fps = settings.fps if config.fps is None else config.fps
-    attention = placement.receipt(spec.transformer.head_dim).backend
+    attention = runtime.receipt(spec.transformer.head_dim).backend
     videos, words = [], read_words(folder)
     for job, path in zip(jobs, paths, strict=True):
         _check_job(job, path)
@@ -123,9 +121,9 @@ def plan(
         if path.suffix.lower() == ".mp4" or config.crf != job.recorded_crf:
             check_crf(path, config.crf)
         if job.like is not None:
-            job.like.require(_model_sha256(folder), settings.to_dict(), config)
+            job.like.require(weights.sha256, settings.to_dict(), config)
         if job.past is not None:
-            job.past.require(_origin(folder, placement, settings))
+            job.past.require(_origin(weights, runtime, settings))
             job.past.require_form(fps=config.fps, crf=config.crf)
             shots = job.past.summary.plan
         else:
@@ -144,15 +142,17 @@ def plan(
         guidance=settings.guidance,
         negative_prompt=settings.negative_prompt,
         crf=_crf(config, videos),
-        device=str(placement.device),
+        device=str(runtime.device),
         stored=stored_precision(folder),
-        weights=placement.weights,
-        compute=placement.compute,
-        kv_cache=placement.kv_cache,
-        lane=placement.lane,
+        weights=runtime.weights,
+        compute=runtime.compute,
+        kv_cache=runtime.kv_cache,
+        lane=runtime.lane,
         attention=attention,
-        linears=tuple(map(str, placement.linear_receipts(spec.transformer.dim))),
+        linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
         videos=tuple(videos),
+        runtime=runtime,
+        files=weights,
     )
 
 
@@ -220,20 +220,15 @@ def _image_sha256(job: Job) -> str | None:
     return fingerprint(job.image)
 
 
-def _origin(folder: Path, placement: Placement, settings: GenerationSettings) -> Origin:
+def _origin(weights: FileHash, runtime: Runtime, settings: GenerationSettings) -> Origin:
     return Origin(
         version=__version__,
-        model=_model_sha256(folder),
-        weights=placement.weights,
-        compute=placement.compute,
-        kv_cache=placement.kv_cache,
+        model=weights.sha256,
+        weights=runtime.weights,
+        compute=runtime.compute,
+        kv_cache=runtime.kv_cache,
         settings=settings.to_dict(),
     )
-
-
-def _model_sha256(folder: Path) -> str:
-    """``LongLivePipeline.fingerprint`` of the model in a folder."""
-    return fingerprint(find_files(folder).transformer if is_published(folder) else folder)
 
 
 def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:

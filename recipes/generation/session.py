@@ -140,10 +140,10 @@ class Take:
             fps=self.planned.fps,
             seconds_to_first_frame=self._first,
             wall_seconds=time.perf_counter() - self.began,
-            peak_memory_bytes=peak_memory(self.pipeline.placement.device),
+            peak_memory_bytes=peak_memory(self.pipeline.runtime.device),
             backends=(
                 *in_short(self.pipeline.receipts()),
-                f"decode lane: {self.pipeline.placement.lane}",
+                f"decode lane: {self.pipeline.runtime.lane}",
             ),
             interrupted=bool(stopped_by) or failure is not None,
             signal=stopped_by,
@@ -229,16 +229,10 @@ def open_stream(
 
 def load_pipeline(planned: Plan, group: SequenceGroup | None = None) -> LongLivePipeline:
     """The model that a plan names, as it says; over the ranks of a group, if one is given."""
-    config = planned.config
-    return LongLivePipeline.from_pretrained(
-        config.model,
-        device=config.device,
-        weights=config.weights,
-        kv_cache=config.kv_cache,
-        attention=config.attention,
-        lane=config.lane,
-        linear=config.linear,
-        strict=config.strict,
-        download=config.download,
+    return LongLivePipeline.load(
+        planned.config.model,
+        planned.runtime,
+        download=planned.config.download,
         group=SequenceGroup() if group is None else group,
+        files=planned.files,
     )

@@ -92,6 +92,6 @@ def video_record(
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
-        "hardware": hardware(pipeline.placement.device),
+        "hardware": hardware(pipeline.runtime.device),
         "blocks": timings,
     }

@@ -50,8 +50,8 @@ class Recorded:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
         return PlannedNothing(config=config, output=output, snapshots=snapshots)
 
-    def run(self, config, jobs, output, *, progress, on_step, overwrite, snapshots, done):
-        self.calls.append((config, jobs, output, overwrite))
+    def run(self, plan, jobs, *, began, progress, on_step, overwrite, snapshots, done):
+        self.calls.append((plan.config, jobs, plan.output, overwrite))
         if self.stop is not None:
             raise self.stop
         for job in jobs:
@@ -68,7 +68,7 @@ class Recorded:
 def recipe(monkeypatch, tmp_path):
     recorded = Recorded()
     monkeypatch.setattr("longlive_recipes.generate.plan", recorded.plan)
-    monkeypatch.setattr("longlive_recipes.generate.run", recorded.run)
+    monkeypatch.setattr("longlive_recipes.generate.run_plan", recorded.run)
     monkeypatch.chdir(tmp_path)
     return recorded
 

@@ -10,7 +10,8 @@ import torch
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline, StepReport
 from longlive_models.callbacks import asks_to_stop, require_callable
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from tests.models.tiny_pipeline import FPS, tiny_pipeline
 
 PROMPT = "a red circle"
@@ -18,7 +19,7 @@ STEPS = 2
 
 
 def on_lane(lane: str) -> LongLivePipeline:
-    return tiny_pipeline(Placement.choose("cpu", lane=lane))
+    return tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane=lane)))
 
 
 @pytest.mark.parametrize("lane", ["inline", "thread"])

@@ -13,7 +13,8 @@ from longlive_models.finite import (
     sound,
     sound_weights,
 )
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.video.blocks import decoder, to_frames
 from tests.models.tiny_pipeline import tiny_parts, tiny_pipeline
 
@@ -76,7 +77,9 @@ def test_one_bad_number_in_the_vae_is_an_error(pipe, name, value):
 
 @pytest.mark.parametrize("lane", ["inline", "thread"])
 def test_the_block_and_the_step_are_named_after_the_blocks_before_them(lane):
-    pipe = tiny_pipeline(Placement.choose("cpu", lane=lane), steps=3, guidance=1.0)
+    pipe = tiny_pipeline(
+        Runtime.choose(RuntimeOptions(device="cpu", lane=lane)), steps=3, guidance=1.0
+    )
     calls = []
 
     def spoil(module, args, kwargs, velocity):
@@ -93,7 +96,7 @@ def test_the_block_and_the_step_are_named_after_the_blocks_before_them(lane):
 
 
 def test_a_snapshot_of_a_broken_block_is_refused_and_the_block_still_an_error(tmp_path):
-    pipe = tiny_pipeline(Placement.choose("cpu", lane="thread"), guidance=1.0)
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane="thread")), guidance=1.0)
     calls = []
 
     def spoil(module, args, kwargs, velocity):

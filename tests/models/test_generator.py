@@ -20,7 +20,8 @@ from longlive_models.prompts.storyboard import (
     PromptSchedule,
     ShotPlan,
 )
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import WanTransformer
 from tests.models.tiny_pipeline import SPEC, TEXT, tiny_parts, tiny_pipeline
@@ -343,7 +344,9 @@ def test_guidance_doubles_the_cache_and_encodes_the_negative_prompt_once():
 @pytest.mark.parametrize(("guidance", "videos"), [(1.0, 1), (2.0, 1), (2.0, 3)])
 @pytest.mark.parametrize("kv_cache", ["fp32", "bf16"])
 def test_the_cache_takes_the_memory_that_its_layout_says(guidance, videos, kv_cache):
-    pipe = tiny_pipeline(Placement.choose("cpu", kv_cache=kv_cache), guidance=guidance)
+    pipe = tiny_pipeline(
+        Runtime.choose(RuntimeOptions(device="cpu", kv_cache=kv_cache)), guidance=guidance
+    )
     cache = pipe.generator(range(videos), pipe.settings).cache
     allocated = sum(tensor.nbytes for tensor in cache.tensors().values())
     codec = PlainCodec(torch.float32 if kv_cache == "fp32" else torch.bfloat16)

@@ -42,7 +42,7 @@ def generator(pipe, **changes) -> BlockGenerator:
         pipe.spec.cache_layout(branches * len(how["seeds"])), rotated=how["positions"].rotated
     )
     sampler = BlockSampler(name="unipc", steps=how.pop("steps"), shift=5.0)
-    cache = PagedKVCache(layout, SMALL_WINDOW, pipe.placement.codec())
+    cache = PagedKVCache(layout, SMALL_WINDOW, pipe.runtime.codec())
     size = pipe.spec.latent_size
     return BlockGenerator(
         pipe.transformer, pipe.text, cache, sampler=sampler, latent_size=size, **how

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.stream import Stream, VideoBlock
 from longlive_models.video.files import write_png
 from tests.models.tiny_pipeline import SPEC, tiny_pipeline
@@ -34,7 +35,9 @@ LANES = ("inline", "thread", "device:cpu")
 
 @cache
 def on_lane(lane: str) -> LongLivePipeline:
-    return tiny_pipeline(Placement.choose("cpu", lane=lane), steps=1, guidance=1.0)
+    return tiny_pipeline(
+        Runtime.choose(RuntimeOptions(device="cpu", lane=lane)), steps=1, guidance=1.0
+    )
 
 
 def start(lane: str, **how: object) -> Stream:
@@ -179,8 +182,8 @@ def test_a_snapshot_after_the_last_block_has_nothing_left(tmp_path):
 
 @pytest.mark.parametrize("kv_cache", ["bf16", "fp8", "int8", "nvfp4"])
 def test_a_stream_goes_on_whatever_its_pages_are_stored_in(tmp_path, kv_cache):
-    placement = Placement.choose("cpu", kv_cache=kv_cache)
-    pipe = tiny_pipeline(placement, steps=1, guidance=2.0)
+    runtime = Runtime.choose(RuntimeOptions(device="cpu", kv_cache=kv_cache))
+    pipe = tiny_pipeline(runtime, steps=1, guidance=2.0)
     events = [
         {"block": 2, "text": "a red square", "memory": "recache"},
         {"block": 3, "text": "the circle", "memory": "cut", "forget": True},
@@ -215,8 +218,8 @@ def test_what_would_not_go_on_bit_for_bit_is_refused(tmp_path):
     path = stream.snapshot(tmp_path / "a.safetensors")
 
     def pipe(seed: int = 0, *, kv_cache: str = "fp32", **how: object) -> LongLivePipeline:
-        placement = Placement.choose("cpu", kv_cache=kv_cache)
-        return tiny_pipeline(placement, seed=seed, **{"steps": 1, "guidance": 1.0, **how})
+        runtime = Runtime.choose(RuntimeOptions(device="cpu", kv_cache=kv_cache))
+        return tiny_pipeline(runtime, seed=seed, **{"steps": 1, "guidance": 1.0, **how})
 
     for other, message in (
         (pipe(1), "a.safetensors was made with model '[0-9a-f]{64}', but here it is '[0-9a-f]"),
@@ -364,7 +367,7 @@ def test_leaving_async_for_early_leaves_the_stream_open():
 
 
 def test_an_error_while_denoising_comes_after_the_frames_before_it():
-    pipe = tiny_pipeline(Placement.choose("cpu", lane="thread"))
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane="thread")))
     encode = pipe.text.encode
 
     def breaks(self, prompts):

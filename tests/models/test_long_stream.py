@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from longlive_models import LongLivePipeline
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.text import PocketTextEncoder
 from longlive_models.vae import WanVAE
 from longlive_models.wan import WanTransformer
@@ -59,7 +60,7 @@ def smallest_pipeline() -> LongLivePipeline:
         WanVAE(SPEC.vae),
         PocketTextEncoder(TEXT),
         settings=replace(SPEC.settings, height=16, width=16, steps=1, guidance=1.0),
-        placement=Placement.choose("cpu"),
+        runtime=Runtime.choose(RuntimeOptions(device="cpu")),
     )
 
 

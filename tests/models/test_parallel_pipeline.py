@@ -9,7 +9,8 @@ from torch.distributed import ProcessGroup
 
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models import LongLivePipeline
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import WanTransformer, share
 from tests.models.tiny_pipeline import SPEC, tiny_parts
 from tests.processes import Ranks
@@ -19,8 +20,10 @@ FRAMES = 8 + 5 + 8  # a block of 2 latents gives 5 frames at the start, 8 later
 
 
 def pipeline(group: SequenceGroup, **how: str) -> LongLivePipeline:
-    placement = replace(Placement.choose("cpu", "fp32", "fp32"), **how)
-    return LongLivePipeline(*tiny_parts(), settings=SPEC.settings, placement=placement, group=group)
+    runtime = replace(
+        Runtime.choose(RuntimeOptions(device="cpu", weights="fp32", kv_cache="fp32")), **how
+    )
+    return LongLivePipeline(*tiny_parts(), settings=SPEC.settings, runtime=runtime, group=group)
 
 
 def film(process_group: ProcessGroup, how: dict[str, str], image: bool) -> Tensor:

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
-from longlive_models.pipeline import read_spec
+from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.text import PocketTextEncoder
 from tests.models.tiny_pipeline import FPS, SPEC, TEXT, tiny_parts, tiny_pipeline, write_tiny_folder
 
@@ -109,7 +110,7 @@ def test_the_fingerprint_names_the_weights(folder, copied):
 def test_bf16_weights_on_a_cpu_are_rounded_once_and_compute_in_fp32(folder):
     exact = tiny_parts()[0]
     pipe = LongLivePipeline.from_pretrained(str(folder), device="cpu", weights="bf16")
-    assert (pipe.placement.weights, pipe.placement.compute) == ("bf16", "fp32")
+    assert (pipe.runtime.weights, pipe.runtime.compute) == ("bf16", "fp32")
     for name, parameter in pipe.transformer.named_parameters():
         wanted = exact.get_parameter(name).detach().bfloat16().float()
         assert_bitwise_equal(parameter.detach(), wanted)
@@ -123,7 +124,7 @@ def test_bf16_weights_on_a_cpu_are_rounded_once_and_compute_in_fp32(folder):
 @pytest.mark.parametrize("kv_cache", ["bf16", "fp8", "int8", "nvfp4"])
 def test_a_cache_in_fewer_bits_changes_the_video_little(kv_cache):
     exact = tiny_pipeline()(PROMPT, seconds=3).frames.int()
-    pipe = tiny_pipeline(Placement.choose("cpu", kv_cache=kv_cache))
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", kv_cache=kv_cache)))
     difference = (pipe(PROMPT, seconds=3).frames.int() - exact).abs().float()
     assert 0 < difference.mean() < 2
     assert len(pipe.receipts()["kv_cache"]) == (kv_cache != "bf16")
@@ -176,7 +177,7 @@ def test_a_text_encoder_of_another_model_is_refused():
                 vae,
                 PocketTextEncoder(wrong),
                 settings=SPEC.settings,
-                placement=Placement.choose("cpu"),
+                runtime=Runtime.choose(RuntimeOptions(device="cpu")),
             )
 
 

@@ -13,7 +13,8 @@ from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.nvfp4 import PackedConfig
 from longlive_models.checkpoints.nvfp4_packing import pack_model_folder
 from longlive_models.precision import in_short, stored_precision
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from tests.models.tiny_pipeline import tiny_parts, tiny_pipeline, write_tiny_folder
 
 NAME = "blocks.1.ffn.0"
@@ -89,7 +90,7 @@ def test_the_model_computes_with_the_layers_that_it_names(plain, weights):
     else:
         activation = MSE if weights == "nvfp4-w4a4" else None
         nvfp4.convert_linears(model, nvfp4.LinearConfig(activation=activation))
-    Placement.choose("cpu", weights).put(model)
+    Runtime.choose(RuntimeOptions(device="cpu", weights=weights)).put(model)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, 2, 8, 8, generator=generator)
     text = torch.randn(1, 1, 8, 16, generator=generator)
@@ -139,14 +140,14 @@ def test_a_named_backend_is_taken(plain):
 
 
 def test_parts_that_are_put_together_by_hand_get_their_precision_too():
-    pipe = tiny_pipeline(Placement.choose("cpu", "nvfp4"))
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", weights="nvfp4")))
     assert isinstance(layer(pipe), nvfp4.NVFP4Linear)
     again = LongLivePipeline(
         pipe.transformer,
         pipe.vae,
         pipe.text,
         settings=pipe.settings,
-        placement=Placement.choose("cpu", "bf16"),
+        runtime=Runtime.choose(RuntimeOptions(device="cpu", weights="bf16")),
     )
     assert torch.equal(
         layer(again).weight,

@@ -15,10 +15,12 @@ from longlive_core.nvfp4 import NVFP4Linear, QuantizeConfig, dequantize, quantiz
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state, write_published
-from longlive_models.pipeline import read_spec
+from longlive_models.loading import load_original
+from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.precision import stored_precision
 from longlive_models.published import BASE, LONGLIVE_5B, TEXT, TOKENIZER, VAE, find_files
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.text import UMT5Config
 from longlive_models.wan import WanTransformer
 from tests.models.tiny_pipeline import SPEC, tiny_parts
@@ -100,8 +102,8 @@ def empty_hub_cache(monkeypatch) -> list[dict]:
 
 
 def load(folder: Path, **how: str) -> LongLivePipeline:
-    placement = Placement.choose("cpu", **how)
-    return LongLivePipeline.from_published(folder, placement=placement, spec=TINY, text_config=UMT5)
+    runtime = Runtime.choose(RuntimeOptions(device="cpu", **how))
+    return LongLivePipeline.of(load_original(folder, runtime, spec=TINY, text_config=UMT5), runtime)
 
 
 def test_published_files_make_a_pipeline(whole, empty_hub_cache):

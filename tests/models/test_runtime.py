@@ -7,14 +7,15 @@ import torch
 from torch import nn
 
 from longlive_core.backends import BackendUnavailable
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import POCKET
 
 ON_CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without a GPU")
 
 
 def test_auto_on_a_cpu_is_fp32_and_inline():
-    assert Placement.choose("cpu").to_dict() == {
+    assert Runtime.choose(RuntimeOptions(device="cpu")).to_dict() == {
         "device": "cpu",
         "weights": "fp32",
         "compute": "fp32",
@@ -28,7 +29,7 @@ def test_auto_on_a_cpu_is_fp32_and_inline():
 
 @ON_CPU_ONLY
 def test_auto_takes_the_cpu_where_there_is_no_gpu():
-    assert Placement.choose() == Placement.choose("cpu")
+    assert Runtime.choose(RuntimeOptions()) == Runtime.choose(RuntimeOptions(device="cpu"))
 
 
 def test_a_gpu_computes_in_the_precision_of_its_weights():
@@ -38,7 +39,7 @@ def test_a_gpu_computes_in_the_precision_of_its_weights():
         "fp8": "bf16",
         "nvfp4": "bf16",
     }.items():
-        on_gpu = Placement(
+        on_gpu = Runtime(
             device=torch.device("cuda"),
             weights=weights,
             kv_cache="bf16",
@@ -50,7 +51,11 @@ def test_a_gpu_computes_in_the_precision_of_its_weights():
 
 
 def test_what_is_named_is_what_is_taken():
-    chosen = Placement.choose("cpu", "bf16", "bf16", "reference", "thread")
+    chosen = Runtime.choose(
+        RuntimeOptions(
+            device="cpu", weights="bf16", kv_cache="bf16", attention="reference", lane="thread"
+        )
+    )
     assert json.loads(json.dumps(chosen.to_dict())) == {
         "device": "cpu",
         "weights": "bf16",
@@ -65,8 +70,10 @@ def test_what_is_named_is_what_is_taken():
 
 
 def test_the_vae_goes_where_its_lane_is():
-    assert Placement.choose("cpu", lane="device:cpu").decode_device == torch.device("cpu")
-    split = Placement(
+    assert Runtime.choose(
+        RuntimeOptions(device="cpu", lane="device:cpu")
+    ).decode_device == torch.device("cpu")
+    split = Runtime(
         device=torch.device("cuda:0"),
         weights="bf16",
         kv_cache="bf16",
@@ -80,7 +87,7 @@ def test_the_vae_goes_where_its_lane_is():
 def test_weights_are_rounded_as_said_and_widened_on_a_cpu(weights):
     module = nn.Linear(5, 7)
     kept = module.weight.detach().clone()
-    Placement.choose("cpu", weights).put(module)
+    Runtime.choose(RuntimeOptions(device="cpu", weights=weights)).put(module)
     assert module.weight.dtype == torch.float32
     rounded = kept.bfloat16().float()
     assert torch.equal(module.weight, kept if weights == "fp32" else rounded)
@@ -109,14 +116,14 @@ def test_weights_are_rounded_as_said_and_widened_on_a_cpu(weights):
 )
 def test_what_does_not_exist_is_refused(how, message):
     with pytest.raises(ValueError, match=message):
-        Placement.choose(**{"device": "cpu", **how})
+        Runtime.choose(RuntimeOptions(**{"device": "cpu", **how}))
 
 
 @ON_CPU_ONLY
 @pytest.mark.parametrize("how", [{"device": "cuda"}, {"device": "cpu", "lane": "device:cuda:1"}])
 def test_a_gpu_that_is_not_there_is_refused(how):
     with pytest.raises(ValueError, match="asks for a GPU, but this torch .* sees none"):
-        Placement.choose(**how)
+        Runtime.choose(RuntimeOptions(**how))
 
 
 @pytest.mark.parametrize(
@@ -131,14 +138,14 @@ def test_a_gpu_that_is_not_there_is_refused(how):
 )
 def test_linears_that_cannot_run_are_refused_before_a_weight_is_read(how, message):
     with pytest.raises(BackendUnavailable, match=message):
-        Placement.choose("cpu", **how).check(POCKET)
+        Runtime.choose(RuntimeOptions(device="cpu", **how)).check(POCKET)
 
 
 def test_storing_four_bits_is_no_emulation():
-    placement = Placement.choose("cpu", "nvfp4", strict=True)
-    assert [receipt.backend for receipt in placement.linear_receipts(64)] == ["decode", "reference"]
+    runtime = Runtime.choose(RuntimeOptions(device="cpu", weights="nvfp4", strict=True))
+    assert [receipt.backend for receipt in runtime.linear_receipts(64)] == ["decode", "reference"]
 
 
 def test_an_attention_that_cannot_run_is_refused():
     with pytest.raises(BackendUnavailable, match="no backend 'magic'"):
-        Placement.choose("cpu", attention="magic").receipt(16)
+        Runtime.choose(RuntimeOptions(device="cpu", attention="magic")).receipt(16)

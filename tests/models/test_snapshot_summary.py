@@ -2,14 +2,15 @@
 
 import pytest
 
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.stream_snapshot import SnapshotSummary
 from tests.models.tiny_pipeline import tiny_pipeline
 
 
 @pytest.mark.parametrize("lane", ["inline", "thread"])
 def test_a_summary_says_where_the_stream_stands(lane, tmp_path):
-    pipe = tiny_pipeline(Placement.choose("cpu", lane=lane))
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane=lane)))
     path = tmp_path / "a.snapshot"
     with pipe.stream("a red circle", seconds=5, seed=4) as stream:
         next(stream), next(stream)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline, Video
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.stream import to_frames
 from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
@@ -22,7 +23,7 @@ PROMPT = "a red circle"
 
 
 def on_lane(lane: str) -> LongLivePipeline:
-    return tiny_pipeline(Placement.choose("cpu", lane=lane))
+    return tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane=lane)))
 
 
 def decoding_threads() -> list[str]:

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.stream_snapshot import SnapshotSummary, StreamSnapshot
 from tests.models.tiny_pipeline import tiny_pipeline
 
@@ -71,7 +72,7 @@ VALUES = (None, True, -3, 0.25, 10**30, "?", [], {}, [[1]], {"?": 1})
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A snapshot with a block ready and an event, of a pipeline on a thread."""
-    pipe = tiny_pipeline(Placement.choose("cpu", lane="thread"))
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane="thread")))
     with pipe.stream("a red circle", seconds=3, seed=4) as stream:
         stream.cut("a blue square", at=2)
         next(stream)

@@ -8,7 +8,8 @@ from torch import nn
 
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import save_part
-from longlive_models.runtime import Placement
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.settings import GenerationSettings, ModelSpec, write_index
 from longlive_models.text import PocketTextConfig, PocketTextEncoder
 from longlive_models.vae import VAEConfig, WanVAE
@@ -66,13 +67,13 @@ def _stir(module: nn.Module) -> None:
 
 
 def tiny_pipeline(
-    placement: Placement | None = None, *, seed: int = 0, **settings: object
+    runtime: Runtime | None = None, *, seed: int = 0, **settings: object
 ) -> LongLivePipeline:
     """The tiny model with some settings changed."""
     return LongLivePipeline(
         *tiny_parts(seed),
         settings=replace(SPEC.settings, **settings),
-        placement=placement or Placement.choose("cpu"),
+        runtime=runtime or Runtime.choose(RuntimeOptions(device="cpu")),
     )
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from longlive_cli.main import app
 from longlive_core import __version__
 from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Storyboard
+from longlive_models.checkpoints import weight_hash
 from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.runtime import Runtime
 from longlive_models.video.files import read_image, read_video
 from longlive_recipes.generate import Generate, Job, plan, run
 from longlive_recipes.generation.outputs import check_output, output_paths
@@ -244,3 +248,20 @@ def test_the_guidance_that_a_record_names_is_the_one_that_made_the_frames(config
     record = json.loads((tmp_path / "a.json").read_text())
     assert (record["settings"]["guidance"], record["settings"]["steps"]) == (3.0, 3)
     assert (record["replay"]["config"]["guidance"], record["plan"]["guidance"]) == (3.0, 3.0)
+
+
+def test_a_video_is_planned_once_and_a_models_hash_is_computed_once(config, tmp_path, monkeypatch):
+    """By the command: what is replayed asks for the hash before, and its record does after."""
+    run(config, [job()], tmp_path / "a.gif")
+    counted: list[str] = []
+    hashed, chosen = weight_hash.fingerprint, Runtime.choose
+    monkeypatch.setattr(
+        weight_hash, "fingerprint", lambda path: counted.append("hash") or hashed(path)
+    )
+    monkeypatch.setattr(
+        Runtime, "choose", lambda options: counted.append("plan") or chosen(options)
+    )
+    record, again = str(tmp_path / "a.json"), str(tmp_path / "b.gif")
+    done = CliRunner().invoke(app, ["generate", "--replay", record, "-o", again])
+    assert done.exit_code == 0, done.output
+    assert sorted(counted) == ["hash", "plan"]
