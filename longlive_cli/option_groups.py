@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 from longlive_cli import options
 
@@ -36,7 +35,7 @@ def with_runtime(command: Callable[..., None]) -> Callable[..., None]:
         ]
 
     @wraps(command)
-    def with_options(**given: Any) -> None:
+    def with_options(**given: object) -> None:
         values = {name: given.pop(name) for name in RUNTIME}
         runtime = {name: value for name, value in values.items() if value is not None}
         command(**given, runtime=runtime)

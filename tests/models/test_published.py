@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from longlive_core.nvfp4 import NVFP4Linear, QuantizeConfig, dequantize, quantize
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
+from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state, write_published
 from longlive_models.loading import load_original
-from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.precision import stored_precision
 from longlive_models.published import BASE, LONGLIVE_5B, TEXT, TOKENIZER, VAE, find_files
 from longlive_models.runtime import Runtime
