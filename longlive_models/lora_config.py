@@ -91,7 +91,7 @@ class LoRAConfig:
         why = "it says what the adapter's tensors mean. Take the file as PEFT wrote it."
         rank = whole(f"r in {CONFIG}", values["r"], at_least=1, why=why)
         alpha = real(f"lora_alpha in {CONFIG}", values["lora_alpha"], why=why)
-        if values.get("use_rslora") not in (None, True, False):
+        if not isinstance(values.get("use_rslora"), bool | None):
             raise ValueError(
                 f"use_rslora in {CONFIG} is true or false, got {shown(values['use_rslora'])}: it "
                 f"says how the adapter is scaled. Take the file as PEFT wrote it."
@@ -99,6 +99,7 @@ class LoRAConfig:
         if values.get("use_rslora"):
             alpha *= math.sqrt(rank)  # it is scaled by alpha / sqrt(rank)
         dropout = 0.0 if values.get("lora_dropout") is None else values["lora_dropout"]
+        dropout = real(f"lora_dropout in {CONFIG}", dropout, at_least=0, at_most=1, why=why)
         return cls(rank=rank, alpha=alpha, dropout=dropout, targets=tuple(targets))
 
 

@@ -26,7 +26,7 @@ from longlive_models.latent_block import GeneratorState, KeptBlock
 from longlive_models.prompts.steering import LiveSchedule, SteeringEvent
 from longlive_models.prompts.storyboard import BlockPrompt, ShotPlan
 from longlive_models.schema import build
-from longlive_models.settings import completed
+from longlive_models.settings import GenerationSettings, completed
 from longlive_models.vae import StreamState
 from longlive_models.video.blocks import Timing, VideoBlock
 from longlive_models.video.file_name import file_path
@@ -223,6 +223,13 @@ class _CacheRecord:
 
     def __post_init__(self) -> None:
         held = [page for page in self.pages if page is not None]
+        if not isinstance(self.codec.get("name"), str):
+            raise ValueError(f"cache.codec has the name of a codec, got {shown(self.codec)}.")
+        if max(self.shot_start, self.forgotten) > self.blocks:
+            raise ValueError(
+                f"its shot starts at page {self.shot_start}, and pages before {self.forgotten} are "
+                f"forgotten, of {self.blocks} blocks that were made. {_WAY_OUT}"
+            )
         counted = (self.blocks, self.shot_start, self.forgotten, *held, *self.short.values())
         if min(counted) < 0 or len(set(held)) < len(held) or max(held, default=-1) >= self.blocks:
             raise ValueError(
@@ -246,6 +253,13 @@ class _Record:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        GenerationSettings.from_dict(completed(self.origin.settings))
+        held = {page for page in self.cache.pages if page is not None}
+        if held != self.offsets.keys():
+            raise ValueError(
+                f"its cache holds the pages {sorted(held)}, and there are latents of "
+                f"{sorted(self.offsets)}: each page is made again from its own. {_WAY_OUT}"
+            )
         LiveSchedule(self.plan, self.events)
         made, first = self.cache.blocks, self.cache.blocks - len(self.ready)
         if first < 0 or [block.index for block in self.ready] != list(range(first, made)):
