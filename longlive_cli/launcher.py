@@ -18,7 +18,7 @@ def check_ranks(ranks: int, nodes: int = 1, option: str | None = None) -> None:
         nodes: machines.
         option: what sets ``ranks``; None where the command is always one process.
     """
-    launched = launched_ranks(os.environ)
+    launched = launched_ranks(_environment())
     if launched is None:
         return
     count, said, joins = launched
@@ -35,8 +35,9 @@ def check_ranks(ranks: int, nodes: int = 1, option: str | None = None) -> None:
     )
 
 
-def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+def is_first(environment: Mapping[str, str] | None = None) -> bool:
     """Whether this process is the one of its ranks that speaks for all of them."""
+    environment = _environment() if environment is None else environment
     if launched_ranks(environment) is None:
         return True
     ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -60,6 +61,10 @@ def launched_ranks(environment: Mapping[str, str]) -> tuple[int, str, bool] | No
         if name in environment:
             return _counted(environment, name, joins=False)
     return None
+
+
+def _environment() -> Mapping[str, str]:
+    return os.environ
 
 
 def _counted(

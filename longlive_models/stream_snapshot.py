@@ -18,6 +18,7 @@ from torch import Tensor
 from longlive_core.checks import real, shown
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
 from longlive_models.block_steps import check_block_steps
+from longlive_models.checkpoints.disk import told_by_the_system
 from longlive_models.choices import MOST_GUIDANCE
 from longlive_models.documents import parse_json, to_json
 from longlive_models.file_names import temporary
@@ -120,7 +121,8 @@ class StreamSnapshot:
         record = to_json(self._record(), "a snapshot's record")
         new = path.with_name(temporary(path.name))
         try:
-            save_file(dict(self._tensors()), new, metadata={_KEY: record})
+            with told_by_the_system(path):
+                save_file(dict(self._tensors()), new, metadata={_KEY: record})
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)

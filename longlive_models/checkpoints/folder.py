@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from longlive_core.checks import shown
 from longlive_core.names import few
+from longlive_models.checkpoints.disk import told_by_the_system
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
     cached_in_part,
@@ -52,7 +53,8 @@ def save_part(
         .clone()
         for name, tensor in tensors.items()
     }
-    save_torch_state_dict(kept, folder, max_shard_size=SHARD)
+    with told_by_the_system(folder):
+        save_torch_state_dict(kept, folder, max_shard_size=SHARD)
 
 
 def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

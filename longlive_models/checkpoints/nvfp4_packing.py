@@ -18,6 +18,7 @@ from torch import Tensor
 
 from longlive_core.module_swap import KEEP, ConversionReport, SwapPlan
 from longlive_core.nvfp4 import plan_conversion, quantize_weight
+from longlive_models.checkpoints.disk import copy_tree, told_by_the_system
 from longlive_models.checkpoints.folder import (
     check_counts,
     fingerprint,
@@ -90,8 +91,8 @@ def pack_model_folder(
     plan = plan_packing(source, keep)
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(source, unfinished, ignore=_without_weights(source / PART))
     try:
+        copy_tree(source, unfinished, _without_weights(source / PART))
         before, after = _pack_part(
             source / PART,
             unfinished / PART,
@@ -194,7 +195,9 @@ class _Files:
 
     def _write(self) -> None:
         self.written.append(list(self.tensors))
-        save_file(self.tensors, self._path(len(self.written)), metadata={"format": "pt"})
+        path = self._path(len(self.written))
+        with told_by_the_system(path):
+            save_file(self.tensors, path, metadata={"format": "pt"})
         self.tensors, self.bytes = {}, 0
 
     def _path(self, number: int) -> Path:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from longlive_models.documents import read_json
+from longlive_models.generator import check_seed
 from longlive_models.prompts.steering import SteeringEvent
 from longlive_models.prompts.storyboard import Shot
 from longlive_models.schema import build, filled
-from longlive_models.settings import completed
+from longlive_models.settings import GenerationSettings, completed
 from longlive_models.stream_snapshot import Origin, SnapshotSummary
 from longlive_models.video.append import VideoStart
 from longlive_recipes.run_record import as_plain, differences
@@ -154,6 +155,9 @@ class Replay:
     events: tuple[SteeringEvent, ...]
     image_sha256: str | None = None
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -162,6 +166,9 @@ class Record:
     replay: Replay
     model_sha256: str
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        GenerationSettings.from_dict(completed(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True)
