@@ -7,6 +7,7 @@ from longlive_core.kv_cache.codec import PageShape as PageShape
 from longlive_core.kv_cache.codec import PlainCodec as PlainCodec
 from longlive_core.kv_cache.content import ContentPolicy as ContentPolicy
 from longlive_core.kv_cache.content import PageChoice as PageChoice
+from longlive_core.kv_cache.layer import LayerCache as LayerCache
 from longlive_core.kv_cache.layout import CacheBytes as CacheBytes
 from longlive_core.kv_cache.layout import CacheLayout as CacheLayout
 from longlive_core.kv_cache.page_table import PageTable as PageTable

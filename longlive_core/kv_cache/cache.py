@@ -1,7 +1,6 @@
 """PagedKVCache: write a block, read a window, start a shot."""
 
 from collections.abc import Iterable
-from copy import copy
 
 import torch
 from torch import Tensor
@@ -9,15 +8,17 @@ from torch import Tensor
 from longlive_core.checks import whole
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.content import ContentPolicy, PageChoice
+from longlive_core.kv_cache.film import Film
+from longlive_core.kv_cache.layer import LayerCache, in_a_graph, layers_of, show_window
 from longlive_core.kv_cache.layout import CacheBytes, CacheLayout
 from longlive_core.kv_cache.open_block import Block, OpenBlock, Visible
 from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.pool import PagePool
-from longlive_core.kv_cache.snapshot import CacheSnapshot, describe
+from longlive_core.kv_cache.snapshot import CacheSnapshot, NotCopied
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
 
 
-class PagedKVCache:
+class PagedKVCache(NotCopied):
     """Keys and values of past blocks, a page a block, for every layer of a transformer.
 
     One block goes through it like this::
@@ -26,8 +27,9 @@ class PagedKVCache:
         for each denoising step, for each layer:
             cache.write(layer, k, v)              # the block's own; each step replaces the last
             k, v = cache.read(layer)              # the window, the block's own tokens included
-        for each layer, on the clean pass:
-            cache.write(layer, k, v, clean=True)
+        cache.begin_clean_pass()                  # or write(..., clean=True)
+        for each layer:
+            cache.write(layer, k, v)              # this one is kept
             k, v = cache.read(layer)
         cache.commit()
         cache.start_shot()                        # if the block was a cut
@@ -74,21 +76,19 @@ class PagedKVCache:
                 if by_content
                 else None
             )
-        self._blocks = 0
-        self._shot_start = 0
-        self._forgotten = 0
-        self._short: dict[int, int] = {}  # tokens of the held pages that are not whole
+        self._film = Film(page=tokens)
+        self._layers = layers_of(self, layout, codec, self.device)
         self._open: OpenBlock | None = None
 
     @property
     def blocks(self) -> int:
         """Blocks committed so far: the number of the next one."""
-        return self._blocks
+        return self._film.blocks
 
     @property
     def shot_start(self) -> int:
         """The page that anchors the current shot."""
-        return self._shot_start
+        return self._film.shot_start
 
     @property
     def pages(self) -> tuple[int, ...]:
@@ -99,25 +99,33 @@ class PagedKVCache:
     def visible_next(self) -> tuple[int, ...]:
         """The pages of the past that the next block will see, ascending."""
         self._between_blocks("visible_next")
-        visible = self._choice(self._blocks).visible
-        return tuple(page for page in visible if page != self._blocks)
+        visible = self._choice(self.blocks).visible
+        return tuple(page for page in visible if page != self.blocks)
 
     @property
     def order(self) -> tuple[int, ...]:
         """The pages that ``read`` gives for the block in progress, in the order it gives them."""
         return tuple(self._table.page(slot) for slot in self._in_progress("read order").slots)
 
+    def frames(self, tokens_per_frame: int) -> dict[int, range]:
+        """Of each page held, its frames, counted from the film's first one: for ``places``.
+
+        Raises ``ValueError`` if a block is not of whole frames.
+        """
+        return self._film.frames(tokens_per_frame)
+
     def begin_block(self, block: int, *, tokens: int | None = None) -> None:
         """Make room for the next block, dropping pages that it and later ones cannot see.
 
-        Beginning the block in progress again discards what was written for it. A block of fewer
-        ``tokens`` than the others (the first or the last of a video) takes a whole page's room.
+        Beginning the block in progress again discards what was written for it. A block may have
+        fewer ``tokens`` than the layout's page, which is the longest block's; wherever it stands in
+        the film, it takes a whole page's room.
         """
         block = whole("begin_block's block", block, why="blocks are counted from 0.")
-        if block != self._blocks:
+        if block != self.blocks:
             raise ValueError(
-                f"begin_block({block}) after {self._blocks} committed blocks: blocks come in "
-                f"order, the next is {self._blocks}. Commit the block before it, or reset()."
+                f"begin_block({block}) after {self.blocks} committed blocks: blocks come in "
+                f"order, the next is {self.blocks}. Commit the block before it, or reset()."
             )
         if self._open is not None and self._open.page != block:
             raise ValueError(
@@ -136,7 +144,7 @@ class PagedKVCache:
         self._settle()
         choice = self._choice(block)
         self._table.make_room(block, choice.retained)
-        self._short[block] = tokens
+        self._film.begin(block, tokens)
         self._drop_the_rest()
         self._begin(block, choice.visible)
 
@@ -157,13 +165,24 @@ class PagedKVCache:
         older = [other for other in self.visible_next if other < page]
         self._begin(page, (*older, page))
 
+    def begin_clean_pass(self) -> None:
+        """From here to ``commit`` every write is a clean one, whatever it says itself."""
+        self._in_progress("begin_clean_pass").cleaning = True
+
+    def layer(self, layer: int) -> LayerCache:
+        """One layer, for a module to hold: ``write(k, v)`` and ``read()``. See ``LayerCache``."""
+        return self._layers[self._layer("layer", layer)]
+
     def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
         """Take the block's own keys and values of a layer, [samples, tokens, heads, head_dim] each.
 
         They replace those of the step before. ``clean`` marks the pass whose values are kept.
         """
+        if in_a_graph():
+            return self._layers[layer].write(k, v, clean=clean)
         own = self._in_progress("write")
         layer = self._layer("write", layer)
+        clean = clean or own.cleaning
         own.write(layer, k, v, clean)
         if clean and self._summaries is not None:
             self._summaries[own.slot, layer] = k.detach().float().mean(1)
@@ -174,6 +193,8 @@ class PagedKVCache:
         A plain cache gives a view of its pages where they lie side by side: use it before the next
         ``write``, and do not change it. Any other gives the shared workspace or a copy.
         """
+        if in_a_graph():
+            return self._layers[layer].read()
         return self._in_progress("read").read(self._layer("read", layer))
 
     def commit(self) -> None:
@@ -186,7 +207,7 @@ class PagedKVCache:
                 f"kept must come from the clean pass. Run the model once more on the finished "
                 f"latents with write(..., clean=True)."
             )
-        self._blocks = max(self._blocks, own.page + 1)
+        self._film.commit(own.page)
         self._open = None
 
     def start_shot(self, *, forget: bool = False) -> None:
@@ -198,8 +219,8 @@ class PagedKVCache:
         either (LongLive-2.0's ``shot_clean_recache``).
         """
         own = self._open
-        if forget and own is not None and own.page == self._blocks:
-            if own.clean:
+        if forget and own is not None and own.page == self.blocks:
+            if own.clean or own.cleaning:
                 raise ValueError(
                     f"start_shot(forget=True) after clean writes of block {own.page}: its "
                     f"layers must all have seen the same pages. Call it before the clean pass."
@@ -208,14 +229,14 @@ class PagedKVCache:
             self._begin(own.page, self._choice(own.page).visible)
             return
         self._between_blocks("start_shot")
-        if self._blocks == 0:
+        if self.blocks == 0:
             raise ValueError(
                 "start_shot before any block is committed: the first shot starts at page 0 anyway. "
                 "Call it after the commit of a cut's own block."
             )
-        self._shot_start = self._blocks - 1
+        self._film.shot_start = self.blocks - 1
         if forget:
-            self._forget(self._shot_start)
+            self._forget(self.shot_start)
 
     def fork(self) -> "PagedKVCache":
         """Another cache that goes on from here, on the same device.
@@ -224,7 +245,8 @@ class PagedKVCache:
         is not shared, so that forks may run side by side (on a GPU, in one stream).
         """
         self._between_blocks("fork")
-        other = copy(self)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
         other._table = PageTable(self.policy.capacity)
         other._table.load(self._table.pages)
         other._references = self._references.fork()
@@ -232,7 +254,8 @@ class PagedKVCache:
             other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
             if self._summaries is not None:
                 other._summaries = self._summaries.clone()
-        other._short = dict(self._short)
+        other._film = self._film.copy()
+        other._layers = layers_of(other, self.layout, self.codec, self.device)
         return other
 
     @property
@@ -252,17 +275,8 @@ class PagedKVCache:
             name: x.to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, x in self._stored().items()
         }
-        return CacheSnapshot(
-            layout=self.layout,
-            policy=describe(self.policy),
-            codec=self.codec.to_dict(),
-            tensors=stored,
-            pages=self._table.pages,
-            blocks=self._blocks,
-            shot_start=self._shot_start,
-            forgotten=self._forgotten,
-            short=dict(self._short),
-        )
+        parts = (self.layout, self.policy, self.codec)
+        return CacheSnapshot.of(*parts, stored, self._table.pages, self._film)
 
     def restore(self, snapshot: CacheSnapshot) -> None:
         """Take over the contents of a snapshot, on this cache's device; drop a block in progress.
@@ -282,19 +296,15 @@ class PagedKVCache:
                 f"the snapshot lacks {lost[0]} ({len(lost)} of {len(stored)} tensors): later "
                 f"blocks read them. The cache is empty now; restore from the whole file."
             )
-        self._short = dict(snapshot.short)
         for name, tensor in stored.items():
             tensor.copy_(snapshot.tensors[name])
-        self._blocks = snapshot.blocks
-        self._shot_start = snapshot.shot_start
-        self._forgotten = snapshot.forgotten
+        self._film = snapshot.film()
 
     def reset(self) -> None:
         """Drop every page and begin at block 0 again; the memory is kept for the next video."""
         self._table.clear()
         self._references.keep_only(())
-        self._blocks = self._shot_start = self._forgotten = 0
-        self._short = {}
+        self._film = Film(page=self.layout.tokens_per_page)
         self._open = None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -337,42 +347,39 @@ class PagedKVCache:
         """What the policy shows a block and retains, of what no shot has forgotten."""
         if isinstance(self.policy, ContentPolicy):
             past = {page: x for page, x in self._page_summaries().items() if page != block}
-            visible, retained = self.policy.choose(block, self._shot_start, past)
+            visible, retained = self.policy.choose(block, self.shot_start, past)
         else:
-            visible = self.policy.visible(block, self._shot_start)
-            retained = self.policy.retained(block, self._shot_start)
+            visible = self.policy.visible(block, self.shot_start)
+            retained = self.policy.retained(block, self.shot_start)
         return PageChoice(self._remembered(visible), self._remembered(retained))
 
     def _remembered(self, pages: Iterable[int]) -> tuple[int, ...]:
         """Those pages that were not dropped by a shot that forgets."""
         lasting = self.policy.lasting if isinstance(self.policy, LastingPages) else ()
-        return tuple(page for page in pages if page >= self._forgotten or page in lasting)
+        return tuple(page for page in pages if page >= self._film.forgotten or page in lasting)
 
     def _forget(self, anchor: int) -> None:
-        self._shot_start = self._forgotten = anchor
+        self._film.shot_start = self._film.forgotten = anchor
         self._table.keep(self._remembered(self.pages))
         self._drop_the_rest()
 
     def _drop_the_rest(self) -> None:
         """Let go of everything about pages that the table has dropped."""
         self._references.keep_only(self._table.used)
-        most, held = self.layout.tokens_per_page, self.pages
-        self._short = {
-            page: tokens for page, tokens in self._short.items() if page in held and tokens < most
-        }
+        self._film.keep(self.pages)
 
     def _begin(self, page: int, visible: tuple[int, ...]) -> None:
         slot, seen = self._table.slot(page), self._table.slots(visible)
         self._references.claim(slot)
-        most = self.layout.tokens_per_page
-        lengths = [self._short.get(self._table.page(other), most) for other in seen]
+        lengths = [len(self._film.spans[self._table.page(other)]) for other in seen]
         self._open = OpenBlock(page, slot, seen, lengths, self._references, self._workspaces)
+        show_window(self._layers, self._open)
 
     def _in_progress(self, what: str) -> OpenBlock:
         if self._open is None:
             raise ValueError(
                 f"{what} outside a block: no block is in progress. "
-                f"Call begin_block({self._blocks}) first."
+                f"Call begin_block({self.blocks}) first."
             )
         return self._open
 

@@ -1,6 +1,7 @@
 """The block in progress: what was written for it so far, and the window it reads."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,17 @@ from longlive_core.kv_cache.pool import PageReferences
 
 Block = Float[Tensor, "samples tokens heads head_dim"]
 Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
+
+
+@runtime_checkable
+class LayerMemory(Protocol):
+    """What one layer asks of a cache."""
+
+    def write(self, layer: int, k: Block, v: Block, *, clean: bool = False) -> None:
+        """Take the block's own keys and values."""
+
+    def read(self, layer: int) -> tuple[Visible, Visible]:
+        """Keys and values of every page that the block sees."""
 
 
 class OpenBlock:
@@ -41,6 +53,7 @@ class OpenBlock:
         self.page = page
         self.slot = slot
         self.clean: set[int] = set()  # layers that have had their clean write
+        self.cleaning = False  # whether every write from now on is one
         self._references = references
         self._workspaces = workspaces
         self._encodes = self._codec.workspace_pages(references.pool.slots) > 0
@@ -71,6 +84,13 @@ class OpenBlock:
                 f"keys and values are floating-point tensors, got {k.dtype} and {v.dtype}: codecs "
                 f"round them. Convert them first."
             )
+        halves = (torch.float16, torch.bfloat16)
+        if k.dtype in halves and self._codec.dtype in halves and k.dtype != self._codec.dtype:
+            raise ValueError(
+                f"keys and values of {k.dtype} for a codec that reads {self._codec.dtype}: neither "
+                f"type of 16 bits holds the other's numbers. Give the codec the model's type, as "
+                f"in PlainCodec({k.dtype})."
+            )
         if self.tokens < whole:
             rest = (0, 0, 0, 0, 0, whole - self.tokens)
             k, v = (torch.nn.functional.pad(x, rest) for x in (k, v))
@@ -99,6 +119,19 @@ class OpenBlock:
             )
         keys, values = self._window(layer)
         return self._without_padding(keys), self._without_padding(values)
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all pages seen."""
+        return sum(self._lengths)
+
+    def in_place(self, layer: int) -> Sequence[Tensor] | None:
+        """The memory where ``read`` gives keys and values; None where it copies them."""
+        if self.tokens_seen < len(self.slots) * self._layout.tokens_per_page:
+            return None
+        if self._encodes:
+            return [workspace[:, : self.tokens_seen] for workspace in self._workspaces]
+        return self._references.in_place(layer, self.slots)
 
     @property
     def _layout(self) -> CacheLayout:

@@ -184,6 +184,21 @@ class PageReferences:
             return parts[0] if outs is None else outs
         return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
 
+    def in_place(self, layer: int, slots: Sequence[int]) -> Sequence[Page] | None:
+        """The pages of these slots where they lie; None if the codec would copy them."""
+        places = [self._find(slot) for slot in slots]
+        extent, first = places[0]
+        indices = [index for other, index in places if other is extent]
+        if indices != list(range(first, first + len(places))):
+            return None
+        windows = self.pool.codec.read(extent[layer], indices, None)
+        kept = [
+            {x.untyped_storage().data_ptr() for x in self.pool.codec.tensors(store).values()}
+            for store in extent[layer]
+        ]
+        lies = zip(windows, kept, strict=True)
+        return windows if all(x.untyped_storage().data_ptr() in own for x, own in lies) else None
+
     def page(self, layer: int, slot: int) -> dict[str, Tensor]:
         """Everything stored of one page of keys and of values, by name, as views."""
         return {

@@ -1,10 +1,13 @@
 """Where a block and the pages that it sees stand in time. Numbers only: no tensors, no device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from longlive_core.checks import real, shown, whole
+
+Frames = int | Mapping[int, range]
+"""Frames of a page: a number for all, or of each page which frames of the film it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +33,13 @@ class PositionPolicy(Protocol):
         """Whether keys are cached with their positions: what ``CacheLayout.rotated`` must say."""
 
     def places(
-        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+        self, order: Sequence[int], block: int, frames_per_page: Frames, offset: float = 0.0
     ) -> Places:
         """The positions of ``block``, which sees the pages in ``order``, itself among them.
 
         ``order`` is ``PagedKVCache.order``; ``offset`` what the shots so far have added to time.
+        ``frames_per_page`` is a number where all blocks are of one length, or else
+        ``PagedKVCache.frames(tokens_per_frame)``, which says of each page which frames it holds.
         """
 
 
@@ -51,12 +56,12 @@ class AbsolutePositions:
         return True
 
     def places(
-        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+        self, order: Sequence[int], block: int, frames_per_page: Frames, offset: float = 0.0
     ) -> Places:
-        """``block * frames_per_page + 0, 1, ..``, and the offset."""
-        block, frames_per_page = _checked(block, frames_per_page, offset)
-        start = block * frames_per_page + offset
-        return Places(own=tuple(start + frame for frame in range(frames_per_page)), keys=None)
+        """The numbers of the block's frames, and the offset added to each."""
+        block, held = _frames_of((block,), block, frames_per_page, offset)
+        start = held[block].start + offset
+        return Places(own=tuple(start + frame for frame in range(len(held[block]))), keys=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +79,38 @@ class RelativePositions:
         return False
 
     def places(
-        self, order: Sequence[int], block: int, frames_per_page: int, offset: float = 0.0
+        self, order: Sequence[int], block: int, frames_per_page: Frames, offset: float = 0.0
     ) -> Places:
         """``0, 1, ..`` over the pages seen, in order of time."""
-        block, frames_per_page = _checked(block, frames_per_page, offset)
+        block, held = _frames_of(order, block, frames_per_page, offset)
         if block not in order:
             raise ValueError(
                 f"the visible pages {shown(list(order))} lack the block itself, {block}, which "
                 f"gets a position, too. Pass PagedKVCache.order while the block is in progress."
             )
-        rank = {page: place for place, page in enumerate(sorted(order))}
-
-        def frames(page: int) -> tuple[float, ...]:
-            start = rank[page] * frames_per_page
-            return tuple(float(start + frame) for frame in range(frames_per_page))
-
-        keys = tuple(position for page in order for position in frames(page))
-        return Places(own=frames(block), keys=keys)
+        places, start = {}, 0
+        for page in sorted(order):
+            places[page] = tuple(float(start + frame) for frame in range(len(held[page])))
+            start += len(held[page])
+        keys = tuple(position for page in order for position in places[page])
+        return Places(own=places[block], keys=keys)
 
 
-def _checked(block: int, frames_per_page: int, offset: float) -> tuple[int, int]:
+def _frames_of(
+    order: Sequence[int], block: int, frames: Frames, offset: float
+) -> tuple[int, Mapping[int, range]]:
+    """The block's number, and the frames of the pages in ``order``, if all of it is sound."""
     block = whole("a block", block, at_least=0, why="blocks are counted from 0.")
-    why = "a page holds the frames of a block. Take it from the model's configuration."
-    frames_per_page = whole("frames_per_page", frames_per_page, at_least=1, at_most=2**20, why=why)
     real("an offset in time", offset, why="it is added to every position. Pass 0 for none.")
-    return block, frames_per_page
+    if isinstance(frames, Mapping):
+        lost = [page for page in (block, *order) if page not in frames]
+        if lost:
+            raise ValueError(
+                f"frames_per_page has pages {shown(sorted(frames))} and lacks {lost[0]}: each page "
+                f"in sight has frames of its own. Pass PagedKVCache.frames(...) while the block is "
+                f"in progress."
+            )
+        return block, frames
+    why = "a page holds the frames of a block. Take it from the model's configuration."
+    size = whole("frames_per_page", frames, at_least=1, at_most=2**20, why=why)
+    return block, {page: range(page * size, page * size + size) for page in (block, *order)}

@@ -1,12 +1,13 @@
 """CacheSnapshot: the contents of a cache between two blocks, as tensors and plain values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
 
 from longlive_core.kv_cache.codec import PageCodec
+from longlive_core.kv_cache.film import Film
 from longlive_core.kv_cache.layout import CacheLayout
 
 
@@ -23,7 +24,9 @@ class CacheSnapshot:
         blocks: blocks committed so far.
         shot_start: the page that anchors the current shot.
         forgotten: pages before this one were dropped by a shot that forgets, all but lasting ones.
-        short: tokens of the pages held that are not whole.
+        short: tokens of the pages held that are shorter than the longest block.
+        starts: the first tokens of the pages held that follow on shorter ones.
+        film_tokens: tokens of all blocks committed; None if all blocks were of a whole page.
     """
 
     layout: CacheLayout
@@ -35,13 +38,44 @@ class CacheSnapshot:
     shot_start: int
     forgotten: int
     short: dict[int, int]
+    starts: dict[int, int] = field(default_factory=dict)
+    film_tokens: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        layout: CacheLayout,
+        policy: object,
+        codec: PageCodec,
+        tensors: dict[str, Tensor],
+        pages: tuple[int | None, ...],
+        film: Film,
+    ) -> "CacheSnapshot":
+        """What a cache of these parts remembers."""
+        return cls(
+            layout=layout,
+            policy=describe(policy),
+            codec=codec.to_dict(),
+            tensors=tensors,
+            pages=pages,
+            blocks=film.blocks,
+            shot_start=film.shot_start,
+            forgotten=film.forgotten,
+            short=film.short,
+            starts=film.starts,
+            film_tokens=film.tokens,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All but ``tensors``, as values that JSON can hold: those go into a safetensors file."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         del values["tensors"]
+        starts = {str(page): first for page, first in values.pop("starts").items()}
+        tokens, whole = values.pop("film_tokens"), self.blocks * self.layout.tokens_per_page
+        moved = {} if tokens in (None, whole) else {"starts": starts, "film_tokens": tokens}
         return {
             **values,
+            **moved,
             "layout": asdict(self.layout),
             "codec": dict(self.codec),
             "pages": list(self.pages),
@@ -69,7 +103,23 @@ class CacheSnapshot:
             shot_start=values["shot_start"],
             forgotten=values["forgotten"],
             short={int(page): tokens for page, tokens in values["short"].items()},
+            starts={int(page): first for page, first in values.get("starts", {}).items()},
+            film_tokens=values.get("film_tokens"),
         )
+
+    def film(self) -> Film:
+        """How far the film had come, as a cache keeps it."""
+        page, tokens = self.layout.tokens_per_page, self.film_tokens
+        held = [page for page in self.pages if page is not None]
+        film = Film(
+            page=page,
+            blocks=self.blocks,
+            tokens=self.blocks * page if tokens is None else tokens,
+            shot_start=self.shot_start,
+            forgotten=self.forgotten,
+        )
+        film.load(held, self.short, self.starts)
+        return film
 
     def check(self, layout: CacheLayout, policy: object, codec: PageCodec) -> None:
         """Raise ``ValueError`` if a cache of these parts could not go on from here."""
@@ -91,3 +141,14 @@ def describe(part: object) -> str:
         return repr(part)
     state = part.__getstate__()
     return f"{type(part).__qualname__}({state or ''})"
+
+
+class NotCopied:
+    """What ``copy`` and ``pickle`` are told by a thing that is forked or saved in its own way."""
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise ValueError(
+            f"a {type(self).__name__} is not copied or pickled: it shares its pages with its "
+            f"forks, under their lock. fork() gives another that goes on from here; snapshot() "
+            f"what it takes to go on later, whose to_dict() and tensors go into a file."
+        )
