@@ -1,3 +1,3 @@
 """Primitives for long autoregressive video generation; needs torch alone."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
