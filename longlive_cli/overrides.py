@@ -32,7 +32,22 @@ def configure(
         ValueError: no `=`, an unknown field, a value that does not fit the field's type, or what
             the config itself refuses.
     """
-    return apply_mapping(config, gather(file, settings))
+    wanted = gather(file, settings)
+    try:
+        return apply_mapping(config, wanted)
+    except ValueError as error:
+        if file is not None and str(error) == _refusal(config, gather(file)):
+            raise ValueError(f"{file}: {error}") from error
+        raise
+
+
+def _refusal(config: Any, values: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file's fields by themselves; None if nothing is."""
+    try:
+        apply_mapping(config, values)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def gather(file: Path | None = None, settings: Iterable[str] | None = None) -> dict[str, Any]:
@@ -147,8 +162,8 @@ def _read(value: Any, kind: Any, path: str) -> Any:
     try:
         return _as(value, kind)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        if isinstance(value, Mapping):
-            name = next(iter(value), "")
+        if isinstance(value, Mapping) and value:
+            name = next(iter(value))
             raise ValueError(
                 f"{path}.{name}: {shown(name)} cannot be set, {kind_name(kind)} has no fields."
             ) from error
@@ -218,6 +233,8 @@ def _as_plain(value: Any, kind: Any) -> Any:
         raise ValueError
     if kind is int and isinstance(value, str):
         return int(value.replace("_", ""))
+    if kind in (str, Path) and not isinstance(value, str | int | float | Path):
+        raise ValueError
     if kind in (float, str, int, Path) or _is_enum(kind):
         return kind(value)
     if isinstance(value, kind):

@@ -1,5 +1,6 @@
 """What a command line asks a video to be made of: prompts, a snapshot, or a record."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ class Source:
                         name=name,
                         story=request.storyboard,
                         seed=seed,
-                        image=image.resolve() if image else None,
+                        image=Path(os.path.realpath(image)) if image else None,
                     )
                 )
         require_distinct([job.name for job in jobs], f"prompts of {file}")

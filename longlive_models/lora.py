@@ -241,7 +241,12 @@ def load_lora(
                 f"two tensors become {name}, one of them {key}: there are two adapters. Save one."
             )
         found[name] = tensor
-    _check(found, {name: model.get_submodule(name) for name in _targets(model, config)}, config)
+    try:
+        linears = {name: model.get_submodule(name) for name in _targets(model, config)}
+        _check(found, linears, config)
+    except ValueError as error:
+        where = "" if isinstance(source, Mapping) else f"{source}: "
+        raise ValueError(f"{where}{error}") from error
     if not present:
         add_lora(model, config)
     for name, tensor in lora_state_dict(model).items():
@@ -321,7 +326,11 @@ def _read(
                 raise ValueError(
                     f"{path} is no adapter's folder: it holds no {name}; {why_missing(path / name)}"
                 )
-        config = LoRAConfig.from_peft(read_json(path / CONFIG, "an adapter's config"))
+        values = read_json(path / CONFIG, "an adapter's config")
+        try:
+            config = LoRAConfig.from_peft(values)
+        except ValueError as error:
+            raise ValueError(f"{path / CONFIG}: {error}") from error
         return read_safetensors(path / WEIGHTS), config
     if path.suffix == SAFETENSORS:
         return read_safetensors(path), None

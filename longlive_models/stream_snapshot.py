@@ -19,6 +19,7 @@ from longlive_core.checks import real, shown
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
 from longlive_models.block_steps import check_block_steps
 from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.tensor_files import require_safetensors
 from longlive_models.choices import MOST_GUIDANCE
 from longlive_models.documents import parse_json, to_json
 from longlive_models.file_names import temporary
@@ -344,6 +345,7 @@ def _read(path: Path, *, whole_file: bool) -> tuple[_Record, dict[str, Tensor]]:
             f"there is no snapshot {str(path)!r}: a stream goes on from the file that "
             f"stream.snapshot() wrote. Check the path."
         )
+    require_safetensors(path)
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}

@@ -125,7 +125,7 @@ def read_run_record(folder: Path) -> dict[str, Any] | None:
         ValueError: the file there is something else.
     """
     file = folder / RECORD
-    if not file.is_file():
+    if not file.exists():
         return None
     record = read_json(file, "the record of a run")
     kinds: dict[str, type] = {"recipe": str, "config": dict, "resumed": list}

@@ -44,14 +44,14 @@ def train(
     """Train a model with a recipe."""
     from longlive_cli.catalog import find, presets
     from longlive_cli.field_names import check_names
-    from longlive_cli.overrides import apply_mapping, gather
+    from longlive_cli.overrides import configure, gather
 
     preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
     changes = gather(config, settings)
     check_names(preset, changes)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
-        wanted = apply_mapping(preset.build(), changes)
+        wanted = configure(preset.build(), config, settings)
         module = preset.module
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")

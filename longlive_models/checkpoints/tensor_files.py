@@ -186,7 +186,7 @@ def require_safetensors(path: Path) -> None:
         header = file.read(length)
     size = path.stat().st_size
     try:
-        entries = json.loads(header)
+        entries = json.loads(header, object_pairs_hook=_once)
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"]
         whole = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -195,6 +195,16 @@ def require_safetensors(path: Path) -> None:
         raise ValueError(_unreadable(path, "safetensors", error)) from error
     if size < whole:
         raise ValueError(_cut_short(path, size, whole))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError if a name stands twice: one would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"its header has {shown(twice)} twice")
+    return values
 
 
 def require_numbers(tensors: Mapping[str, Tensor], source: str | Path) -> None:

@@ -169,7 +169,7 @@ def _read_sample(folder: Path) -> Storyboard:
     files.sort(key=lambda path: (path.stem.isdecimal(), _natural(path)))
     captions = [_caption(path) for path in files]
     durations = folder / "shot_durations.txt"
-    if not durations.is_file():
+    if not durations.exists():
         return Storyboard(shots=tuple(Shot(prompt=caption) for caption in captions))
     words = read_text(durations, "a list of durations").replace(",", " ").split()
     fit = [word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) > 0 for word in words]

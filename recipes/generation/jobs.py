@@ -65,9 +65,13 @@ def replay(path: Path) -> tuple[Generate, Job]:
     record = read_record(path)
     again = record.replay
     config = read_config(completed(again.config), Generate, path)
+    try:
+        story = Storyboard(shots=again.shots)
+    except ValueError as error:
+        raise ValueError(f"{path}, replay.shots: {error}") from error
     job = Job(
         name=path.stem,
-        story=Storyboard(shots=again.shots),
+        story=story,
         seed=again.seed,
         image=again.image,
         image_sha256=again.image_sha256,

@@ -203,4 +203,4 @@ def _is_same(one: Path, other: Path) -> bool:
     """Whether two names are of one file, which need not be there."""
     if one.exists() and other.exists():
         return one.samefile(other)
-    return one.resolve() == other.resolve()
+    return os.path.realpath(one) == os.path.realpath(other)

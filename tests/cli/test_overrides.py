@@ -141,8 +141,23 @@ def test_a_file_comes_first_and_settings_after_it(tmp_path):
 def test_a_file_that_does_not_fit_is_named(text, message, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"run.yaml.*{message}"):
         configure(Outer(), file)
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "[a, b]", "null", "2024-01-01"])
+def test_a_list_in_a_file_is_no_text(value, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"name: {value}\n")
+    with pytest.raises(ValueError, match="run.yaml: name takes text, got "):
+        configure(Outer(), file)
+
+
+def test_a_setting_that_does_not_fit_is_not_said_to_be_the_files(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 5\n")
+    with pytest.raises(ValueError, match="^steps takes a whole number, got 'x'"):
+        configure(Outer(), file, ["steps=x"])
 
 
 def test_a_file_can_hold_a_list_of_configs(tmp_path):

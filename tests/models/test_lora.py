@@ -399,3 +399,20 @@ def test_configs_that_make_no_sense_are_refused(options):
 def test_only_linears_take_an_adapter():
     with pytest.raises(ValueError, match="LoRA goes beside a linear, got Conv1d"):
         LoRALinear(nn.Conv1d(1, 1, 1), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "LOHA"}, "adapter_config.json: this adapter has peft_type='LOHA'"),
+        ({"lora_dropout": -1.0}, "adapter_config.json: LoRAConfig's dropout is at least 0"),
+        ({"target_modules": ["z"]}, "adapter: no linear of this .* is called z"),
+        ({"r": 5}, "adapter: the adapter does not fit"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_named(change, message, tmp_path):
+    save_lora(trained(model()), tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        load_lora(model(), tmp_path / "adapter")

@@ -111,6 +111,12 @@ def test_a_record_is_json_whatever_the_numbers_of_a_config(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["resumed"][0]["step"] == 3
 
 
+def test_a_folder_is_no_record_of_a_run(tmp_path):
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(ValueError, match="run.json cannot be read .Is a directory"):
+        read_run_record(tmp_path)
+
+
 def test_a_run_resumed_into_a_fresh_folder_is_recorded_whole(tmp_path):
     write_run_record(tmp_path, TrainingSchedule(), torch.device("cpu"), resumed={"step": 3})
     record = read_run_record(tmp_path)

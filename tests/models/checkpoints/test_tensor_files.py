@@ -164,6 +164,18 @@ def test_headers_that_lie_are_refused(tmp_path):
             read_safetensors(path)
 
 
+@pytest.mark.parametrize("reader", [read_safetensors, read_shapes, StreamSnapshot.load])
+def test_a_header_with_a_name_twice_is_refused(reader, tmp_path):
+    """Either tensor would be read in silence, and the other one lost."""
+    entry = '"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+    other = entry.replace("[0, 8]", "[8, 16]")
+    header = f"{{{entry}, {other}}}".encode()
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    with pytest.raises(ValueError, match="m.safetensors cannot be read as .*header has 'a' twice"):
+        reader(file)
+
+
 def test_what_is_not_there_is_told_with_what_is(tmp_path):
     with pytest.raises(ValueError, match="there is no file .*check the path"):
         read_tensors(tmp_path / "model.pt")

@@ -181,3 +181,10 @@ def test_a_missing_file_and_another_encoding_are_refused(tmp_path):
     file.write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="UTF-8 text, got the byte 0xe9 at 3"):
         read_prompts(file)
+
+
+def test_durations_that_are_a_folder_are_not_passed_over(tmp_path):
+    write(tmp_path / "s" / "1.json", '{"caption": "a"}')
+    (tmp_path / "s" / "shot_durations.txt").mkdir()
+    with pytest.raises(ValueError, match="shot_durations.txt cannot be read .Is a directory"):
+        read_prompts(tmp_path)
