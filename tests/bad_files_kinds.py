@@ -304,7 +304,7 @@ KINDS = (
             f"pipeline {FREE}",
             "the top is unknown",
             r"generation\.(guidance|negative_prompt|shift|window|t_scale) is missing",
-            r"generation\.(sink|shot_sink|shot_offset) is missing",
+            r"generation\.(sink|shot_sink|shot_offset|sampler) is missing",
             r"generation\.fps is 1e300",
             r"generation\.shot_offset is -1",
             r"generation\.negative_prompt is a text",

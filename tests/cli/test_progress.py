@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from longlive_cli.progress import FrameBar, duration, state
+from longlive_cli.progress import FrameBar, VideoCount, duration, state
 
 
 @dataclass(frozen=True)
@@ -153,3 +153,64 @@ def test_a_stream_without_an_end_has_a_bar_without_one():
     with bar:
         bar.step("first", Step(2, 1, blocks=None))
         assert shown(bar) == [("first", "block 3, step 2/4", 2.5, None)]
+
+
+def test_a_block_that_is_not_the_last_leaves_the_bar_where_it_is():
+    bar, _ = on_terminal(["first"])
+    with bar:
+        bar(report(59, 60, 5.0))
+        bar.step("first", Step(1, 0))
+        assert shown(bar) == [("first", "block 2/2, step 1/4, 59/60 frames, 11.8 frames/s", 5, 8)]
+        bar(report(60, 60, 6.0, index=1))
+        assert shown(bar) == [("first", "60/60 frames, 1.0 frames/s", 8, 8)]
+
+
+def test_a_video_without_steps_has_a_full_bar_at_its_end():
+    bar, _ = on_terminal(["first"])
+    with bar:
+        bar(report(60, 60, 5.0))
+        assert shown(bar) == [("first", "60/60 frames, 12.0 frames/s", 1, 1)]
+
+
+def test_a_name_that_was_not_expected_begins_a_bar_with_a_pace_of_its_own():
+    clock = Clock()
+    bar, _ = on_terminal(["first"], clock)
+    with bar:
+        bar.step("first", Step(0, 0))
+        clock.now += 50
+        bar.step("second", Step(0, 0))
+        clock.now += 1
+        bar.step("second", Step(0, 1))
+        assert shown(bar) == [
+            ("first", "block 1/2, step 1/4", 1, 8),
+            ("second", "block 1/2, step 2/4, 0:06 left", 2, 8),
+        ]
+
+
+def test_videos_of_an_evaluation_are_counted_in_one_bar():
+    clock = Clock()
+    terminal = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "xterm"})
+    with VideoCount(terminal, clock) as bar:
+        assert shown(bar) == [("loading the model", "", 0, None)]
+        bar("short", 0, 6)
+        assert shown(bar) == [("short", "0/6 videos", 0, 6)]
+        clock.now += 10
+        bar("short", 2, 6)
+        assert shown(bar) == [("short", "2/6 videos, 0:20 left", 2, 6)]
+        clock.now += 15
+        bar("long", 5, 6)
+        assert shown(bar) == [("long", "5/6 videos, 0:05 left", 5, 6)]
+
+
+def test_videos_of_an_evaluation_are_a_line_each_in_a_file(capsys):
+    clock, text = Clock(), io.StringIO()
+    with VideoCount(Console(file=text), clock) as count:
+        count("short", 0, 2)
+        clock.now += 61
+        count("short", 1, 2)
+    assert text.getvalue() == ""
+    assert capsys.readouterr().err.splitlines() == [
+        "loading the model",
+        "short: 0/2 videos",
+        "short: 1/2 videos, 1:01 left",
+    ]
