@@ -160,9 +160,11 @@ def test_a_block_that_is_not_the_last_leaves_the_bar_where_it_is():
     with bar:
         bar(report(59, 60, 5.0))
         bar.step("first", Step(1, 0))
-        assert shown(bar) == [("first", "block 2/2, step 1/4, 59/60 frames, 11.8 frames/s", 5, 8)]
+        assert shown(bar) == [
+            ("first", "block 2/2, step 1/4, 59/60 frames, 11.8 frames/s", 1.25, 2)
+        ]
         bar(report(60, 60, 6.0, index=1))
-        assert shown(bar) == [("first", "60/60 frames, 1.0 frames/s", 8, 8)]
+        assert shown(bar) == [("first", "60/60 frames, 1.0 frames/s", 2, 2)]
 
 
 def test_a_video_without_steps_has_a_full_bar_at_its_end():
@@ -182,8 +184,8 @@ def test_a_name_that_was_not_expected_begins_a_bar_with_a_pace_of_its_own():
         clock.now += 1
         bar.step("second", Step(0, 1))
         assert shown(bar) == [
-            ("first", "block 1/2, step 1/4", 1, 8),
-            ("second", "block 1/2, step 2/4, 0:06 left", 2, 8),
+            ("first", "block 1/2, step 1/4", 0.25, 2),
+            ("second", "block 1/2, step 2/4, 0:06 left", 0.5, 2),
         ]
 
 
