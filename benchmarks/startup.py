@@ -28,12 +28,11 @@ COMMIT = "from longlive_recipes.run_record import code_version; print(code_versi
 PARTS = {
     "import longlive_core": "import longlive_core",
     "import its primitives": IMPORT,
-    "import torch": "import torch",
     "longlive --help": HELP,
 }
 ABOUT = (
     "A new process of Python that imports the core, with its primitives (which import torch) or "
-    "without, torch alone, or shows the command's help. The two commits take turns. Seconds from "
+    "without, or shows the command's help. The two commits take turns. Seconds from "
     "start to end, and seconds of processor time, which depend less on what else the machine does."
 )
 
