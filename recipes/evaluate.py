@@ -29,6 +29,7 @@ from longlive_models.video.blocks import decoder
 from longlive_recipes.configs.evaluate import Evaluate as Evaluate
 from longlive_recipes.configs.evaluate import pocket as pocket
 from longlive_recipes.configs.evaluate import pocket_quick as pocket_quick
+from longlive_recipes.generation.interrupts import signal_of
 from longlive_recipes.moving_shapes.attributes import (
     MOTIONS,
     ShapeAttributes,
@@ -70,7 +71,8 @@ def run(
         made: told the suite, how many of all videos are generated, and how many there will be.
         stored: given the result so far when a suite has ended, with ``complete`` False.
 
-    An interrupt ends it after the last whole suite: then ``complete`` is False.
+    An interrupt ends it after the last whole suite: then ``complete`` is False, and ``signal`` is
+    the number of what interrupted it.
 
     Raises:
         KeyboardInterrupt: an interrupt before the first suite has ended.
@@ -99,10 +101,10 @@ def run(
             suites |= scores
             if stored is not None:
                 stored(result(complete=False))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if not suites:
             raise
-        return result(complete=False)
+        return {**result(complete=False), "signal": signal_of(interrupt)}
     return result(complete=True)
 
 

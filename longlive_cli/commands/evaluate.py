@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longlive_cli import complete
-from longlive_cli.boundary import INTERRUPTED
+from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_runtime
 from longlive_cli.options import ResultFile
+from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
-    from longlive_recipes.moving_shapes.judge import ShotVerdict
+    from longlive_recipes.moving_shapes.judge import ClipVerdict, ShotVerdict
 
 
 @with_runtime
@@ -89,13 +90,14 @@ def evaluate(
             told = (f"{n.replace('_', ' ')} {_number(v)}" for n, v in numbers.items())
             note(f"longlive: {name}: {', '.join(told)}")
 
-    with VideoCount() as count:
+    with Stoppable(), VideoCount() as count:
         result = preset.module.run(wanted, runtime=decided, made=count, stored=stored)
     stored(result)
     say(json.dumps(result) if as_json else table(result["suites"]))
     if not result["complete"]:
-        note("longlive: interrupted; suites that had ended are above.")
-        raise typer.Exit(INTERRUPTED)
+        status = 128 + result["signal"]
+        note(f"longlive: {name_of(status)}; suites that had ended are above.")
+        raise typer.Exit(status)
 
 
 def _refuse_runtime(runtime: dict[str, Any]) -> None:
@@ -151,18 +153,31 @@ def _number(value: Any) -> str:
 def _judge(videos: list[Path], as_json: bool, fps: float | None, output: Path | None) -> None:
     from longlive_recipes.moving_shapes.clip_files import judge_files
 
-    verdicts = judge_files(videos, fps=fps, note=note)
-    if output is not None:
-        rows = {str(path): asdict(verdict) for path, verdict in verdicts.items()}
-        _store({"videos": rows}, output)
-    for path, verdict in verdicts.items():
-        if as_json:
-            say(json.dumps({"video": str(path), **asdict(verdict)}))
-            continue
-        cuts = ", ".join(map(str, verdict.cuts)) or "none"
-        say(f"{path}: cuts at frames: {cuts}")
-        for number, shot in enumerate(verdict.shots, start=1):
-            say(f"  shot {number}: {describe(shot)}")
+    rows: dict[str, Any] = {}
+
+    def judged(path: Path, verdict: "ClipVerdict") -> None:
+        rows[str(path)] = asdict(verdict)
+        if output is not None:
+            _store({"videos": rows}, output)
+        _tell(path, verdict, as_json)
+
+    try:
+        with Stoppable():
+            judge_files(videos, fps=fps, note=note, judged=judged)
+    except (Exception, KeyboardInterrupt) as error:
+        if rows:
+            error.add_note(f"{len(rows)} of {len(videos)} videos were judged before that.")
+        raise
+
+
+def _tell(path: Path, verdict: "ClipVerdict", as_json: bool) -> None:
+    if as_json:
+        say(json.dumps({"video": str(path), **asdict(verdict)}))
+        return
+    cuts = ", ".join(map(str, verdict.cuts)) or "none"
+    say(f"{path}: cuts at frames: {cuts}")
+    for number, shot in enumerate(verdict.shots, start=1):
+        say(f"  shot {number}: {describe(shot)}")
 
 
 def describe(shot: "ShotVerdict") -> str:

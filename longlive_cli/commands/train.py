@@ -89,7 +89,9 @@ def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
         value = vars(wanted).get(name)
         if isinstance(value, str):
             reads.append((name, Path(value)))
-    refuse_inputs(run_files(Path(wanted.run.output)), reads, option="run.output")
+    run = vars(wanted).get("run")  # a recipe of another package may write elsewhere
+    if run is not None:
+        refuse_inputs(run_files(Path(run.output)), reads, option="run.output")
 
 
 def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:

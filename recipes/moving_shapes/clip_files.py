@@ -12,7 +12,11 @@ from longlive_recipes.moving_shapes.judge import ClipVerdict, judge_clip
 
 
 def judge_files(
-    videos: Sequence[Path], *, fps: float | None = None, note: Callable[[str], None]
+    videos: Sequence[Path],
+    *,
+    fps: float | None = None,
+    note: Callable[[str], None],
+    judged: Callable[[Path, ClipVerdict], None] | None = None,
 ) -> dict[Path, ClipVerdict]:
     """A verdict for every video; one of them is in memory at a time.
 
@@ -20,6 +24,7 @@ def judge_files(
         videos: files, or folders of numbered png frames.
         fps: the rate of all of them, where their own is not wanted.
         note: told what a file lacks that was cut.
+        judged: told each verdict as soon as it is there.
 
     Raises:
         ValueError: a video that cannot be read or judged; all are looked for before the first.
@@ -37,6 +42,8 @@ def judge_files(
         for warning in told:
             note(str(warning.message))
         verdicts[path] = judge_clip(frames.numpy(), rate)
+        if judged is not None:
+            judged(path, verdicts[path])
     return verdicts
 
 

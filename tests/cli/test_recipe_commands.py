@@ -1,6 +1,7 @@
 """`longlive train`, `recipes` and `evaluate`, on a recipe of their own that writes nothing."""
 
 import json
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from longlive_cli import catalog
 from longlive_cli.main import app
 from longlive_cli.overrides import apply_mapping
 from longlive_models.video.files import VideoWriter
+from longlive_recipes.moving_shapes.judge import judge_clip
 from longlive_recipes.run_record import as_plain
 
 
@@ -50,6 +52,7 @@ class Recipe(ModuleType):
         self.PRESETS = {"tiny": tiny, "long": lambda: Settings(steps=100), "pocket": tiny}
         self.calls: list[tuple] = []
         self.complete = True
+        self.signal = 2
 
     def check(self, config, *, resume=None):
         if resume is not None and not Path(resume).exists():
@@ -61,7 +64,8 @@ class Recipe(ModuleType):
             made("seen", 0, 220)
             made("seen", 200, 220)
             stored({**SCORES, "complete": False})
-            return {**SCORES, "complete": self.complete}
+            ended = {} if self.complete else {"signal": self.signal}
+            return {**SCORES, "complete": self.complete, **ended}
         return SCORES
 
 
@@ -195,6 +199,30 @@ def test_an_interrupted_evaluation_keeps_the_suites_that_had_ended(recipe, tmp_p
     assert json.loads(path.read_text())["complete"] is False
     assert "interrupted; suites that had ended are above" in done.stderr
     assert "| long | 20 |" in done.stdout
+    recipe.signal = 15
+    done = longlive("evaluate", "-o", str(path), "--overwrite")
+    assert done.exit_code == 143
+    assert "stopped by SIGTERM; suites that had ended are above" in done.stderr
+
+
+def test_verdicts_before_a_stop_are_kept(tmp_path, monkeypatch):
+    def judge(frames, rate):
+        if len(frames) == 30:
+            signal.raise_signal(signal.SIGTERM)
+        return judge_clip(frames, rate)
+
+    paths, result = [tmp_path / "a.mp4", tmp_path / "b.mp4"], tmp_path / "verdicts.json"
+    for path, frames in zip(paths, (25, 30), strict=True):
+        with VideoWriter(path, fps=12, size=(64, 64)) as writer:
+            writer.write(torch.zeros(frames, 64, 64, 3, dtype=torch.uint8))
+    monkeypatch.setattr("longlive_recipes.moving_shapes.clip_files.judge_clip", judge)
+    done = longlive("evaluate", *map(str, paths), "-o", str(result))
+    assert done.exit_code == 143
+    assert done.stderr.splitlines() == [
+        "longlive: stopped by SIGTERM; 1 of 2 videos were judged before that."
+    ]
+    assert list(json.loads(result.read_text())["videos"]) == [str(paths[0])]
+    assert done.stdout.startswith(f"{paths[0]}: cuts at frames")
 
 
 def test_verdicts_on_videos_are_stored_where_no_video_is_lost(tmp_path):

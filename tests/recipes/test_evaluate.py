@@ -238,5 +238,6 @@ def test_suites_are_told_as_they_end_and_kept_when_one_is_interrupted(config, mo
     assert told[0] == ("seen", 0, 6)
     assert told[-1] == ("storyboards", 3, 6)
     assert [(r["complete"], list(r["suites"])) for r in [*kept, result]] == [(False, ["seen"])] * 2
+    assert result["signal"] == 2
     with pytest.raises(KeyboardInterrupt):
         run(replace(wanted, seen=0))
