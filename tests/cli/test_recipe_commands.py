@@ -15,18 +15,17 @@ from typer.testing import CliRunner
 from longlive_cli import catalog
 from longlive_cli.main import app
 from longlive_cli.overrides import apply_mapping
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.video.files import VideoWriter
 from longlive_recipes.moving_shapes.judge import judge_clip
 from longlive_recipes.run_record import as_plain
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(RuntimeOptions):
     steps: int = 3
     model: str = "pocket"
     device: str = "cpu"
-    weights: str = "auto"
-    kv_cache: str = "auto"
 
 
 SCORES = {
@@ -58,7 +57,7 @@ class Recipe(ModuleType):
         if resume is not None and not Path(resume).exists():
             raise ValueError(f"there is no checkpoint {resume!r} to go on from.")
 
-    def run(self, config, *, resume=None, made=None, stored=None):
+    def run(self, config, *, resume=None, made=None, stored=None, runtime=None):
         self.calls.append((config, resume))
         if made is not None:
             made("seen", 0, 220)
@@ -84,7 +83,7 @@ def recipe(monkeypatch):
 
 
 def shown(steps: int) -> str:
-    return f"steps: {steps}\nmodel: pocket\ndevice: cpu\nweights: auto\nkv_cache: auto\n"
+    return yaml.safe_dump(as_plain(Settings(steps=steps)), sort_keys=False)
 
 
 def longlive(*arguments: str):
