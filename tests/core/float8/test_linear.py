@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from longlive_core.backends import BackendUnavailable
-from longlive_core.float8 import Float8Config, Float8Linear, convert_linears, dequantize, quantize
+from longlive_core.float8 import (
+    Float8Config,
+    Float8Linear,
+    Scaling,
+    convert_linears,
+    dequantize,
+    quantize,
+)
+from longlive_core.float8.linear import why_not_convert
 
 CONFIGS = [Float8Config(scaling="row"), Float8Config(scaling="block")]
 
@@ -179,3 +187,76 @@ def test_stored_codes_that_are_nan_are_refused():
     state["weight_codes"] = state["weight_codes"].clone().fill_(0xFF)
     with pytest.raises(RuntimeError, match="codes that are NaN"):
         layer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("code", [0x7F, 0xFF])
+def test_one_code_that_is_nan_is_refused_and_the_largest_number_is_not(code):
+    layer = Float8Linear.from_linear(nn.Linear(32, 16))
+    state = copy.deepcopy(layer.state_dict())
+    state["weight_codes"][15, 31] = code
+    with pytest.raises(RuntimeError, match="codes that are NaN"):
+        layer.load_state_dict(state)
+    state["weight_codes"][15, 31] = code - 1
+    layer.load_state_dict(state)
+    scale = layer.weight_scales.view(torch.float32)[15, 0]
+    sign = 1 if code == 0x7F else -1
+    assert dequantize(layer.weight, torch.float32)[15, 31] == sign * 448 * scale
+
+
+@pytest.mark.parametrize("missing", ["weight_codes", "weight_scales"])
+def test_a_state_that_lacks_a_part_is_told_and_with_strict_off_changes_no_other(missing):
+    layer = Float8Linear.from_linear(nn.Linear(32, 16))
+    state, before = copy.deepcopy(layer.state_dict()), bits(layer)
+    del state[missing]
+    with pytest.raises(RuntimeError, match=f"Missing key.*{missing}"):
+        layer.load_state_dict(state)
+    assert layer.load_state_dict(state, strict=False).missing_keys == [missing]
+    assert all(map(torch.equal, bits(layer), before))
+
+
+def test_scaling_decides_which_numbers_share_a_scale():
+    row, block = CONFIGS
+    assert (row.activation, row.weight) == (Scaling.ROW, Scaling.ROW)
+    assert (block.activation, block.weight) == (Scaling.ROW_BLOCK, Scaling.SQUARE)
+    assert layer_of(row)[1].weight_scales.shape == (256, 1)
+    assert layer_of(block)[1].weight_scales.shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "step", "others"), [("row", 16, (8, 17, 24)), ("block", 128, (16, 64, 129, 192))]
+)
+def test_both_sizes_are_multiples(scaling, step, others):
+    config = Float8Config(scaling=scaling)
+    for size in (step, 2 * step, 3 * step):
+        assert why_not_convert(size, step, config) is None
+    for other in others:
+        for sizes in ((other, step), (step, other), (other, other)):
+            message = f"its sizes {sizes[0]} and {sizes[1]} are not both divisible by {step}"
+            assert why_not_convert(*sizes, config).startswith(message)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    _, layer = layer_of(CONFIGS[0])
+    layer.bias.requires_grad_(False)
+    x = torch.randn(3, 128, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.bias.grad is None
+    layer.bias.requires_grad_(True)
+    layer(x.detach()).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((256,), 3.0))
+
+
+def test_the_bias_is_shared_and_the_mode_of_training_kept():
+    for training in (True, False):
+        linear, layer = layer_of(CONFIGS[0])
+        assert layer.bias is linear.bias
+        back = layer.train(training).to_linear(torch.float32)
+        assert back.training == training
+        assert torch.equal(back.bias, linear.bias)
+
+
+def test_what_is_named_is_kept_as_it_is():
+    model = nn.ModuleDict({"a": nn.Linear(16, 16), "b": nn.Linear(16, 16)})
+    report = convert_linears(model, keep=("a",), device="cpu")
+    assert (report.swapped, list(report.kept)) == (("b",), ["a"])
+    assert type(model["a"]) is nn.Linear

@@ -16,6 +16,7 @@ from longlive_core.nvfp4 import (
     dequantize,
     quantize,
 )
+from longlive_core.nvfp4.convert import plan_conversion, why_not_convert
 
 
 def model() -> nn.Module:
@@ -100,3 +101,40 @@ def test_a_state_dict_of_a_converted_model_goes_into_another(config):
     other.load_state_dict(one.state_dict())
     x = torch.randn(3, 32)
     assert torch.equal(one.blocks[0](x), other.blocks[0](x))
+
+
+def test_both_sizes_are_whole_blocks():
+    for sizes in ((16, 16), (32, 48), (1600, 16)):
+        assert why_not_convert(nn.Linear(*sizes)) is None
+    for sizes in ((16, 8), (8, 16), (17, 16), (16, 31), (40, 40)):
+        message = f"its sizes {sizes[0]} and {sizes[1]} are not both divisible by 16"
+        assert why_not_convert(nn.Linear(*sizes)).startswith(message)
+
+
+def test_a_plan_is_what_a_conversion_does_and_changes_nothing():
+    with torch.device("meta"):
+        net = model()
+    plan = plan_conversion(net)
+    assert tuple(plan.swapped) == NAMES
+    assert not any(isinstance(module, NVFP4Linear) for module in net.modules())
+    assert plan.kept == convert_linears(model()).kept
+    kept = plan_conversion(net, keep=("blocks.0", "head", "time_embedding"))
+    assert tuple(kept.swapped) == NAMES[2:]
+
+
+def test_decoding_changes_packed_linears_alone_and_keeps_their_mode():
+    net = model().eval()
+    convert_linears(net, keep=(*KEEP, "blocks.1"))
+    others = (net.odd, net.head, net.blocks[1][0])
+    assert decode_linears(net, torch.float32).swapped == NAMES[:2]
+    assert (net.odd, net.head, net.blocks[1][0]) == others
+    assert not net.blocks[0][0].training
+    assert net.blocks[0][0].weight.dtype == torch.float32
+
+
+def test_training_linears_are_moved_to_the_device_that_is_named():
+    net = model()
+    linear = net.blocks[0][0]
+    convert_linears(net, TrainingConfig(), device="meta")
+    assert linear.weight.is_meta and net.blocks[0][0].weight.is_meta
+    assert not net.head.weight.is_meta

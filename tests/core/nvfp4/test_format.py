@@ -1,7 +1,7 @@
 """What belongs to the format: rules, their bounds, blocks; and what a quantized tensor carries."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -87,9 +87,43 @@ def test_a_config_survives_json(rule):
     assert QuantizeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def unchecked(**changed: object) -> QuantizeConfig:
+    """As outside of these tests, which check annotations themselves."""
+    config = object.__new__(QuantizeConfig)
+    for name, value in {**asdict(QuantizeConfig()), **changed}.items():
+        object.__setattr__(config, name, value)
+    config.__post_init__()
+    return config
+
+
 def test_other_blocks_are_refused():
     with pytest.raises(ValueError, match=r"block=\(1, 32\).*\(1, 16\) or \(16, 16\)"):
         QuantizeConfig(block=(1, 32))
+
+
+@pytest.mark.parametrize("block", [(16, 1), (1, 1), (32, 32), (16,), (1, 16, 1), (1, 16.0), ()])
+def test_a_block_is_a_row_or_a_square_of_sixteen(block):
+    with pytest.raises(ValueError, match=r"an NVFP4 block is \(1, 16\) or \(16, 16\)"):
+        unchecked(block=block)
+
+
+@pytest.mark.parametrize("block", [(True, 16), [1, 16], "1,16", None])
+def test_a_block_of_another_type_is_refused_though_it_be_equal(block):
+    with pytest.raises(ValueError, match=r"an NVFP4 block is \(1, 16\) or \(16, 16\)"):
+        unchecked(block=block)
+
+
+@pytest.mark.parametrize("rounding", ["", "Nearest", "even", None, 0])
+def test_other_roundings_are_refused(rounding):
+    with pytest.raises(ValueError, match="use 'nearest', or 'stochastic' for gradients"):
+        unchecked(rounding=rounding)
+
+
+def test_a_rule_chooses_between_two_targets_where_it_measures_an_error():
+    for rule in ScaleRule:
+        assert rule.adaptive == (len(rule.row.targets) == 2) == rule.value.startswith("four")
+        assert rule.target == (4.0 if rule is ScaleRule.AMAX_4 else 6.0)
+        assert rule.bounds[0] == QuantizeConfig(rule=rule).largest_scale
 
 
 @pytest.mark.parametrize(
