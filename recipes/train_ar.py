@@ -187,7 +187,7 @@ class TrainARModule(TrainingModule):
         return self._own(torch.randn(shape, dtype=torch.float32, device=self.device), frames=2)
 
     def _jitter(self, clips: TokenClips, count: int) -> Tensor:
-        """A little noise for the clean half, of another strength in each clip."""
+        """A little noise for the clean context, of another strength in each clip."""
         strength = self._own(torch.rand(count, 1, 1, 1, 1, dtype=torch.float32, device=self.device))
         return self.config.context_jitter * strength * self._noise(clips, count)
 

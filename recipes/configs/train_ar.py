@@ -51,7 +51,7 @@ class TrainAR:
     shift: float = GenerationSettings.shift
     prompt_dropout: float = 0.1
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
-    context_jitter: float = 0.05  # most noise on the clean half, untold: generated pasts have some
+    context_jitter: float = 0.05  # most noise in the clean context, as generated contexts have it
     latent_cache: str | None = None  # keep the encoded clips here
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
@@ -127,8 +127,8 @@ class TrainAR:
             "context_jitter",
             at_least=0,
             at_most=1,
-            why="it is the most noise on the clean half, as a share of what latents vary by. Use "
-            "0.05, say.",
+            why="it is the most noise that is added to the clean context, as a share of what "
+            "latents vary by. Use 0.05, say.",
         )
         real_field(
             self,

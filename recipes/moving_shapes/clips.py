@@ -145,11 +145,11 @@ def clip(
     blocks: int = 6,
     split: Split = "train",
 ) -> Clip:
-    """Clip `index` of the endless row that `seed` names.
+    """Clip number `index` of the endless sequence of clips that `seed` stands for.
 
     Args:
-        seed: names the row; not negative.
-        index: place in the row; not negative.
+        seed: the sequence of clips; not negative.
+        index: place in the sequence; not negative.
         clip_format: picture size and rate; None is `ClipFormat()`.
         blocks: length of the clip.
         split: "train" never shows a held-out pair, every shot of "heldout" does, "any" may.

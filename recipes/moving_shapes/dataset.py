@@ -229,13 +229,13 @@ class TokenClips:
         return len(self.ids)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """The numbers of ``count`` random clips."""
+        """The indices of ``count`` random clips."""
         return torch.randint(len(self), (count,), generator=generator, device=generator.device).to(
             self.ids.device
         )
 
     def mask(self, some: Tensor) -> TableMask:
-        """Who may see whom in these clips."""
+        """The teacher-forcing mask of these clips: which tokens attend to which."""
         frames_per_block = self.positions.shape[1] // self.ids.shape[1]
         mask = TableMask(self.tables[some], self.tokens_per_frame * frames_per_block)
         if some.device.type == "cuda":

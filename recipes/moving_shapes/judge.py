@@ -197,7 +197,7 @@ def _shape(seen: Measurements) -> tuple[str, float]:
 
 
 def _colour(seen: Measurements) -> str:
-    """The colour that most inner pixels are nearest to, every frame with one voice."""
+    """The colour that most inner pixels are nearest to; every frame counts alike."""
     shares = seen.votes / np.maximum(seen.votes.sum(1, keepdims=True), 1)
     return list(COLOURS)[int(shares.sum(0).argmax())]
 

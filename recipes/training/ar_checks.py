@@ -1,4 +1,4 @@
-"""What AR training asks of its clips, captions and first weights before any clip is drawn."""
+"""Checks of AR training before any clip is drawn: clip lengths, first weights, memory."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -18,6 +18,7 @@ from longlive_recipes.training.checkpoint_layout import (
     OPTIMIZERS,
     average_key,
     averages_in,
+    left_out,
     optimizers_in,
     steps_in,
 )
@@ -100,6 +101,8 @@ def check_fits(checkpoint: Path, module: nn.Module, config: Any) -> None:
     """
     state = read_state(checkpoint)
     weights, averages = _shards(checkpoint) if checkpoint.is_dir() else _tensors_of(state)
+    own = module.state_dict()
+    weights |= {name: own[name] for name in left_out(state) if name in own}
     for tensors in (weights, *({**weights, **average} for average in averages)):
         try:
             fill(module, tensors, checkpoint)
@@ -184,6 +187,7 @@ def _check_parts(state: dict[str, Any]) -> None:
     """Raise KeyError or ValueError for what a run could not go on with."""
     whole("global_step", state["global_step"], at_least=0, at_most=MOST_STEPS, why="")
     callbacks = _mapping(state["callbacks"], "callbacks")
+    left_out(state)
     optimizers_in(state)
     if OPTIMIZERS not in state and average_key(ONLY) not in callbacks:
         raise KeyError(average_key(ONLY))

@@ -3,7 +3,8 @@
 Lightning's own parts are ``state_dict``, ``optimizer_states``, ``lr_schedulers``, ``loops`` and
 ``callbacks``. Among the callbacks are the state of every moving average, and the run's seconds and
 steps. ``optimizers`` tells of each optimizer, in the order of ``optimizer_states``, its name, the
-names of its parameters and how many updates it has made. Checkpoints from before 0.2.0 have one
+names of its parameters and how many updates it has made; ``left_out`` has the names of frozen
+parameters that are not in ``state_dict``. Checkpoints from before 0.2.0 have one
 optimizer and one average, and nothing under ``optimizers``.
 """
 
@@ -24,6 +25,8 @@ CLOCK = "Clock"
 """The key of the state with a run's seconds and steps."""
 
 OPTIMIZERS = "optimizers"
+
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,18 @@ def steps_in(checkpoint: Mapping[str, Any]) -> int:
     """
     steps: int = checkpoint["callbacks"][CLOCK].get("steps", checkpoint["global_step"])
     return steps
+
+
+def left_out(checkpoint: Mapping[str, Any]) -> list[str]:
+    """The names of frozen parameters that a checkpoint leaves to the module.
+
+    Raises:
+        ValueError: it tells no list of names.
+    """
+    names = checkpoint.get(LEFT_OUT, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its {LEFT_OUT} is no list of names but {shown(names)}")
+    return names
 
 
 def optimizers_in(checkpoint: Mapping[str, Any]) -> dict[str, OptimizerState]:

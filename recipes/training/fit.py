@@ -33,7 +33,7 @@ from longlive_recipes.training.checkpoint_files import (
     put_together,
     read_state,
 )
-from longlive_recipes.training.checkpoint_layout import averages_in
+from longlive_recipes.training.checkpoint_layout import averages_in, left_out
 from longlive_recipes.training.module import TrainingModule, check_same_parts
 from longlive_recipes.training.monitoring import (
     LossLog,
@@ -61,8 +61,8 @@ MAY_CHANGE = (
     "run.checkpoint_minutes",
     "run.progress_bar",
 )
-"""Fields of a config that a resumed run may have changed: neither weights nor logs know them, but
-for the last digits, where another number of ranks adds up in another order."""
+"""Fields of a config that a resumed run may have changed: weights and logs do not depend on them,
+but for the last digits, where another number of ranks adds up in another order."""
 
 
 def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:
@@ -232,7 +232,8 @@ def load_average(module: TrainingModule, resume: str) -> int:
     steps = completed_steps(file)
     checkpoint = read_checkpoint(file)
     check_same_parts(module.plan, checkpoint)
-    weights = dict(checkpoint["state_dict"])
+    own = module.state_dict()
+    weights = checkpoint["state_dict"] | {name: own[name] for name in left_out(checkpoint)}
     for name, state in averages_in(checkpoint).items():
         if module.plan.averages[name].evaluated:
             weights |= state["average"]
@@ -248,7 +249,7 @@ def build_trainer(
     *,
     checkpoint: Path | None = None,
 ) -> Trainer:
-    """Lightning's Trainer with everything that rides along with a run."""
+    """Lightning's Trainer with the callbacks of a run."""
     output = Path(run.output)
     resumed, purge = None, None
     if checkpoint is not None:
@@ -296,7 +297,7 @@ def build_trainer(
 
 
 def _processes(run: Run, parallel: Parallel) -> Processes:
-    """What a run asks of a machine, which may refuse it."""
+    """The processes and devices that a run computes on."""
     writer = [WholeCheckpoints()] if parallel.ranks == 1 else []  # several ranks write folders
     alone = environment(parallel.ranks)
     return Processes(
@@ -311,7 +312,10 @@ def _processes(run: Run, parallel: Parallel) -> Processes:
 
 @contextmanager
 def _stops_are_told_apart() -> Iterator[None]:
-    """Lightning ends the process after an interrupt, and with status 0 after a SIGTERM."""
+    """Within the block, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit with its status.
+
+    Lightning by itself ends the process after the first, and with status 0 after the second.
+    """
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -334,7 +338,7 @@ def _float32_matmul(precision: str) -> Iterator[None]:
 
 @contextmanager
 def lightning_is_brief() -> Iterator[None]:
-    """Within the block, Lightning keeps tips to itself, and a deprecated call of its own."""
+    """Within the block, Lightning gives no tips, and two warnings of its own code are ignored."""
     log = logging.getLogger("pytorch_lightning")
     before = log.level
     log.setLevel(logging.WARNING)

@@ -25,17 +25,19 @@ from longlive_recipes.configs.checked import whole_field
 from longlive_recipes.training.averages import MovingAverage
 from longlive_recipes.training.callbacks import RunProgress
 from longlive_recipes.training.checkpoint_layout import (
+    LEFT_OUT,
     OPTIMIZERS,
     OptimizerState,
     averages_in,
+    left_out,
     optimizer_values,
     optimizers_in,
 )
-from longlive_recipes.training.optimizers import Optimization, OptimizationPlan
+from longlive_recipes.training.optimizers import Optimization, OptimizationPlan, frozen
 from longlive_recipes.training.schedule import LearningRateCurve, TrainingSchedule
 
 NOISE, CHOICES = 0, 1
-"""Random numbers of a step: torch's global generator, and which clips are drawn."""
+"""A step's two streams of random numbers: of torch's global generator, and of the clips drawn."""
 
 MOST_SEED = (1 << 63) - 1000
 """The largest seed: torch takes 63 bits, and clips of other lengths have seeds a little above."""
@@ -256,9 +258,16 @@ class TrainingModule(LightningModule, ABC):
             for name in self.plan.optimizers
         }
         checkpoint[OPTIMIZERS] = optimizer_values(states)
+        if not self.plan.store_frozen:
+            checkpoint[LEFT_OUT] = frozen(self)
+            for name in checkpoint[LEFT_OUT]:
+                del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_same_parts(self.plan, checkpoint)
+        if "state_dict" in checkpoint:  # of sharded ones the strategy has loaded it
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: own[name] for name in left_out(checkpoint)}
         trained = self.plan.trained(self)
         for name, state in optimizers_in(checkpoint).items():
             if state.parameters is not None and list(state.parameters) != trained[name]:
@@ -324,7 +333,7 @@ def step_seed(seed: int, step: int, stream: int) -> int:
 
 
 def start_from(module: nn.Module, folder: Path) -> None:
-    """Let a module begin with the weights of a part of a model, in its own precision.
+    """Load the weights of a part of a model into a module, in the module's own precision.
 
     Packed weights are decoded.
 

@@ -48,14 +48,14 @@ class Table:
             return file.readline().rstrip().split(",")
 
     def _widen(self, columns: list[str]) -> list[str]:
-        """Let the file have these columns, of which it has the first ones."""
+        """Write the file anew with these columns, of which it has the first ones."""
         rows = self.path.read_text().splitlines()[1:] if self.path.exists() else []
         wide = [row + "," * (len(columns) - 1 - row.count(",")) for row in rows]
         replace_file(self.path, "\n".join([",".join(columns), *wide]) + "\n")
         return columns
 
     def rewind(self, step: int) -> None:
-        """Forget what comes after ``step``, and a row that a full disk cut off."""
+        """Remove rows after ``step``, and a row that a full disk cut off."""
         if not self.path.exists():
             return
         header, *rows = self.path.read_text().splitlines(keepends=True)
@@ -76,7 +76,7 @@ def is_loss(name: str) -> bool:
 
 
 class LossLog(Callback):
-    """Logs what ``training_step`` returns, every few steps; stops a run whose loss is lost.
+    """Logs what ``training_step`` returns, every few steps; stops a run whose loss is no number.
 
     The learning rate of a module with one optimizer is in the column ``learning_rate``, those of
     several in ``learning_rate_NAME``.

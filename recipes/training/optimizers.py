@@ -170,13 +170,18 @@ class OptimizationPlan:
         averages: any number.
         manual: the module's ``training_step`` says itself when each optimizer makes an update.
             None: where there are several optimizers.
+        store_frozen: whether checkpoints hold frozen parameters, too. Without them a large base
+            that is never trained is not written again and again; a run that is resumed takes it
+            from where the module took it, which must not have changed.
     """
 
     optimizers: Mapping[str, TrainedBy]
     averages: Mapping[str, AverageOf] = field(default_factory=dict)
     manual: bool | None = None
+    store_frozen: bool = True
 
     def __post_init__(self) -> None:
+        switch_field(self, "store_frozen")
         if not self.optimizers:
             raise ValueError("a module has one optimizer or more, got none: nothing would train.")
         for name in (*self.optimizers, *self.averages):
@@ -247,6 +252,11 @@ class OptimizationPlan:
                     )
                 owner[name] = average
         return chosen
+
+
+def frozen(module: nn.Module) -> list[str]:
+    """The names of the parameters that are not trained."""
+    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
 
 
 def trainable(module: nn.Module) -> list[str]:

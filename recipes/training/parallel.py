@@ -110,7 +110,7 @@ class Ranks:
 
     @classmethod
     def of(cls, mesh: DeviceMesh) -> "Ranks":
-        """The place in a mesh of data x sequence."""
+        """This rank's place in a mesh of data x sequence."""
         data, sequence = (SequenceGroup.of(mesh.get_group(axis)) for axis in (0, 1))
         everyone = dist.group.WORLD
         assert everyone is not None, "a mesh has a process group"
@@ -143,7 +143,7 @@ class Ranks:
         return tensors
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank holds, by rank; on the first rank, and nothing on the others."""
+        """The values of all ranks in their order, on the first rank; nothing on the others."""
         if self.world.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.world.size if self.first else None
@@ -168,7 +168,7 @@ def check_launch(ranks: int) -> None:
 
 
 def environment(ranks: int) -> ClusterEnvironment | None:
-    """Who numbers the ranks; None leaves it to Lightning. One rank alone needs nobody."""
+    """What tells Lightning the numbers of ranks: of one alone its own; None lets it look."""
     return LightningEnvironment() if ranks == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""What can be seen to fail before a training run draws, writes or waits: asked beforehand."""
+"""Checks before a training run begins: its folder, the machine's memory, processes, devices."""
 
 import fcntl
 import logging
@@ -22,7 +22,7 @@ from longlive_recipes.training.checkpoint_files import CHECKPOINT
 
 GIB = 1 << 30
 TABLES = ("train.csv", "validation.csv")
-"""Of losses, and of what was validated."""
+"""The files of losses and of validations."""
 
 _log = logging.getLogger(__name__)
 

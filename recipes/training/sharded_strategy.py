@@ -32,7 +32,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from longlive_recipes.training.checkpoint_layout import averages_in, optimizers_in, with_averages
+from longlive_recipes.training.checkpoint_layout import (
+    averages_in,
+    left_out,
+    optimizers_in,
+    with_averages,
+)
 from longlive_recipes.training.optimizer_states import named_state, numbered_state, parameter_names
 from longlive_recipes.training.optimizers import ONLY
 from longlive_recipes.training.parallel import Parallel
@@ -133,10 +138,13 @@ class ShardedStrategy(ModelParallelStrategy):
             }
             for number, optimizer in enumerate(self.optimizers)
         ]
-        tensors = {"state_dict": get_model_state_dict(self._module), **_average_parts(averages)}
+        weights = get_model_state_dict(self._module)
+        for name in left_out(rest):
+            weights.pop(name, None)
+        tensors = {"state_dict": weights, **_average_parts(averages)}
         tensors |= {f"optimizer_{number}": state for number, state in enumerate(states)}
         load_shards(tensors, path)
-        self._module.load_state_dict(tensors["state_dict"])
+        self._module.load_state_dict(weights, strict=False)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             self._fill(optimizer, state, path)
         return with_averages(rest, averages)
@@ -149,7 +157,7 @@ class ShardedStrategy(ModelParallelStrategy):
         set_model_state_dict(
             self._module,
             checkpoint.pop("state_dict"),
-            options=StateDictOptions(full_state_dict=True),
+            options=StateDictOptions(full_state_dict=True, strict=not left_out(checkpoint)),
         )
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             names = parameter_names(named_state(self._module, optimizer))

@@ -5,7 +5,7 @@ up over two halves of a batch. Student and critic have an average each.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,12 @@ def train_pair(
     stop: int | None = None,
     resume: Path | None = None,
     parallel: Parallel | None = None,
+    plan: OptimizationPlan = PLAN,
 ) -> None:
     """A whole run, or one that is stopped before step ``stop`` is taken."""
     config = Pair(run=quiet_run(folder))
-    module = PairModule(config) if stop is None else PairModule(config, stop_at(stop))
+    before = stop_at(STEPS if stop is None else stop)
+    module = PairModule(config, before, plan)
     named = None if resume is None else str(resume)
     try:
         fit(module, config.run, config, resume=named, parallel=parallel)
@@ -136,9 +138,18 @@ def train_pair(
 
 
 def train_pair_on_ranks(
-    group: dist.ProcessGroup, folder: str, stop: int | None, resume: str | None
+    group: dist.ProcessGroup,
+    folder: str,
+    stop: int | None,
+    resume: str | None,
+    store_frozen: bool = True,
 ) -> None:
     """``train_pair`` on one of two ranks."""
     with launched(group):
-        resumed = None if resume is None else Path(resume)
-        train_pair(Path(folder), stop=stop, resume=resumed, parallel=Parallel(data=2))
+        train_pair(
+            Path(folder),
+            stop=stop,
+            resume=None if resume is None else Path(resume),
+            parallel=Parallel(data=2),
+            plan=replace(PLAN, store_frozen=store_frozen),
+        )

@@ -1,6 +1,5 @@
 """Two optimizers and two averages: a loop by hand has their numbers, and so has a resumed run."""
 
-import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,9 +8,15 @@ import torch
 from torch import nn
 
 from longlive_recipes.training.checkpoint_layout import averages_in, optimizers_in
-from longlive_recipes.training.fit import check_run, completed_steps, find_checkpoint, fit
+from longlive_recipes.training.fit import (
+    check_run,
+    completed_steps,
+    find_checkpoint,
+    fit,
+    load_average,
+)
 from longlive_recipes.training.module import CHOICES, NOISE, step_seed
-from longlive_recipes.training.optimizers import AdamW, AverageOf, OptimizationPlan, TrainedBy
+from longlive_recipes.training.optimizers import AdamW, TrainedBy
 from longlive_recipes.training.schedule import TrainingSchedule
 from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from tests.recipes.student_and_critic import (
@@ -38,6 +43,7 @@ from tests.recipes.tiny_runs import (
     column,
     load_last,
     quiet_run,
+    run_until_killed,
 )
 
 
@@ -169,6 +175,17 @@ def test_a_run_that_is_stopped_before_every_step_goes_on_bit_for_bit(whole_run, 
     assert_same_run(tmp_path, whole_run)
 
 
+def test_so_does_a_run_whose_process_is_killed(whole_run, tmp_path):
+    run_until_killed(
+        "from tests.recipes import student_and_critic as pair\n"
+        "pair.PairModule = kill_at(pair.PairModule, 6)\n"
+        f"pair.train_pair(Path({str(tmp_path)!r}))\n"
+    )
+    assert completed_steps(find_checkpoint(str(tmp_path))) == 6
+    train_pair(tmp_path, resume=tmp_path)
+    assert_same_run(tmp_path, whole_run)
+
+
 def test_a_finished_run_takes_no_more_steps_and_a_longer_one_goes_on(tmp_path):
     train_pair(tmp_path / "short")
     before = load_last(tmp_path / "short")["state_dict"]
@@ -223,6 +240,51 @@ def assert_close(one: dict, other: dict) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+BASE = ["base.weight", "base.bias"]
+
+
+def test_checkpoints_may_leave_out_a_frozen_base(whole_run, tmp_path):
+    lean = replace(PLAN, store_frozen=False)
+    train_pair(tmp_path, stop=6, plan=lean)
+    kept = load_last(tmp_path)
+    assert kept["left_out"] == BASE
+    assert not kept["state_dict"].keys() & set(BASE)
+    train_pair(tmp_path, resume=tmp_path, plan=lean)
+    assert (tmp_path / "train.csv").read_text() == (whole_run / "train.csv").read_text()
+
+    parts = nn.ModuleDict(
+        {"base": nn.Linear(3, 4), "student": nn.Linear(4, 2), "critic": nn.Linear(2, 2)}
+    )
+    run = quiet_run(tmp_path / "fresh")
+    check_run(run, Pair(run=run), resume=str(tmp_path), parts=lambda: parts)
+    module = PairModule(Pair(run=run), plan=lean)
+    base = module.base.weight.clone()
+    assert load_average(module, str(tmp_path)) == STEPS
+    assert torch.equal(module.base.weight, base)
+    average = averages_in(load_last(tmp_path))["student"]["average"]["student.weight"]
+    assert torch.equal(module.student.weight, average)
+
+
+def test_so_may_those_of_several_ranks(two_ranks, whole_run, tmp_path):
+    def train(name: str, stop: int | None, resume: str | None) -> None:
+        named = None if resume is None else str(tmp_path / resume)
+        two_ranks(2, train_pair_on_ranks, str(tmp_path / name), stop, named, False)
+
+    train("two", 6, None)
+    kept = read_checkpoint(find_checkpoint(str(tmp_path / "two")))
+    assert kept["left_out"] == BASE
+    assert not kept["state_dict"].keys() & set(BASE)
+    train("two", None, "two")
+    losses = column(whole_run / "train.csv", "critic_loss")
+    assert column(tmp_path / "two" / "train.csv", "critic_loss") == pytest.approx(losses, rel=1e-4)
+    lean = replace(PLAN, store_frozen=False)
+    train_pair(tmp_path / "one", stop=6, plan=lean)
+    train("on_two", None, "one")
+    assert column(tmp_path / "on_two" / "train.csv", "critic_loss") == pytest.approx(
+        losses[6:], rel=1e-4
+    )
+
+
 class ManualToy(ToyModule):
     """The toy with one optimizer, whose updates it makes itself."""
 
@@ -264,52 +326,6 @@ def test_gradients_of_others_and_of_what_fails_are_dropped(tmp_path):
     config = Pair(run=quiet_run(tmp_path))
     fit(Watched(config), config.run, config)
     assert optimizers_in(load_last(tmp_path))["student"].updates == 2
-
-
-def plan_of(**selections) -> OptimizationPlan:
-    return OptimizationPlan(
-        optimizers={
-            name: TrainedBy(adamw=AdamW(), parameters=selection)
-            for name, selection in selections.items()
-        }
-    )
-
-
-@pytest.mark.parametrize(
-    ("selections", "message"),
-    [
-        ({"a": "student.*"}, "no optimizer trains critic.weight, critic.bias: freeze"),
-        ({"a": "*", "b": "critic.*"}, "'a' and 'b' both train critic.weight and 1 others"),
-        ({"a": "*", "b": "base.*"}, r"optimizer 'b' has no parameters: 'base.\*' fits none"),
-        ({"a": "*", "b": lambda name: False}, "optimizer 'b' has no parameters"),
-    ],
-)
-def test_every_trainable_parameter_has_one_optimizer(selections, message, tmp_path):
-    module = PairModule(Pair(run=quiet_run(tmp_path)), plan=plan_of(**selections))
-    with pytest.raises(ValueError, match=message):
-        module.configure_optimizers()
-
-
-def test_two_averages_of_one_weight_are_refused_where_both_are_evaluated(tmp_path):
-    averages = {"fast": AverageOf(decay=0.5), "slow": AverageOf(decay=0.9, parameters="student.*")}
-    module = PairModule(Pair(run=quiet_run(tmp_path)), plan=replace(PLAN, averages=averages))
-    with pytest.raises(ValueError, match="'fast' and 'slow' are both evaluated and both hold stud"):
-        module.configure_optimizers()
-    averages["slow"] = replace(averages["slow"], evaluated=False)
-    replace(PLAN, averages=averages).averaged(copy.deepcopy(module))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"optimizers": {}}, "one optimizer or more, got none"),
-        ({"optimizers": {"a b": TrainedBy(adamw=AdamW())}}, "a name of letters, digits and _"),
-        ({"manual": False}, "manual=False is for one optimizer, got 2"),
-    ],
-)
-def test_plans_that_cannot_be_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        replace(PLAN, **changes)
 
 
 def test_an_optimizer_that_is_not_there_is_named(tmp_path):
