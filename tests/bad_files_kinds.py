@@ -301,7 +301,7 @@ KINDS = (
         write=of_model("model_index.json"),
         read=lambda path: read_settings(path.parent),
         good=(
-            f"pipeline {FREE}",
+            rf"(pipeline|transformer|vae|text_encoder)(\.\d)? {FREE}",
             "the top is unknown",
             r"generation\.(guidance|negative_prompt|shift|window|t_scale) is missing",
             r"generation\.(sink|shot_sink|shot_offset|sampler) is missing",
