@@ -77,7 +77,7 @@ class Block:
             self.text = self.model.embed_text(text.to(place, self.dtype))
             for block in range(self.index):
                 self.cache.begin_block(block)
-                self._velocity(self.noise[block], 0.0, block, remember=True)
+                self._velocity(self.noise[block], 0.0, block, store=True)
                 self.cache.commit()
 
     @torch.no_grad()
@@ -89,7 +89,7 @@ class Block:
             self.noise[self.index],
             self.schedule,
         )
-        self._velocity(latents, 0.0, self.index, remember=True)
+        self._velocity(latents, 0.0, self.index, store=True)
         return latents
 
     def exchanged(self) -> int:
@@ -105,7 +105,7 @@ class Block:
         return sent - (self.schedule.steps + 1) * (self.sp.bytes_sent - before)
 
     def _velocity(
-        self, latents: Tensor, timestep: float, block: int, *, remember: bool = False
+        self, latents: Tensor, timestep: float, block: int, *, store: bool = False
     ) -> Tensor:
         frames = latents.shape[2]
         return self.model(
@@ -116,7 +116,7 @@ class Block:
                 block * frames, (block + 1) * frames, device=self.place
             ).double(),
             memory=self.cache,
-            remember=remember,
+            store=store,
         )
 
 

@@ -316,7 +316,7 @@ class BlockGenerator:
         offset: float,
         memory: Memory,
         *,
-        remember: bool = False,
+        store: bool = False,
     ) -> Tensor:
         """What the model says of a block's latents, in both branches under guidance."""
         if self.guidance != 1:
@@ -335,13 +335,13 @@ class BlockGenerator:
             key_positions=None if places.keys is None else tensor(places.keys),
             t_scale=self.t_scale,
             memory=memory,
-            remember=remember,
+            store=store,
         )
 
     def _fill_page(self, latents: Tensor, text: TextContext, block: int, offset: float) -> None:
         """The clean pass: it fills the page in progress."""
         timesteps = latents.new_zeros(len(latents), latents.shape[2])
-        self._velocity(latents, timesteps, text, block, offset, self.cache, remember=True)
+        self._velocity(latents, timesteps, text, block, offset, self.cache, store=True)
         self.cache.commit()
 
     def _encode_again(self, text: TextContext) -> None:

@@ -4,14 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longlive_core.nvfp4 import LinearConfig
+from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.model_folder import load_parts, read_spec
+from longlive_models.checkpoints.nvfp4 import ReduceAmax
 from longlive_models.published import LONGLIVE_5B, find_files, find_weights, load_published
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5_XXL, TextEncoder, UMT5Config
 from longlive_models.vae import WanVAE
-from longlive_models.wan import WanConfig, WanTransformer
+from longlive_models.wan import WanConfig, WanTransformer, partition_blocks
+
+ALONE = SequenceGroup()
+"""One rank, which makes its videos by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,19 +37,19 @@ class LoadedModel:
 
 
 def load_model(
-    folder: Path, runtime: Runtime, *, download: bool = False, ranks: int = 1
+    folder: Path, runtime: Runtime, *, download: bool = False, group: SequenceGroup = ALONE
 ) -> LoadedModel:
-    """The model in a folder, of whichever form; ``ranks`` is how many share a video.
+    """The model in a folder, of whichever form, for the ranks of a group that share each video.
 
     Raises:
         ValueError: files that are missing, damaged or of different models, or too little memory.
         BackendUnavailable: a backend that was named and cannot run.
     """
     if is_published(folder):
-        return load_original(folder, runtime, download=download, ranks=ranks)
+        return load_original(folder, runtime, download=download, group=group)
     spec = read_spec(folder)
-    _check(spec, runtime, ranks)
-    transformer, vae, text = load_parts(folder, runtime)
+    _check(spec, runtime, group)
+    transformer, vae, text = load_parts(folder, runtime, reduce_amax(spec, group))
     return LoadedModel(
         transformer=transformer, vae=vae, text=text, settings=spec.settings, weights=folder
     )
@@ -57,7 +62,7 @@ def load_original(
     spec: ModelSpec = LONGLIVE_5B,
     text_config: UMT5Config = UMT5_XXL,
     download: bool = False,
-    ranks: int = 1,
+    group: SequenceGroup = ALONE,
 ) -> LoadedModel:
     """The original's files (see ``longlive_models.published``), of these sizes.
 
@@ -65,9 +70,13 @@ def load_original(
     ``load_model`` does.
     """
     files = find_files(folder, packed=_wants_packed(runtime), download=download)
-    _check(spec, runtime, ranks)
+    _check(spec, runtime, group)
     transformer, vae, text = load_published(
-        files, runtime=runtime, spec=spec, text_config=text_config
+        files,
+        runtime=runtime,
+        spec=spec,
+        text_config=text_config,
+        reduce_amax=reduce_amax(spec, group),
     )
     return LoadedModel(
         transformer=transformer,
@@ -76,6 +85,13 @@ def load_original(
         settings=spec.settings,
         weights=files.transformer,
     )
+
+
+def reduce_amax(spec: ModelSpec, group: SequenceGroup) -> ReduceAmax | None:
+    """What linears do whose inputs the ranks of a group share; None for one rank alone."""
+    if group.size == 1:
+        return None
+    return partition_blocks(spec.transformer, group, spec.latent_size).max_over_group
 
 
 def weights_of(folder: Path, runtime: Runtime) -> Path:
@@ -99,7 +115,7 @@ def _wants_packed(runtime: Runtime) -> bool:
     return isinstance(runtime.linears, LinearConfig)
 
 
-def _check(spec: ModelSpec, runtime: Runtime, ranks: int) -> None:
+def _check(spec: ModelSpec, runtime: Runtime, group: SequenceGroup) -> None:
     """Refuse what could not run here, before weights are read."""
     runtime.check(spec.transformer)
-    spec.require_room(runtime.codec(), runtime.device, ranks=ranks)
+    spec.require_room(runtime.codec(), runtime.device, ranks=group.size)

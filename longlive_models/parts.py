@@ -18,7 +18,7 @@ from torch import nn
 from longlive_core.checks import shown
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
 from longlive_models.checkpoints.hub import INDEX
-from longlive_models.checkpoints.nvfp4 import split_quantization
+from longlive_models.checkpoints.nvfp4 import ReduceAmax, split_quantization
 from longlive_models.documents import read_json
 from longlive_models.precision import load_transformer
 from longlive_models.runtime import Runtime
@@ -35,14 +35,15 @@ class PartClass:
 
     Attributes:
         config: the dataclass of the sizes in its ``config.json``.
-        load: ``(folder, config, runtime)`` to the part on the CPU, with the folder's weights.
+        load: ``(folder, config, runtime, reduce_amax)`` to the part on the CPU, with the folder's
+            weights; ``reduce_amax`` is for linears whose inputs several ranks share, or None.
         counts: of a config, how many of something that has weights of its own, by the field.
         words: of a text encoder's config, what says which words it knows; None where that takes
             more than the config.
     """
 
     config: type
-    load: Callable[[Path, Any, Runtime], nn.Module]
+    load: Callable[[Path, Any, Runtime, ReduceAmax | None], nn.Module]
     counts: Callable[[Any], Mapping[str, int]]
     words: Callable[[Any], WordTokenizer] | None = None
 
@@ -52,12 +53,14 @@ class PartClass:
         return build(self.config, sizes, folder / "config.json")
 
 
-def _load_vae(folder: Path, config: VAEConfig, runtime: Runtime) -> WanVAE:
+def _load_vae(
+    folder: Path, config: VAEConfig, runtime: Runtime, reduce_amax: ReduceAmax | None
+) -> WanVAE:
     return load_vae(load_part(folder)[1], config=config)
 
 
 def _load_pocket_text(
-    folder: Path, config: PocketTextConfig, runtime: Runtime
+    folder: Path, config: PocketTextConfig, runtime: Runtime, reduce_amax: ReduceAmax | None
 ) -> PocketTextEncoder:
     with unfilled():
         text = PocketTextEncoder(config)

@@ -21,7 +21,7 @@ from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.weight_hash import FileHash, WeightHash
 from longlive_models.first_frame import encode_image
 from longlive_models.generator import BlockGenerator
-from longlive_models.loading import LoadedModel, check_text, load_model
+from longlive_models.loading import ALONE, LoadedModel, check_text, load_model, reduce_amax
 from longlive_models.precision import model_receipts, set_precision
 from longlive_models.prompts.report import warn_of
 from longlive_models.prompts.steering import LiveSchedule
@@ -34,10 +34,7 @@ from longlive_models.stream import Stream, Video, VideoBlock, collect
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import TextEncoder
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.wan import WanTransformer, share
-
-ALONE = SequenceGroup()
-"""One rank, which makes its videos by itself."""
+from longlive_models.wan import WanTransformer, partition_blocks, share
 
 
 class LongLivePipeline:
@@ -78,14 +75,15 @@ class LongLivePipeline:
         self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
         check_text(transformer.config, text)
         runtime.check(transformer.config)
-        self._notes = set_precision(transformer, runtime)
+        self._notes = set_precision(transformer, runtime, reduce_amax(self.spec, group))
         runtime.put(transformer)
         runtime.put(vae, runtime.decode_device)
         vae.reset_statistics()
         vae.channels_last_()
         if isinstance(text, torch.nn.Module):
             runtime.put(text)
-        self.transformer, self.sp = share(transformer, group, self.spec.latent_size)
+        self.sp = partition_blocks(transformer.config, group, self.spec.latent_size)
+        self.transformer = share(transformer, self.sp)
         self.vae = vae
         self.text = text
         self.runtime = runtime
@@ -142,7 +140,7 @@ class LongLivePipeline:
     ) -> "LongLivePipeline":
         """As ``from_pretrained``, with what was decided before; ``files`` is a hash taken then."""
         folder = resolve(model, download=download)
-        loaded = load_model(folder, runtime, download=download, ranks=group.size)
+        loaded = load_model(folder, runtime, download=download, group=group)
         return cls.of(loaded, runtime, group=group, files=files)
 
     @classmethod

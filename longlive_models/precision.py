@@ -13,7 +13,7 @@ from longlive_core.module_swap import receipts
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
 from longlive_models.checkpoints.hub import PACKED_WEIGHTS, is_published
-from longlive_models.checkpoints.nvfp4 import load_packed, split_quantization
+from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed, split_quantization
 from longlive_models.published import find_weights
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.wan import WanConfig, WanTransformer
@@ -21,9 +21,12 @@ from longlive_models.wan import WanConfig, WanTransformer
 _SHOWN = 3
 
 
-def load_transformer(folder: Path, config: WanConfig, runtime: Runtime) -> WanTransformer:
+def load_transformer(
+    folder: Path, config: WanConfig, runtime: Runtime, reduce_amax: ReduceAmax | None = None
+) -> WanTransformer:
     """A model folder's transformer, on the CPU; packed linears are packed in it too.
 
+    ``reduce_amax`` is for linears whose inputs several ranks share (``NVFP4Linear``).
     Raises ValueError for weights that are not the config's.
     """
     _, tensors = load_part(folder)
@@ -34,7 +37,7 @@ def load_transformer(folder: Path, config: WanConfig, runtime: Runtime) -> WanTr
         fill(transformer, tensors, folder)
         return transformer
     run = runtime.packed_linears(packed)
-    load_packed(transformer, tensors, packed, run=run, source=folder)
+    load_packed(transformer, tensors, packed, run=run, reduce_amax=reduce_amax, source=folder)
     return transformer
 
 
@@ -47,7 +50,9 @@ def stored_precision(folder: Path) -> str:
     return "plain" if packed is None else f"nvfp4, {packed.weight.rule.value}"
 
 
-def set_precision(model: nn.Module, runtime: Runtime) -> dict[str, str]:
+def set_precision(
+    model: nn.Module, runtime: Runtime, reduce_amax: ReduceAmax | None = None
+) -> dict[str, str]:
     """Give the block linears of ``model`` the form that ``runtime`` names, in place.
 
     Packed ones stay as they were packed or are decoded once; plain ones are quantized one after
@@ -61,11 +66,14 @@ def set_precision(model: nn.Module, runtime: Runtime) -> dict[str, str]:
     notes: dict[str, str] = {}
     if packed:
         decoded = nvfp4.decode_linears(model, torch.float32).swapped
-        notes = dict.fromkeys(decoded, "it was, and is decoded once")
+        notes = dict.fromkeys(decoded, "packed in its file, decoded while it was loaded")
     if isinstance(config, float8.Float8Config):
         return dict(float8.convert_linears(model, config, device=runtime.device).kept)
     if isinstance(config, nvfp4.LinearConfig):
-        return dict(nvfp4.convert_linears(model, config, device=runtime.device).kept)
+        converted = nvfp4.convert_linears(
+            model, config, reduce_amax=reduce_amax, device=runtime.device
+        )
+        return dict(converted.kept)
     return notes
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
-from longlive_models.checkpoints.nvfp4 import load_packed, read_published
+from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed, read_published
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
@@ -91,19 +91,28 @@ def load_published(
     runtime: Runtime,
     spec: ModelSpec = LONGLIVE_5B,
     text_config: UMT5Config = UMT5_XXL,
+    reduce_amax: ReduceAmax | None = None,
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
     """The parts of the published model on the CPU; the large files are mapped, not copied.
 
     ``spec`` and ``text_config`` say what sizes the files have: those of LongLive-2.0-5B unless
     given. ``runtime`` names the transformer's attention, and how linears run that a file holds
-    packed. Raises ValueError if a file holds other weights.
+    packed, ``reduce_amax`` what ranks that share their inputs do. Raises ValueError if a file holds
+    other weights.
     """
     with unfilled():
         transformer = WanTransformer(spec.transformer, attention=runtime.attention)
     if files.transformer.name == PACKED_WEIGHTS:
         tensors, config = read_published(files.transformer)
         run = runtime.packed_linears(config)
-        load_packed(transformer, tensors, config, run=run, source=files.transformer)
+        load_packed(
+            transformer,
+            tensors,
+            config,
+            run=run,
+            reduce_amax=reduce_amax,
+            source=files.transformer,
+        )
     else:
         fill(transformer, read_state_dict(files.transformer), files.transformer)
     vae = load_vae(files.vae, config=spec.vae)

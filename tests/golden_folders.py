@@ -160,7 +160,7 @@ def write_generation(
             key_positions=keys.double() if relative else None,
             t_scale=t_scale,
             memory=memory,
-            remember=clean,
+            store=clean,
         )
         label = f"output.call{len(calls):03d}"
         sigma = levels.sigma(torch.full((videos, block), timestep))

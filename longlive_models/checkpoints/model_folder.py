@@ -4,6 +4,7 @@ from pathlib import Path
 
 from longlive_models.checkpoints.folder import check_counts, weight_files
 from longlive_models.checkpoints.hub import is_published
+from longlive_models.checkpoints.nvfp4 import ReduceAmax
 from longlive_models.parts import read_classes
 from longlive_models.published import LONGLIVE_5B, find_files
 from longlive_models.runtime import Runtime
@@ -57,17 +58,20 @@ def check_sizes(folder: Path) -> None:
         check_counts(folder / part, row.counts(row.read_config(folder / part)))
 
 
-def load_parts(folder: Path, runtime: Runtime) -> tuple[WanTransformer, WanVAE, TextEncoder]:
+def load_parts(
+    folder: Path, runtime: Runtime, reduce_amax: ReduceAmax | None = None
+) -> tuple[WanTransformer, WanVAE, TextEncoder]:
     """The transformer, the VAE and the text encoder of a model folder, on the CPU.
 
-    Packed linears stay packed where ``runtime`` computes with them.
+    Packed linears stay packed where ``runtime`` computes with them; ``reduce_amax`` is for those
+    whose inputs several ranks share.
 
     Raises:
         ValueError: files that are not whole, or weights that are not those of their config.
     """
     check_sizes(folder)
     transformer, vae, text = (
-        row.load(folder / part, row.read_config(folder / part), runtime)
+        row.load(folder / part, row.read_config(folder / part), runtime, reduce_amax)
         for part, row in read_classes(folder).items()
     )
     assert isinstance(transformer, WanTransformer) and isinstance(vae, WanVAE)

@@ -7,7 +7,7 @@ config is for readers.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ METHOD = "longlive_nvfp4"
 PUBLISHED_FORMAT = "longlive_generator_nvfp4"
 PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
 """The original's names of the rules."""
+
+ReduceAmax = Callable[[Tensor], Tensor]
+"""Makes one largest magnitude of those of several ranks."""
 
 _PACKED = {
     "weight_codes": torch.uint8,
@@ -104,13 +107,15 @@ def load_packed(
     *,
     run: LinearConfig | None = None,
     decode: torch.dtype | None = None,
+    reduce_amax: ReduceAmax | None = None,
     source: str | Path = "the checkpoint",
 ) -> ConversionReport:
     """Fill ``model``, which may be on "meta", with packed weights; its linears change in place.
 
     ``run`` says how they compute (W4A16 unless given; ``LinearConfig(activation=
     config.activation)`` is W4A4). With ``decode``, their values become plain linears of that type
-    instead. Raises ValueError for weights that are not the model's.
+    instead. ``reduce_amax`` is for linears whose inputs several ranks share (``NVFP4Linear``).
+    Raises ValueError for weights that are not the model's.
     """
     run = LinearConfig() if run is None else run
     modules = packed_modules(tensors)
@@ -133,9 +138,14 @@ def load_packed(
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
         weight, _ = formats[wanted[id(linear)]]
-        how: dict[str, Any] = {"config": replace(run, weight=weight), "device": "meta"}
-        bias = linear.bias is not None
-        return NVFP4Linear(linear.in_features, linear.out_features, bias=bias, **how)
+        return NVFP4Linear(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            config=replace(run, weight=weight),
+            reduce_amax=reduce_amax,
+            device="meta",
+        )
 
     report = swap_linears(model, make, plan)
     fill(model, tensors, source)

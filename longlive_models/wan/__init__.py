@@ -10,6 +10,7 @@ from longlive_models.wan.config import POCKET as POCKET
 from longlive_models.wan.config import WAN_5B as WAN_5B
 from longlive_models.wan.config import WanConfig as WanConfig
 from longlive_models.wan.parallel import ParallelTransformer as ParallelTransformer
+from longlive_models.wan.parallel import partition_blocks as partition_blocks
 from longlive_models.wan.parallel import share as share
 from longlive_models.wan.transformer import TextContext as TextContext
 from longlive_models.wan.transformer import WanTransformer as WanTransformer

@@ -1,5 +1,6 @@
 """Self- and cross-attention, and what they ask of a cache and of a sequence exchange."""
 
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -70,6 +71,29 @@ class _Here:
         return self._x
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionContext:
+    """What self-attention is given beside its tokens; all layers of a forward share one.
+
+    Attributes:
+        rotation: rotates queries and keys of this rank's tokens.
+        mask: who sees whom in the whole sequence; None for all with all, or what a memory shows.
+        memory: takes the block's keys and values, and gives those of every block it sees.
+        store: whether the memory is to keep what this pass writes.
+        key_rotation: where the memory holds keys without positions, rotates all that it gives.
+        exchange: trades tokens for heads with the other ranks.
+        copies: 2 for a sequence [clean | noisy], whose copies have the same text; else 1.
+    """
+
+    rotation: Rotation
+    mask: AnyMask | None = None
+    memory: Memory | None = None
+    store: bool = False
+    key_rotation: Rotation | None = None
+    exchange: HeadExchange = field(default_factory=NoExchange)
+    copies: int = 1
+
+
 class RMSNorm(nn.RMSNorm):
     """torch's, in the type of what it is given: at least float32 inside, one rounding."""
 
@@ -107,46 +131,38 @@ class SelfAttention(_Projections):
         layer: int,
         eps: float,
         qk_norm: bool,
-        exchange: HeadExchange,
         backend: str,
         masked_backend: str,
     ) -> None:
         super().__init__(dim, num_heads, eps, qk_norm)
         self.layer = layer
-        self.exchange = exchange
         self.backend = backend
         self.masked_backend = masked_backend
 
     def forward(
-        self,
-        x: Float[Tensor, "batch tokens dim"],
-        turn: Rotation,
-        *,
-        mask: AnyMask | None = None,
-        memory: Memory | None = None,
-        remember: bool = False,
-        key_turn: Rotation | None = None,
+        self, x: Float[Tensor, "batch tokens dim"], context: AttentionContext
     ) -> Float[Tensor, "batch tokens dim"]:
-        """``turn`` rotates this rank's tokens; mask and memory speak of the whole sequence.
+        """``x`` has this rank's tokens; mask and memory speak of the whole sequence.
 
-        With ``key_turn`` the memory holds keys as they are, and what it shows is rotated by it.
-        Values travel while keys are computed, and keys while queries are.
+        Values travel between ranks while keys are computed, and keys while queries are.
         """
-        v_arriving = self.exchange.start(self.split(self.v(x)))
+        exchange, memory, key_rotation = context.exchange, context.memory, context.key_rotation
+        v_arriving = exchange.start(self.split(self.v(x)))
         k = self.split(self.norm_k(self.k(x)))
-        k_arriving = self.exchange.start(rotate(k, turn) if key_turn is None else k)
-        q_arriving = self.exchange.start(rotate(self.split(self.norm_q(self.q(x))), turn))
+        k_arriving = exchange.start(rotate(k, context.rotation) if key_rotation is None else k)
+        q = self.split(self.norm_q(self.q(x)))
+        q_arriving = exchange.start(rotate(q, context.rotation))
         q, k, v = q_arriving.wait(), k_arriving.wait(), v_arriving.wait()
         if memory is not None:
-            memory.write(self.layer, k, v, clean=remember)
+            memory.write(self.layer, k, v, clean=context.store)
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))
-        if key_turn is not None:
-            k = rotate(k, key_turn)
-        if mask is None:
+        if key_rotation is not None:
+            k = rotate(k, key_rotation)
+        if context.mask is None:
             out = attention(q, k, v, backend=self.backend)
         else:
-            out = masked_attention(q, k, v, mask, backend=self.masked_backend)
-        return self.o(self.exchange.to_sequence(out).flatten(2))
+            out = masked_attention(q, k, v, context.mask, backend=self.masked_backend)
+        return self.o(exchange.to_sequence(out).flatten(2))
 
 
 class CrossAttention(_Projections):
@@ -175,18 +191,18 @@ class CrossAttention(_Projections):
             Float[Tensor, "batch segments length heads head_dim"],
         ],
         *,
-        halves: int = 1,
+        copies: int = 1,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Token ``i`` of each half attends to segment ``i * segments // tokens`` of the text.
+        """Token ``i`` of each copy attends to segment ``i * segments // tokens`` of the text.
 
-        ``halves`` is 2 for a sequence [clean | noisy], whose halves have the same segments.
+        ``copies`` is 2 for a sequence [clean | noisy], whose copies have the same segments.
         """
         k, v = text
         batch, tokens, _ = x.shape
         segments = k.shape[1]
         if segments > 1:
-            k, v = (y[:, None].expand(-1, halves, -1, -1, -1, -1).flatten(1, 2) for y in text)
-            segments *= halves
+            k, v = (y[:, None].expand(-1, copies, -1, -1, -1, -1).flatten(1, 2) for y in text)
+            segments *= copies
         q = self.split(self.norm_q(self.q(x))).unflatten(1, (segments, -1))
         out = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), backend=self.backend)
         return self.o(out.reshape(batch, tokens, -1))

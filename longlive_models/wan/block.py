@@ -4,11 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longlive_core.attention import AnyMask
-from longlive_models.wan.attention import CrossAttention, HeadExchange, Memory, SelfAttention
+from longlive_models.wan.attention import AttentionContext, CrossAttention, SelfAttention
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.embeddings import modulate
-from longlive_models.wan.rope import Rotation
 
 
 class WanBlock(nn.Module):
@@ -26,7 +24,6 @@ class WanBlock(nn.Module):
         config: WanConfig,
         layer: int,
         *,
-        exchange: HeadExchange,
         attention: str,
         masked_attention: str,
     ) -> None:
@@ -39,7 +36,6 @@ class WanBlock(nn.Module):
             layer=layer,
             eps=eps,
             qk_norm=qk_norm,
-            exchange=exchange,
             backend=attention,
             masked_backend=masked_attention,
         )
@@ -59,14 +55,8 @@ class WanBlock(nn.Module):
         self,
         x: Float[Tensor, "batch steps tokens dim"],
         time: Float[Tensor, "batch steps 6 dim"],
-        turn: Rotation,
         text: Float[Tensor, "batch segments length dim"] | tuple[Tensor, Tensor],
-        *,
-        mask: AnyMask | None = None,
-        memory: Memory | None = None,
-        remember: bool = False,
-        key_turn: Rotation | None = None,
-        halves: int = 1,
+        context: AttentionContext,
     ) -> Float[Tensor, "batch steps tokens dim"]:
         """``text`` is embedded text, or the keys and values that this block made of it before."""
         modulation = (self.modulation[:, None] + time)[..., None, :]
@@ -76,9 +66,9 @@ class WanBlock(nn.Module):
         shape = x.shape[1:3]
 
         y = modulate(self.norm1(x), shift1, scale1).flatten(1, 2)
-        y = self.self_attn(y, turn, mask=mask, memory=memory, remember=remember, key_turn=key_turn)
+        y = self.self_attn(y, context)
         x = torch.addcmul(x, y.unflatten(1, shape), gate1)
-        y = self.cross_attn(self.norm3(x).flatten(1, 2), text, halves=halves)
+        y = self.cross_attn(self.norm3(x).flatten(1, 2), text, copies=context.copies)
         x = x + y.unflatten(1, shape)
         y = self.ffn(modulate(self.norm2(x), shift2, scale2))
         return torch.addcmul(x, y, gate2)

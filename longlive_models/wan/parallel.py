@@ -3,15 +3,14 @@
 Source: LongLive-2.0 (arXiv 2605.18739), sequence-parallel inference (Ulysses).
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.attention import AnyMask
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
-from longlive_models.wan.attention import SelfAttention
+from longlive_models.wan.attention import Memory
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.transformer import TextContext, WanTransformer
 
@@ -23,29 +22,49 @@ class ParallelTransformer(WanTransformer):
     attends with its own heads, and gathers the result. A memory holds this rank's heads
     (``len(sp.heads)`` of them) of whole blocks. Weights are those of ``WanTransformer``.
 
-    For generation ``share`` makes one of any model. In training, give each rank's own frames to a
+    For generation ``of`` makes one of any model. In training, give each rank's own frames to a
     ``WanTransformer`` with ``exchange=sp`` instead, so that losses stay apart.
     """
 
-    def __init__(self, config: WanConfig, sp: BalancedSP, **how: Any) -> None:
-        super().__init__(config, exchange=sp, **how)
+    def __init__(
+        self,
+        config: WanConfig,
+        sp: BalancedSP,
+        *,
+        attention: str = "auto",
+        masked_attention: str = "auto",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            config,
+            exchange=sp,
+            attention=attention,
+            masked_attention=masked_attention,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         self.sp = sp
 
     @classmethod
     def of(cls, model: WanTransformer, sp: BalancedSP) -> "ParallelTransformer":
-        """The layers of ``model``, which gives them away, shared by the ranks from now on.
+        """A transformer over the ranks with the layers of ``model``, which stay as they are.
 
-        Linears in four bits take the largest activation of all ranks for their tensor scale.
+        Raises:
+            ValueError: linears that round their inputs to four bits by the largest number of one
+                rank alone.
         """
+        for name, module in model.named_modules():
+            if not isinstance(module, NVFP4Linear) or module.config.activation is None:
+                continue
+            if module.reduce_amax is None:
+                raise ValueError(
+                    f"{name} rounds its inputs to four bits by the largest number of its own "
+                    f"rank, but {sp.group.size} ranks share them: each would round otherwise. "
+                    f"Build it with reduce_amax=sp.max_over_group."
+                )
         with torch.device("meta"):
             shared = cls(model.config, sp, gradient_checkpointing=model.gradient_checkpointing)
         for name, child in model.named_children():
             shared.add_module(name, child)
-        for module in shared.modules():
-            if isinstance(module, SelfAttention):
-                module.exchange = sp
-            elif isinstance(module, NVFP4Linear):
-                module.reduce_amax = sp.max_over_group
         return shared.train(model.training)
 
     def forward(
@@ -57,22 +76,32 @@ class ParallelTransformer(WanTransformer):
         positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
         clean: Float[Tensor, "B C F Y X"] | None = None,
         clean_timesteps: Float[Tensor, "B steps"] | None = None,
-        **how: Any,
+        key_positions: Float[Tensor, " seen"] | None = None,
+        t_scale: float = 1.0,
+        mask: AnyMask | None = None,
+        memory: Memory | None = None,
+        store: bool = False,
     ) -> Float[Tensor, "B out F Y X"]:
         """As in ``WanTransformer``; ``mask`` speaks of the sequence after the exchange."""
         frames = latents.shape[2]
         if positions is None:
             positions = torch.arange(frames, dtype=torch.float64, device=latents.device)
         if clean is not None:
-            how["clean"] = self.sp.shard(clean, 2)
+            clean = self.sp.shard(clean, 2)
         if clean_timesteps is not None:
-            how["clean_timesteps"] = self._own_steps(clean_timesteps, frames)
+            clean_timesteps = self._own_steps(clean_timesteps, frames)
         own = super().forward(
             self.sp.shard(latents, 2),
             self._own_steps(timesteps, frames),
             self._own_text(text, frames),
             positions=self.sp.shard(positions, -1),
-            **how,
+            key_positions=key_positions,
+            t_scale=t_scale,
+            mask=mask,
+            clean=clean,
+            clean_timesteps=clean_timesteps,
+            memory=memory,
+            store=store,
         )
         return self.sp.gather(own, 2)
 
@@ -98,22 +127,29 @@ class ParallelTransformer(WanTransformer):
         return text[:, mine]
 
 
-def share(
-    model: WanTransformer, group: SequenceGroup, latent_size: tuple[int, int]
-) -> tuple[WanTransformer, BalancedSP]:
-    """The model over a group that generates blocks together, and who holds what of a block.
+def partition_blocks(
+    config: WanConfig, group: SequenceGroup, latent_size: tuple[int, int]
+) -> BalancedSP:
+    """Who holds what of a block that the ranks of a group generate together.
 
-    ``latent_size`` is (height, width) in latent pixels. One rank alone keeps ``model`` itself.
+    ``latent_size`` is (height, width) in latent pixels.
 
     Raises:
         ValueError: more ranks than a block has frames, or the model heads.
     """
-    config = model.config
     block = BalancedPartition(
         frames=config.frames_per_block,
         ranks=group.size,
         tokens_per_frame=config.tokens_per_frame(*latent_size),
         copies=1,
     )
-    sp = BalancedSP(group, block, heads=config.num_heads)
-    return (model if group.size == 1 else ParallelTransformer.of(model, sp)), sp
+    return BalancedSP(group, block, heads=config.num_heads)
+
+
+def share(model: WanTransformer, sp: BalancedSP) -> WanTransformer:
+    """The model over the ranks of a partition; for one rank alone it is ``model`` itself.
+
+    Raises:
+        ValueError: see ``ParallelTransformer.of``.
+    """
+    return model if sp.group.size == 1 else ParallelTransformer.of(model, sp)

@@ -77,11 +77,11 @@ def rotation(
 
 
 def rotate(
-    x: Float[Tensor, "batch tokens heads head_dim"], turn: Rotation
+    x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation
 ) -> Float[Tensor, "batch tokens heads head_dim"]:
     """Turn queries or keys by their tokens' angles, at the rotation's precision; keeps the dtype.
 
-    ``turn`` has as many samples as ``x``, or one for all.
+    ``rotation`` has as many samples as ``x``, or one for all.
     """
     pairs = x.unflatten(-1, (-1, 2))
-    return torch.addcmul(pairs * turn.cos, pairs.flip(-1), turn.sin).flatten(-2).to(x.dtype)
+    return torch.addcmul(pairs * rotation.cos, pairs.flip(-1), rotation.sin).flatten(-2).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longlive_core.attention import AnyMask
 from longlive_core.memory import require_room
-from longlive_models.wan.attention import HeadExchange, Memory, NoExchange
+from longlive_models.wan.attention import AttentionContext, HeadExchange, Memory, NoExchange
 from longlive_models.wan.block import WanBlock
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.embeddings import Head, PatchEmbedding, sinusoid, unpatchify
@@ -59,7 +59,7 @@ class WanTransformer(nn.Module):
         )
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
-        exchange = NoExchange() if exchange is None else exchange
+        self.exchange = NoExchange() if exchange is None else exchange
         dim = config.dim
         self.patch_embedding = PatchEmbedding(config.in_channels, dim, config.patch_size)
         self.text_embedding = nn.Sequential(
@@ -79,7 +79,6 @@ class WanTransformer(nn.Module):
             WanBlock(
                 config,
                 layer,
-                exchange=exchange,
                 attention=attention,
                 masked_attention=masked_attention,
             )
@@ -123,7 +122,7 @@ class WanTransformer(nn.Module):
         clean: Float[Tensor, "B C F Y X"] | None = None,
         clean_timesteps: Float[Tensor, "B steps"] | None = None,
         memory: Memory | None = None,
-        remember: bool = False,
+        store: bool = False,
     ) -> Float[Tensor, "B out F Y X"]:
         """The velocity ``noise - x0`` of ``latents``, in their dtype.
 
@@ -132,14 +131,14 @@ class WanTransformer(nn.Module):
         padded with zeros, which attend. ``positions`` are the frames' places in time, in latent
         frames, shot offsets included; 0, 1, 2 .. if not given. With ``clean``, attention runs over
         [clean | noisy], ``mask`` speaks of both halves, and ``clean_timesteps`` are 0 if not given.
-        With ``memory`` the block is written to it, for good if ``remember``: keys with their
+        With ``memory`` the block is written to it, for good if ``store``: keys with their
         positions, or, with ``key_positions``, without. Those are the places of all frames that the
         memory shows, in its order, and rotate keys as they are read.
         """
         self._check(latents, timesteps, text, mask, clean, memory, key_positions)
         _, rows, columns = self.config.patch_size
         grid = (latents.shape[3] // rows, latents.shape[4] // columns)
-        halves = 1 if clean is None else 2
+        copies = 1 if clean is None else 2
         with torch.autocast(latents.device.type, enabled=False):
             x = self.patch_embedding(latents)
             if clean is not None:
@@ -149,25 +148,21 @@ class WanTransformer(nn.Module):
                 timesteps = torch.cat((clean_timesteps, timesteps), dim=1)
             time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(x.dtype))
             modulation = self.time_projection(time).unflatten(2, (6, -1))
-        turn = self._rotation(latents, positions, grid, t_scale, halves)
-        key_turn = None
+        key_rotation = None
         if key_positions is not None:
-            key_turn = self._rotation(latents, key_positions, grid, t_scale, 1)
-        x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))
-        x = self._run_blocks(
-            x,
-            modulation,
-            turn,
-            text,
-            {
-                "mask": mask,
-                "memory": memory,
-                "remember": remember,
-                "key_turn": key_turn,
-                "halves": halves,
-            },
+            key_rotation = self._rotation(latents, key_positions, grid, t_scale, 1)
+        context = AttentionContext(
+            rotation=self._rotation(latents, positions, grid, t_scale, copies),
+            mask=mask,
+            memory=memory,
+            store=store,
+            key_rotation=key_rotation,
+            exchange=self.exchange,
+            copies=copies,
         )
-        x, time = x.chunk(halves, dim=1)[-1], time.chunk(halves, dim=1)[-1]
+        x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))
+        x = self._run_blocks(x, modulation, text, context)
+        x, time = x.chunk(copies, dim=1)[-1], time.chunk(copies, dim=1)[-1]
         with torch.autocast(latents.device.type, enabled=False):
             x = self.head(x.to(time.dtype), time)
         x = x.flatten(1, 2).unflatten(1, (latents.shape[2], -1))
@@ -177,9 +172,8 @@ class WanTransformer(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        turn: Rotation,
         text: Tensor | TextContext,
-        how: dict[str, Any],
+        context: AttentionContext,
     ) -> Tensor:
         if isinstance(text, TextContext):
             texts: Sequence[Tensor | tuple[Tensor, Tensor]] = text.layers
@@ -187,9 +181,9 @@ class WanTransformer(nn.Module):
             texts = [self._embed_text(text)] * len(self.blocks)
         for block, block_text in zip(self.blocks, texts, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, turn, block_text, use_reentrant=False, **how)
+                x = checkpoint(block, x, modulation, block_text, context, use_reentrant=False)
             else:
-                x = block(x, modulation, turn, block_text, **how)
+                x = block(x, modulation, block_text, context)
         return x
 
     def _embed_text(self, text: Tensor) -> Tensor:
@@ -209,14 +203,14 @@ class WanTransformer(nn.Module):
         positions: Tensor | None,
         grid: tuple[int, int],
         t_scale: float,
-        halves: int,
+        copies: int,
     ) -> Rotation:
         if positions is None:
             frames = latents.shape[2]
             positions = torch.arange(frames, dtype=torch.float64, device=latents.device)
         positions = torch.atleast_2d(positions.to(latents.device))
         return rotation(
-            positions.repeat(1, halves),  # both copies of a frame stand at the same time
+            positions.repeat(1, copies),  # both copies of a frame stand at the same time
             grid,
             self.config.head_dim,
             theta=self.config.rope_theta,

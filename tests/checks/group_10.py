@@ -189,7 +189,7 @@ def generate(process_group: dist.ProcessGroup, case: Case) -> dict[str, Tensor]:
                 text,
                 positions=torch.arange(frames) + block * frames + call["rope_temporal_offset"],
                 memory=cache,
-                remember=timestep == 0,
+                store=timestep == 0,
             )
         )
         if timestep == 0 and call is not case.meta["calls"][-1]:

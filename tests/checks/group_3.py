@@ -222,7 +222,7 @@ class Generation:
             key_positions=None if places.keys is None else torch.tensor(places.keys),
             t_scale=self.t_scale,
             memory=self.caches[name],
-            remember=clean,
+            store=clean,
         )
 
     def finish(self, name: str, block: int) -> None:

@@ -87,7 +87,7 @@ def check(case: Case) -> Verdict:
                 positions=torch.tensor(places.own),
                 key_positions=None if places.keys is None else torch.tensor(places.keys),
                 memory=cache,
-                remember=call is calls[-1],
+                store=call is calls[-1],
             )
             x0 = x0_from_velocity(x, flow, schedule.sigma(timesteps))
             for kind, got in (("flow", flow), ("x0", x0)):

@@ -103,7 +103,7 @@ def plain_loop(
     memories = {"prompt": Kept(), "negative": Kept()}
     anchor, made, offsets, forgotten = 0, [], [], set()
 
-    def velocity(x: Tensor, t: float, text: str, memory: Kept, page: int, remember: bool) -> Tensor:
+    def velocity(x: Tensor, t: float, text: str, memory: Kept, page: int, store: bool) -> Tensor:
         timesteps = torch.full((1, PER_BLOCK), t)
         if image is not None and page == 0:
             timesteps[:, 0] = 0
@@ -114,7 +114,7 @@ def plain_loop(
             positions=torch.arange(page * PER_BLOCK, (page + 1) * PER_BLOCK) + offsets[page],
             t_scale=settings.t_scale,
             memory=memory,
-            remember=remember,
+            store=store,
         )
 
     def denoise(x: Tensor, t: float) -> Tensor:
@@ -313,7 +313,7 @@ def test_each_block_ends_with_a_clean_pass_over_its_latents():
     pipe = watched(steps=3)
     latents = run(pipe, "a red circle", 2)
     calls = pipe.transformer.calls
-    assert [call["remember"] for call in calls] == [False, False, False, True] * 2
+    assert [call["store"] for call in calls] == [False, False, False, True] * 2
     for clean, made in zip(calls[3::4], latents, strict=True):
         assert clean["timesteps"].eq(0).all()
         assert_bitwise_equal(clean["latents"], torch.cat([made, made]))

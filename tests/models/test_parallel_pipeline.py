@@ -11,7 +11,7 @@ from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models import LongLivePipeline
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
-from longlive_models.wan import WanTransformer, share
+from longlive_models.wan import WanTransformer, partition_blocks, share
 from tests.models.tiny_pipeline import SPEC, tiny_parts
 from tests.processes import Ranks
 
@@ -77,10 +77,10 @@ def test_more_ranks_than_frames_of_a_block_are_refused():
     group = SequenceGroup()
     object.__setattr__(group, "size", 3)
     with pytest.raises(ValueError, match="2 frames make 2 blocks of 1, fewer than 3 ranks"):
-        share(WanTransformer(SPEC.transformer), group, (4, 4))
+        partition_blocks(SPEC.transformer, group, (4, 4))
 
 
 def test_one_rank_keeps_the_model_itself():
     model = WanTransformer(SPEC.transformer)
-    kept, sp = share(model, SequenceGroup(), (4, 4))
-    assert kept is model and sp.heads == range(SPEC.transformer.num_heads)
+    sp = partition_blocks(SPEC.transformer, SequenceGroup(), (4, 4))
+    assert share(model, sp) is model and sp.heads == range(SPEC.transformer.num_heads)

@@ -55,9 +55,9 @@ class ShoutingText(PocketTextEncoder):
 def test_another_text_encoder_is_one_row(folder, monkeypatch):
     row = PARTS["text_encoder"]["PocketTextEncoder"]
 
-    def load(part, config, runtime):
+    def load(part, config, runtime, reduce_amax):
         text = ShoutingText(config)
-        text.load_state_dict(row.load(part, config, runtime).state_dict())
+        text.load_state_dict(row.load(part, config, runtime, reduce_amax).state_dict())
         return text
 
     monkeypatch.setitem(PARTS["text_encoder"], "ShoutingText", replace(row, load=load, words=None))

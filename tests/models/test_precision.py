@@ -77,7 +77,9 @@ def test_other_precisions_decode_what_is_packed(packed, weights, kind):
         assert torch.equal(float8.dequantize(layer(pipe).weight), value)
     else:
         assert torch.equal(layer(pipe).weight, value)
-        assert "not nvfp4: it was, and is decoded once" in str(pipe.receipts()[NAME][0])
+        assert "not nvfp4: packed in its file, decoded while it was loaded" in str(
+            pipe.receipts()[NAME][0]
+        )
     assert stored_precision(packed) == "nvfp4, four_over_six_mse"
 
 

@@ -45,7 +45,7 @@ def test_the_masked_forward_is_the_cached_generation(film, one_text):
         model(clean[:, :, own] + 1, timesteps[:, own], prompt, **how)  # a step before this one
         generated = model(noisy[:, :, own], timesteps[:, own], prompt, **how)
         zero = torch.zeros_like(timesteps[:, own])
-        model(clean[:, :, own], zero, prompt, remember=True, **how)
+        model(clean[:, :, own], zero, prompt, store=True, **how)
         cache.commit()
         if block in cuts:
             cache.start_shot()

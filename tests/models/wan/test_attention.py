@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from longlive_models.wan.attention import (
     Arriving,
+    AttentionContext,
     CrossAttention,
     NoExchange,
     RMSNorm,
@@ -16,7 +17,7 @@ from longlive_models.wan.rope import rotation
 DIM, HEADS = 24, 2
 
 
-def self_attention(exchange=None) -> SelfAttention:
+def self_attention() -> SelfAttention:
     torch.manual_seed(1)
     return SelfAttention(
         DIM,
@@ -24,14 +25,14 @@ def self_attention(exchange=None) -> SelfAttention:
         layer=3,
         eps=1e-6,
         qk_norm=True,
-        exchange=exchange or NoExchange(),
         backend="reference",
         masked_backend="reference",
     )
 
 
-def turn(frames: int = 2):
-    return rotation(torch.arange(frames, dtype=torch.float64)[None], (1, 2), DIM // HEADS)
+def context(**given: object) -> AttentionContext:
+    at = torch.arange(2, dtype=torch.float64)[None]
+    return AttentionContext(rotation=rotation(at, (1, 2), DIM // HEADS), **given)
 
 
 class Recorder:
@@ -50,7 +51,7 @@ class Recorder:
         return tuple(torch.cat((self.past, x), dim=1) for x in self.own)
 
 
-class Halves:
+class Reversed:
     """An exchange that reverses tokens on the way in and on the way out."""
 
     def start(self, x: Tensor) -> Arriving:
@@ -62,44 +63,46 @@ class Halves:
 
 def test_memory_is_written_then_read_by_layer():
     memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
-    seen = attention(x, turn(), memory=memory, remember=True)
+    seen = attention(x, context(memory=memory, store=True))
     assert memory.calls == [("write", 3, True), ("read", 3)]
-    assert not torch.allclose(seen, attention(x, turn()))  # the earlier page was attended to
-    attention(x, turn(), memory=memory)
+    assert not torch.allclose(seen, attention(x, context()))  # the earlier page was attended to
+    attention(x, context(memory=memory))
     assert memory.calls[2:] == [("write", 3, False), ("read", 3)]
 
 
 def test_memory_may_hold_another_dtype_than_the_queries():
     memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
     memory.past = memory.past.bfloat16()
-    want = attention(x, turn(), memory=memory)
+    want = attention(x, context(memory=memory))
     memory.read = lambda layer: tuple(
         torch.cat((memory.past, own.bfloat16()), dim=1) for own in memory.own
     )
-    got = attention(x, turn(), memory=memory)
+    got = attention(x, context(memory=memory))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=0, atol=0.02)
 
 
 def test_memory_takes_rotated_keys_and_plain_values():
     memory, attention, x = Recorder(), self_attention(), torch.randn(1, 4, DIM)
-    attention(x, turn(), memory=memory)
+    attention(x, context(memory=memory))
     keys = attention.split(attention.norm_k(attention.k(x)))
     assert not torch.allclose(memory.own[0][:, 2:], keys[:, 2:])
-    torch.testing.assert_close(memory.own[0][:, :1], keys[:, :1])  # frame 0, token 0: no turn
+    torch.testing.assert_close(memory.own[0][:, :1], keys[:, :1])  # frame 0, token 0: no rotation
     torch.testing.assert_close(memory.own[1], attention.split(attention.v(x)))
 
 
 def test_an_exchange_that_only_reorders_tokens_changes_nothing():
     x = torch.randn(2, 4, DIM)
-    torch.testing.assert_close(self_attention(Halves())(x, turn()), self_attention()(x, turn()))
+    attention = self_attention()
+    reordered = attention(x, context(exchange=Reversed()))
+    torch.testing.assert_close(reordered, attention(x, context()))
 
 
 def test_each_token_attends_to_the_text_of_its_segment():
     torch.manual_seed(2)
     attention = CrossAttention(DIM, HEADS, eps=1e-6, qk_norm=True, backend="reference")
     x, text = torch.randn(2, 12, DIM), torch.randn(2, 3, 5, DIM)
-    got = attention(x, attention.project_text(text), halves=2)
+    got = attention(x, attention.project_text(text), copies=2)
     for token in range(12):
         segment = token % 6 // 2
         own = attention.project_text(text[:, segment : segment + 1])

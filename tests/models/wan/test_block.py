@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from longlive_models.wan.attention import AttentionContext
 from longlive_models.wan.rope import rotation
 from tests.models.wan.tiny import TINY, tiny_model
 
@@ -13,7 +14,7 @@ def test_a_block_is_its_three_equations():
     time = torch.randn(2, 3, 6, TINY.dim, dtype=torch.float64)
     text = torch.randn(2, 1, TINY.text_len, TINY.dim, dtype=torch.float64)
     at = torch.arange(3, dtype=torch.float64)[None]
-    turn = rotation(at, (2, 2), TINY.head_dim, dtype=torch.float64)
+    context = AttentionContext(rotation=rotation(at, (2, 2), TINY.head_dim, dtype=torch.float64))
 
     # a vector for each token, where the block broadcasts one for each step
     m = (block.modulation + time.flatten(0, 1)).unflatten(0, (2, 3)).repeat_interleave(4, dim=1)
@@ -23,9 +24,9 @@ def test_a_block_is_its_three_equations():
     def normal(z: torch.Tensor) -> torch.Tensor:
         return nn.functional.layer_norm(z, (TINY.dim,), eps=TINY.eps)
 
-    y = y + gate1 * block.self_attn(normal(y) * (1 + scale1) + shift1, turn)
+    y = y + gate1 * block.self_attn(normal(y) * (1 + scale1) + shift1, context)
     affine = normal(y) * block.norm3.weight + block.norm3.bias
     y = y + block.cross_attn(affine, block.cross_attn.project_text(text))
     y = y + gate2 * block.ffn(normal(y) * (1 + scale2) + shift2)
 
-    torch.testing.assert_close(block(x, time, turn, text).flatten(1, 2), y, rtol=0, atol=1e-11)
+    torch.testing.assert_close(block(x, time, text, context).flatten(1, 2), y, rtol=0, atol=1e-11)

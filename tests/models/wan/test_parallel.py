@@ -13,9 +13,10 @@ from longlive_core.nvfp4 import (
     QuantizeConfig,
     ScaleRule,
     TrainingConfig,
+    convert_linears,
 )
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
-from longlive_models.wan import ParallelTransformer
+from longlive_models.wan import ParallelTransformer, WanTransformer
 from tests.models.wan import on_ranks
 from tests.processes import Ranks
 
@@ -120,3 +121,30 @@ def arguments(segments: int) -> tuple[Tensor, Tensor, Tensor]:
     config = on_ranks.CONFIG
     text = torch.randn(1, segments, config.text_len, config.text_dim)
     return torch.randn(1, 4, 4, 4, 4), torch.full((1, 4), 500.0), text
+
+
+def test_a_parallel_model_changes_nothing_of_the_one_it_is_made_of():
+    model = WanTransformer(on_ranks.CONFIG)
+    sp = BalancedSP(
+        SequenceGroup(),
+        BalancedPartition(frames=2, ranks=1, tokens_per_frame=on_ranks.TOKENS, copies=1),
+        heads=on_ranks.CONFIG.num_heads,
+    )
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    shared = ParallelTransformer.of(model, sp)
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert shared.exchange is sp and model.exchange is not sp
+    for name, parameter in model.named_parameters():
+        assert shared.get_parameter(name) is parameter
+
+
+def test_linears_that_round_by_one_rank_alone_are_refused():
+    model = WanTransformer(on_ranks.CONFIG)
+    convert_linears(model, LinearConfig(activation=QuantizeConfig()))
+    sp = BalancedSP(
+        SequenceGroup(),
+        BalancedPartition(frames=2, ranks=1, tokens_per_frame=on_ranks.TOKENS, copies=1),
+        heads=on_ranks.CONFIG.num_heads,
+    )
+    with pytest.raises(ValueError, match="by the largest number of its own rank.*reduce_amax"):
+        ParallelTransformer.of(model, sp)
