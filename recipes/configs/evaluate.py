@@ -76,7 +76,7 @@ def pocket() -> Evaluate:
 
 
 def pocket_quick() -> Evaluate:
-    """A look at a model in a minute or two on a CPU."""
+    """A look at a model: 18 short videos, some minutes on a CPU."""
     return replace(pocket(), seen=12, heldout=4, storyboards=2, long=0, batch=6)
 
 

@@ -89,6 +89,13 @@ def main(folder: Path) -> None:
             print(name, repr(value), type(error).__name__, error)
         else:
             print(name, repr(value), "was taken")
+    for seed in (3, np.int32(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor([3])):
+        try:  # numbers of every library are taken where Python's are
+            made = stream(seed=seed, seconds=np.float32(3), steps=np.int64(2))
+            if made._generator.seeds != (3,):
+                print("seed", repr(seed), "became", made._generator.seeds)
+        except ValueError as error:
+            print("seed", repr(seed), "was refused:", error)
     if sorted(folder.iterdir()) != before:
         print("left behind", sorted(folder.iterdir()))
     print(count, "tried", file=sys.stderr)

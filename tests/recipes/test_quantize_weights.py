@@ -70,6 +70,7 @@ def test_the_folder_holds_what_was_planned(config, tmp_path):
         ({"activation": "mse"}, "no scale rule 'mse'.*The rules: amax_6"),
         ({"bound": 100}, "the largest block scale of this rule is 256 or 448"),
         ({"keep": ("x",)}, "keep='x' names no module"),
+        ({"keep": ("*",)}, r"nothing of .* would be packed: keep=\* names all of it. Keep less"),
         ({"pack": ("blocks",)}, "pack='blocks' is not kept by default"),
         ({"model": "nowhere"}, "there is no model 'nowhere'"),
     ],
