@@ -132,8 +132,8 @@ def _as_yaml(values: Any) -> str:
         return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=not inside)
 
     Folding.add_representer(list, fold)
-    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": WIDTH}
-    return str(yaml.dump(values, Dumper=Folding, **how)).rstrip()
+    text = yaml.dump(values, Dumper=Folding, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return str(text).rstrip()
 
 
 def _escaped(letter: str) -> str:
