@@ -5,7 +5,6 @@ program's message can move a terminal's cursor.
 """
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +74,7 @@ def warnings_are_lines(tell: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def log_is_lines(tell: Callable[[str], None]) -> Iterator[None]:
     """Hand what recipes log of their work, and have to say about it, to ``tell``, a line each."""
+    import logging  # it takes milliseconds, and most commands log nothing
 
     class Lines(logging.Handler):
         """One line a record."""
