@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 
+from longlive_models.runtime_options import RuntimeOptions
+
 Rows = dict[str, dict[str, float]]
 """Numbers by case and by name; a name says its unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is measured, where.
+class Options(RuntimeOptions):
+    """What is measured, and on what (``RuntimeOptions``).
 
     Attributes:
         model: a shipped model's name, a folder or a hub id.
-        device, weights, kv_cache, attention, lane: those of ``LongLivePipeline.from_pretrained``.
         seconds: length of the video that ``generation`` makes.
         steps, guidance: the model's own unless given.
         repeats: how often every benchmark but ``generation`` does its work.
@@ -21,11 +22,6 @@ class Options:
     """
 
     model: str = "pocket"
-    device: str = "auto"
-    weights: str = "auto"
-    kv_cache: str = "auto"
-    attention: str = "auto"
-    lane: str = "auto"
     seconds: float = 20.0
     steps: int | None = None
     guidance: float | None = None
@@ -36,6 +32,7 @@ class Options:
     pages: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("seconds", "repeats", "page_tokens", "heads", "head_dim", "pages"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")

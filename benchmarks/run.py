@@ -26,7 +26,6 @@ from benchmarks.registry import BENCHMARKS, Benchmark, DeviceBenchmark, find
 from longlive_models import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.runtime import Runtime
-from longlive_models.runtime_options import RuntimeOptions
 
 
 def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) 
     if isinstance(benchmark, Benchmark):
         device, found = _run_pipeline(benchmark, options)
     else:
-        device = Runtime.choose(RuntimeOptions(device=options.device)).device
+        device = Runtime.choose(options).device
         checked = benchmark.check(device, options)
         found = {
             "rows": benchmark.measure(device, options),
@@ -52,14 +51,7 @@ def run(benchmark: Benchmark | DeviceBenchmark, options: Options, command: str) 
 def _run_pipeline(benchmark: Benchmark, options: Options) -> tuple[torch.device, dict[str, Any]]:
     """Load the model, check, measure."""
     began = time.perf_counter()
-    pipe = LongLivePipeline.from_pretrained(
-        options.model,
-        device=options.device,
-        weights=options.weights,
-        kv_cache=options.kv_cache,
-        attention=options.attention,
-        lane=options.lane,
-    )
+    pipe = LongLivePipeline.load(options.model, Runtime.choose(options))
     loaded = time.perf_counter() - began
     for device in {pipe.runtime.device, pipe.runtime.decode_device}:
         reset_peak_memory(device)  # another benchmark may have run before
@@ -71,7 +63,7 @@ def _run_pipeline(benchmark: Benchmark, options: Options) -> tuple[torch.device,
         "settings": pipe.settings.override(
             steps=options.steps, guidance=options.guidance
         ).to_dict(),
-        "runtime": pipe.runtime.to_dict(),
+        "placement": pipe.runtime.to_dict(),
         "backends": list(in_short(pipe.receipts())),
         "model_sha256": pipe.fingerprint,
     }
@@ -86,7 +78,10 @@ def main(arguments: Sequence[str]) -> None:
     types |= dict.fromkeys(("page_tokens", "heads", "head_dim", "pages"), int)
     for field in fields(Options):
         name = field.name.replace("_", "-")
-        parser.add_argument(f"--{name}", type=types.get(field.name, str), default=field.default)
+        if isinstance(field.default, bool):
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=types.get(field.name, str), default=field.default)
     given = vars(parser.parse_args(arguments))
     folder, names = given.pop("results"), given.pop("names")
     command = f"python -m benchmarks.run {shlex.join(arguments)}"

@@ -229,7 +229,7 @@ class BlockGenerator:
         return partial(pin_first_frame, image=self._image)
 
     def snapshot(self) -> GeneratorState:
-        """What it takes to go on later, bit for bit, copied to the CPU; between two blocks."""
+        """All that is needed to continue bit for bit, on the CPU; call it between two blocks."""
         kept = {
             page: KeptBlock(block.latents.to("cpu", copy=True), block.offset)
             for page, block in self._kept.items()
@@ -240,7 +240,7 @@ class BlockGenerator:
         )
 
     def restore(self, state: GeneratorState) -> None:
-        """Become what the snapshot holds. Raises ValueError if it is of another cache."""
+        """Continue from a snapshot. Raises ValueError if it was taken of another kind of cache."""
         self.cache.restore(state.cache)
         self._kept = {
             page: KeptBlock(block.latents.to(self.device), block.offset)
@@ -249,7 +249,7 @@ class BlockGenerator:
         self._image = None if state.image is None else state.image.to(self.device)
 
     def fork(self) -> "BlockGenerator":
-        """An independent generator that goes on from here."""
+        """A second generator with the same past; the two share no state from now on."""
         other = BlockGenerator(
             self.model,
             self.text,
@@ -318,7 +318,7 @@ class BlockGenerator:
         *,
         store: bool = False,
     ) -> Tensor:
-        """What the model says of a block's latents, in both branches under guidance."""
+        """The velocity that the model predicts; under guidance, of both branches side by side."""
         if self.guidance != 1:
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
         order, frames = self.cache.order, self.model.config.frames_per_block
@@ -345,14 +345,14 @@ class BlockGenerator:
         self.cache.commit()
 
     def _encode_again(self, text: TextContext) -> None:
-        """Bring what the next block will see under a new text: the oldest page first."""
+        """Encode the pages that the next block sees again, under a new text, oldest first."""
         for page in self.cache.visible_next:
             self.cache.begin_rewrite(page)
             kept = self._kept[page]
             self._fill_page(kept.latents, text, page, kept.offset)
 
     def _noise(self, block: int, step: int = 0) -> Latents:
-        """What a step of a block starts from: of (seed, latent frame, step) alone."""
+        """The noise of a step of a block; it depends on seed, latent frame and step alone."""
         size = self.model.config.frames_per_block
         frames = range(block * size, (block + 1) * size)
         shape = (self.model.config.in_channels, *self.latent_size)
@@ -364,7 +364,7 @@ class BlockGenerator:
 
 
 def check_seed(seed: int) -> int:
-    """The seed as an int. Raises ValueError for what cannot name a stream of noise."""
+    """The seed as an int. Raises ValueError for anything but a whole number of 64 bits."""
     gaussian(seed, [], (1,))
     return int(seed)
 

@@ -152,7 +152,7 @@ class LongLivePipeline:
         group: SequenceGroup = ALONE,
         files: FileHash | None = None,
     ) -> "LongLivePipeline":
-        """The pipeline of parts that were read from files; it takes them over."""
+        """A pipeline that owns these parts, which it changes in place."""
         return cls(
             loaded.transformer,
             loaded.vae,
@@ -338,7 +338,7 @@ class LongLivePipeline:
         )
 
     def _origin(self, settings: GenerationSettings) -> Origin:
-        """What must be the same where a stream with these settings is resumed."""
+        """What a snapshot records of this pipeline: all of it must match where it is resumed."""
         if self.sp.group.size > 1:
             raise ValueError(
                 f"a snapshot holds all heads of a stream's past, but this pipeline spreads them "

@@ -1,4 +1,4 @@
-"""What the name of a precision makes of a transformer, and what every layer of it then runs on."""
+"""A transformer's linears in the precision that was asked for, and what each of them runs on."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where a pipeline computes and in which types: all of it decided before a weight is read."""
+"""Where a pipeline computes and in which types, decided once, before weights are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Devices, types and backends of a pipeline, none of them left open.
+    """Devices, types and backends of a pipeline, as decided from ``RuntimeOptions``: no "auto".
 
     ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic around them:
     bf16 on a GPU (fp32 for "fp32"), fp32 on a CPU, whatever the weights. Precisions below bf16 are

@@ -42,7 +42,7 @@ PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
 """The original's names of the rules."""
 
 ReduceAmax = Callable[[Tensor], Tensor]
-"""Makes one largest magnitude of those of several ranks."""
+"""Takes the largest magnitude of this rank's inputs to the largest of all ranks that share them."""
 
 _PACKED = {
     "weight_codes": torch.uint8,

@@ -18,10 +18,10 @@ from longlive_models.lora import LoRALinear, adapters
 Parts = Mapping[str, nn.Module]
 
 _COLUMNS = 1024
-"""Sums that each tensor's bits are added up in."""
+"""How many sums the 64-bit words of a tensor are added up to."""
 
 _ROWS = 4096
-"""Rows that are multiplied by their places at a time: 32 MiB."""
+"""Rows of words that are multiplied by their places at a time: 32 MiB."""
 
 
 class FileHash:
@@ -128,7 +128,7 @@ def _column_sums(x: Tensor) -> Tensor:
 
 
 def _stamps(files: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files: another one in a place has others."""
+    """Names, sizes and modification times of the files: they change where a file is replaced."""
     found = [files] if files.is_file() else sorted(files.rglob("*.safetensors"))
     stats = [(str(file), file.stat()) for file in found]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -1,4 +1,4 @@
-"""What a video may start from instead of prompts: a snapshot to go on from, a record to repeat."""
+"""What a video may start from instead of prompts: a snapshot to resume, or a record to replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -82,6 +82,8 @@ def test_every_benchmark_writes_a_record_and_a_table(model, tmp_path, capsys):
         table = (tmp_path / f"{name}_cpu.md").read_text()
         assert table in printed
         assert record["command"] in table
+        if not isinstance(BENCHMARKS[name], DeviceBenchmark):
+            assert "weights fp32, computed in fp32; cache fp32; lane inline" in table
 
 
 def test_steady_speed_is_measured_over_whole_blocks_with_a_full_window(model, tmp_path):
