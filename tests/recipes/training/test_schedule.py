@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from longlive_recipes.training import schedule
 from longlive_recipes.training.schedule import (
+    LearningRateCurve,
     Phase,
     Stopwatch,
     TrainingSchedule,
@@ -56,6 +57,25 @@ def test_the_rate_rises_in_the_warmup_and_falls_with_progress(budget, step, earl
     assert budget.rate(step, early) <= budget.rate(step + 1, early)
     if step >= budget.warmup_steps:
         assert budget.rate(step, early) >= budget.final_rate - 1e-12
+
+
+@given(budgets, st.integers(0, 20_000), shares)
+def test_an_optimizers_own_curve_is_that_of_a_run(budget, updates, progress):
+    curve = LearningRateCurve(warmup_updates=budget.warmup_steps, final_rate=budget.final_rate)
+    assert budget.curve == curve
+    assert curve.rate(updates, progress) == budget.rate(updates, progress)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"warmup_updates": -1}, "LearningRateCurve.warmup_updates is at least 0, got -1"),
+        ({"final_rate": 2}, "LearningRateCurve.final_rate is at most 1, got 2"),
+    ],
+)
+def test_a_curve_that_is_none_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LearningRateCurve(**changes)
 
 
 @given(budgets)
