@@ -1,6 +1,5 @@
 """Names in messages: the nearest one that exists, and the first few of many. Needs no torch."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 
@@ -12,6 +11,8 @@ def nearest(name: object, known: Iterable[str], *, likeness: float = 0.6) -> str
     """
     if not isinstance(name, str):
         return None
+    import difflib  # commands look at names before they are slow
+
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
 
 

@@ -3,7 +3,6 @@
 import json
 import platform
 from dataclasses import replace
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,6 +51,8 @@ def doctor(
 
 def versions() -> dict[str, str]:
     """Of what matters here: the version, or that it is not installed."""
+    from importlib import metadata  # it takes as long as a third of `longlive --help`
+
     found = {"python": platform.python_version()}
     for name in ("longlive", "torch", "pytorch-lightning", "transformers", "av", *OPTIONAL):
         try:
