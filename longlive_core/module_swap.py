@@ -1,35 +1,26 @@
 """Swap the linears of any model for another kind, and say what was swapped, what was kept, and why.
 
-What is kept is named by patterns. A pattern is matched, as file names are (``*``, ``?``, ``[ab]``),
-with a module's dotted name and with every run of its parts: ``head`` keeps ``head.head``,
-``blocks.0`` keeps ``blocks.0.ffn.2`` and not ``blocks.01.ffn.2``, ``norm*`` keeps ``x.norm_q``.
+What is kept is named by patterns and functions, and read off the model's structure:
+``longlive_core.keep_rules`` says how.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from longlive_core.backends import Receipt
-from longlive_core.names import few, nearest
-
-KEEP = (
-    "text_embedding",
-    "patch_embedding",
-    "time_embedding",
-    "time_projection",
-    "head",
-    "norm*",
-    "lora_A",
-    "lora_B",
-)
-"""Left as they are unless told otherwise: the ends of LongLive-2.0's transformer, as the original
-leaves them, norms, and low-rank adapters. They are a few percent of the bytes and carry much of
-the error."""
+from longlive_core.frozen_linear import FrozenLinear
+from longlive_core.keep_rules import ENDS as ENDS
+from longlive_core.keep_rules import KEEP as KEEP
+from longlive_core.keep_rules import Ends, keep_rules, refuse_unmatched, why_kept
+from longlive_core.keep_rules import Keep as Keep
+from longlive_core.keep_rules import matches as matches
+from longlive_core.names import few
+from longlive_core.saved_config import note_in_config
 
 
 @runtime_checkable
@@ -90,31 +81,36 @@ def plan_swap(
     *,
     kinds: tuple[type[nn.Module], ...],
     why_keep: Callable[[nn.Module], str | None],
-    keep: Sequence[str] = KEEP,
+    keep: Keep = KEEP,
 ) -> SwapPlan:
     """Decide for every linear; changes nothing and reads no weight (a model on ``meta`` will do).
 
     ``kinds`` are the exact types that can be replaced: a subclass may compute something else.
-    ``why_keep`` gives the reason why one cannot be, or None. Raises ValueError for a pattern that
+    ``why_keep`` gives the reason why one cannot be, or None. A linear that is packed already is
+    none to decide about, unless its type is one of ``kinds``. Raises ValueError for a pattern that
     names nothing, unless it is one of ``KEEP``.
     """
+    rules = keep_rules(keep)
     shared = _shared_weights(model)
+    ends = ENDS.kept(model) if any(isinstance(rule, Ends) for rule in rules) else {}
     swapped, kept = [], {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) not in kinds and not isinstance(module, nn.Linear):
+        known = type(module) in kinds
+        if not known and (isinstance(module, FrozenLinear) or not isinstance(module, nn.Linear)):
             continue
-        pattern = next((p for p in keep if matches(p, name)), None)
-        if pattern is not None:
-            kept[name] = f"as {pattern!r} says"
-        elif type(module) not in kinds:
+        if (reason := why_kept(rules, name, module)) is not None:
+            kept[name] = reason
+        elif not known:
             kept[name] = f"it is a {type(module).__name__}, which may compute something else"
         elif name in shared:
             kept[name] = f"its weight is shared with {shared[name]}"
         elif (reason := why_keep(module)) is not None:
             kept[name] = reason
+        elif name in ends:
+            kept[name] = ends[name]
         else:
             swapped.append(name)
-    _refuse_unmatched(model, keep)
+    refuse_unmatched(model, rules)
     return SwapPlan(swapped=tuple(swapped), kept=kept)
 
 
@@ -123,7 +119,8 @@ def swap_linears(
 ) -> ConversionReport:
     """Replace what ``plan`` names by what ``make`` returns for it, in place, one at a time.
 
-    A module that stands under two names is made once and put under both.
+    A module that stands under two names is made once and put under both. A model of Diffusers or
+    Transformers says in its config which layers are packed: ``longlive_core.saved_config``.
     """
     if "" in plan.swapped:
         raise ValueError(
@@ -139,6 +136,7 @@ def swap_linears(
         for name in names:
             holder, _, last = name.rpartition(".")
             setattr(model.get_submodule(holder), last, made)
+    note_in_config(model)
     return ConversionReport(
         swapped=plan.swapped,
         kept=plan.kept,
@@ -166,16 +164,6 @@ def module_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether ``pattern`` names the module ``name``, or something that holds it."""
-    parts = name.split(".")
-    return any(
-        fnmatchcase(".".join(parts[start:end]), pattern)
-        for start in range(len(parts))
-        for end in range(start + 1, len(parts) + 1)
-    )
-
-
 def _shared_weights(model: nn.Module) -> dict[str, str]:
     """Of each module whose weight another module has too, that other module's name."""
     holders = defaultdict(list)
@@ -189,15 +177,3 @@ def _shared_weights(model: nn.Module) -> dict[str, str]:
         for name in names
         if len(names) > 1
     }
-
-
-def _refuse_unmatched(model: nn.Module, keep: Iterable[str]) -> None:
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    for pattern in keep:
-        if pattern not in KEEP and not any(matches(pattern, name) for name in names):
-            near = nearest(pattern, names)
-            hint = f"Did you mean {near!r}?" if near else f"Its modules: {few(names)}."
-            raise ValueError(
-                f"keep={pattern!r} names no module of this {type(model).__name__}, so it would "
-                f"keep nothing. {hint}"
-            )

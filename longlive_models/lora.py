@@ -54,7 +54,7 @@ class LoRALinear(nn.Module):
         self, base: nn.Module, config: LoRAConfig, *, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        if not isinstance(base, (nn.Linear, *QUANTIZED)):
+        if not isinstance(base, nn.Linear):
             raise ValueError(f"LoRA goes beside a linear, got {type(base).__name__}.")
         device = next(iter((*base.parameters(), *base.buffers()))).device
         made: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
@@ -106,11 +106,11 @@ class LoRALinear(nn.Module):
                 f"merging into a {type(base).__name__} rounds its packed weight once more: merge "
                 f"into the plain weight and quantize that, or pass requantize=True."
             )
-        if isinstance(base, nn.Linear):
+        if not isinstance(base, QUANTIZED):
+            assert isinstance(base, nn.Linear)
             self._former = (base.weight.data,)
             base.weight.data = (base.weight.float() + self.delta).to(base.weight.dtype)
             return
-        assert isinstance(base, QUANTIZED)
         plain = base.to_linear(torch.float32)
         plain.weight.data += self.delta
         again = type(base).from_linear(plain, base.config)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ def load_lora(
 
 def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
     """The linears that adapters stand beside, or would."""
-    kinds = (nn.Linear, LoRALinear, *QUANTIZED)
+    kinds = (nn.Linear, LoRALinear)
     linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     names = [name for name in linears if config.matches(name)]
     if not names:
@@ -274,7 +274,7 @@ def _check(
     own: dict[str, list[int]] = {}
     for name, linear in linears.items():
         base = linear.base_layer if isinstance(linear, LoRALinear) else linear
-        assert isinstance(base, (nn.Linear, *QUANTIZED))
+        assert isinstance(base, nn.Linear)
         own[f"{PREFIX}{name}.lora_A.weight"] = [config.rank, base.in_features]
         own[f"{PREFIX}{name}.lora_B.weight"] = [base.out_features, config.rank]
     problems = {

@@ -4,7 +4,6 @@ Its tensors are integers, bits of the numbers that they stand for, so that nothi
 model (``to(torch.bfloat16)``, mixed-precision wrappers, a saver) can touch them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +17,15 @@ from longlive_core.checks import shown, switch, text, whole
 from longlive_core.eight_bit.rowwise import ENCODE_ROWS
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
-from longlive_core.module_swap import KEEP, ConversionReport, features, plan_swap, swap_linears
+from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
+from longlive_core.module_swap import (
+    KEEP,
+    ConversionReport,
+    Keep,
+    features,
+    plan_swap,
+    swap_linears,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,25 @@ class Float8Config:
         return Scaling.ROW if self.scaling == "row" else Scaling.SQUARE
 
 
-class Float8Linear(nn.Module):
+class Float8Weight(FrozenWeight, Float8Tensor):
+    """A layer's packed weight, which answers what is asked of a weight."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in]."""
+        return tuple(self.codes.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.codes.device
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """The values, rounded once to ``dtype``."""
+        return dequantize(self, dtype)
+
+
+class Float8Linear(FrozenLinear):
     """``y = x W^T + b`` with W in FP8 and x rounded to FP8 at each call (W8A8).
 
     The sum is one of float32, rounded once to the type of ``x`` (or of autocast). The weight is
@@ -77,11 +102,13 @@ class Float8Linear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config = Float8Config() if config is None else config
         why = "It is how many numbers a row of the input, or of the output, has."
-        self.in_features = whole("in_features", in_features, at_least=1, why=why)
-        self.out_features = whole("out_features", out_features, at_least=1, why=why)
+        super().__init__(
+            whole("in_features", in_features, at_least=1, why=why),
+            whole("out_features", out_features, at_least=1, why=why),
+            dtype,
+        )
+        self.config = config = Float8Config() if config is None else config
         if (reason := why_not_convert(in_features, out_features, config)) is not None:
             raise ValueError(f"Float8Linear cannot hold this weight: {reason}. Keep an nn.Linear.")
         shape = (out_features, in_features)
@@ -96,7 +123,12 @@ class Float8Linear(nn.Module):
     def from_linear(cls, linear: nn.Linear, config: Float8Config | None = None) -> "Float8Linear":
         """The layer with this linear's weight rounded to FP8; it shares the linear's bias."""
         layer = cls(
-            linear.in_features, linear.out_features, bias=False, config=config, device="meta"
+            linear.in_features,
+            linear.out_features,
+            bias=False,
+            config=config,
+            device="meta",
+            dtype=linear.weight.dtype,
         )
         q = quantize(linear.weight.detach(), layer.config.weight)
         layer.weight_codes = q.codes.view(torch.uint8)
@@ -105,13 +137,25 @@ class Float8Linear(nn.Module):
         return layer
 
     @property
-    def weight(self) -> Float8Tensor:
+    def weight(self) -> Float8Weight:
         """The packed weight, a view of the buffers."""
-        return Float8Tensor(
+        weight = Float8Weight(
             codes=self.weight_codes.view(torch.float8_e4m3fn),
             scales=self.weight_scales.view(torch.float32),
             scaling=self.config.weight,
         )
+        weight.dtype = self.working_dtype
+        return weight
+
+    def stored_form(self) -> dict[str, Any]:
+        """``Float8Config`` as plain values, with the format's name."""
+        config = self.config
+        return {
+            "format": "float8",
+            "scaling": config.scaling,
+            "backend": config.backend,
+            "strict": config.strict,
+        }
 
     def to_linear(self, dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
         """A plain linear with the decoded weight."""
@@ -242,13 +286,13 @@ def convert_linears(
     model: nn.Module,
     config: Float8Config | None = None,
     *,
-    keep: Sequence[str] = KEEP,
+    keep: Keep = KEEP,
     device: torch.device | str | None = None,
 ) -> ConversionReport:
     """Replace the linears of ``model`` by ``Float8Linear``, in place, and say which.
 
-    ``keep`` has patterns of names to leave (``longlive_core.module_swap`` says how they match);
-    ``device`` is where each is moved before it is rounded.
+    ``keep`` has patterns of names and functions for what to leave (``longlive_core.keep_rules``
+    says how they match); ``device`` is where each is moved before it is rounded.
     """
     config = Float8Config() if config is None else config
 

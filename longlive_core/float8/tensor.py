@@ -32,7 +32,7 @@ class Scaling(Enum):
     SQUARE = "128x128"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Float8Tensor:
     """A matrix in FP8: ``codes`` [rows, cols], E4M3, and float32 ``scales``.
 

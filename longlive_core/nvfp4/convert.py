@@ -1,11 +1,16 @@
 """Give the linears of any model NVFP4 weights, or NVFP4 products, or their plain form back."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
-from longlive_core.module_swap import KEEP, ConversionReport, SwapPlan, plan_swap, swap_linears
+from longlive_core.module_swap import (
+    KEEP,
+    ConversionReport,
+    Keep,
+    SwapPlan,
+    plan_swap,
+    swap_linears,
+)
 from longlive_core.nvfp4.format import BLOCK
 from longlive_core.nvfp4.linear import LinearConfig, NVFP4Linear, ReduceAmax
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear, TrainingConfig
@@ -15,7 +20,7 @@ def convert_linears(
     model: nn.Module,
     config: LinearConfig | TrainingConfig | None = None,
     *,
-    keep: Sequence[str] = KEEP,
+    keep: Keep = KEEP,
     reduce_amax: ReduceAmax | None = None,
     device: torch.device | str | None = None,
 ) -> ConversionReport:
@@ -23,10 +28,10 @@ def convert_linears(
 
     A ``LinearConfig`` (the default) packs weights into ``NVFP4Linear``, from training linears too;
     a ``TrainingConfig`` makes ``NVFP4TrainingLinear`` of the same parameters. ``keep`` has patterns
-    of names to leave (``longlive_core.module_swap`` says how they match); pass ``(*KEEP, ...)`` to
-    keep more. ``device`` is where each is moved before it is quantized; with it, a model on a CPU
-    is packed on a GPU that could not hold it unpacked. Convert before sharding and before
-    compiling.
+    of names and functions of ``(module, name)`` for what to leave (``longlive_core.keep_rules``
+    says how they match); pass ``(*KEEP, ...)`` to keep more, ``()`` to keep nothing. ``device`` is
+    where each is moved before it is quantized; with it, a model on a CPU is packed on a GPU that
+    could not hold it unpacked. Convert before sharding and before compiling.
     """
     config = LinearConfig() if config is None else config
     kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
@@ -44,7 +49,7 @@ def convert_linears(
     return swap_linears(model, make, plan)
 
 
-def plan_conversion(model: nn.Module, *, keep: Sequence[str] = KEEP) -> SwapPlan:
+def plan_conversion(model: nn.Module, *, keep: Keep = KEEP) -> SwapPlan:
     """Which plain linears of ``model`` would be packed and why the others would not.
 
     Changes nothing and reads no weight: a model on "meta" will do, for packing it from its files.

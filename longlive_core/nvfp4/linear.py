@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.checks import switch, text, whole
+from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
 from longlive_core.module_swap import features
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
 from longlive_core.nvfp4.matmul import (
@@ -80,7 +81,21 @@ class LinearConfig:
             )
 
 
-class NVFP4Linear(nn.Module):
+class NVFP4Weight(FrozenWeight, NVFP4Tensor):
+    """A layer's packed weight, which answers what is asked of a weight."""
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """The values, rounded once to ``dtype``."""
+        return dequantize(self, dtype)
+
+    def to(self, target: torch.dtype | torch.device | str, *, non_blocking: bool = False) -> Any:
+        """The values in another type, or the same bits on another device."""
+        if isinstance(target, torch.dtype):
+            return self.decoded(target)
+        return NVFP4Tensor.to(self, target, non_blocking=non_blocking)
+
+
+class NVFP4Linear(FrozenLinear):
     """``y = x W^T + b`` with W packed in NVFP4, and x as it is (W4A16) or quantized too (W4A4).
 
     The product is summed in float32. Under W4A4 it is rounded to the type of ``x`` before the bias
@@ -107,10 +122,12 @@ class NVFP4Linear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            whole("in_features", in_features, at_least=0, why=_SIZE),
+            whole("out_features", out_features, at_least=0, why=_SIZE),
+            dtype,
+        )
         self.config = config = LinearConfig() if config is None else config
-        self.in_features = whole("in_features", in_features, at_least=0, why=_SIZE)
-        self.out_features = whole("out_features", out_features, at_least=0, why=_SIZE)
         self.reduce_amax = reduce_amax
         self._prepared: WeightProduct | None = None
         rows, cols = padded_size((out_features, in_features), config.weight)
@@ -143,7 +160,9 @@ class NVFP4Linear(nn.Module):
         bias = linear.bias
         if bias is not None and bias.device != packed.device:
             bias = nn.Parameter(bias.detach().to(packed.device), requires_grad=bias.requires_grad)
-        return cls.from_packed(packed, bias, config, reduce_amax=reduce_amax)
+        layer = cls.from_packed(packed, bias, config, reduce_amax=reduce_amax)
+        layer.working_dtype = linear.weight.dtype
+        return layer
 
     @classmethod
     def from_packed(
@@ -162,7 +181,15 @@ class NVFP4Linear(nn.Module):
             )
         config = replace(LinearConfig() if config is None else config, weight=weight.config)
         rows, cols = weight.shape
-        layer = cls(cols, rows, bias=False, config=config, reduce_amax=reduce_amax, device="meta")
+        layer = cls(
+            cols,
+            rows,
+            bias=False,
+            config=config,
+            reduce_amax=reduce_amax,
+            device="meta",
+            dtype=torch.bfloat16 if bias is None else bias.dtype,
+        )
         layer.weight_codes = weight.codes
         layer.weight_scales = weight.block_scales.view(torch.uint8)
         layer.weight_amax = weight.amax.detach().reshape(()).clone().view(torch.int32)
@@ -171,8 +198,13 @@ class NVFP4Linear(nn.Module):
         return layer
 
     @property
-    def weight(self) -> NVFP4Tensor:
+    def weight(self) -> NVFP4Weight:
         """The packed weight, a view of the buffers."""
+        weight = NVFP4Weight(**vars(self._packed()))
+        weight.dtype = self.working_dtype
+        return weight
+
+    def _packed(self) -> NVFP4Tensor:
         return NVFP4Tensor(
             codes=self.weight_codes,
             block_scales=self.weight_scales.view(torch.float8_e4m3fn),
@@ -181,10 +213,21 @@ class NVFP4Linear(nn.Module):
             shape=(self.out_features, self.in_features),
         )
 
+    def stored_form(self) -> dict[str, Any]:
+        """``LinearConfig`` as plain values, with the format's name."""
+        activation = self.config.activation
+        return {
+            "format": "nvfp4",
+            "weight": self.config.weight.to_dict(),
+            "activation": None if activation is None else activation.to_dict(),
+            "backend": self.config.backend,
+            "strict": self.config.strict,
+        }
+
     def to_linear(self, dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
         """A plain linear with the decoded weight."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(dequantize(self.weight, dtype))
+        linear.weight = nn.Parameter(dequantize(self._packed(), dtype))
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.detach().to(dtype))
         return linear.train(self.training)
@@ -196,7 +239,7 @@ class NVFP4Linear(nn.Module):
         """
         if self.config.activation is None:
             backend = self.config.backend
-            self._prepared = prepare_weight(self.weight, dtype=dtype, backend=backend)
+            self._prepared = prepare_weight(self._packed(), dtype=dtype, backend=backend)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         features("NVFP4Linear", x, self.in_features)
@@ -207,7 +250,7 @@ class NVFP4Linear(nn.Module):
             return self._product(x.to(dtype), bias)
 
     def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        config, weight = self.config, self.weight
+        config, weight = self.config, self._packed()
         if config.activation is not None:
             parts = weight.codes, weight.block_scales, weight.amax
             y = _QuantizedProduct.apply(x, *parts, weight, config, self.reduce_amax)
@@ -232,7 +275,8 @@ class NVFP4Linear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "NVFP4Linear":
         self._prepared = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         self._prepared = None

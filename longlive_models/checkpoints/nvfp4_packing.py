@@ -6,7 +6,7 @@ on a machine that could not hold it.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longlive_core.module_swap import KEEP, ConversionReport, SwapPlan
+from longlive_core.module_swap import KEEP, ConversionReport, Keep, SwapPlan
 from longlive_core.nvfp4 import plan_conversion, quantize_weight
 from longlive_models.checkpoints.disk import copy_tree, told_by_the_system
 from longlive_models.checkpoints.folder import (
@@ -50,7 +50,7 @@ class PackedFolder:
     report: ConversionReport
 
 
-def plan_packing(source: Path, keep: Sequence[str] = KEEP) -> SwapPlan:
+def plan_packing(source: Path, keep: Keep = KEEP) -> SwapPlan:
     """Which linears of a model folder would be packed; reads configs alone.
 
     Raises:
@@ -74,7 +74,7 @@ def pack_model_folder(
     target: Path,
     config: PackedConfig,
     *,
-    keep: Sequence[str] = KEEP,
+    keep: Keep = KEEP,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     file_bytes: int = FILE_BYTES,

@@ -63,12 +63,13 @@ class QuantizeWeights:
         """Patterns of everything that stays as it is."""
         from longlive_core.module_swap import KEEP
 
-        if strangers := [name for name in self.pack if name not in KEEP]:
+        patterns = [rule for rule in KEEP if isinstance(rule, str)]  # they name all of our ends
+        if strangers := [name for name in self.pack if name not in patterns]:
             raise ValueError(
                 f"pack={strangers[0]!r} is not kept by default, so there is nothing to change: "
-                f"{', '.join(KEEP)} are."
+                f"{', '.join(patterns)} are."
             )
-        return (*(name for name in KEEP if name not in self.pack), *self.keep)
+        return (*(name for name in patterns if name not in self.pack), *self.keep)
 
 
 def check_rule(name: str) -> None:

@@ -24,6 +24,7 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "transformer_engine",
     "transformer_engine_torch",  # its binding
     "humming",
+    "diffusers",  # asked for its tables where somebody has models of it
 }
 HOMES = {
     "difflib": lambda file: file == Path("longlive_core/names.py"),  # one "did you mean"
@@ -37,7 +38,11 @@ HOMES = {
     "pytorch_lightning": lambda file: file.parts[0] == "recipes",
     "typer": lambda file: file.parts[0] == "longlive_cli",
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
-    "transformers": lambda file: file.parts[:2] == ("longlive_models", "text"),
+    "transformers": lambda file: (
+        file.parts[:2] in (("longlive_models", "text"), ("longlive_models", "ecosystem"))
+    ),
+    "diffusers": lambda file: file.parts[:2] == ("longlive_models", "ecosystem"),
+    "peft": lambda file: False,  # its adapters know our layers as linears; nothing is imported
     "av": lambda file: file.parts[:2] == ("longlive_models", "video"),
     "PIL": lambda file: file.parts[:2] == ("longlive_models", "video"),
     "yaml": lambda file: (

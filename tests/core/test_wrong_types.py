@@ -34,6 +34,10 @@ REFUSED = {
     "got 'mse': write QuantizeConfig": lambda: LinearConfig(weight="mse"),
     "LinearConfig.activation is a QuantizeConfig": lambda: LinearConfig(activation=4),
     "LinearConfig.backend is a string, got None": lambda: LinearConfig(backend=None),
+    "keep=5 is no rule of what stays": lambda: convert_linears(torch.nn.Module(), keep=5),
+    "keep=.'head', None.* is no rule": lambda: convert_linears(
+        torch.nn.Module(), keep=("head", None)
+    ),
     "LinearConfig.strict is True or False, got 'no'": lambda: LinearConfig(strict="no"),
     "TrainingConfig.gradient is a QuantizeConfig": lambda: TrainingConfig(gradient="mse"),
     "TrainingConfig.hadamard is True or False, got 1": lambda: TrainingConfig(hadamard=1),
