@@ -5,6 +5,7 @@ from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
 from longlive_core.checks import whole
+from longlive_core.living import number_of
 from longlive_core.sequence_parallel.collectives import (
     CompletedTransfer,
     Exchange,
@@ -14,6 +15,7 @@ from longlive_core.sequence_parallel.collectives import (
     WireCodec,
     masked_mean,
 )
+from longlive_core.sequence_parallel.compiled import exchange
 from longlive_core.sequence_parallel.group import SequenceGroup
 from longlive_core.sequence_parallel.partition import BalancedPartition, split_evenly
 
@@ -55,11 +57,12 @@ class BalancedSP:
         if heads < group.size:
             raise ValueError(
                 f"{heads} heads cannot be dealt out to {group.size} ranks: each needs one at "
-                f"least. Use groups of at most {heads} ranks."
+                f"least. Use groups of at most {heads} ranks, or repeat key heads to one a rank."
             )
         self.group = group
         self.wire = PlainWireCodec() if wire is None else wire
         self.bytes_sent = 0
+        self._ticket = torch.tensor(number_of(self), dtype=torch.int64, device="cpu")
         self._heads_by_rank = tuple(len(r) for r in split_evenly(heads, group.size))
         self.heads = split_evenly(heads, group.size)[group.rank]
         self.partition = partition
@@ -77,6 +80,7 @@ class BalancedSP:
                 f"Build it with ranks=group.size."
             )
         self._partition = partition
+        self._tokens_by_rank = partition.tokens_by_rank
 
     @property
     def frames(self) -> range:
@@ -105,14 +109,29 @@ class BalancedSP:
         Raises:
             ValueError: other tokens or heads, or a gradient over a codec that carries none.
         """
-        self._check(x, self.partition.tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
-        return self._transfer(x, self._layout())
+        self._check(x, self._tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
+        if torch.compiler.is_compiling() and self.group.size > 1:
+            raise ValueError(
+                "start in compiled code: a compiler may reorder exchanges that do not depend on "
+                "one another, and another rank's would arrive in their place. Call to_heads, which "
+                "makes one exchange of three."
+            )
+        return self._transfer(x, back=False)
 
     def to_heads(self, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
         """Exchange this rank's tokens of all heads for all tokens of this rank's heads.
 
         [batch, own tokens, all heads, head_dim] -> [batch, all tokens, own heads, head_dim], each.
+
+        Keys and values of fewer heads than queries go through a second ``BalancedSP`` of the same
+        group and partition, with ``heads`` of both a multiple of the ranks: each rank then has the
+        key heads that its query heads read. Fewer key heads than ranks are repeated before, one for
+        each rank: ``k.repeat_interleave(group.size // key_heads, 2)``.
         """
+        if torch.compiler.is_compiling():
+            self._check(q, self._tokens_by_rank[self.group.rank], sum(self._heads_by_rank))
+            q, k, v = self._transfer(torch.cat((q, k, v)), back=False).wait().chunk(3)
+            return q, k, v
         started = [self.start(x) for x in (q, k, v)]
         q, k, v = (transfer.wait() for transfer in started)
         return q, k, v
@@ -122,8 +141,8 @@ class BalancedSP:
 
         [batch, all tokens, own heads, head_dim] -> [batch, own tokens, all heads, head_dim].
         """
-        self._check(x, self.partition.tokens, len(self.heads))
-        return self._transfer(x, self._layout().inverse()).wait()
+        self._check(x, sum(self._tokens_by_rank), len(self.heads))
+        return self._transfer(x, back=True).wait()
 
     def gather(self, x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
         """The frames of all ranks, on every rank; ``dim`` counts this rank's frames in ``x``.
@@ -152,24 +171,37 @@ class BalancedSP:
         """
         return self.group.max(x)
 
-    def _transfer(
-        self, x: Tensor, layout: ExchangeLayout
-    ) -> Transfer | Exchange | CompletedTransfer:
+    @torch.no_grad()
+    def exchange_now(self, x: Heads, back: bool) -> Heads:
+        """The exchange of ``to_heads``, or ``back`` of ``to_sequence``, without a gradient.
+
+        What a compiled graph calls; everybody else has those two.
+        """
+        return self._start_exchange(x, self._layout(back)).wait()
+
+    def _transfer(self, x: Tensor, back: bool) -> Transfer | Exchange | CompletedTransfer:
         if self.group.size == 1:
             return CompletedTransfer(x)
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._start_exchange(x, layout)
-        if not self.wire.carries_gradients:
+        differentiable = torch.is_grad_enabled() and x.requires_grad
+        if differentiable and not self.wire.carries_gradients:
             raise ValueError(
                 f"{self.wire} rounds what it sends, so it carries no gradient. Train with the "
                 f"plain wire, or generate under torch.no_grad()."
             )
-        return Transfer(x, layout, self._start_exchange)
+        if torch.compiler.is_compiling():
+            tokens, heads = sum(self._tokens_by_rank), len(self.heads)
+            if back:
+                tokens = self._tokens_by_rank[self.group.rank]
+                heads = sum(self._heads_by_rank)
+            return CompletedTransfer(exchange(x, self._ticket, back, tokens, heads))
+        layout = self._layout(back)
+        if differentiable:
+            return Transfer(x, layout, self._start_exchange)
+        return self._start_exchange(x, layout)
 
-    def _layout(self) -> ExchangeLayout:
-        return ExchangeLayout(
-            cut=2, cuts=self._heads_by_rank, join=1, joins=self.partition.tokens_by_rank
-        )
+    def _layout(self, back: bool) -> ExchangeLayout:
+        there = ExchangeLayout(cut=2, cuts=self._heads_by_rank, join=1, joins=self._tokens_by_rank)
+        return there.inverse() if back else there
 
     def _start_exchange(self, x: Tensor, layout: ExchangeLayout) -> Exchange:
         exchange = Exchange(x, layout, self.group, self.wire)
@@ -182,13 +214,19 @@ class BalancedSP:
         return exchange
 
     def _check(self, x: Heads, tokens: int, heads: int) -> None:
-        if x.shape[1:3] != (tokens, heads):
-            raise ValueError(
-                f"rank {self.group.rank} of {self.group.size} exchanges {tokens} tokens of "
-                f"{heads} heads here, got {x.shape[1]} tokens of {x.shape[2]} heads: the partition "
-                f"and heads given to BalancedSP say who holds what. Shard the video by this "
-                f"partition, or assign the partition of this sequence."
-            )
+        if x.shape[1:3] == (tokens, heads):
+            return
+        way_out = (
+            "Heads that are fewer, of grouped keys, have a BalancedSP of their own with heads= "
+            "theirs, repeated to one a rank if there are fewer than ranks."
+            if x.shape[1] == tokens and x.shape[2] < heads
+            else "Shard the video by this partition, or assign the partition of this sequence."
+        )
+        raise ValueError(
+            f"rank {self.group.rank} of {self.group.size} exchanges {tokens} tokens of {heads} "
+            f"heads here, got {x.shape[1]} tokens of {x.shape[2]} heads: the partition and heads "
+            f"given to BalancedSP say who holds what. {way_out}"
+        )
 
 
 def _narrow(x: Tensor, dim: int, own: range, whole: int, what: str) -> Tensor:

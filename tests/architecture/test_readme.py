@@ -35,6 +35,7 @@ SLOW = (  # these make whole videos
 )
 GPU = "trains for a quarter of an hour on a GPU"
 MACHINES = "needs two machines; tests/recipes/test_several_nodes.py runs it with two processes each"
+TORCH_S_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"  # it compiles
 NOT_RUN = {  # how a line begins, and why it is only understood
     "live 'a red circle moves right on a navy background'$": "waits for what a person types",
     "train vae_pocket": GPU,
@@ -137,7 +138,7 @@ def test_every_page_is_read():
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run_and_run_again(code, tmp_path):
     for _ in range(2 if "save" in code else 1):
-        run(["-W", "error::DeprecationWarning", "-c", code], tmp_path)
+        run(["-W", "error::DeprecationWarning", "-W", TORCH_S_OWN, "-c", code], tmp_path)
 
 
 @pytest.mark.parametrize("words", commands())

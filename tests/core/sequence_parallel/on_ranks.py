@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from longlive_core.attention import attention
 from longlive_core.sequence_parallel import (
     BalancedPartition,
     BalancedSP,
@@ -233,3 +234,18 @@ def bytes_over_a_wire(process_group: dist.ProcessGroup, wire: object) -> int:
     sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 5, "copies": 1}, 2, wire)
     sp.start(torch.zeros(1, 5, 2, 128, dtype=torch.bfloat16)).wait()
     return sp.bytes_sent
+
+
+def grouped(process_group: dist.ProcessGroup, sizes: dict[str, int]) -> float:
+    """Attention of eight query heads and four key heads, two exchanges, against the whole."""
+    queries, keys = (communicator(process_group, sizes, heads) for heads in (8, 4))
+    q, k, v = (whole(heads, queries.partition.tokens, seed) for seed, heads in enumerate((8, 4, 4)))
+    own = own_tokens(queries)
+    here = [queries.start(q[:, own])] + [keys.start(x[:, own]) for x in (k, v)]
+    out = queries.to_sequence(attention(*(x.wait() for x in here), backend="reference"))
+    return difference(out, attention(q, k, v, backend="reference")[:, own])
+
+
+def fewer_heads(process_group: dist.ProcessGroup, sizes: dict[str, int]) -> None:
+    sp = communicator(process_group, sizes, 8)
+    sp.start(whole(4, sp.partition.tokens, 0)[:, own_tokens(sp)])

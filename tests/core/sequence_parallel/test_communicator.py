@@ -1,6 +1,9 @@
 """The communicator on real ranks: what one rank would have computed, gradients included."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from longlive_models.wan import HeadExchange
 from tests.core.sequence_parallel import on_ranks
 from tests.processes import RankError, Ranks
 
+ROOT = Path(__file__).parents[3]
 EVEN = {"frames": 8, "tokens_per_frame": 2, "frames_per_block": 2}
 ONE_COPY = {"frames": 4, "tokens_per_frame": 3, "copies": 1}
 UNEVEN = {"frames": 9, "tokens_per_frame": 2, "frames_per_block": 2}
@@ -127,3 +131,18 @@ def test_a_rank_that_goes_wrong_ends_the_call_with_its_own_error(doomed, how, er
     with pytest.raises(error, match=message):
         doomed(2, on_ranks.one_fails, how)
     assert time.monotonic() - start < 30
+
+
+def test_grouped_heads_take_a_second_exchange(ranks: Ranks):
+    assert max(ranks(2, on_ranks.grouped, EVEN)) < 1e-12
+    with pytest.raises(RankError, match="got 16 tokens of 4 heads.*BalancedSP of their own"):
+        ranks(2, on_ranks.fewer_heads, EVEN)
+
+
+def test_a_compiled_block_exchanges_in_one_graph(tmp_path):
+    run = [sys.executable, "-m", "tests.core.sequence_parallel.compiled_exchange"]
+    how = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*run, str(rank), str(tmp_path)], **how) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
