@@ -43,7 +43,7 @@ def once(python: str, code: str) -> tuple[float, float, str]:
     Raises RuntimeError where the process fails.
     """
     began = time.perf_counter()
-    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([python, "-P", "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         printed = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)

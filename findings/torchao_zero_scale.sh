@@ -3,11 +3,10 @@
 # Expected: a matrix of zeros, quantized under the scale that its own largest magnitude gives (0),
 #           is zeros again
 # Behavior: zeros are divided by the scale 0: the block scales are NaN, and the codes are those of
-#           the largest magnitude with a sign. The matrix reads back as NaN, without a warning.
+#           -2 (0xC). The matrix reads back as NaN, without a warning.
 # Seen:     2026-11-30
 #           torchao 0.18.0: scale 0.0, codes ['0xCC'], reads nan
-# Here:     the scale of a tensor of zeros is 1 (longlive_core/nvfp4/scale_rules.py), and tests
-#           that compare with torchao leave zeros out.
+# Here:     a tensor of zeros is divided by 1 (longlive_core/nvfp4/scale_rules.py).
 set -uo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

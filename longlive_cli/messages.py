@@ -5,7 +5,6 @@ program's message can move a terminal's cursor.
 """
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +74,7 @@ def warnings_are_lines(tell: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def log_is_lines(tell: Callable[[str], None]) -> Iterator[None]:
     """Hand what recipes log of their work, and have to say about it, to ``tell``, a line each."""
+    import logging  # it takes milliseconds, and most commands log nothing
 
     class Lines(logging.Handler):
         """One line a record."""
@@ -132,8 +132,8 @@ def _as_yaml(values: Any) -> str:
         return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=not inside)
 
     Folding.add_representer(list, fold)
-    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": WIDTH}
-    return str(yaml.dump(values, Dumper=Folding, **how)).rstrip()
+    text = yaml.dump(values, Dumper=Folding, sort_keys=False, allow_unicode=True, width=WIDTH)
+    return str(text).rstrip()
 
 
 def _escaped(letter: str) -> str:

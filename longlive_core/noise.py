@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from longlive_core.checks import whole
+from longlive_core.checks import shown, whole
 
 PhiloxWords = tuple[Tensor, Tensor, Tensor, Tensor]
 """Four 32-bit words, as int64 tensors of values from 0 to 2**32 - 1."""
@@ -39,14 +39,22 @@ def gaussian(
     shape: tuple[int, ...],
     *,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "frames ..."]:
-    """Standard normal noise, float32 [len(frames), *shape], for these latent frames of this seed.
+    """Standard normal noise [len(frames), *shape] for these latent frames of this seed.
 
-    Computed on the CPU and moved: the same bytes on every device. ``frames`` are absolute indices
-    in the video, in any order. The element order is that of ``shape``: keep it fixed for a model.
-    NumPy's integers and integer tensors of one element are numbers as well. Raises ``ValueError``
-    for a seed outside 64 bits or not whole, a negative frame or an empty shape.
+    Computed on the CPU in float32 and moved: the same bytes on every device;
+    another ``dtype`` holds the same numbers, rounded. ``frames`` are absolute indices in the video,
+    in any order. The element order is that of ``shape``: keep it fixed for a model. NumPy's
+    integers and integer tensors of one element are numbers as well. Raises ``ValueError`` for a
+    seed outside 64 bits or not whole, a negative frame, an empty shape or a type that is not
+    floating.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(
+            f"noise of type {shown(dtype)}: normal numbers are fractions. Pass a floating type, "
+            f"such as torch.bfloat16."
+        )
     why = "it is Philox's key, of 64 bits. Pass a whole number from 0 to 2**64 - 1."
     seed = whole("a seed of noise", seed, at_least=0, at_most=2**64 - 1, why=why)
     why, most = "frames are counted from 0, and its number is part of Philox's counter.", 2**63 - 1
@@ -63,7 +71,21 @@ def gaussian(
     noise = torch.empty(len(frames), elements, dtype=torch.float32, device="cpu")
     for row, frame in zip(noise, frames, strict=True):
         row.copy_(_normal_frame(seed, frame, quads).flatten()[:elements])
-    return noise.view(len(frames), *shape).to(device)
+    return noise.view(len(frames), *shape).to(device, dtype)
+
+
+def gaussian_batch(
+    seeds: Sequence[int],
+    frames: Sequence[int],
+    shape: tuple[int, ...],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "seeds frames ..."]:
+    """Noise of several videos [len(seeds), len(frames), *shape], each as ``gaussian`` draws it."""
+    if not seeds:
+        raise ValueError("noise of no seeds: each video of a batch has one. Pass at least one.")
+    return torch.stack([gaussian(s, frames, shape, device=device, dtype=dtype) for s in seeds])
 
 
 def philox4x32(counter: PhiloxWords, key: tuple[int, int]) -> PhiloxWords:

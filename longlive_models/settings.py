@@ -80,13 +80,16 @@ class GenerationSettings:
             "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
             "as trained."
         )
-        bounds: dict[str, float] = {"at_least": 0, "at_most": MOST_GUIDANCE}
-        values["guidance"] = real("guidance", self.guidance, why=why, **bounds)
+        values["guidance"] = real(
+            "guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why
+        )
         values["shift"] = check_shift(self.shift)
         why = "it is of temporal positions, float32 numbers that are whole up to 2**24."
-        bounds = {"at_least": -MOST_POSITION, "at_most": MOST_POSITION}
         for name in ("t_scale", "shot_offset"):
-            values[name] = real(name, getattr(self, name), why=why, **bounds)
+            number = getattr(self, name)
+            values[name] = real(
+                name, number, at_least=-MOST_POSITION, at_most=MOST_POSITION, why=why
+            )
         for name, value in values.items():  # NumPy's numbers and tensors become Python's
             object.__setattr__(self, name, value)
         self.policy.visible(0)  # a Window refuses numbers that make none

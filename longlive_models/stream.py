@@ -268,8 +268,8 @@ class Stream:
     ) -> None:
         self.close()
 
-    def _steer(self, text: str, **how: Any) -> dict[str, Any]:
-        event = self._schedule.add(text, **how)
+    def _steer(self, text: str, *, at: At, memory: str, forget: bool = False) -> dict[str, Any]:
+        event = self._schedule.add(text, at=at, memory=memory, forget=forget)
         if self._decodes:
             cut = event.memory == "cut"
             read = self.plan.prompt(text, shot=0, cut=cut).text

@@ -133,7 +133,7 @@ def _suites(
 ) -> Iterator[dict[str, Any]]:
     """The scores of one suite after another, by name; those of one past come together."""
     rng = np.random.default_rng(config.seed)
-    how = (pipeline, settings, config, rng, count)
+    setting = (pipeline, settings, config, rng, count)
     splits: tuple[tuple[str, Split, int], ...] = (
         ("seen", "train", config.seen),
         ("heldout", "heldout", config.heldout),
@@ -141,16 +141,16 @@ def _suites(
     for name, split, videos in splits:
         if videos:
             count.begin(name)
-            yield {name: _single_shots(*how, split, videos)}
+            yield {name: _single_shots(*setting, split, videos)}
     if config.storyboards:
         count.begin("storyboards")
-        yield {"storyboards": _storyboards(*how)}
+        yield {"storyboards": _storyboards(*setting)}
     if config.long:
         count.begin("long")
-        yield _long(*how)
+        yield _long(*setting)
     if config.steered:
         count.begin("steered")
-        yield _steered(*how)
+        yield _steered(*setting)
 
 
 def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[ShapeAttributes]:
@@ -198,9 +198,9 @@ def steered_blocks(
     for made in generator.blocks(plans, PAST_BLOCKS):
         _, state = _decoded(pipeline, decode, made, state)
     texts = [after for _, after in prompts]
-    for name, how in STEERED.items():
+    for name, change in STEERED.items():
         steered = [
-            LiveSchedule(plan, [{"block": PAST_BLOCKS, "text": text, **how}]).block(PAST_BLOCKS)
+            LiveSchedule(plan, [{"block": PAST_BLOCKS, "text": text, **change}]).block(PAST_BLOCKS)
             for plan, text in zip(plans, texts, strict=True)
         ]
         block = generator.fork().generate(PAST_BLOCKS, steered)

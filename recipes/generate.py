@@ -21,7 +21,7 @@ from longlive_recipes.generation.plan import Plan as Plan
 from longlive_recipes.generation.plan import PlannedVideo as PlannedVideo
 from longlive_recipes.generation.plan import plan as plan
 from longlive_recipes.generation.plan import warn_of_plan as warn_of_plan
-from longlive_recipes.generation.session import Take, load_pipeline, open_take
+from longlive_recipes.generation.session import VideoSession, load_pipeline, open_video_session
 from longlive_recipes.generation.sidecar import Result as Result
 
 
@@ -103,10 +103,10 @@ def run_plan(
         job = replace(named, name=video.name)
         told = None if on_step is None else partial(on_step, video.name)
         try:
-            take = open_take(
+            session = open_video_session(
                 pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=told
             )
-            result = generate_one(take, job, progress, snapshots)
+            result = generate_one(session, job, progress, snapshots)
         except (Exception, KeyboardInterrupt) as error:
             if results:
                 error.add_note(f"{len(results)} of {len(jobs)} videos were made before that.")
@@ -121,7 +121,7 @@ def run_plan(
 
 
 def generate_one(
-    take: Take, job: Job, progress: Progress | None, snapshots: Snapshots | None
+    session: VideoSession, job: Job, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
     """One video, to its end or to an interrupt.
 
@@ -129,38 +129,38 @@ def generate_one(
     the error, and is raised.
     """
     stopped_by, saved = 0, None
-    with take, Interrupts(wait=snapshots is not None) as interrupts:
+    with session, Interrupts(wait=snapshots is not None) as interrupts:
         try:
-            while take.advance() is not None:
+            while session.advance() is not None:
                 if progress is not None:
-                    progress(_report(take, job))
-                stopped_by = interrupts.asked if take.frames != take.video.frames else 0
+                    progress(_report(session, job))
+                stopped_by = interrupts.asked if session.frames != session.video.frames else 0
                 if snapshots is not None and (
-                    stopped_by or (snapshots.every and take.blocks % snapshots.every == 0)
+                    stopped_by or (snapshots.every and session.blocks % snapshots.every == 0)
                 ):
-                    take.snapshot(snapshots.path)
+                    session.snapshot(snapshots.path)
                     saved = snapshots.path
                 if stopped_by:
                     break
         except KeyboardInterrupt as interrupt:
-            if not take.frames_made:
+            if not session.frames_made:
                 raise
             stopped_by = signal_of(interrupt)
         except Exception as error:
-            if take.frames_made:
-                error.add_note(take.keep(error, saved))
+            if session.frames_made:
+                error.add_note(session.keep(error, saved))
             raise
-    return take.finish(stopped_by=stopped_by, snapshot=saved if stopped_by else None)
+    return session.finish(stopped_by=stopped_by, snapshot=saved if stopped_by else None)
 
 
-def _report(take: Take, job: Job) -> BlockReport:
-    plan = take.stream.plan
+def _report(session: VideoSession, job: Job) -> BlockReport:
+    plan = session.stream.plan
     return BlockReport(
         job=job,
-        index=take.blocks - 1,
+        index=session.blocks - 1,
         blocks=plan.blocks,
-        frames_done=take.frames,
+        frames_done=session.frames,
         frames_total=plan.frames,
-        seconds=time.perf_counter() - take.began,
-        frames_before=take.frames - take.frames_made,
+        seconds=time.perf_counter() - session.began,
+        frames_before=session.frames - session.frames_made,
     )

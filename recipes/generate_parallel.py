@@ -20,7 +20,7 @@ from longlive_models.runtime import Runtime
 from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generate import Progress, generate_one
 from longlive_recipes.generation.plan import Plan, plan
-from longlive_recipes.generation.session import load_pipeline, open_stream, open_take
+from longlive_recipes.generation.session import load_pipeline, open_stream, open_video_session
 from longlive_recipes.generation.sidecar import Result
 from longlive_recipes.training.fit import lightning_is_brief
 from longlive_recipes.training.parallel import Parallel, Ranks
@@ -44,7 +44,7 @@ def check(
     snapshots: Snapshots | None = None,
 ) -> None:
     """Raise ValueError for what several ranks cannot do."""
-    goes_on = any(job.past is not None or job.turn is not None for job in jobs)
+    goes_on = any(job.resume_point is not None or job.ending is not None for job in jobs)
     if goes_on or snapshots is not None:
         raise ValueError(
             f"a video goes on, is steered or is written to a snapshot on one rank, got "
@@ -148,8 +148,8 @@ class GenerateModule(LightningModule):
             for _ in open_stream(self.pipeline, self.planned, job):
                 pass
             return place
-        take = open_take(
+        session = open_video_session(
             self.pipeline, self.planned, job, video, overwrite=self.overwrite, began=began
         )
-        self.results[place] = generate_one(take, job, self.progress, None)
+        self.results[place] = generate_one(session, job, self.progress, None)
         return place

@@ -22,7 +22,7 @@ from longlive_recipes.generation.inputs import Named
 from longlive_recipes.generation.interrupts import Interrupts, signal_of
 from longlive_recipes.generation.outputs import check_fork, check_snapshot, inputs, sidecar_path
 from longlive_recipes.generation.plan import Plan
-from longlive_recipes.generation.session import Take, load_pipeline, open_take
+from longlive_recipes.generation.session import VideoSession, load_pipeline, open_video_session
 from longlive_recipes.generation.sidecar import Result, peak_memory
 
 _RECENT = 5
@@ -52,10 +52,10 @@ class Status:
 
 
 class LiveSession:
-    """A take, its forks, and the commands for them.
+    """A video that is being written, its forks, and the commands for them.
 
     Args:
-        take: at its first block.
+        session: of the video, at its first block.
         tell: called with a line for every command, from the thread that it came from.
         snapshot: where the state goes when the session is stopped before the video ends.
         overwrite: replace files that are there.
@@ -64,7 +64,7 @@ class LiveSession:
 
     def __init__(
         self,
-        take: Take,
+        session: VideoSession,
         *,
         tell: Callable[[str], None],
         snapshot: Path | None = None,
@@ -72,7 +72,7 @@ class LiveSession:
         reads: Sequence[Named] = (),
     ) -> None:
         self._reads = reads
-        self._takes = [take]
+        self._sessions = [session]
         self._tell = tell
         self._snapshot = snapshot
         self._overwrite = overwrite
@@ -96,12 +96,13 @@ class LiveSession:
         self._no_more = True
 
     def run(self, show: Callable[[Status], None]) -> list[Result]:
-        """Make blocks until the video ends, or is stopped; the takes, those that wrote something.
+        """Make blocks until the video ends, or is stopped; one result for each
+        file that got a block.
 
         Raises:
             KeyboardInterrupt: an interrupt before the first block.
         """
-        main, stopped_by = self._takes[0], 0
+        main, stopped_by = self._sessions[0], 0
         try:
             with Interrupts(wait=self._snapshot is not None) as interrupts:
                 try:
@@ -112,39 +113,43 @@ class LiveSession:
                         raise
                     stopped_by = signal_of(interrupt)
                 except Exception as error:
-                    for take in self._takes:
-                        if take.frames_made:
-                            error.add_note(take.keep(error))
+                    for session in self._sessions:
+                        if session.frames_made:
+                            error.add_note(session.keep(error))
                     raise
                 else:
                     stopped_by = interrupts.asked if main.frames != main.video.frames else 0
                     if self._snapshot is not None and (stopped_by or self._stop):
                         self._write_snapshot(self._snapshot)
         finally:
-            for take in self._takes:
-                take.close()
+            for session in self._sessions:
+                session.close()
             self._tell_what_was_not_done()
-        written = [take for take in self._takes if take.frames_made]
+        written = [session for session in self._sessions if session.frames_made]
         return [
-            take.finish(stopped_by=stopped_by, snapshot=self._written if take is main else None)
-            for take in written
+            session.finish(
+                stopped_by=stopped_by, snapshot=self._written if session is main else None
+            )
+            for session in written
         ]
 
     def status(self, prompt: str) -> Status:
-        """Where the main take stands."""
-        take = self._takes[0]
-        settings, start = take.pipeline.settings, take.stream.shot_start
+        """Where the main video stands."""
+        session = self._sessions[0]
+        settings, start = session.pipeline.settings, session.stream.shot_start
         anchors = range(start, start + settings.shot_sink)
         first, last = self._marks[0], self._marks[-1]
-        frames = take.video.frames
+        frames = session.video.frames
         return Status(
-            block=take.blocks - 1,
-            seconds=take.frames / take.planned.model_fps,
-            total=None if frames is None else frames / take.planned.model_fps,
+            block=session.blocks - 1,
+            seconds=session.frames / session.planned.model_fps,
+            total=None if frames is None else frames / session.planned.model_fps,
             speed=(last[1] - first[1]) / (last[0] - first[0]) if last[0] > first[0] else 0.0,
             prompt=prompt,
-            window=tuple((page, _role(page, settings.sink, anchors)) for page in take.stream.pages),
-            memory=peak_memory(take.pipeline.runtime.device),
+            window=tuple(
+                (page, _role(page, settings.sink, anchors)) for page in session.stream.pages
+            ),
+            memory=peak_memory(session.pipeline.runtime.device),
         )
 
     def _accept(self, command: Command) -> None:
@@ -152,7 +157,7 @@ class LiveSession:
             for usage, what in HELP.items():
                 self._tell(f"{usage}: {what}")
         elif command.kind in STEERING:
-            stream = self._takes[0].stream
+            stream = self._sessions[0].stream
             self._tell(_described(steer(stream, command), stream.plan.timing.seconds))
         else:
             with self._lock:
@@ -160,7 +165,7 @@ class LiveSession:
 
     def _advance(self, show: Callable[[Status], None]) -> bool:
         """Do what is due, and make a block; whether there is more."""
-        main = self._takes[0]
+        main = self._sessions[0]
         for command in self._due():
             try:
                 self._do(command)
@@ -169,7 +174,7 @@ class LiveSession:
         if self._stop or self._is_over():
             return False
         block = main.advance()
-        for fork in self._takes[1:]:
+        for fork in self._sessions[1:]:
             fork.advance()
         if block is None:
             return False
@@ -185,12 +190,14 @@ class LiveSession:
         return due
 
     def _is_due(self, command: Command) -> bool:
-        take = self._takes[0]
-        edge = take.stream.plan.timing.blocks_nearest(command.at, opening=True) if command.at else 0
-        return edge <= take.blocks
+        session = self._sessions[0]
+        edge = (
+            session.stream.plan.timing.blocks_nearest(command.at, opening=True) if command.at else 0
+        )
+        return edge <= session.blocks
 
     def _is_over(self) -> bool:
-        main = self._takes[0]
+        main = self._sessions[0]
         if not (self._no_more and main.stream.plan.endless and main.frames_made):
             return False
         last = max((event["block"] for event in main.stream.events), default=0)
@@ -215,44 +222,45 @@ class LiveSession:
             if command.kind != "quit":
                 when = "" if command.at is None else f" at {command.at:g} s"
                 self._tell(f"/{command.kind} {command.file}{when}: not done, the video ended first")
-        for fork in self._takes[1:]:
+        for fork in self._sessions[1:]:
             if not fork.frames_made:
                 self._tell(f"{fork.video.path}: not written, the video ended before its next block")
 
     def _in_use(self) -> list[Named]:
         """Files that no command may write over: inputs, and what this session writes."""
-        paths = [take.video.path for take in self._takes]
+        paths = [session.video.path for session in self._sessions]
         videos = [("a video that is being written", destination(path)) for path in paths]
         records = [("the record of a video here", sidecar_path(path)) for path in paths]
         return [*self._reads, *videos, *records]
 
     def _write_snapshot(self, path: Path) -> None:
-        self._takes[0].snapshot(path)
+        self._sessions[0].snapshot(path)
         self._written = path
         self._tell(f"{path}: go on from here with longlive generate --resume {path}")
 
     def _fork(self, path: Path, then: Command | None) -> None:
-        main = self._takes[0]
+        main = self._sessions[0]
         if path.suffix.lower() != main.video.path.suffix.lower():
             raise ValueError(
                 f"{path} cannot begin with the frames of {main.video.path}: they are copied as "
                 f"they are. Give it the same suffix."
             )
-        if destination(path) in [destination(take.video.path) for take in self._takes]:
+        if destination(path) in [destination(session.video.path) for session in self._sessions]:
             raise ValueError(f"{path} is being written already: name another file.")
         check_fork(path, self._in_use(), self._overwrite)
         if not main.frames:
             raise ValueError(
-                f"a fork has a past, and no block is made yet: give {path} after the first one."
+                f"a fork begins with the frames so far, and there are none yet: give {path} after "
+                f"the first block."
             )
         fork = main.fork(path)
         if then is not None:
             steer(fork.stream, then)
-        self._takes.append(fork)
+        self._sessions.append(fork)
         self._tell(f"{path}: a second ending from {main.frames / main.planned.model_fps:.1f} s on")
 
 
-def open_session(
+def open_live_session(
     planned: Plan,
     job: Job,
     *,
@@ -266,11 +274,11 @@ def open_session(
     began = time.perf_counter()
     pipeline = load_pipeline(planned)
     [video] = planned.videos
-    take = open_take(
+    session = open_video_session(
         pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=on_step
     )
     read = [*reads, *inputs(planned.config, [job])]
-    return LiveSession(take, tell=tell, snapshot=snapshot, overwrite=overwrite, reads=read)
+    return LiveSession(session, tell=tell, snapshot=snapshot, overwrite=overwrite, reads=read)
 
 
 def _role(page: int, sink: int, anchors: range) -> str:
@@ -278,7 +286,6 @@ def _role(page: int, sink: int, anchors: range) -> str:
 
 
 def _described(event: dict[str, Any], seconds: Callable[[int], float]) -> str:
-    how = "forget" if event["forget"] else event["memory"]
-    return (
-        f"from block {event['block']} on ({seconds(event['block']):.1f} s), {how}: {event['text']}"
-    )
+    memory = "forget" if event["forget"] else event["memory"]
+    block = event["block"]
+    return f"from block {block} on ({seconds(block):.1f} s), {memory}: {event['text']}"

@@ -10,10 +10,10 @@ import typer
 
 from longlive_cli import options
 from longlive_cli.boundary import name_of
+from longlive_cli.content import Content, look_at_files, read_snapshots
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_runtime
-from longlive_cli.source import Source, look_at_files, read_snapshots
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def generate(
     nodes: options.Nodes = 1,
 ) -> None:
     """Generate one or more videos from prompts, from a snapshot, or again from a record."""
-    source = Source(
+    content = Content(
         prompt=prompt,
         prompts=prompts,
         one_video_a_line=one_video_a_line,
@@ -68,15 +68,15 @@ def generate(
         only_new=only_new,
         replay=replay,
     )
-    how = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
-    how |= {"model": model, "negative_prompt": negative_prompt, "fps": fps, "crf": crf}
-    how |= runtime or {}
+    fields = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
+    fields |= {"model": model, "negative_prompt": negative_prompt, "fps": fps, "crf": crf}
+    fields |= runtime or {}
     _refuse_endless(seconds)
     check_ranks(nproc, nodes, "--nproc")
-    wanted, jobs = source.read(how, settings=settings, file=config)
+    wanted, jobs = content.read(fields, settings=settings, file=config)
     saving = read_snapshots(snapshot, snapshot_every)
-    place = source.output(jobs) if output is None else output
-    look_at_files(source, config, wanted, jobs, place, overwrite, saving)
+    place = content.output(jobs) if output is None else output
+    look_at_files(content, config, wanted, jobs, place, overwrite, saving)
 
     from longlive_recipes import generate as recipe
 

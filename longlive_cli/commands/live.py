@@ -11,10 +11,10 @@ import typer
 
 from longlive_cli import options
 from longlive_cli.commands.generate import end, tell
+from longlive_cli.content import Content, look_at_files
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show, warnings_are_lines
 from longlive_cli.option_groups import with_runtime
-from longlive_cli.source import Source, look_at_files
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -69,17 +69,19 @@ def live(
     front of them (@4s a blue square); a video without --seconds then stops after the last one's
     block. Where the cursor cannot be moved, plain lines take the place of the panel.
     """
-    source = Source(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
-    how = {"seconds": seconds, "model": model}
-    how |= {"sampler": sampler, "steps": steps, "guidance": guidance}
-    how |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf, **(runtime or {})}
+    content = Content(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
+    fields = {"seconds": seconds, "model": model}
+    fields |= {"sampler": sampler, "steps": steps, "guidance": guidance}
+    fields |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf, **(runtime or {})}
     from longlive_recipes.configs.generate import Generate, Snapshots
 
     check_ranks(1)
-    wanted, jobs = source.read(how, settings=settings, file=config, base=Generate(seconds=math.inf))
-    place = output or (source.output(jobs) if resume else Path("live.mp4"))
+    wanted, jobs = content.read(
+        fields, settings=settings, file=config, base=Generate(seconds=math.inf)
+    )
+    place = output or (content.output(jobs) if resume else Path("live.mp4"))
     saving = None if snapshot is None else Snapshots(path=snapshot)
-    reads = look_at_files(source, config, wanted, jobs, place, overwrite, saving, typed=True)
+    reads = look_at_files(content, config, wanted, jobs, place, overwrite, saving, typed=True)
 
     from longlive_recipes import generate as recipe
 
@@ -97,11 +99,11 @@ def live(
 def _run(
     plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool, reads: "list[Named]"
 ) -> "list[Result]":
-    from longlive_recipes.live import open_session
+    from longlive_recipes.live import open_live_session
 
     view, reader = _screen()
     with view, warnings_are_lines(view.tell):
-        session = open_session(
+        session = open_live_session(
             plan,
             job,
             tell=view.tell,

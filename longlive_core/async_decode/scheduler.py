@@ -10,7 +10,7 @@ from torch import Tensor
 from longlive_core.async_decode.host_copy import start_host_copy
 from longlive_core.async_decode.lanes import Lane, LaneClosed, Outcome, Ticket, make_lane
 from longlive_core.async_decode.trace import Span
-from longlive_core.checks import whole
+from longlive_core.checks import shown, whole
 
 Decode = Callable[[Tensor, Any], tuple[Any, Any]]
 
@@ -140,8 +140,9 @@ class AsyncDecodeScheduler:
         if self._broken:
             raise RuntimeError("an earlier block was not decoded, so this one has no state")
         try:
-            frames, state = self._decode(latents, self._state)
-            frames = start_host_copy(frames) if self._to_host else frames
+            frames, state = _two(self._decode(latents, self._state))
+            if self._to_host:
+                frames = start_host_copy(_one_tensor(frames))
         except BaseException:
             self._broken = True
             raise
@@ -168,3 +169,26 @@ class AsyncDecodeScheduler:
 
     def _ended(self) -> Iterator[Outcome]:
         return (ticket.outcome() for _, ticket in self._pending if ticket.done())
+
+
+def _two(decoded: Any) -> tuple[Any, Any]:
+    """What ``decode`` returned, if it is frames and a state."""
+    if not isinstance(decoded, tuple) or len(decoded) != 2:
+        got = (
+            f"a tensor of {list(decoded.shape)}" if isinstance(decoded, Tensor) else shown(decoded)
+        )
+        raise ValueError(
+            f"decode returned {got}: it returns the tuple (frames, state), and the next block "
+            f"starts from that state. Return (frames, None) if there is none."
+        )
+    return decoded
+
+
+def _one_tensor(frames: Any) -> Tensor:
+    """The frames, if they can be copied to the CPU in one piece."""
+    if not isinstance(frames, Tensor):
+        raise ValueError(
+            f"decode returned frames of type {type(frames).__name__}, and to_host=True brings one "
+            f"tensor to the CPU. Return one tensor, or leave to_host out and copy what you return."
+        )
+    return frames

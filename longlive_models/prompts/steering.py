@@ -59,9 +59,10 @@ class SteeringEvent:
                 f"says what to show from where on. Pass what stream.events gave."
             )
         refuse_unknown_keys("an event", value, [field.name for field in fields(cls)])
-        how = {"memory": "keep", "forget": False, **value}
-        _require_event(**how)
-        return cls(**how)
+        block, text = value["block"], value["text"]
+        memory, forget = value.get("memory", "keep"), value.get("forget", False)
+        _require_event(block=block, text=text, memory=memory, forget=forget)
+        return cls(block=block, text=text, memory=memory, forget=forget)
 
 
 class LiveSchedule:

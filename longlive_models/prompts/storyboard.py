@@ -90,7 +90,8 @@ class Shot:
                 f"a shot needs the key 'prompt', got {sorted(value)}: there is nothing to show. "
                 f'Write {{"prompt": "...", "seconds": 5}}.'
             )
-        return cls(**_shot(value["prompt"], value.get("seconds"), value.get("blocks")))
+        checked = _shot(value["prompt"], value.get("seconds"), value.get("blocks"))
+        return cls(prompt=checked["prompt"], seconds=checked["seconds"], blocks=checked["blocks"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,7 +212,8 @@ class _Clip:
         """The frames as they are shown, up to one that the file does not hold whole."""
         with self._named_errors(), self._open() as container:
             stream = self._stream(container)
-            aspect = stream.sample_aspect_ratio or Fraction(1)
+            ratio = stream.sample_aspect_ratio  # a Fraction; from PyAV 19 on a class of its own
+            aspect = Fraction(ratio.numerator, ratio.denominator) if ratio else Fraction(1)
             for packet in container.demux(stream):
                 if packet.is_corrupt:  # the file ends in the middle of it
                     self._short = True

@@ -13,7 +13,7 @@ from longlive_models.runtime_options import RuntimeOptions
 
 if TYPE_CHECKING:
     from longlive_recipes.generation.commands import Command
-    from longlive_recipes.generation.starting_points import Past, Recorded
+    from longlive_recipes.generation.starting_points import Recorded, ResumePoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class Job:
         image_sha256: of that file, where a record or a snapshot says it.
         events: of another video (``Stream.events``).
         like: the record of the video that this one must equal.
-        past: what it goes on from.
-        turn: how it is steered where it goes on.
+        resume_point: the snapshot that it goes on from.
+        ending: the command that steers it where it goes on.
     """
 
     name: str
@@ -83,15 +83,15 @@ class Job:
     image_sha256: str | None = None
     events: tuple[dict[str, Any], ...] = ()
     like: "Recorded | None" = None
-    past: "Past | None" = None
-    turn: "Command | None" = None
+    resume_point: "ResumePoint | None" = None
+    ending: "Command | None" = None
 
     @property
     def recorded_crf(self) -> int | None:
         """The quality that a record or a snapshot brings along, which nobody chose for this run."""
         if self.like is not None:
             return self.like.config.get("crf")
-        return None if self.past is None else self.past.stored.get("crf")
+        return None if self.resume_point is None else self.resume_point.stored.get("crf")
 
     @property
     def reads(self) -> list[tuple[str, Path]]:
@@ -99,10 +99,10 @@ class Job:
         found = [] if self.image is None else [("the image", self.image)]
         if self.like is not None:
             found.append(("the record to replay", self.like.path))
-        if self.past is not None:
-            found.append(("the snapshot to resume", self.past.snapshot))
-            if self.past.start is not None:
-                found.append(("the video that goes on", self.past.start.path))
+        if self.resume_point is not None:
+            found.append(("the snapshot to resume", self.resume_point.snapshot))
+            if self.resume_point.start is not None:
+                found.append(("the video that goes on", self.resume_point.start.path))
         return found
 
 

@@ -82,7 +82,7 @@ def parse(line: str) -> Command | None:
     raise ValueError(f"{line!r} is no command; {hint}There are {', '.join(HELP)}.")
 
 
-def parse_turn(text: str) -> Command:
+def parse_ending(text: str) -> Command:
     """A command that steers: a prompt, or one of /recache, /cut, /forget. Raises ValueError."""
     return _turn(text, text)
 

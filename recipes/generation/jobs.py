@@ -12,31 +12,31 @@ from longlive_recipes.generation.starting_points import (
     Recorded,
     read_config,
     read_notes,
-    read_past,
     read_record,
+    read_resume_point,
 )
 from longlive_recipes.run_record import as_plain
 
 
 def resume(
-    snapshot: Path, turns: Sequence[Command] = (), *, only_new: bool = False
+    snapshot: Path, endings: Sequence[Command] = (), *, only_new: bool = False
 ) -> tuple[Generate, list[Job]]:
-    """What goes on from a snapshot, and the config it was made with: one video, or one a turn.
+    """What goes on from a snapshot, and the config it was made with: one video, or one an ending.
 
     Raises:
         ValueError: no snapshot, or one that names no video and is to be gone on with whole.
     """
-    past = read_past(snapshot, only_new=only_new)
-    summary = past.summary
+    resume_point = read_resume_point(snapshot, only_new=only_new)
+    summary = resume_point.summary
     notes = read_notes(summary, snapshot)
     settings = completed(summary.origin.settings)
     job = Job(
-        name=past.start.path.stem if past.start else snapshot.stem,
+        name=resume_point.start.path.stem if resume_point.start else snapshot.stem,
         story=Storyboard.of(list(summary.plan.prompts)),
         seed=summary.seed,
         image=notes.image,
         image_sha256=notes.image_sha256,
-        past=past,
+        resume_point=resume_point,
     )
     if notes.config is not None:
         config = read_config(completed(notes.config), Generate, snapshot)
@@ -48,11 +48,11 @@ def resume(
             steps=settings["steps"],
             guidance=settings["guidance"],
         )
-    if not turns:
+    if not endings:
         return config, [job]
     return config, [
-        replace(job, name=f"{job.name}-fork{number}", turn=turn)
-        for number, turn in enumerate(turns, start=1)
+        replace(job, name=f"{job.name}-fork{number}", ending=ending)
+        for number, ending in enumerate(endings, start=1)
     ]
 
 

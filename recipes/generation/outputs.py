@@ -35,7 +35,7 @@ def check_files(
     read = [*reads, *inputs(config, jobs)]
     require_inputs(named for named in read if named[1] not in _continued(jobs))
     for job, path in zip(jobs, paths, strict=True):
-        start = job.past.start if job.past else None
+        start = job.resume_point.start if job.resume_point else None
         own = start is not None and _is_same(destination(path), start.path)
         others = [named for named in read if not (own and _is_same(named[1], destination(path)))]
         refuse_inputs(_written(path), others, option="--output")
@@ -56,10 +56,10 @@ def inputs(config: Generate, jobs: Sequence[Job]) -> list[Named]:
 
 def default_output(jobs: Sequence[Job]) -> Path:
     """Where videos go that nobody named a place for: one that goes on, to its own file."""
-    start = jobs[0].past.start if jobs[0].past else None
+    start = jobs[0].resume_point.start if jobs[0].resume_point else None
     if start is None:
         return Path("video.mp4" if len(jobs) == 1 or differ_in_seed_alone(jobs) else "videos")
-    if len(jobs) == 1 and jobs[0].turn is None:
+    if len(jobs) == 1 and jobs[0].ending is None:
         own = start.path
         return own.with_name(f"{own.name}.png") if own.is_dir() else own
     return start.path.parent
@@ -81,7 +81,7 @@ def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
         return [output.with_stem(name) for name in names]
     names = [job.name for job in jobs]
     require_distinct(names, "videos")
-    starts = [job.past.start if job.past else None for job in jobs]
+    starts = [job.resume_point.start if job.resume_point else None for job in jobs]
     suffixes = [start.suffix if start else ".mp4" for start in starts]
     return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
 
@@ -186,8 +186,8 @@ def _check_snapshots(
             f"--snapshot {path} holds the state of one video, got {len(jobs)} videos: "
             f"make them one by one."
         )
-    past = jobs[0].past
-    check_snapshot(path, reads, overwrite, allowed=past.snapshot if past else None)
+    resume_point = jobs[0].resume_point
+    check_snapshot(path, reads, overwrite, allowed=resume_point.snapshot if resume_point else None)
 
 
 def _written(path: Path) -> list[Named]:
@@ -196,7 +196,9 @@ def _written(path: Path) -> list[Named]:
 
 def _continued(jobs: Sequence[Job]) -> set[Path]:
     """Videos that go on: whether they are there is for ``VideoStart.require`` to say."""
-    return {job.past.start.path for job in jobs if job.past and job.past.start}
+    return {
+        job.resume_point.start.path for job in jobs if job.resume_point and job.resume_point.start
+    }
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -97,7 +97,7 @@ def plan(
     Raises:
         ValueError: an unknown model, one that is not whole, a device, precision or seed that does
             not exist, a length that makes no video, an output that exists or cannot be written,
-            an image that is none, a past that is not here or not this model's.
+            a damaged image, a snapshot that is not there or of another model.
         BackendUnavailable: a backend that was named and cannot run here, or emulation under
             ``strict``.
     """
@@ -109,8 +109,7 @@ def plan(
     spec = read_spec(folder, download=config.download)
     weights = FileHash(weights_of(folder, runtime))
     settings = _settings(spec, config)
-    need = {"samples": settings.branches, "ranks": ranks}
-    spec.require_room(runtime.codec(), runtime.device, **need)
+    spec.require_room(runtime.codec(), runtime.device, samples=settings.branches, ranks=ranks)
     fps = settings.fps if config.fps is None else config.fps
     attention = runtime.receipt(spec.transformer.head_dim).backend
     videos, words = [], read_words(folder)
@@ -122,10 +121,10 @@ def plan(
             check_crf(path, config.crf)
         if job.like is not None:
             job.like.require(weights.sha256, settings.to_dict(), config)
-        if job.past is not None:
-            job.past.require(_origin(weights, runtime, settings))
-            job.past.require_form(fps=config.fps, crf=config.crf)
-            shots = job.past.summary.plan
+        if job.resume_point is not None:
+            job.resume_point.require(_origin(weights, runtime, settings))
+            job.resume_point.require_form(fps=config.fps, crf=config.crf)
+            shots = job.resume_point.summary.plan
         else:
             shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
         schedule = LiveSchedule(shots, _events(job))
@@ -196,13 +195,13 @@ def _settings(spec: ModelSpec, config: Generate) -> GenerationSettings:
 
 
 def _check_job(job: Job, path: Path) -> None:
-    """Raise ValueError for a seed, an image or a past that cannot be."""
+    """Raise ValueError for a seed or an image that cannot be, or frames that cannot be resumed."""
     check_seed(job.seed)
-    if job.image is not None and job.past is None:
+    if job.image is not None and job.resume_point is None:
         load_image(job.image)
         if job.like is not None:
             job.like.require_image(job.image, job.image_sha256, fingerprint(job.image))
-    start = None if job.past is None else job.past.start
+    start = None if job.resume_point is None else job.resume_point.start
     if start is None:
         return
     if destination(path) != start.path and path.suffix.lower() != start.suffix:
@@ -215,7 +214,7 @@ def _check_job(job: Job, path: Path) -> None:
 
 def _image_sha256(job: Job) -> str | None:
     """Of the picture that the video begins with; a snapshot holds its latents and its hash."""
-    if job.image is None or job.past is not None:
+    if job.image is None or job.resume_point is not None:
         return job.image_sha256
     return fingerprint(job.image)
 
@@ -239,7 +238,7 @@ def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
 
 
 def _events(job: Job) -> tuple[dict[str, Any], ...]:
-    return job.events if job.past is None else job.past.summary.events
+    return job.events if job.resume_point is None else job.resume_point.summary.events
 
 
 def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShown) -> PlannedVideo:
@@ -253,5 +252,5 @@ def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShow
         not_shown=lacking,
         image=job.image,
         image_sha256=_image_sha256(job),
-        start=job.past.start if job.past else None,
+        start=job.resume_point.start if job.resume_point else None,
     )

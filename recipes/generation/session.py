@@ -24,7 +24,7 @@ from longlive_recipes.generation.sidecar import Result, peak_memory, video_recor
 from longlive_recipes.run_record import as_plain, replace_file
 
 
-class Take:
+class VideoSession:
     """A video being written, block by block; closing it ends the stream and the file.
 
     Args:
@@ -75,7 +75,7 @@ class Take:
 
     @property
     def frames_made(self) -> int:
-        """Frames that this take wrote."""
+        """Frames that this session wrote."""
         return self._writer.frames - self._before
 
     def advance(self) -> VideoBlock | None:
@@ -106,11 +106,11 @@ class Take:
         notes = {"config": config, "video": video, "image": as_plain(self.video.image)}
         self.stream.snapshot(path, notes={**notes, "image_sha256": self.video.image_sha256})
 
-    def fork(self, path: Path) -> "Take":
-        """A second take with the same past, to be written to ``path``."""
+    def fork(self, path: Path) -> "VideoSession":
+        """A second session that begins with the same frames, to be written to ``path``."""
         start = VideoStart(path=destination(self.video.path), frames=self.frames)
         video = replace(self.video, name=path.stem, path=path, start=start)
-        return Take(
+        return VideoSession(
             self.pipeline,
             self.planned,
             video,
@@ -175,7 +175,7 @@ class Take:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> "Take":
+    def __enter__(self) -> "VideoSession":
         return self
 
     def __exit__(
@@ -187,7 +187,7 @@ class Take:
         self.close()
 
 
-def open_take(
+def open_video_session(
     pipeline: LongLivePipeline,
     planned: Plan,
     job: Job,
@@ -196,23 +196,25 @@ def open_take(
     overwrite: bool,
     began: float,
     on_step: OnStep | None = None,
-) -> Take:
-    """The video of a job at its first block: from prompts, or from where its past ends."""
+) -> VideoSession:
+    """The video of a job at its first block: from prompts, or from its snapshot."""
     blocks = 0
-    if job.past is None:
+    if job.resume_point is None:
         stream = open_stream(pipeline, planned, job, on_step=on_step)
     else:
-        stream = pipeline.resume(job.past.snapshot, on_step=on_step)
-        blocks = job.past.summary.block
-    if job.turn is not None:
-        steer(stream, job.turn)
-    return Take(pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks)
+        stream = pipeline.resume(job.resume_point.snapshot, on_step=on_step)
+        blocks = job.resume_point.summary.block
+    if job.ending is not None:
+        steer(stream, job.ending)
+    return VideoSession(
+        pipeline, planned, video, stream, overwrite=overwrite, began=began, blocks=blocks
+    )
 
 
 def open_stream(
     pipeline: LongLivePipeline, planned: Plan, job: Job, *, on_step: OnStep | None = None
 ) -> Stream:
-    """The blocks of a job that has no past, none of them made yet."""
+    """The blocks of a job that starts from prompts, none of them made yet."""
     return pipeline.stream(
         job.story,
         seconds=planned.config.seconds,

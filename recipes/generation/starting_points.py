@@ -19,7 +19,7 @@ Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class ResumePoint:
     """A snapshot, and the frames that were in the file when it was taken.
 
     ``start`` is None where only what comes next is wanted.
@@ -96,7 +96,7 @@ _ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
 """Fields of a config that do not decide what is shown."""
 
 
-def read_past(snapshot: Path, *, only_new: bool = False) -> Past:
+def read_resume_point(snapshot: Path, *, only_new: bool = False) -> ResumePoint:
     """What a snapshot is of, with the video that it names, unless ``only_new``.
 
     Raises:
@@ -115,7 +115,7 @@ def read_past(snapshot: Path, *, only_new: bool = False) -> Past:
         if not shots.endless:
             frames = min(frames, shots.frames)
         start = VideoStart(path=video, frames=frames)
-    return Past(snapshot=snapshot, summary=summary, start=start)
+    return ResumePoint(snapshot=snapshot, summary=summary, start=start)
 
 
 def read_record(path: Path) -> "Record":

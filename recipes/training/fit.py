@@ -346,6 +346,8 @@ def lightning_is_brief() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch for the type of a tree's leaf in a way that 2.13 deprecates
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+            # who asks for a CPU knows that
+            warnings.filterwarnings("ignore", message="GPU available but not used")
             # the loss never writes into what the model returns
             warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* a view tensor")
             yield

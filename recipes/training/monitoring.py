@@ -78,8 +78,9 @@ def is_loss(name: str) -> bool:
 class LossLog(Callback):
     """Logs what ``training_step`` returns, every few steps; stops a run whose loss is no number.
 
-    The learning rate of a module with one optimizer is in the column ``learning_rate``, those of
-    several in ``learning_rate_NAME``.
+    A row has the newest value of each name since the row before, so that a loss which few steps
+    have is not missed. The learning rate of a module with one optimizer is in the column
+    ``learning_rate``, those of several in ``learning_rate_NAME``.
 
     Attributes:
         latest: the newest row.
@@ -89,18 +90,30 @@ class LossLog(Callback):
         self.table = table
         self.every = every
         self.latest: dict[str, float] = {}
+        self._newest: dict[str, Any] = {}  # since the row before: scalar tensors, or numbers
+        self._outlive_steps = False
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
+        self._outlive_steps = not pl_module.automatic_optimization
         if trainer.is_global_zero:
             self.table.rewind(pl_module.steps_taken)
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = self._newest if self._outlive_steps else {}
+        return {"newest": {name: float(value) for name, value in kept.items()}} if kept else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._newest = dict(state_dict["newest"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
         step = pl_module.steps_taken
+        self._newest |= {name: value.detach() for name, value in outputs.items()}
         if step % self.every and step > 1 and not pl_module.run_progress.finished:
             return
-        self.latest = {name: float(value.detach()) for name, value in outputs.items()}
+        self.latest = {name: float(value) for name, value in self._newest.items()}
+        self._newest = {}
         rates = pl_module.learning_rates
         for name, rate in rates.items():
             self.latest["learning_rate" if len(rates) == 1 else f"learning_rate_{name}"] = rate

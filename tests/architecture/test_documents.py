@@ -89,3 +89,19 @@ def test_constraints_name_a_version_of_every_package_that_is_installed():
 
 def _normal(name: str) -> str:
     return name.lower().replace("_", "-")
+
+
+def test_each_finding_says_what_it_is_and_is_listed():
+    scripts = sorted((ROOT / "findings").glob("*.sh"))
+    assert scripts
+    assert {row[0] for row in rows("findings/README.md")} == {f"`{one.name}`" for one in scripts}
+    for script in scripts:
+        code = script.read_text(encoding="utf-8")
+        for head in ("Package", "Expected", "Behavior", "Seen", "Here"):
+            assert re.search(rf"^# {head}: +\S", code, re.M), f"{script.name} lacks {head}"
+        assert re.search(r"# Seen: +\d{4}-\d\d-\d\d", code), f"{script.name} was never run"
+        assert "longlive" not in re.sub(r"^#.*$", "", code, flags=re.M), (
+            "a finding needs no longlive"
+        )
+        pinned = re.findall(r'"([\w-]+)==[\d.]+"', code)
+        assert pinned, f"{script.name} pins nothing"

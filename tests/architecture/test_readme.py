@@ -30,7 +30,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize")
 SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "recipes", "doctor", "--version")
-SLOW = (  # these make whole videos
+SLOW = (  # these make whole videos, or compile
+    "docs/your_own_model.md",
     "longlive_models/README.md",
 )
 GPU = "trains for a quarter of an hour on a GPU"

@@ -196,7 +196,7 @@ def test_an_interrupt_before_the_first_block_leaves_nothing(recipe):
         (["a", "--seed", "1", "--resume", "s"], "--resume and PROMPT, --seed do not go together"),
         (["--replay", "r.json", "--steps", "3"], "--replay and --steps do not go together"),
         (["--replay", "r.json", "--resume", "s"], "--resume and --replay do not go together"),
-        (["a", "--fork", "b"], "--fork 'b' has no past to begin with"),
+        (["a", "--fork", "b"], "--fork 'b' has no snapshot to begin with"),
         (["a", "--only-new"], "--only-new leaves out what a video had before --resume"),
         (["--resume", "there.mp4", "--fork", "/quit"], "an ending begins with a prompt"),
         (["--replay", "none.json"], "there is no record 'none.json'"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_core import noise
-from longlive_core.noise import gaussian, philox4x32
+from longlive_core.noise import gaussian, gaussian_batch, philox4x32
 from longlive_core.testing import assert_bitwise_equal
 
 PINNED = [[-1081823367, 1061662016, 1053536328], [1063640245, 1061383788, -1069941551]]
@@ -140,3 +140,24 @@ def test_a_gpu_gets_the_same_bytes():
 def test_what_has_no_counter_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         gaussian(*arguments)
+
+
+@given(st.lists(SEEDS, min_size=1, max_size=3), FRAMES, SHAPES)
+def test_each_seed_of_several_draws_what_it_draws_alone(seeds, frames, shape):
+    together = gaussian_batch(seeds, frames, shape)
+    assert together.shape == (len(seeds), len(frames), *shape)
+    for video, seed in zip(together, seeds, strict=True):
+        assert_bitwise_equal(video, gaussian(seed, frames, shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_another_type_holds_the_same_numbers_rounded(dtype):
+    got = gaussian(3, [0, 5], (7,), dtype=dtype)
+    assert_bitwise_equal(got, gaussian(3, [0, 5], (7,)).to(dtype))
+
+
+def test_noise_of_no_seed_and_of_integers_is_refused():
+    with pytest.raises(ValueError, match="noise of type torch.int32.*floating type"):
+        gaussian(0, [0], (1,), dtype=torch.int32)
+    with pytest.raises(ValueError, match="noise of no seeds"):
+        gaussian_batch([], [0], (1,))

@@ -36,6 +36,7 @@ def test_every_example_is_tested_and_short():
     named = {
         "cache_in_your_attention",
         "decode_beside_denoising",
+        "diffusers_wan_with_cache",
         "generate_video",
         "most_similar_pages",
         "own_window_policy",

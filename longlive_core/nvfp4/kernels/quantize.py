@@ -360,6 +360,7 @@ def quantize_both(
         **_rule(config),
         ROTATED=rotated,
         TILE=TILE,
+        num_warps=8 if config.rule.adaptive else 4,  # two scales are tried: twice the registers
         enable_fp_fusion=False,
     )
     return codes, scales, codes_t, scales_t, amax_t

@@ -320,3 +320,26 @@ def test_leaving_a_with_early_is_no_error():
     with AsyncDecodeScheduler(decode, lane="thread", depth=9) as decoder:
         for latents in latents_for("thread", 5):
             decoder.submit(latents)
+
+
+@pytest.mark.parametrize(
+    ("returned", "to_host", "message"),
+    [
+        (torch.zeros(2, 3), False, r"decode returned a tensor of \[2, 3\]: it returns the tuple"),
+        (None, False, r"decode returned None.*Return \(frames, None\)"),
+        ((1, 2, 3), False, r"decode returned \(1, 2, 3\)"),
+        (((torch.zeros(1), torch.zeros(1)), None), True, "frames of type tuple, and to_host=True"),
+    ],
+)
+def test_what_is_no_frames_and_state_is_refused(returned, to_host, message):
+    decoder = AsyncDecodeScheduler(lambda latents, state: returned, to_host=to_host)
+    decoder.submit(torch.zeros(1))
+    with pytest.raises(ValueError, match=message):
+        next(decoder.ready())
+
+
+def test_frames_may_be_several_tensors_where_they_stay():
+    frames = (torch.zeros(1), torch.ones(1))
+    decoder = AsyncDecodeScheduler(lambda latents, state: (frames, None))
+    decoder.submit(torch.zeros(1))
+    assert list(decoder.finish()) == [frames]

@@ -12,7 +12,7 @@ from longlive_recipes.configs.generate import Generate, Job, Snapshots
 from longlive_recipes.generate import BlockReport, run
 from longlive_recipes.generation.jobs import resume
 from longlive_recipes.generation.plan import plan
-from longlive_recipes.generation.session import Take, load_pipeline, open_take
+from longlive_recipes.generation.session import VideoSession, load_pipeline, open_video_session
 from tests.models.tiny_pipeline import write_tiny_folder
 
 FRAMES = [5, 13, 21, 29]
@@ -65,23 +65,25 @@ def test_a_resumed_video_stands_where_it_stopped_before_its_first_block(config, 
     wanted, jobs = resume(snapshot)
     planned = plan(wanted, jobs, tmp_path / "a.mp4", True)
     how = {"overwrite": True, "began": 0.0}
-    with open_take(load_pipeline(planned), planned, *jobs, *planned.videos, **how) as take:
-        assert (take.blocks, take.frames, take.frames_made) == (1, FRAMES[0], 0)
-        assert take.advance().index == 1
-        assert (take.blocks, take.frames, take.frames_made) == (2, FRAMES[1], 8)
+    with open_video_session(
+        load_pipeline(planned), planned, *jobs, *planned.videos, **how
+    ) as session:
+        assert (session.blocks, session.frames, session.frames_made) == (1, FRAMES[0], 0)
+        assert session.advance().index == 1
+        assert (session.blocks, session.frames, session.frames_made) == (2, FRAMES[1], 8)
 
 
 def test_a_fork_counts_on_and_leaves_the_first_alone(config, tmp_path, monkeypatch):
-    forks: list[Take] = []
-    whole = Take.advance
+    forks: list[VideoSession] = []
+    whole = VideoSession.advance
 
-    def advance(take: Take):
-        block = whole(take)
-        if not forks and take.blocks == 2:
-            forks.append(take.fork(tmp_path / "b.mp4"))
+    def advance(session: VideoSession):
+        block = whole(session)
+        if not forks and session.blocks == 2:
+            forks.append(session.fork(tmp_path / "b.mp4"))
         return block
 
-    monkeypatch.setattr(Take, "advance", advance)
+    monkeypatch.setattr(VideoSession, "advance", advance)
     job = Job(name="a", story=Storyboard.of("a red circle"), seed=3)
     [first] = run(config, [job], tmp_path / "a.mp4")
     [fork] = forks

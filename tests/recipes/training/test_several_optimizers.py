@@ -1,5 +1,6 @@
 """Two optimizers and two averages: a loop by hand has their numbers, and so has a resumed run."""
 
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -44,6 +45,7 @@ from tests.recipes.tiny_runs import (
     load_last,
     quiet_run,
     run_until_killed,
+    stop_at,
 )
 
 
@@ -145,6 +147,24 @@ def test_what_a_step_has_not_is_left_out_of_its_row(whole_run):
     ]
     assert [bool(row.split(",")[4]) for row in rows] == [trains_student(n) for n in range(STEPS)]
     assert [row.partition(",")[0] for row in rows] == [str(n + 1) for n in range(STEPS)]
+
+
+def test_a_row_has_the_newest_loss_since_the_row_before(whole_run, tmp_path):
+    """The student learns in steps 6 and 11, and rows are of 1, 4, 8, 12 and the last."""
+    for name, stops in (("whole", ()), ("stopped", (6, 7, 8, 11))):
+        config = Pair(run=quiet_run(tmp_path / name, log_every=4))
+        resume = None
+        for stop in (*stops, STEPS):
+            module = PairModule(config, stop_at(stop))
+            with suppress(Stopped):
+                fit(module, config.run, config, resume=resume)
+            resume = str(tmp_path / name)
+    header, *rows = (tmp_path / "whole" / "train.csv").read_text().splitlines()
+    every = [row.split(",")[4] for row in (whole_run / "train.csv").read_text().splitlines()]
+    place = header.split(",").index("student_loss")
+    assert [row.split(",")[0] for row in rows] == ["1", "4", "8", "12", "13"]
+    assert [row.split(",")[place] for row in rows] == ["", "", every[6], every[11], ""]
+    assert (tmp_path / "stopped" / "train.csv").read_text() == "\n".join([header, *rows]) + "\n"
 
 
 def test_validation_sees_the_average_of_the_student_and_the_critic_itself(whole_run):

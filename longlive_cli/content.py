@@ -15,7 +15,7 @@ MOST_VIDEOS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Content:
     """The options that say what is shown, as they were given; None and () were not."""
 
     prompt: str | None = None
@@ -32,7 +32,7 @@ class Source:
 
     def read(
         self,
-        how: Mapping[str, Any],
+        options: Mapping[str, Any],
         *,
         settings: list[str] | None = None,
         file: Path | None = None,
@@ -41,10 +41,10 @@ class Source:
         """The config and the videos asked for.
 
         Args:
-            how: options that are fields of the config; None were not given.
+            options: those that are fields of the config; None were not given.
             settings: ``name=value`` for other fields.
             file: a YAML file of fields.
-            base: what they change, where nothing of the past does.
+            base: what they change, where no snapshot or record brings a config along.
 
         Raises:
             ValueError: nothing to show, two answers to one question, a file that cannot be read.
@@ -52,7 +52,7 @@ class Source:
         from longlive_cli.overrides import apply_mapping, configure
         from longlive_recipes.configs.generate import Generate
 
-        named = {name: value for name, value in how.items() if value is not None}
+        named = {name: value for name, value in options.items() if value is not None}
         self._refuse_what_does_not_go_together(named, file)
         config, jobs = self._from_the_past()
         if not jobs:
@@ -74,7 +74,9 @@ class Source:
 
         return default_output(jobs)
 
-    def _refuse_what_does_not_go_together(self, how: Mapping[str, Any], file: Path | None) -> None:
+    def _refuse_what_does_not_go_together(
+        self, options: Mapping[str, Any], file: Path | None
+    ) -> None:
         shown = {
             "PROMPT": self.prompt,
             "--prompts": self.prompts,
@@ -84,13 +86,16 @@ class Source:
             "--image": self.image,
             "--seed": self.seed,
             "--count": None if self.count == 1 else self.count,
-            **{f"--{name}": how.get(name) for name in ("seconds", "sampler", "steps", "guidance")},
-            "--negative-prompt": how.get("negative_prompt"),
+            **{
+                f"--{name}": options.get(name)
+                for name in ("seconds", "sampler", "steps", "guidance")
+            },
+            "--negative-prompt": options.get("negative_prompt"),
             "--config": file,
         }
         if self.forks and self.resume is None:
             raise ValueError(
-                f"--fork {self.forks[0]!r} has no past to begin with: write a snapshot with "
+                f"--fork {self.forks[0]!r} has no snapshot to begin with: write one with "
                 f"--snapshot, and name it with --resume."
             )
         if self.only_new and self.resume is None:
@@ -115,9 +120,9 @@ class Source:
     def _from_the_past(self) -> "tuple[Any, list[Job]]":
         if self.resume is None and self.replay is None:
             return None, []
-        from longlive_recipes.generation.commands import parse_turn
+        from longlive_recipes.generation.commands import parse_ending
 
-        turns = [parse_turn(text) for text in self.forks]
+        endings = [parse_ending(text) for text in self.forks]
         if self.resume is not None:
             _require(self.resume, "snapshot", "a video goes on from a file that --snapshot wrote")
         if self.replay is not None:
@@ -126,7 +131,7 @@ class Source:
         from longlive_recipes.generation import jobs
 
         if self.resume is not None:
-            return jobs.resume(self.resume, turns, only_new=self.only_new)
+            return jobs.resume(self.resume, endings, only_new=self.only_new)
         if self.replay is not None:
             config, job = jobs.replay(self.replay)
             return config, [job]
@@ -178,7 +183,7 @@ class Source:
 
 
 def look_at_files(
-    source: Source,
+    content: Content,
     config_file: Path | None,
     config: "Generate",
     jobs: "list[Job]",
@@ -202,7 +207,7 @@ def look_at_files(
     from longlive_models.checkpoints.hub import resolve
     from longlive_recipes.generation.outputs import check_files
 
-    reads = source.files()
+    reads = content.files()
     if config_file is not None:
         reads.append(("--config", config_file))
     if typed and Path("/dev/stdin").exists():
