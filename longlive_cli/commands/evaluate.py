@@ -64,7 +64,8 @@ def evaluate(
     from longlive_models.checkpoints.hub import resolve
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
-    wanted = apply_mapping(configure(preset.build(), config, settings), runtime or {})
+    chosen = apply_mapping(configure(preset.build(), config), runtime or {})
+    wanted = configure(chosen, settings=settings)
     folder = resolve(wanted.model)
     if output is not None:
         reads = [("the model", folder), *([("--config", config)] if config else [])]
