@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
-from longlive_core.checks import whole
+from longlive_core.checks import switch, whole
 from longlive_core.living import number_of
 from longlive_core.sequence_parallel.collectives import (
     CompletedTransfer,
@@ -29,6 +29,9 @@ class BalancedSP:
     ``to_heads`` and ``to_sequence`` exchange tokens for heads. With one rank nothing is
     communicated. All ranks of the group must call the same methods in the same order.
 
+    Tokens that every rank holds, such as those of a text that attends together with the video, are
+    not exchanged: ``own_heads`` and ``gather_heads`` take them there and back.
+
     Heads are dealt out in order, one more to each of the first ``heads % size`` ranks if they do
     not divide: the ranks with more set the pace.
 
@@ -37,10 +40,13 @@ class BalancedSP:
         partition: who holds what. Assign ``partition`` anew for a sequence of other sizes.
         heads: attention heads of the model.
         wire: how q, k, v and the output of attention are encoded for sending; unchanged if not
-            given. Only a codec that rounds nothing carries gradients.
+            given. Only a codec that rounds nothing carries gradients. Results of a codec that
+            rounds are the same on two ranks and more, and not those of one rank, which sends
+            nothing and so rounds nothing, unless ``round_alone``.
+        round_alone: one rank alone rounds as the wire of several would, to make their numbers.
 
     Attributes:
-        group, wire: as given.
+        group, wire, round_alone: as given.
         heads: those that this rank attends with.
         bytes_sent: what this rank has sent to others so far, gradients included.
     """
@@ -52,6 +58,7 @@ class BalancedSP:
         *,
         heads: int,
         wire: WireCodec | None = None,
+        round_alone: bool = False,
     ) -> None:
         heads = whole("heads", heads, at_most=2**20, why="they are the model's attention heads.")
         if heads < group.size:
@@ -61,6 +68,8 @@ class BalancedSP:
             )
         self.group = group
         self.wire = PlainWireCodec() if wire is None else wire
+        switch("round_alone", round_alone, why="One rank rounds as several would, or does not.")
+        self.round_alone = round_alone
         self.bytes_sent = 0
         self._ticket = torch.tensor(number_of(self), dtype=torch.int64, device="cpu")
         self._heads_by_rank = tuple(len(r) for r in split_evenly(heads, group.size))
@@ -150,13 +159,27 @@ class BalancedSP:
         The gradient of a rank's frames is the sum of the gradients of that part on all ranks.
         """
         _narrow(x, dim, range(len(self.frames)), len(self.frames), "frames of this rank")
-        if self.group.size == 1:
-            return x
         frames = tuple(len(self.partition.frames_of(rank)) for rank in range(self.group.size))
-        ones = (1,) * self.group.size
-        layout = ExchangeLayout(cut=0, cuts=ones, join=1 + dim % x.ndim, joins=frames)
-        copies = x[None].expand(self.group.size, *x.shape)
-        return Transfer(copies, layout, self._start_plain_exchange).wait()[0]
+        return self._gathered(x, dim % x.ndim, frames)
+
+    def own_heads(self, x: Heads) -> Heads:
+        """This rank's heads of tokens that every rank holds; a view, and nothing is sent.
+
+        [batch, tokens, all heads, head_dim] -> [batch, tokens, own heads, head_dim], to be put
+        beside what ``to_heads`` gives.
+        """
+        self._check_heads(x, sum(self._heads_by_rank))
+        return x[:, :, self.heads.start : self.heads.stop]
+
+    def gather_heads(self, x: Heads) -> Heads:
+        """The heads of all ranks, on every rank, of tokens that every rank holds.
+
+        [batch, tokens, own heads, head_dim] -> [batch, tokens, all heads, head_dim]: what attention
+        gave for such tokens. It travels unrounded. The gradient of a rank's heads is the sum of
+        the gradients of that part on all ranks.
+        """
+        self._check_heads(x, len(self.heads))
+        return self._gathered(x, 2, self._heads_by_rank)
 
     def masked_mean(
         self, values: Float[Tensor, "*shape"], mask: Shaped[Tensor, "*shape"] | None = None
@@ -179,8 +202,16 @@ class BalancedSP:
         """
         return self._start_exchange(x, self._layout(back)).wait()
 
-    def _transfer(self, x: Tensor, back: bool) -> Transfer | Exchange | CompletedTransfer:
+    def _gathered(self, x: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+        """What all ranks have, put together along ``dim``, where rank ``j`` has ``sizes[j]``."""
         if self.group.size == 1:
+            return x
+        layout = ExchangeLayout(cut=0, cuts=(1,) * self.group.size, join=1 + dim, joins=sizes)
+        copies = x[None].expand(self.group.size, *x.shape)
+        return Transfer(copies, layout, self._start_plain_exchange).wait()[0]
+
+    def _transfer(self, x: Tensor, back: bool) -> Transfer | Exchange | CompletedTransfer:
+        if self.group.size == 1 and not self.round_alone:
             return CompletedTransfer(x)
         differentiable = torch.is_grad_enabled() and x.requires_grad
         if differentiable and not self.wire.carries_gradients:
@@ -188,6 +219,8 @@ class BalancedSP:
                 f"{self.wire} rounds what it sends, so it carries no gradient. Train with the "
                 f"plain wire, or generate under torch.no_grad()."
             )
+        if self.group.size == 1:
+            return CompletedTransfer(self.wire.decode(self.wire.encode(x), x.dtype))
         if torch.compiler.is_compiling():
             tokens, heads = sum(self._tokens_by_rank), len(self.heads)
             if back:
@@ -212,6 +245,14 @@ class BalancedSP:
         exchange = Exchange(x, layout, self.group, PlainWireCodec())
         self.bytes_sent += exchange.sent
         return exchange
+
+    def _check_heads(self, x: Heads, heads: int) -> None:
+        if x.shape[2] != heads:
+            raise ValueError(
+                f"rank {self.group.rank} of {self.group.size} has {heads} heads of such tokens "
+                f"here, got {x.shape[2]}: own_heads takes all heads and gives this rank's, "
+                f"gather_heads takes this rank's and gives all."
+            )
 
     def _check(self, x: Heads, tokens: int, heads: int) -> None:
         if x.shape[1:3] == (tokens, heads):

@@ -36,8 +36,10 @@ def test_every_example_is_tested_and_short():
     named = {
         "cache_in_your_attention",
         "decode_beside_denoising",
+        "diffusers_wan_over_ranks",
         "diffusers_wan_with_cache",
         "generate_video",
+        "joint_attention_over_ranks",
         "most_similar_pages",
         "own_window_policy",
         "sequence_over_ranks",

@@ -93,6 +93,63 @@ def gathered(process_group: dist.ProcessGroup, sizes: dict[str, int]) -> dict[st
     }
 
 
+def joint(process_group: dist.ProcessGroup, sizes: dict[str, int], heads: int) -> dict[str, float]:
+    """Text that every rank holds beside its own tokens, against attention over the whole.
+
+    Each rank's loss is of its own tokens and of a part of the text's outputs that differs by rank.
+    """
+    sp = communicator(process_group, sizes, heads)
+    tokens, text = sp.partition.tokens, 5
+    qkv = [whole(heads, text + tokens, seed).requires_grad_() for seed in range(3)]
+    weight, weights = whole(heads, tokens, 9), [whole(heads, text, 20 + r) for r in range(4)]
+    mine, rank = own_tokens(sp), sp.group.rank
+
+    want = mixed(*qkv)
+    loss = (want[:, text:] * weight).sum()
+    (loss + sum((want[:, :text] * weights[r]).sum() for r in range(sp.group.size))).backward()
+
+    words = [x.detach()[:, :text].clone().requires_grad_() for x in qkv]
+    parts = [x.detach()[:, text:][:, mine].clone().requires_grad_() for x in qkv]
+    video = sp.to_heads(*parts)
+    pairs = zip([sp.own_heads(x) for x in words], video, strict=True)
+    out = mixed(*(torch.cat(pair, 1) for pair in pairs))
+    text_out, own_out = sp.gather_heads(out[:, :text]), sp.to_sequence(out[:, text:])
+    ((own_out * weight[:, mine]).sum() + (text_out * weights[rank]).sum()).backward()
+
+    return {
+        "own": difference(own_out, want[:, text:][:, mine]),
+        "text": difference(text_out, want[:, :text]),
+        "gradient of own": max(
+            difference(part.grad, x.grad[:, text:][:, mine])
+            for part, x in zip(parts, qkv, strict=True)
+        ),
+        "gradient of text": max(
+            difference(sp.group.sum(word.grad), x.grad[:, :text])
+            for word, x in zip(words, qkv, strict=True)
+        ),
+    }
+
+
+def wrong_heads_of_text(process_group: dist.ProcessGroup) -> list[object]:
+    """The shape of this rank's heads, and what is said of other numbers of heads."""
+    sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 1}, 3)
+    said: list[object] = [tuple(sp.own_heads(torch.zeros(1, 7, 3, 4)).shape)]
+    for call, heads in ((sp.own_heads, 2), (sp.gather_heads, 3)):
+        try:
+            call(torch.zeros(1, 7, heads, 4))
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def alone(process_group: dist.ProcessGroup, wire: object) -> tuple[Tensor, Tensor]:
+    """What one rank makes of an exchange and the way back where it rounds as several do."""
+    partition = BalancedPartition(frames=12, ranks=1, tokens_per_frame=1, copies=1)
+    sp = BalancedSP(SequenceGroup(), partition, heads=5, wire=wire, round_alone=True)
+    heads = sp.start(wide()).wait()
+    return heads, sp.to_sequence(heads)
+
+
 def sp_heads(process_group: dist.ProcessGroup) -> int:
     return dist.get_world_size(process_group)
 

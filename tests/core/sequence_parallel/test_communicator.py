@@ -36,6 +36,21 @@ def test_gather_gives_every_frame_and_sums_gradients(ranks: Ranks, size, sizes):
         assert errors["gradient"] < 1e-12
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("heads", [4, 5])
+@pytest.mark.parametrize("sizes", [EVEN, UNEVEN], ids=["even", "uneven"])
+def test_text_that_every_rank_holds_attends_with_the_video(ranks: Ranks, size, heads, sizes):
+    for errors in ranks(size, on_ranks.joint, sizes, heads):
+        assert max(errors.values()) < 1e-12, errors
+
+
+def test_other_heads_of_text_are_refused(ranks: Ranks):
+    _, (shape, taken, given) = ranks(2, on_ranks.wrong_heads_of_text)
+    assert shape == (1, 7, 1, 4)
+    assert taken.startswith("rank 1 of 2 has 3 heads of such tokens here, got 2")
+    assert given.startswith("rank 1 of 2 has 1 heads of such tokens here, got 3")
+
+
 @pytest.mark.parametrize("masked", [(), (0,), (5, 6, 7), tuple(range(8))])
 def test_masked_mean_and_its_gradient_do_not_depend_on_ranks(ranks: Ranks, masked):
     whole = torch.arange(1.0, 9, dtype=torch.float64)

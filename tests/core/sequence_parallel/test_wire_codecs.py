@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from longlive_core.float8 import Float8WireCodec
 from longlive_core.nvfp4 import NVFP4WireCodec, ScaleRule
-from longlive_core.sequence_parallel import PlainWireCodec, WireCodec
+from longlive_core.sequence_parallel import (
+    BalancedPartition,
+    BalancedSP,
+    PlainWireCodec,
+    SequenceGroup,
+    WireCodec,
+)
 from tests.core.sequence_parallel import on_ranks
 from tests.processes import Ranks
 
@@ -116,3 +122,23 @@ def test_an_exchange_counts_3_4_times_fewer_bytes(ranks: Ranks):
         ranks(2, on_ranks.bytes_over_a_wire, codec) for codec in (None, NVFP4WireCodec())
     )
     assert plain / packed > 3.5
+
+
+@pytest.mark.parametrize("codec", ROUNDING[:2], ids=repr)
+def test_one_rank_rounds_only_where_it_is_asked_to(ranks: Ranks, codec):
+    """Without a word one rank sends nothing and rounds nothing; with it, it has all ranks' bits."""
+    (exact,) = ranks(1, on_ranks.over_a_wire, codec)
+    assert all(torch.equal(x, on_ranks.wide()) for x in exact)
+    (rounded,) = ranks(1, on_ranks.alone, codec)
+    parts = ranks(2, on_ranks.over_a_wire, codec)
+    assert torch.equal(rounded[0], torch.cat([heads for heads, _ in parts], 2))
+    assert torch.equal(rounded[1], torch.cat([tokens for _, tokens in parts], 1))
+    assert not torch.equal(rounded[0], exact[0])
+
+
+def test_one_rank_that_rounds_carries_no_gradient():
+    partition = BalancedPartition(frames=2, ranks=1, tokens_per_frame=1, copies=1)
+    how = {"heads": 2, "wire": NVFP4WireCodec(), "round_alone": True}
+    sp = BalancedSP(SequenceGroup(), partition, **how)
+    with pytest.raises(ValueError, match="carries no gradient"):
+        sp.start(torch.randn(1, 2, 2, 16, requires_grad=True))

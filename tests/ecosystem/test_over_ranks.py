@@ -1,0 +1,14 @@
+"""Foreign models over several ranks: the numbers and the gradients of one."""
+
+import pytest
+
+from tests.ecosystem import over_ranks
+from tests.processes import Ranks
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("model", [over_ranks.wan, over_ranks.flux])
+def test_a_model_over_ranks_is_the_model_of_one(ranks: Ranks, model, size):
+    for errors in ranks(size, model):
+        assert len(errors) > 20
+        assert max(errors.values()) < 2e-4, max(errors, key=errors.get)
