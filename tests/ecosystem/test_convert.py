@@ -1,5 +1,7 @@
 """Linears of foreign models: which are packed, which stay, and what it costs."""
 
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from longlive_core.module_swap import KEEP
 from longlive_core.nvfp4 import NVFP4Linear, convert_linears, decode_linears, plan_conversion
+from tests.architecture.source import ROOT
 from tests.ecosystem.foreign import MODELS, Foreign
 from tests.ecosystem.formats import FORMATS, PACKED, w4a16
 
@@ -107,3 +110,31 @@ def test_fused_projections_are_the_decoded_ones(plain_models, convert):
     assert torch.equal(attention.to_qkv.weight, torch.cat([linear.weight for linear in want]))
     if convert is w4a16:
         torch.testing.assert_close(foreign.run(model), apart)
+
+
+COMPILED = """
+import sys
+import torch
+from tests.ecosystem.formats import PACKED
+from tests.ecosystem.foreign import MODELS
+
+foreign = MODELS[sys.argv[1]]
+for convert in PACKED.values():
+    model = foreign.built()
+    convert(model)
+    torch.compiler.reset()
+    with torch.no_grad():
+        want = foreign.run(model)
+        got = foreign.run(torch.compile(model, fullgraph=True, backend="aot_eager"))
+    error = float((got - want).norm() / want.norm())
+    assert error < 1e-3, (convert, error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_converted_model_compiles_whole(name):
+    """In a process of its own: the tests' checks of shapes are not made to be compiled."""
+    command = [sys.executable, "-c", COMPILED, name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
