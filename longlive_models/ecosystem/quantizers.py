@@ -6,6 +6,7 @@ these layers before it fills them. Both libraries keep such quantizers in a tabl
 """
 
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,6 +52,7 @@ def _tell_diffusers() -> None:
     class LongLiveQuantizer(_Hooks, DiffusersQuantizer):
         """Makes packed layers before Diffusers fills them."""
 
+        library = "diffusers"
         is_serializable = True
         is_trainable = True
         use_keep_in_fp32_modules = True  # as Diffusers loads plain weights
@@ -62,6 +64,8 @@ def _tell_diffusers() -> None:
 
     class LongLiveConfig(_Config, QuantizationConfigMixin):
         """Which layers are packed, and how."""
+
+        library = "diffusers"
 
     auto.AUTO_QUANTIZER_MAPPING[METHOD] = LongLiveQuantizer
     auto.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = LongLiveConfig
@@ -78,6 +82,7 @@ def _tell_transformers() -> None:
     class LongLiveQuantizer(_Hooks, HfQuantizer):
         """Makes packed layers before Transformers fills them."""
 
+        library = "transformers"
         is_trainable = True
         is_compileable = True
 
@@ -92,10 +97,21 @@ def _tell_transformers() -> None:
     class LongLiveConfig(_Config, QuantizationConfigMixin):
         """Which layers are packed, and how."""
 
+        library = "transformers"
+
+
+def _made_again(library: str, kind: str, values: dict[str, Any]) -> Any:
+    """A config or quantizer of a pickle, which names the library: its class is made there."""
+    register_quantizers()
+    auto: Any = import_module(f"{library}.quantizers.auto")
+    config = auto.AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD](values["forms"])
+    return config if kind == "config" else auto.AUTO_QUANTIZER_MAPPING[METHOD](config)
+
 
 class _Config:
     """``quantization_config``, as both libraries make it of a dictionary and write it again."""
 
+    library: str
     quant_method: Any
 
     def __init__(self, forms: list[dict[str, Any]], quant_method: str = METHOD) -> None:
@@ -106,6 +122,9 @@ class _Config:
         """Plain values, as ``saved_config.packed_layers`` gives them."""
         return {"quant_method": METHOD, "forms": self.forms}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (self.library, "config", self.to_dict())
+
     def __repr__(self) -> str:
         layers = sum(len(form["layers"]) for form in self.forms)
         return f"LongLiveConfig({layers} packed layers)"
@@ -114,8 +133,12 @@ class _Config:
 class _Hooks:
     """What both libraries call: before the weights of a model are loaded, and after."""
 
+    library: str
     quantization_config: Any
     pre_quantized: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (self.library, "quantizer", self.quantization_config.to_dict())
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Raise ValueError for plain weights: they are converted once they are loaded."""

@@ -1,6 +1,7 @@
 """``save_pretrained`` and ``from_pretrained`` of converted models: one call each, bit for bit."""
 
 import json
+import pickle
 from copy import deepcopy
 from pathlib import Path
 
@@ -158,6 +159,20 @@ def test_a_config_that_is_not_the_models_is_refused(plain_models, tmp_path, chan
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
         type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Wan", "Llama"])
+def test_a_loaded_model_is_copied_and_pickled(plain_models, name, tmp_path):
+    model = deepcopy(plain_models[name])
+    convert_linears(model)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    for other in (deepcopy(again), pickle.loads(pickle.dumps(again))):
+        assert same(other, again)
+        assert type(other.hf_quantizer) is type(again.hf_quantizer)
+        config = other.hf_quantizer.quantization_config
+        assert config.to_dict() == again.hf_quantizer.quantization_config.to_dict()
+        assert config.quant_method == "longlive"
 
 
 def test_registering_twice_changes_nothing():
