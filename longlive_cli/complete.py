@@ -1,4 +1,4 @@
-"""What a shell offers behind Tab: recipes, precisions, devices, models, names of `--set`."""
+"""What a shell offers behind Tab: recipes, benchmarks, precisions, devices, names of `--set`."""
 
 from collections.abc import Callable, Iterable
 
@@ -37,6 +37,24 @@ def samplers(incomplete: str) -> list[str]:
     from longlive_models.choices import SAMPLERS
 
     return _begin(SAMPLERS, incomplete)
+
+
+def benchmarks(incomplete: str) -> list[str]:
+    """What `longlive bench` measures."""
+    from longlive_recipes.bench.catalog import BENCHMARKS
+
+    return _begin(BENCHMARKS, incomplete)
+
+
+def bench_fields(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of `--set` of the benchmarks that the line names."""
+    from longlive_recipes.bench.catalog import BENCHMARKS
+
+    words = {*(ctx.params.get("names") or ()), *ctx.args}
+    kinds = {type(BENCHMARKS[name].options): name for name in BENCHMARKS if name in words}
+    return [
+        field for name in kinds.values() for field in _names(BENCHMARKS[name].options, incomplete)
+    ]
 
 
 def rules(incomplete: str) -> list[str]:

@@ -32,6 +32,12 @@ EXAMPLES = {
         "longlive quantize runs/ar_pocket/model -o packed --pack time_projection",
         "longlive quantize runs/ar_pocket/model -o packed --dry-run",
     ),
+    "bench": (
+        "longlive bench generation --seconds 10",
+        "longlive bench nvfp4 linear kv_decode --device cuda --repeats 20 -o measured",
+        "longlive bench balanced_sp --set ranks=1,2 --set latent_frames=32",
+        "longlive bench pairs --set one=bf16.json --set other=nvfp4.json",
+    ),
     "doctor": ("longlive doctor", "longlive doctor --training --json"),
     "list": ("longlive recipes list",),
     "show": ("longlive recipes show ar_tiny", "longlive recipes show generate --fields"),
@@ -103,6 +109,22 @@ def _evaluation() -> Iterator[tuple[str, list[str]]]:
     yield "Fields of --set and --config: name, default of 'pocket', kind", table(rows)
 
 
+def _benchmarks() -> Iterator[tuple[str, list[str]]]:
+    from longlive_cli.fields import fields_of, table
+    from longlive_recipes.bench.catalog import BENCHMARKS, lines
+
+    yield "Benchmarks", lines()
+    names: dict[type, list[str]] = {}
+    for benchmark in BENCHMARKS.values():
+        names.setdefault(type(benchmark.options), []).append(benchmark.name)
+    for kind, some in names.items():
+        rows = list(fields_of(kind()))
+        yield (
+            f"Fields of --set and --config for {', '.join(some)}: name, default, kind",
+            table(rows),
+        )
+
+
 def _recipes(start: str) -> list[str]:
     from longlive_cli.catalog import presets
 
@@ -116,4 +138,5 @@ _SECTIONS: dict[str, Callable[[], Iterator[tuple[str, list[str]]]]] = {
     "live": _generation,
     "train": _training,
     "evaluate": _evaluation,
+    "bench": _benchmarks,
 }

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from longlive_cli.boundary import Boundary
+from longlive_cli.commands.bench import bench
 from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
 from longlive_cli.commands.generate import generate
@@ -52,5 +53,6 @@ app.command(cls=Explained)(live)
 app.command(cls=Explained)(train)
 app.command(cls=Explained)(evaluate)
 app.command(cls=Explained)(quantize)
+app.command(cls=Explained)(bench)
 app.add_typer(recipes, name="recipes")
 app.command(cls=Explained)(doctor)

@@ -238,6 +238,16 @@ ResultFile = Annotated[
         help="Store the whole result as JSON here.",
     ),
 ]
+ResultFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        parser=file_name,
+        metavar="FOLDER",
+        help="Store each record as JSON here, and its table beside it.",
+    ),
+]
 NewFolder = Annotated[
     Path,
     typer.Option(

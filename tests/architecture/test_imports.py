@@ -33,6 +33,7 @@ HOMES = {
         file.parts[:2] == ("longlive_core", "sequence_parallel")
         or file.parts[:2] == ("recipes", "training")
         and file.stem in ("parallel", "sharded_checkpoints", "sharded_strategy")
+        or file == Path("recipes/bench/ranks.py")
     ),
     "lightning": lambda file: file.parts[0] == "recipes",
     "pytorch_lightning": lambda file: file.parts[0] == "recipes",

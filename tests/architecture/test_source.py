@@ -237,6 +237,7 @@ BRITISH_ON_DISK = {
     **dict.fromkeys(  # an attribute of a moving shape, a name in evaluations on disk
         (
             *(str(f) for f in FILES if f.parent.name == "moving_shapes"),
+            "recipes/bench/pairs.py",
             "recipes/evaluate.py",
             "longlive_cli/commands/evaluate.py",
             "README.md",

@@ -2,13 +2,16 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks.startup import PARTS, main, once
+from longlive_recipes.bench.options import StartupOptions
+from longlive_recipes.bench.run import prepare
+from longlive_recipes.bench.startup import PARTS, once
 
 
-def test_a_record_has_both_commits_and_its_table(tmp_path, monkeypatch):
+def test_a_record_has_both_commits_and_no_path(monkeypatch):
     for name in PARTS:
         monkeypatch.setitem(PARTS, name, "sum(range(100_000))")
     commits = iter(["one\n", "two\n"])
@@ -16,18 +19,20 @@ def test_a_record_has_both_commits_and_its_table(tmp_path, monkeypatch):
     def quick(python: str, code: str) -> tuple[float, float, str]:
         return once(python, code)[:2] + (next(commits) if code not in PARTS.values() else "",)
 
-    monkeypatch.setattr("benchmarks.startup.once", quick)
-    path = main(["--against", sys.executable, "--repeats", "2", "--results", str(tmp_path)])
-    record = json.loads(path.read_text())
-    assert path.name == "startup_cpu.json"
+    monkeypatch.setattr("longlive_recipes.bench.startup.once", quick)
+    prepared = prepare("startup", StartupOptions(against=Path(sys.executable), repeats=2))
+    record = prepared.measure()
+    assert prepared.stem == "startup_cpu"
     assert list(record["parts"]) == list(PARTS)
     for rows in record["parts"].values():
         assert list(rows) == ["one", "two"]
         for row in rows.values():
             assert 0 < row["fastest_processor_seconds"] <= row["median_processor_seconds"]
             assert 0 < row["fastest_seconds"] <= row["median_seconds"]
-    table = path.with_suffix(".md").read_text()
-    assert "## longlive --help" in table and str(sys.executable) not in path.read_text() + table
+    table = prepared.table(record)
+    assert "## longlive --help" in table
+    assert sys.executable not in json.dumps(record) + table
+    assert "--set against=OTHER/bin/python --set repeats=2" in record["command"]
 
 
 def test_a_process_that_fails_is_no_measurement():

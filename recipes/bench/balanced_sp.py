@@ -1,76 +1,94 @@
 """One video over ranks of this host: correctness first, then time and bytes on the wire.
 
-    python -m benchmarks.balanced_sp                                  # small, on a CPU: gloo
-    python -m benchmarks.balanced_sp --device cuda --ranks 1 2 4      # layers of the 5B: NCCL
-
-Starts its own ranks, a GPU or a thread each. Writes ``results/balanced_sp_DEVICE.json`` and a table
-as ``benchmarks.run`` does. Where ranks give other numbers than one rank it writes nothing.
-Source of what is compared: LongLive-2.0 (arXiv 2605.18739), Balanced SP.
+It starts its own ranks, a GPU or a thread each. Where ranks give other numbers than one rank,
+nothing is timed. Source of what is compared: LongLive-2.0 (arXiv 2605.18739), Balanced SP.
 """
 
-import argparse
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.options import Rows
-from benchmarks.ranks import on_ranks
-from benchmarks.record import RESULTS, stamped, table, write
-from benchmarks.shared_generation import NEAR, work_on_block, work_on_video
-from benchmarks.shared_sizes import TOLERANCE, Sizes
-from benchmarks.shared_training import Values, work_on_training
 from longlive_models.wan import WAN_5B
+from longlive_recipes.bench.options import BalancedSPOptions, Rows
+from longlive_recipes.bench.ranks import on_ranks
+from longlive_recipes.bench.shared_generation import NEAR, work_on_block, work_on_video
+from longlive_recipes.bench.shared_sizes import TOLERANCE, Sizes
+from longlive_recipes.bench.shared_training import Values, work_on_training
 
-ABOUT = (
-    "One video over ranks of one host; times are those of the slowest rank. A training step is the "
-    "forward and backward pass of the teacher-forcing loss, without averaging of gradients and "
-    "optimizer. Balanced: a rank holds both copies of its frames, and encodes them with a halo. "
-    "Unbalanced: all clean tokens, then all noisy ones, are dealt out, and each rank encodes the "
-    "whole clip. Efficiency is t(1) / (P t(P)); bytes are those that one rank sends to others."
-)
 Answers = dict[int, list[dict[str, Any]]]
 """What every rank found, by the number of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is measured, where.
+class RankComparison:
+    """What is compared, and on how many ranks.
 
     Attributes:
-        ranks: numbers of ranks; one rank is measured first, whether named or not.
+        ranks: numbers of ranks, one rank first.
         device: "cpu" or "cuda".
         sizes: of the video and the models.
+
+    Raises ValueError for more ranks than there are GPUs, frames of a block or heads.
     """
 
-    ranks: tuple[int, ...] = (1, 2, 4)
-    device: str = "cpu"
+    ranks: tuple[int, ...]
+    device: str
     sizes: Sizes
 
+    @classmethod
+    def of(cls, options: BalancedSPOptions) -> "RankComparison":
+        """What the options ask for; sizes that they leave open are the device's."""
+        ranks = tuple(sorted({1, *options.ranks}))
+        return cls(ranks=ranks, device=options.device, sizes=sizes_of(options))
+
     def __post_init__(self) -> None:
-        if self.device not in TOLERANCE:
-            raise ValueError(f"device must be cpu or cuda, got {self.device!r}.")
-        if min(self.ranks) < 1:
-            raise ValueError(f"ranks must be 1 or more, got {self.ranks}.")
         if self.device == "cuda" and max(self.ranks) > torch.cuda.device_count():
             raise ValueError(
                 f"{max(self.ranks)} ranks take a GPU each, and this host has "
-                f"{torch.cuda.device_count()}."
+                f"{torch.cuda.device_count()}: name fewer, or --device cpu."
             )
         for ranks in self.ranks:
             self.sizes.balanced(ranks)
             if ranks > self.sizes.model.frames_per_block or ranks > self.sizes.model.num_heads:
                 raise ValueError(
                     f"{ranks} ranks share blocks of {self.sizes.model.frames_per_block} frames and "
-                    f"{self.sizes.model.num_heads} heads: each needs one at least."
+                    f"{self.sizes.model.num_heads} heads: each needs one at least. Name fewer."
                 )
 
 
-def measure(options: Options) -> dict[str, Any]:
+def sizes_of(options: BalancedSPOptions) -> Sizes:
+    """The sizes of the options' device, with those that the options name.
+
+    Raises:
+        ValueError: sizes that do not go together.
+    """
+    usual = Sizes.of(options.device)
+    heads = _or(options.heads, usual.model.num_heads)
+    model = replace(
+        usual.model,
+        num_layers=_or(options.layers, usual.model.num_layers),
+        num_heads=heads,
+        dim=heads * _or(options.head_dim, usual.model.head_dim),
+        ffn_dim=_or(options.ffn, usual.model.ffn_dim),
+    )
+    return replace(
+        usual,
+        model=model,
+        latent_frames=_or(options.latent_frames, usual.latent_frames),
+        height=_or(options.height, usual.height),
+        width=_or(options.width, usual.width),
+        pages=_or(options.pages, usual.pages),
+        steps=_or(options.steps, usual.steps),
+        repeats=_or(options.repeats, usual.repeats),
+        video_model=options.video_model,
+        video_seconds=options.video_seconds,
+    )
+
+
+def measure(options: RankComparison, about: str) -> dict[str, Any]:
     """Check, then time, every part on every number of ranks, each in processes of its own.
 
     Raises:
@@ -81,8 +99,7 @@ def measure(options: Options) -> dict[str, Any]:
     videos = _on_each(options, work_on_video)
     bound, pixels = TOLERANCE[options.device], NEAR[options.device]
     return {
-        "benchmark": "balanced_sp",
-        "about": ABOUT + _shortened(options) + _crowded(options),
+        "about": about + _shortened(options) + _crowded(options),
         "parts": {
             "Training step: the transformer": training_rows(trained),
             "Training step: encoding its clip": encoding_rows(trained, options.sizes),
@@ -173,41 +190,11 @@ def wire_rows(blocks: Answers) -> Rows:
     }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line; sizes that are not given are the device's."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.balanced_sp", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    counts = ("layers", "heads", "head-dim", "ffn", "latent-frames", "height", "width")
-    for name in (*counts, "pages", "steps", "repeats"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--video-model", help="a name or a folder")
-    parser.add_argument("--video-seconds", type=float)
-    given = {name: x for name, x in vars(parser.parse_args(arguments)).items() if x is not None}
-    folder, ranks, device = given.pop("results"), given.pop("ranks"), given.pop("device")
-    command = f"python -m benchmarks.balanced_sp {shlex.join(arguments)}".rstrip()
-    try:
-        sizes = _changed(Sizes.of(device), given)
-        options = Options(ranks=tuple(sorted({1, *ranks})), device=device, sizes=sizes)
-    except ValueError as error:
-        parser.error(str(error))
-    record = stamped(measure(options), options, torch.device(device), command)
-    path = write(record, folder)
-    sys.stdout.write(f"{table(record)}\nwritten to {path}\n")
+def _or(given: int | None, usual: int) -> int:
+    return usual if given is None else given
 
 
-def _changed(sizes: Sizes, given: dict[str, Any]) -> Sizes:
-    """The sizes with what was given on the command line."""
-    model, own = sizes.model, dict(given)
-    layers = own.pop("layers", model.num_layers)
-    heads = own.pop("heads", model.num_heads)
-    head_dim, ffn = own.pop("head_dim", model.head_dim), own.pop("ffn", model.ffn_dim)
-    model = replace(model, num_layers=layers, num_heads=heads, dim=heads * head_dim, ffn_dim=ffn)
-    return replace(sizes, model=model, **own)
-
-
-def _on_each(options: Options, work: Callable[..., dict[str, Any]]) -> Answers:
+def _on_each(options: RankComparison, work: Callable[..., dict[str, Any]]) -> Answers:
     """What ranks find, one rank first: the others are checked against its values."""
     found: Answers = {}
     expected: Values | None = None
@@ -225,11 +212,11 @@ def _ranks(count: int) -> str:
     return "1 rank" if count == 1 else f"{count} ranks"
 
 
-def _name(options: Options) -> str:
+def _name(options: RankComparison) -> str:
     return Path(options.sizes.video_model).name
 
 
-def _shortened(options: Options) -> str:
+def _shortened(options: RankComparison) -> str:
     """That layers are those of the 5B but not all of them, where that is so."""
     model = options.sizes.model
     if replace(model, num_layers=WAN_5B.num_layers) != WAN_5B:
@@ -237,7 +224,7 @@ def _shortened(options: Options) -> str:
     return f" Layers are the 5B's, {model.num_layers} of its {WAN_5B.num_layers}."
 
 
-def _crowded(options: Options) -> str:
+def _crowded(options: RankComparison) -> str:
     """What times on a CPU are worth."""
     if options.device != "cpu":
         return ""
@@ -245,7 +232,3 @@ def _crowded(options: Options) -> str:
         " Ranks have one thread each, and share the cores of this CPU with each other: more ranks "
         "than cores take turns, so that times show that everything ran, not a speed-up."
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -6,10 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.generation import PROMPT
-from benchmarks.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
-from benchmarks.shared_sizes import TOLERANCE, Sizes, check_as_one_rank, enliven, relative_error
-from benchmarks.shared_training import Values
 from longlive_core.float8 import Float8WireCodec
 from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
 from longlive_core.nvfp4 import NVFP4WireCodec
@@ -23,6 +19,16 @@ from longlive_core.sequence_parallel import (
 from longlive_models import LongLivePipeline
 from longlive_models.diffusion import euler, step_schedule
 from longlive_models.wan import ParallelTransformer, WanTransformer
+from longlive_recipes.bench.generation import PROMPT
+from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
+from longlive_recipes.bench.shared_sizes import (
+    TOLERANCE,
+    Sizes,
+    check_as_one_rank,
+    enliven,
+    relative_error,
+)
+from longlive_recipes.bench.shared_training import Values
 
 WIRES: dict[str, WireCodec] = {
     "plain": PlainWireCodec(),
@@ -71,8 +77,18 @@ class Block:
         self.schedule = step_schedule(sizes.steps, 5.0)
         drawn = torch.Generator().manual_seed(3)
         shape = (sizes.pages, 1, config.in_channels, config.frames_per_block, *size)
-        self.noise = torch.randn(shape, generator=drawn).to(place)
-        text = torch.randn(1, 1, config.text_len, config.text_dim, generator=drawn)
+        self.noise = torch.randn(shape, generator=drawn, dtype=torch.float32, device="cpu").to(
+            place
+        )
+        text = torch.randn(
+            1,
+            1,
+            config.text_len,
+            config.text_dim,
+            generator=drawn,
+            dtype=torch.float32,
+            device="cpu",
+        )
         with torch.no_grad():
             self.text = self.model.embed_text(text.to(place, self.dtype))
             for block in range(self.index):
@@ -110,11 +126,11 @@ class Block:
         frames = latents.shape[2]
         return self.model(
             latents.to(self.dtype),
-            torch.full((1, frames), timestep, device=self.place),
+            torch.full((1, frames), timestep, dtype=torch.float32, device=self.place),
             self.text,
             positions=torch.arange(
-                block * frames, (block + 1) * frames, device=self.place
-            ).double(),
+                block * frames, (block + 1) * frames, dtype=torch.float64, device=self.place
+            ),
             memory=self.cache,
             store=store,
         )

@@ -1,25 +1,26 @@
 """Compare two models, or two precisions of one, video by video.
 
-    python -m benchmarks.pairs --one bf16.json --other nvfp4.json -o results/kv_cache_pairs.json
-
-Takes records of `longlive evaluate -o`, one or more of each (of several seeds, say), in the same
+It takes records of `longlive evaluate -o`, one or more of each (of several seeds, say), in the same
 order. The same prompts and seeds give pairs, whose differences are far surer than those of two
 rates: only videos that one of the two gets right count.
 """
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from longlive_core.names import few
+from longlive_models.documents import read_json
 from longlive_recipes.run_record import differences
 
 MAY_DIFFER = ("model", "device", "weights", "kv_cache", "batch", "workers")
 """Fields of an evaluation that two sides of a pair may have of their own."""
 ATTRIBUTES = ("shape", "colour", "background", "motion")
+TOLD = ("weights", "kv_cache", "seed")
+MADE = ("model_sha256", "backends", "hardware", "torch", "code")
+NEEDED = ("steps", "guidance", *MADE)
+NEEDED_INSIDE = {"config": TOLD}
 
 Record = dict[str, Any]
 
@@ -70,35 +71,69 @@ def _check_pair(one: Record, other: Record) -> None:
     wrong = differences(first, second, ignore=[f"config.{name}" for name in MAY_DIFFER])
     if wrong:
         raise ValueError(f"these evaluations are not of the same videos: {'; '.join(wrong)}.")
+    counts = [
+        {n: len(suite["right"]) for n, suite in side["suites"].items()} for side in (one, other)
+    ]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"these evaluations are not of the same videos: suites have {counts[0]} of them on the "
+            f"one side and {counts[1]} on the other."
+        )
 
 
-def record(one: Sequence[Record], other: Sequence[Record], command: str) -> Record:
-    """The comparison, and how each side was made."""
-    sides = {"one": one[0], "other": other[0]}
-    told = ("weights", "kv_cache", "seed")
-    made = ("model_sha256", "backends", "hardware", "torch", "code")
+def read(files: Sequence[Path]) -> list[Record]:
+    """Records of evaluations.
+
+    Raises:
+        ValueError: a file that is none.
+    """
+    return [_read(path) for path in files]
+
+
+def _read(path: Path) -> Record:
+    found = read_json(path, "the record of an evaluation")
+    if not isinstance(found, dict):
+        found = {}
+    lacks = [name for name in NEEDED if name not in found]
+    for name, inside in NEEDED_INSIDE.items():
+        holder = found.get(name)
+        holder = holder if isinstance(holder, dict) else {}
+        lacks += [f"{name}.{field}" for field in inside if field not in holder]
+    suites = found.get("suites")
+    for name, suite in suites.items() if isinstance(suites, dict) else [("NAME", None)]:
+        if not isinstance(suite, dict) or not isinstance(suite.get("right"), list):
+            lacks.append(f"suites.{name}.right")
+    if lacks:
+        raise ValueError(
+            f"{path} is no record of an evaluation: it lacks {few(lacks)}. "
+            f"`longlive evaluate -o FILE` writes one."
+        )
+    record: Record = found
+    return record
+
+
+def sides(one: Sequence[Record], other: Sequence[Record]) -> Record:
+    """How each side was made, as a part of a record of the comparison."""
     return {
-        "suites": compare(one, other),
         **{
             name: {
-                "config": {key: side["config"][key] for key in told},
-                **{key: side[key] for key in made},
+                "config": {key: side["config"][key] for key in TOLD},
+                **{key: side[key] for key in MADE},
             }
-            for name, side in sides.items()
+            for name, side in (("one", one[0]), ("other", other[0]))
         },
         "seeds": [each["config"]["seed"] for each in one],
         "config": {k: v for k, v in one[0]["config"].items() if k not in (*MAY_DIFFER, "seed")},
-        "command": command,
     }
 
 
-def table(suites: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table: a line for each suite and attribute."""
+def as_markdown(record: Record) -> str:
+    """A comparison as a table: a line for each suite and attribute."""
     lines = [
         "| suite | videos | attribute | one | other | only one | only other | points |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, suite in suites.items():
+    for name, suite in record["suites"].items():
         for attribute in ATTRIBUTES:
             row = suite[attribute]
             lines.append(
@@ -106,25 +141,4 @@ def table(suites: dict[str, dict[str, Any]]) -> str:
                 f"{row['other']:.1%} | {row['only_one']} | {row['only_other']} | "
                 f"{row['difference']:+.1f} ± {row['standard_error']:.1f} |"
             )
-    return "\n".join(lines)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
-    parser.add_argument("--one", nargs="+", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--other", nargs="+", type=Path, required=True, metavar="FILE")
-    parser.add_argument("-o", "--output", type=Path)
-    given = parser.parse_args(arguments)
-    one, other = ([json.loads(p.read_text()) for p in some] for some in (given.one, given.other))
-    try:
-        made = record(one, other, f"python -m benchmarks.pairs {' '.join(arguments)}")
-    except ValueError as error:
-        parser.error(str(error))
-    if given.output:
-        given.output.write_text(json.dumps(made, indent=2) + "\n")
-    sys.stdout.write(table(made["suites"]) + "\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    return "\n".join([*lines, ""])

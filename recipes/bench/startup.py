@@ -1,25 +1,20 @@
-"""How long it takes to import the core and to show the command's help, here and before.
+"""How long it takes to import the core and to show the command's help, beside another environment.
 
-    python -m benchmarks.startup --against OTHER/bin/python
-
-OTHER is an environment with another commit of the package. Both are started in turn, so that
-whatever else the machine does falls on both.
+The other one has, say, another commit of the package. Both are started in turn, so that whatever
+else the machine does falls on both.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.options import Rows
-from benchmarks.record import RESULTS, stamped, write
+from longlive_recipes.bench.options import Rows, StartupOptions
 
 NAMES = ("async_decode", "attention", "float8", "kv_cache", "noise", "nvfp4", "sequence_parallel")
 IMPORT = f"import {', '.join(f'longlive_core.{name}' for name in NAMES)}"
@@ -30,11 +25,20 @@ PARTS = {
     "import its primitives": IMPORT,
     "longlive --help": HELP,
 }
-ABOUT = (
-    "A new process of Python that imports the core, with its primitives (which import torch) or "
-    "without, or shows the command's help. The two commits take turns. Seconds from "
-    "start to end, and seconds of processor time, which depend less on what else the machine does."
-)
+
+
+def without_paths(options: StartupOptions) -> StartupOptions:
+    """The options as a record has them: where the other environment lies is nobody's concern."""
+    return replace(options, against=Path("OTHER/bin/python"))
+
+
+def measure(against: Path, repeats: int) -> dict[str, Any]:
+    """Both interpreters in turn: ``parts`` and ``checked`` of a record.
+
+    Raises RuntimeError where a process fails.
+    """
+    parts = compare([sys.executable, str(against)], repeats)
+    return {"checked": "every process ended with status 0", "parts": parts}
 
 
 def once(python: str, code: str) -> tuple[float, float, str]:
@@ -54,7 +58,7 @@ def once(python: str, code: str) -> tuple[float, float, str]:
     return seconds, used.ru_utime + used.ru_stime, printed
 
 
-def measure(pythons: Sequence[str], repeats: int) -> dict[str, Rows]:
+def compare(pythons: Sequence[str], repeats: int) -> dict[str, Rows]:
     """Rows by part: one for each interpreter, named after its commit, in the order given."""
     names = [once(python, COMMIT)[2].strip() for python in pythons]
     parts: dict[str, Rows] = {}
@@ -77,26 +81,3 @@ def _row(taken: list[tuple[float, float, str]]) -> dict[str, float]:
         "median_processor_seconds": statistics.median(processor),
         "fastest_processor_seconds": min(processor),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> Path:
-    """Measure, store the record and its table; returns the record's path."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--against", required=True, help="the interpreter of another environment")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    parts = measure([sys.executable, options.against], options.repeats)
-    found: dict[str, Any] = {
-        "benchmark": "startup",
-        "about": ABOUT,
-        "checked": "every process ended with status 0",
-        "parts": parts,
-    }
-    command = "python -m benchmarks.startup --against OTHER/bin/python"
-    record = stamped(found, {"repeats": options.repeats}, torch.device("cpu"), command)
-    return write(record, options.results)
-
-
-if __name__ == "__main__":
-    print(main())

@@ -5,15 +5,15 @@ from statistics import median
 
 import torch
 
-from benchmarks.options import Options, Rows
 from longlive_models import LongLivePipeline
 from longlive_models.stream import VideoBlock
+from longlive_recipes.bench.options import BenchOptions, Rows
 from longlive_recipes.generation.sidecar import peak_memory
 
 PROMPT = "a red circle moves right on a navy background"
 
 
-def check_generation(pipe: LongLivePipeline, options: Options) -> str:
+def check_generation(pipe: LongLivePipeline, options: BenchOptions) -> str:
     """The same seed gives the same frames, and a longer video starts with a shorter one's."""
     one, two = (pipe.timing.seconds(blocks) for blocks in (1, 2))
     short, again = (pipe(PROMPT, seconds=one, seed=1, steps=1).frames for _ in range(2))
@@ -23,7 +23,7 @@ def check_generation(pipe: LongLivePipeline, options: Options) -> str:
     return "same seed, same bytes; a longer video starts with the bytes of a shorter one"
 
 
-def measure_generation(pipe: LongLivePipeline, options: Options) -> Rows:
+def measure_generation(pipe: LongLivePipeline, options: BenchOptions) -> Rows:
     """One video of whole blocks, at least ``options.seconds`` long."""
     timing = pipe.timing
     blocks = max(2, timing.blocks_covering(timing.frames_in(options.seconds)))

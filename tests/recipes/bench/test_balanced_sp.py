@@ -1,41 +1,41 @@
 """Two ranks are compared with one before anything is timed, and what they send is counted."""
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks import balanced_sp
-from benchmarks.balanced_sp import encoding_rows, main, training_rows
-from benchmarks.shared_sizes import Sizes, check_as_one_rank
+from longlive_recipes.bench import balanced_sp
+from longlive_recipes.bench.balanced_sp import encoding_rows, training_rows
+from longlive_recipes.bench.options import BalancedSPOptions
+from longlive_recipes.bench.run import prepare
+from longlive_recipes.bench.shared_sizes import Sizes, check_as_one_rank
 from tests.models.tiny_pipeline import write_tiny_folder
-
-SIZES = {
-    "--ranks": "2",
-    "--layers": "1",
-    "--heads": "2",
-    "--head-dim": "64",
-    "--ffn": "32",
-    "--latent-frames": "16",
-    "--height": "16",
-    "--width": "16",
-    "--pages": "3",
-    "--steps": "1",
-    "--repeats": "1",
-    "--video-seconds": "1",
-}
 
 
 @pytest.fixture
-def arguments(tmp_path) -> list[str]:
-    model = str(write_tiny_folder(tmp_path / "model"))
-    sizes = [word for pair in SIZES.items() for word in pair]
-    return [*sizes, "--video-model", model, "--results", str(tmp_path / "results")]
+def small(tmp_path) -> BalancedSPOptions:
+    return BalancedSPOptions(
+        ranks=(2,),
+        layers=1,
+        heads=2,
+        head_dim=64,
+        ffn=32,
+        latent_frames=16,
+        height=16,
+        width=16,
+        pages=3,
+        steps=1,
+        repeats=1,
+        video_seconds=1.0,
+        video_model=str(write_tiny_folder(tmp_path / "model")),
+    )
 
 
-def test_one_and_two_ranks_are_checked_and_measured(arguments, tmp_path, capsys):
-    main(arguments)
-    record = json.loads((tmp_path / "results" / "balanced_sp_cpu.json").read_text())
+def test_one_and_two_ranks_are_checked_and_measured(small):
+    prepared = prepare("balanced_sp", small)
+    record = prepared.measure()
+    assert prepared.stem == "balanced_sp_cpu"
     step, encoding, both, block, wires, video = record["parts"].values()
     for rows in (step, encoding, both, block, video):
         assert list(rows) == ["1 rank", "2 ranks"]
@@ -53,12 +53,13 @@ def test_one_and_two_ranks_are_checked_and_measured(arguments, tmp_path, capsys)
     assert video["2 ranks"]["mean_pixel_difference"] < 0.1
     assert "share the cores of this CPU" in record["about"]
     assert record["commit"]
-    table = (tmp_path / "results" / "balanced_sp_cpu.md").read_text()
-    assert table in capsys.readouterr().out
+    assert record["options"]["ranks"] == [1, 2]
+    assert record["options"]["sizes"]["latent_frames"] == 16
+    table = prepared.table(record)
     assert all(f"## {heading}" in table for heading in record["parts"])
 
 
-def test_ranks_that_give_other_numbers_are_not_timed(arguments, tmp_path, monkeypatch):
+def test_ranks_that_give_other_numbers_are_not_timed(small, monkeypatch):
     start = balanced_sp.on_ranks
 
     def wrong(count, device, function, sizes, expected):
@@ -69,8 +70,7 @@ def test_ranks_that_give_other_numbers_are_not_timed(arguments, tmp_path, monkey
 
     monkeypatch.setattr(balanced_sp, "on_ranks", wrong)
     with pytest.raises(AssertionError, match=r"balanced gradient: 1.0e-03 from that of one rank"):
-        main(arguments)
-    assert not (tmp_path / "results").exists()
+        prepare("balanced_sp", small).measure()
 
 
 def test_what_is_not_a_number_is_not_one_ranks():
@@ -98,16 +98,13 @@ def test_efficiency_is_of_the_slowest_rank_and_of_what_a_halo_leaves():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "message"),
     [
-        (["--ranks", "5"], "5 ranks share blocks of 8 frames and 4 heads"),
-        (["--device", "tpu"], "device must be cpu or cuda"),
-        (["--latent-frames", "12"], "latent_frames must be whole blocks of 8, got 12"),
-        (["--repeats", "0"], "repeats must be above 0"),
+        ({"ranks": (5,)}, "5 ranks share blocks of 8 frames and 2 heads"),
+        ({"latent_frames": 12}, "latent_frames must be whole blocks of 8, got 12"),
+        ({"pages": 2}, "pages must be 3 or more, got 2"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_measured_is_refused(changes, message, small):
+    with pytest.raises(ValueError, match=message):
+        prepare("balanced_sp", replace(small, **changes))

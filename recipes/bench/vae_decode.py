@@ -5,10 +5,10 @@ from statistics import median
 
 import torch
 
-from benchmarks.options import Options, Rows
 from longlive_models import LongLivePipeline
 from longlive_models.stream import to_frames
 from longlive_models.vae import StreamState
+from longlive_recipes.bench.options import BenchOptions, Rows
 from longlive_recipes.generation.sidecar import peak_memory
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @torch.no_grad()
-def check_vae_decode(pipe: LongLivePipeline, options: Options) -> str:
+def check_vae_decode(pipe: LongLivePipeline, options: BenchOptions) -> str:
     """Decoding block by block through carried state gives what decoding at once gives."""
     blocks = [_latents(pipe, seed) for seed in range(2)]
     first, state = pipe.vae.decode_block(blocks[0])
@@ -29,7 +29,7 @@ def check_vae_decode(pipe: LongLivePipeline, options: Options) -> str:
 
 
 @torch.no_grad()
-def measure_vae_decode(pipe: LongLivePipeline, options: Options) -> Rows:
+def measure_vae_decode(pipe: LongLivePipeline, options: BenchOptions) -> Rows:
     """The first block of a video, which gives fewer frames, and any later one."""
     latents = _latents(pipe, 0)
     first, later = [], []
@@ -68,4 +68,12 @@ def _latents(pipe: LongLivePipeline, seed: int) -> torch.Tensor:
     weight = pipe.vae.conv2.weight
     channels, frames = pipe.vae.config.latent_channels, pipe.timing.frames_per_block
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, channels, frames, *pipe.spec.latent_size, generator=generator).to(weight)
+    return torch.randn(
+        1,
+        channels,
+        frames,
+        *pipe.spec.latent_size,
+        generator=generator,
+        dtype=torch.float32,
+        device="cpu",
+    ).to(weight)

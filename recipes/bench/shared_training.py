@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
-from benchmarks.shared_sizes import TOLERANCE, Sizes, check_as_one_rank, enliven
 from longlive_core.sequence_parallel import BalancedSP, SequenceGroup
 from longlive_models.diffusion import FlowSchedule, add_noise, velocity
 from longlive_models.objectives import frame_losses, teacher_forcing_mask
 from longlive_models.vae import WanVAE, encode_window
 from longlive_models.wan import WanTransformer
+from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
+from longlive_recipes.bench.shared_sizes import TOLERANCE, Sizes, check_as_one_rank, enliven
 
 PIECE = 8  # latent frames that are encoded at a time: whole clips do not fit into a GPU
 
@@ -71,8 +71,18 @@ class TrainingStep:
         frames, size = sizes.latent_frames, config.frames_per_block
         drawn = torch.Generator().manual_seed(1)
         shape = (1, config.in_channels, frames, *sizes.latent_size)
-        latents, noise = (torch.randn(shape, generator=drawn) for _ in range(2))
-        text = torch.randn(1, frames // size, config.text_len, config.text_dim, generator=drawn)
+        latents, noise = (
+            torch.randn(shape, generator=drawn, dtype=torch.float32, device="cpu") for _ in range(2)
+        )
+        text = torch.randn(
+            1,
+            frames // size,
+            config.text_len,
+            config.text_dim,
+            generator=drawn,
+            dtype=torch.float32,
+            device="cpu",
+        )
         timesteps = self.schedule.draw(drawn, batch=1, frames=frames, frames_per_block=size)
         tensors = (latents, noise, text, timesteps)
         self.latents, self.noise, self.text, self.timesteps = (x.to(self.place) for x in tensors)
@@ -107,7 +117,9 @@ class TrainingStep:
         )
         target = sp.shard(velocity(clean, self.noise).repeat(1, 1, 2, 1, 1), 2)
         error = (predicted.float() - target).square().mean((1, 3, 4))
-        counted = sp.shard(torch.arange(2 * clean.shape[2], device=self.place), 0)
+        counted = sp.shard(
+            torch.arange(2 * clean.shape[2], dtype=torch.int64, device=self.place), 0
+        )
         counted = (counted >= clean.shape[2]).expand_as(error)
         return sp.masked_mean(self.schedule.weight(times) * error, counted)
 
@@ -124,7 +136,9 @@ class Encoding:
         self.vae.channels_last_()
         drawn = torch.Generator(place).manual_seed(2)
         shape = (1, 3, sizes.pixel_frames, sizes.height, sizes.width)
-        self.video = torch.randn(shape, generator=drawn, device=place).clamp_(-1, 1)
+        self.video = torch.randn(shape, generator=drawn, dtype=torch.float32, device=place).clamp_(
+            -1, 1
+        )
         self.whole = range(sizes.latent_frames)
 
     def own(self) -> Tensor:

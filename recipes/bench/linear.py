@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.options import Options, Rows
-from benchmarks.timing import median_seconds
 from longlive_core.float8 import Float8Linear
 from longlive_core.nvfp4 import (
     LinearConfig,
@@ -15,6 +13,8 @@ from longlive_core.nvfp4 import (
     ScaleRule,
     linear_receipts,
 )
+from longlive_recipes.bench.options import BenchOptions, Rows
+from longlive_recipes.bench.timing import median_seconds
 
 W4A4 = LinearConfig(activation=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
 FURTHEST = {"fp8": 0.06, "w4a16": 0.11, "w4a4": 0.16}
@@ -22,7 +22,7 @@ FURTHEST = {"fp8": 0.06, "w4a16": 0.11, "w4a4": 0.16}
 
 
 @torch.no_grad()
-def check_linear(device: torch.device, options: Options) -> str:
+def check_linear(device: torch.device, options: BenchOptions) -> str:
     """Products are near the plain one; those of one packed weight are near each other."""
     x = tokens(device, options, options.page_tokens)
     products = {name: layer(x).float() for name, layer in layers(device, options).items()}
@@ -37,7 +37,7 @@ def check_linear(device: torch.device, options: Options) -> str:
 
 
 @torch.no_grad()
-def measure_linear(device: torch.device, options: Options) -> Rows:
+def measure_linear(device: torch.device, options: BenchOptions) -> Rows:
     """A page's tokens, a sixteenth of them, and one row: many, some, and a vector.
 
     What Python takes to launch a product is in ``milliseconds_called`` alone.
@@ -62,7 +62,7 @@ def measure_linear(device: torch.device, options: Options) -> Rows:
     return rows
 
 
-def linear_backends(device: torch.device, options: Options) -> list[str]:
+def linear_backends(device: torch.device, options: BenchOptions) -> list[str]:
     """What multiplies, and why nothing else does."""
     shape = _width(options), _width(options)
     return [
@@ -72,10 +72,12 @@ def linear_backends(device: torch.device, options: Options) -> list[str]:
     ]
 
 
-def layers(device: torch.device, options: Options) -> dict[str, Callable[[Tensor], Tensor]]:
+def layers(device: torch.device, options: BenchOptions) -> dict[str, Callable[[Tensor], Tensor]]:
     """One weight in every form that this device multiplies by; a plain linear first."""
     torch.manual_seed(0)
-    linear = nn.Linear(_width(options), _width(options)).to(device, torch.bfloat16)
+    linear = nn.Linear(_width(options), _width(options), dtype=torch.float32).to(
+        device, torch.bfloat16
+    )
     made: dict[str, nn.Module] = {"plain": linear, "fp8": Float8Linear.from_linear(linear)}
     shape = linear.out_features, linear.in_features
     product, _ = linear_receipts(shape, LinearConfig(), device=device, dtype=torch.bfloat16)
@@ -88,12 +90,12 @@ def layers(device: torch.device, options: Options) -> dict[str, Callable[[Tensor
     return dict(made)
 
 
-def tokens(device: torch.device, options: Options, count: int) -> Tensor:
+def tokens(device: torch.device, options: BenchOptions, count: int) -> Tensor:
     """Gaussian activations."""
     generator = torch.Generator(device).manual_seed(1)
-    x = torch.randn(count, _width(options), generator=generator, device=device)
+    x = torch.randn(count, _width(options), generator=generator, device=device, dtype=torch.float32)
     return x.bfloat16()
 
 
-def _width(options: Options) -> int:
+def _width(options: BenchOptions) -> int:
     return options.heads * options.head_dim

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.checkpoints.tensor_files import read_pickle
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for another one in one exchange."""
@@ -36,12 +37,12 @@ def on_ranks(count: int, device: str, function: Callable[..., Any], *arguments: 
     with tempfile.TemporaryDirectory() as folder:
         job = (count, device, Path(folder), function, arguments)
         try:
-            mp.spawn(_serve, job, nprocs=count)
+            mp.spawn(_serve, job, nprocs=count, daemon=True)
         except mp.ProcessRaisedException as error:
             for wrong in Path(folder).glob("wrong_*"):
                 raise AssertionError(wrong.read_text()) from error
             raise
-        return [torch.load(_answer(Path(folder), rank)) for rank in range(count)]
+        return [read_pickle(_answer(Path(folder), rank)) for rank in range(count)]
 
 
 def slowest_seconds(
@@ -80,7 +81,7 @@ def peak_gpu_memory(group: SequenceGroup, place: torch.device) -> dict[str, floa
     """The most MiB in use on the fullest GPU, as a part of a row; nothing on a CPU."""
     if place.type != "cuda":
         return {}
-    held = torch.tensor(torch.cuda.max_memory_allocated(place), device=place)
+    held = torch.tensor(torch.cuda.max_memory_allocated(place), dtype=torch.int64, device=place)
     return {"peak_memory_mib": float(group.max(held)) / 2**20}
 
 
@@ -124,7 +125,7 @@ def _answer(folder: Path, rank: int) -> Path:
 
 def _meet(group: SequenceGroup, place: torch.device) -> None:
     """Return when every rank has come here."""
-    group.sum(torch.zeros((), device=place))
+    group.sum(torch.zeros((), dtype=torch.float32, device=place))
     _finish(place)
 
 

@@ -1,17 +1,18 @@
 """What a benchmark leaves: its numbers with hardware, commit and command, and a table of them."""
 
+import dataclasses
 import json
 import os
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.options import Rows
-from longlive_recipes.run_record import as_plain, code_version, hardware
-
-RESULTS = Path(__file__).parent / "results"
+from longlive_recipes.bench.catalog import record_files
+from longlive_recipes.bench.options import Options, Rows
+from longlive_recipes.run_record import as_plain, code_version, hardware, replace_file
 
 
 def stamped(
@@ -30,6 +31,18 @@ def stamped(
         "hardware": {**hardware(device), "cpu": cpu(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def command_line(name: str, options: Options) -> str:
+    """What is typed to run benchmark ``name`` with these options: the fields that were changed."""
+    usual = type(options)()
+    words = ["longlive", "bench", name]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != getattr(usual, field.name):
+            parts = value if isinstance(value, tuple) else (value,)
+            words += ["--set", f"{field.name}={','.join(map(str, parts))}"]
+    return shlex.join(words)
 
 
 def cpu() -> str:
@@ -65,14 +78,13 @@ def table(record: dict[str, Any]) -> str:
     )
 
 
-def write(record: dict[str, Any], folder: Path) -> Path:
-    """Store record and table; returns the record's path."""
+def write(record: dict[str, Any], text: str, folder: Path, stem: str) -> tuple[Path, Path]:
+    """Store a record, and its table ``text`` beside it; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device(record["hardware"]["device"]).type
-    path = folder / f"{record['benchmark']}_{device}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    path.with_suffix(".md").write_text(table(record))
-    return path
+    paths = record_files(folder, stem)
+    for path, content in zip(paths, (json.dumps(record, indent=2) + "\n", text), strict=True):
+        replace_file(path, content)
+    return paths
 
 
 def _grid(rows: Rows) -> list[str]:

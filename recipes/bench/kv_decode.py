@@ -1,17 +1,21 @@
 """How fast the pages that a layer sees are decoded, against how fast memory is copied."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.options import Options, Rows
-from benchmarks.timing import median_seconds
 from longlive_core.float8 import Float8PageCodec
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import NVFP4PageCodec, ScaleRule
+from longlive_recipes.bench.options import BenchOptions, Rows
+from longlive_recipes.bench.timing import median_seconds
 
-CODECS = {
+Codec = NVFP4PageCodec | Float8PageCodec | Int8PageCodec
+
+CODECS: dict[str, Codec] = {
     "nvfp4 four_over_six_mse": NVFP4PageCodec(),
     "nvfp4 amax_6": NVFP4PageCodec(rule=ScaleRule.AMAX_6),
     "fp8": Float8PageCodec(),
@@ -24,16 +28,18 @@ FURTHEST = {"nvfp4": 1 / 5, "fp8": 1 / 16, "int8": 1 / 100}
 class Layer:
     """One layer's keys and values, encoded, and the room that they are decoded into."""
 
-    def __init__(self, name: str, device: torch.device, options: Options) -> None:
+    def __init__(self, name: str, device: torch.device, options: BenchOptions) -> None:
         self.codec = CODECS[name]
         shape = (1, options.page_tokens, options.heads, options.head_dim)
         generator = torch.Generator(device).manual_seed(0)
         self.pages = [
-            torch.randn(shape, generator=generator, device=device).to(self.codec.dtype)
+            torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(
+                self.codec.dtype
+            )
             for _ in "kv"
         ]
         self.slots = tuple(range(options.pages))
-        self.stores = [self.codec.allocate(options.pages, shape, device) for _ in "kv"]
+        self.stores: list[Any] = [self.codec.allocate(options.pages, shape, device) for _ in "kv"]
         for slot in self.slots:
             self.write(slot)
         room = (2, 1, options.pages * shape[1], *shape[2:])
@@ -58,7 +64,7 @@ class Layer:
 
 
 @torch.no_grad()
-def check_kv_decode(device: torch.device, options: Options) -> str:
+def check_kv_decode(device: torch.device, options: BenchOptions) -> str:
     """What is timed gives the reference's bits, which are near what was encoded."""
     for name in CODECS:
         layer = Layer(name, device, options)
@@ -71,13 +77,13 @@ def check_kv_decode(device: torch.device, options: Options) -> str:
 
 
 @torch.no_grad()
-def measure_kv_decode(device: torch.device, options: Options) -> Rows:
+def measure_kv_decode(device: torch.device, options: BenchOptions) -> Rows:
     """A copy of as many decoded bytes first: what memory can do; then each codec.
 
     What Python takes to launch them is in ``milliseconds_called`` and in the encoding alone.
     """
     room = (2, options.pages * options.page_tokens, options.heads, options.head_dim)
-    source = torch.randn(room, device=device).bfloat16()
+    source = torch.randn(room, device=device, dtype=torch.float32).bfloat16()
     target = torch.empty_like(source)
 
     def copy() -> Tensor:
@@ -99,7 +105,7 @@ def measure_kv_decode(device: torch.device, options: Options) -> Rows:
         layer = Layer(name, device, options)
         seconds = median_seconds(layer.read, device, options.repeats, captured=True)
         speed = (layer.bytes_read + layer.bytes_written) / seconds / 1e9
-        encoding = median_seconds(lambda layer=layer: layer.write(0), device, options.repeats)
+        encoding = median_seconds(partial(layer.write, 0), device, options.repeats)
         rows[name] = {
             "mib_read": layer.bytes_read / 2**20,
             "mib_written": layer.bytes_written / 2**20,
@@ -112,7 +118,7 @@ def measure_kv_decode(device: torch.device, options: Options) -> Rows:
     return rows
 
 
-def kv_decode_backends(device: torch.device, options: Options) -> list[str]:
+def kv_decode_backends(device: torch.device, options: BenchOptions) -> list[str]:
     """What decodes each codec's pages on this device."""
     return [f"{name}: {codec.receipt(device)}" for name, codec in CODECS.items()]
 

@@ -1,0 +1,178 @@
+"""`longlive bench`: how fast things are, once they have been shown to be right."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longlive_cli import complete, options
+from longlive_cli.boundary import FAILED
+from longlive_cli.launcher import check_ranks
+from longlive_cli.messages import in_one_line, note, say, show, spinning
+from longlive_cli.option_groups import with_runtime
+from longlive_recipes.generation.interrupts import Stoppable
+
+if TYPE_CHECKING:
+    from longlive_recipes.bench.options import Options
+    from longlive_recipes.bench.run import Prepared
+
+
+@with_runtime
+def bench(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="What to measure, one after another; none: list what there is.",
+            autocompletion=complete.benchmarks,
+        ),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the benchmarks, and measure nothing.")
+    ] = False,
+    model: options.Model = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="How long the video of `generation` lasts.  [default: 20]"),
+    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    repeats: Annotated[
+        int | None,
+        typer.Option(help="How often a thing is timed.  [default: the benchmark's, mostly 5]"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change another field; they are listed below.",
+            autocompletion=complete.bench_fields,
+        ),
+    ] = None,
+    config: options.Config = None,
+    runtime: dict[str, Any] | None = None,
+    output: options.ResultFolder = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line a benchmark instead of a table.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Check everything, print the options, measure nothing.")
+    ] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Measure the named benchmarks on this machine: correctness first, then time.
+
+    A result that is wrong is not timed. Numbers are worth what the machine does beside them: let
+    it do nothing else.
+    """
+    check_ranks(1)
+    if listed or not names:
+        _list(names or (), as_json)
+        return
+    given = {
+        "model": model,
+        "seconds": seconds,
+        "steps": steps,
+        "guidance": guidance,
+        "repeats": repeats,
+        **(runtime or {}),
+    }
+    wanted = _configure(names, config, settings, given)
+    reads = [read for one in wanted.values() for read in one.inputs()]
+    reads += [("--config", config)] if config else []
+    if output is not None:
+        stems = [stem for name, one in wanted.items() if (stem := one.stem(name)) is not None]
+        _check_output(output, stems, reads, overwrite)
+
+    from longlive_recipes.bench.run import prepare
+
+    prepared = [prepare(name, one) for name, one in wanted.items()]
+    if output is not None:
+        _check_output(output, [one.stem for one in prepared], reads, overwrite)
+    if dry_run:
+        show(wanted, as_json=as_json)
+        return
+    with Stoppable():
+        _measure(prepared, output, as_json)
+
+
+def _list(names: Sequence[str], as_json: bool) -> None:
+    from longlive_recipes.bench.catalog import BENCHMARKS, lines
+
+    if names:
+        raise ValueError(
+            f"--list names every benchmark, and {names[0]} is one to be run. Leave one side out."
+        )
+    if as_json:
+        say(json.dumps([{"benchmark": one.name, "about": one.line} for one in BENCHMARKS.values()]))
+        return
+    say("\n".join(lines()))
+
+
+def _configure(
+    names: Sequence[str],
+    config: Path | None,
+    settings: list[str] | None,
+    given: Mapping[str, Any],
+) -> "dict[str, Options]":
+    """The options of each benchmark. Raises ValueError for a name or field that is none."""
+    from longlive_cli.overrides import apply_mapping, configure
+    from longlive_recipes.bench.catalog import find
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    found = {name: find(name).options for name in names}
+    return {
+        name: configure(apply_mapping(configure(usual, config), changes), settings=settings)
+        for name, usual in found.items()
+    }
+
+
+def _check_output(
+    folder: Path, stems: Sequence[str], reads: list[tuple[str, Path]], overwrite: bool
+) -> None:
+    """Raise ValueError if a record would replace what is read, or what is there."""
+    from longlive_recipes.bench.catalog import record_files
+    from longlive_recipes.generation.inputs import refuse_inputs
+    from longlive_recipes.generation.outputs import check_writable
+
+    for stem in stems:
+        for path in record_files(folder, stem):
+            refuse_inputs([("a record", path)], reads, option="--output")
+            if path.is_dir() or (path.exists() and not overwrite):
+                raise ValueError(
+                    f"{path} exists: pass --overwrite to replace it, or another --output."
+                )
+            check_writable(path, "output")
+
+
+def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool) -> None:
+    """Run benchmarks, print and store each as it ends; exit with a status if one was wrong."""
+    from longlive_recipes.bench.record import write
+
+    written: list[str] = []
+    wrong = False
+    try:
+        for each in prepared:
+            try:
+                with spinning(f"{each.name}: checked, then timed"):
+                    record = each.measure()
+            except AssertionError as error:
+                wrong = True
+                found = in_one_line(str(error))
+                note(f"longlive: {each.name} gives a wrong result, and is not timed: {found}")
+                continue
+            text = each.table(record)
+            say(json.dumps(record) if as_json else text)
+            if output is not None:
+                written += [str(path) for path in write(record, text, output, each.stem)]
+    except (Exception, KeyboardInterrupt) as error:
+        if written:
+            error.add_note(f"Before that, {', '.join(written)} were written.")
+        raise
+    if written:
+        note(f"longlive: written to {', '.join(written)}")
+    if wrong:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,119 @@
+"""Which benchmarks there are, with what each takes and what its numbers include; no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longlive_core.checks import shown
+from longlive_core.names import did_you_mean
+from longlive_recipes.bench.options import (
+    BalancedSPOptions,
+    BenchOptions,
+    Options,
+    PairsOptions,
+    StartupOptions,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One thing that can be measured.
+
+    Attributes:
+        name: what it is called on the command line and in the files that it writes.
+        line: what it measures, in a line.
+        about: what the numbers include, as its record says it.
+        options: what it takes where nothing is given.
+    """
+
+    name: str
+    line: str
+    about: str
+    options: Options = BenchOptions()
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="generation",
+            line="one video end to end: seconds to the first frame, frames a second, memory",
+            about="One video end to end: text, denoising, VAE decoding, frames on the CPU; no "
+            "file. Loading is apart. Steady speed is from the first block whose window is full, "
+            "or else from the second one, to the last.",
+        ),
+        Benchmark(
+            name="vae_decode",
+            line="streaming VAE decoding, a block at a time",
+            about="Streaming VAE decoding of one block of latents at a time, frames as bytes on "
+            "the CPU: the median of the repeats.",
+        ),
+        Benchmark(
+            name="kv_decode",
+            line="one layer's pages from NVFP4, FP8 and INT8 to bfloat16, beside a copy",
+            about="Decoding all pages that one layer sees, keys and values, from the cache's "
+            "formats to bfloat16, against a copy of as many decoded bytes: bytes read and written "
+            "over the median time. Encoding, in the last column, is of one page of each.",
+        ),
+        Benchmark(
+            name="nvfp4",
+            line="quantizing and decoding a large matrix, and its amax, beside a copy",
+            about="A bfloat16 matrix, the keys that one layer sees, to NVFP4 and back with amax "
+            "given, and amax itself, against a copy: bytes that have to be read and written once, "
+            "over the median time.",
+        ),
+        Benchmark(
+            name="linear",
+            line="a product with its weight in bfloat16, FP8 and NVFP4, for many rows and few",
+            about="One linear of a block, its weight plain, in eight bits and in four, for the "
+            "tokens of a page, a sixteenth of them, and one row. Weights are quantized beforehand, "
+            "activations at each call.",
+        ),
+        Benchmark(
+            name="balanced_sp",
+            line="a training step, a block, its wires and a video over ranks of this host",
+            about="One video over ranks of one host; times are those of the slowest rank. A "
+            "training step is the forward and backward pass of the teacher-forcing loss, without "
+            "averaging of gradients and optimizer. Balanced: a rank holds both copies of its "
+            "frames, and encodes them with a halo. Unbalanced: all clean tokens, then all noisy "
+            "ones, are dealt out, and each rank encodes the whole clip. Efficiency is t(1) / (P "
+            "t(P)); bytes are those that one rank sends to others.",
+            options=BalancedSPOptions(),
+        ),
+        Benchmark(
+            name="pairs",
+            line="two evaluations of the same prompts and seeds, compared video by video",
+            about="What only one of two models, or of two precisions of one, gets right.",
+            options=PairsOptions(),
+        ),
+        Benchmark(
+            name="startup",
+            line="importing longlive_core and `longlive --help`, beside another environment's",
+            about="A new process of Python that imports the core, with its primitives (which "
+            "import torch) or without, or shows the command's help. The two commits take turns. "
+            "Seconds from start to end, and seconds of processor time, which depend less on what "
+            "else the machine does.",
+            options=StartupOptions(),
+        ),
+    )
+}
+
+
+def find(name: str) -> Benchmark:
+    """The benchmark of this name. Raises ValueError with the names that exist."""
+    if name not in BENCHMARKS:
+        raise ValueError(
+            f"there is no benchmark {shown(name)}; {did_you_mean(name, BENCHMARKS)}The "
+            f"benchmarks: {', '.join(BENCHMARKS)}."
+        )
+    return BENCHMARKS[name]
+
+
+def lines() -> list[str]:
+    """Every benchmark in a line: its name, and what it measures."""
+    width = max(map(len, BENCHMARKS))
+    return [f"{one.name:{width}}  {one.line}" for one in BENCHMARKS.values()]
+
+
+def record_files(folder: Path, stem: str) -> tuple[Path, Path]:
+    """Where the record and the table of one benchmark go: JSON, and Markdown."""
+    return folder / f"{stem}.json", folder / f"{stem}.md"

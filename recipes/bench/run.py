@@ -1,0 +1,166 @@
+"""Run a benchmark: correctness first, then time.
+
+`longlive bench NAME` is this from the command line; ``prepare`` then ``Prepared.measure`` from
+Python. Nothing is written unless ``record.write`` is called with what was measured.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import torch
+
+from longlive_models import LongLivePipeline
+from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.model_folder import read_spec
+from longlive_models.precision import in_short
+from longlive_models.runtime import Runtime
+from longlive_recipes.bench import balanced_sp, pairs, startup
+from longlive_recipes.bench.catalog import find
+from longlive_recipes.bench.measurements import (
+    DEVICE_MEASUREMENTS,
+    PIPELINE_MEASUREMENTS,
+    DeviceMeasurement,
+    PipelineMeasurement,
+)
+from longlive_recipes.bench.options import (
+    BalancedSPOptions,
+    BenchOptions,
+    Options,
+    PairsOptions,
+    StartupOptions,
+)
+from longlive_recipes.bench.ranks import reset_peak_memory
+from longlive_recipes.bench.record import command_line, stamped, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A benchmark that can begin: whatever can be refused beforehand has been.
+
+    Attributes:
+        name: of the benchmark.
+        stem: what its files are called, without their suffixes.
+        measure: checks, then measures; the record as it is stored. Raises AssertionError where a
+            result is wrong: then nothing is timed.
+        table: a record as Markdown.
+    """
+
+    name: str
+    stem: str
+    measure: Callable[[], dict[str, Any]]
+    table: Callable[[dict[str, Any]], str] = table
+
+
+def prepare(name: str, options: Options) -> Prepared:
+    """Decide where a benchmark runs, and check that it can.
+
+    Args:
+        name: one of ``catalog.BENCHMARKS``.
+        options: of the class that the benchmark takes.
+
+    Raises:
+        ValueError: no such benchmark, options of another one, a model or a file that is not there,
+            sizes that do not go together.
+        BackendUnavailable: what was named cannot run on this device.
+    """
+    benchmark = find(name)
+    if type(options) is not type(benchmark.options):
+        raise ValueError(
+            f"{name} takes {type(benchmark.options).__name__}, got {type(options).__name__}: "
+            f"each benchmark has options of its own."
+        )
+    options.inputs()
+    command = command_line(name, options)
+    match options:
+        case BenchOptions():
+            return _prepare_here(name, options, command)
+        case BalancedSPOptions():
+            compared = balanced_sp.RankComparison.of(options)
+
+            def over_ranks() -> dict[str, Any]:
+                found = {"benchmark": name, **balanced_sp.measure(compared, benchmark.about)}
+                return stamped(found, compared, torch.device(options.device), command)
+
+            return Prepared(name=name, stem=options.stem(name), measure=over_ranks)
+        case PairsOptions():
+            one, other = (pairs.read(some) for some in (options.one, options.other))
+            suites = pairs.compare(one, other)
+
+            def paired() -> dict[str, Any]:
+                return {"suites": suites, **pairs.sides(one, other), "command": command}
+
+            return Prepared(
+                name=name, stem=options.stem(name), measure=paired, table=pairs.as_markdown
+            )
+        case StartupOptions(against=against):
+            assert against is not None, "its inputs were looked at"
+            hidden = startup.without_paths(options)
+
+            def started() -> dict[str, Any]:
+                about = {"benchmark": name, "about": benchmark.about}
+                found = about | startup.measure(against, options.repeats)
+                line = command_line(name, hidden)
+                return stamped(found, hidden, torch.device("cpu"), line)
+
+            return Prepared(name=name, stem=options.stem(name), measure=started)
+        case _:
+            assert_never(options)
+
+
+def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:
+    """A benchmark of one model or of one device."""
+    runtime = Runtime.choose(options)
+    about = {"benchmark": name, "about": find(name).about}
+
+    if name in DEVICE_MEASUREMENTS:
+        of_device = DEVICE_MEASUREMENTS[name]
+
+        def measure() -> dict[str, Any]:
+            found = _of_device(of_device, options, runtime)
+            return stamped(about | found, options, runtime.device, command)
+
+    else:
+        of_pipeline = PIPELINE_MEASUREMENTS[name]
+        runtime.check(read_spec(resolve(options.model)).transformer)
+
+        def measure() -> dict[str, Any]:
+            found = _of_pipeline(of_pipeline, options, runtime)
+            return stamped(about | found, options, runtime.device, command)
+
+    return Prepared(name=name, stem=f"{name}_{runtime.device.type}", measure=measure)
+
+
+def _of_device(
+    measurement: DeviceMeasurement, options: BenchOptions, runtime: Runtime
+) -> dict[str, Any]:
+    checked = measurement.check(runtime.device, options)
+    return {
+        "rows": measurement.measure(runtime.device, options),
+        "checked": checked,
+        "backends": measurement.backends(runtime.device, options),
+    }
+
+
+def _of_pipeline(
+    measurement: PipelineMeasurement, options: BenchOptions, runtime: Runtime
+) -> dict[str, Any]:
+    """Load the model, check, measure."""
+    began = time.perf_counter()
+    pipe = LongLivePipeline.load(options.model, runtime)
+    loaded = time.perf_counter() - began
+    for device in {pipe.runtime.device, pipe.runtime.decode_device}:
+        reset_peak_memory(device)  # another benchmark may have run before
+    checked = measurement.check(pipe, options)
+    return {
+        "rows": measurement.measure(pipe, options),
+        "load_seconds": loaded,
+        "checked": checked,
+        "settings": pipe.settings.override(
+            steps=options.steps, guidance=options.guidance
+        ).to_dict(),
+        "placement": pipe.runtime.to_dict(),
+        "backends": list(in_short(pipe.receipts())),
+        "model_sha256": pipe.fingerprint,
+    }
