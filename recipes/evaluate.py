@@ -3,7 +3,7 @@
 Suites: pairs seen in training, held-out pairs, storyboards with a cut, long videos (their end, and
 throughout), and the first block after a prompt was changed while the video was being made, one
 suite a way. ``right`` says of each video which of shape, colour, background and motion are, as in
-"1101": two models with the same settings are compared video by video (``benchmarks/pairs.py``).
+"1101": two models with the same settings are compared video by video (`longlive bench pairs`).
 
 Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/results/
 """

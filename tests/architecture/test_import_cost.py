@@ -34,7 +34,7 @@ def test_help_loads_nothing_heavy():
     run(
         "import sys\n"
         "from longlive_cli.main import app\n"
-        "for command in ('generate', 'live', 'train', 'evaluate', 'recipes', 'doctor'):\n"
+        "for command in ('generate', 'live', 'train', 'evaluate', 'bench', 'recipes', 'doctor'):\n"
         "    try:\n"
         "        sys.stdout = open('/dev/null', 'w')\n"
         "        app([command, '--help'])\n"

@@ -27,7 +27,7 @@ PAGES = sorted(
     and path.name != "CHANGELOG.md"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize")
+CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize", "bench")
 SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "recipes", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
@@ -46,7 +46,9 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "generate .* --nodes 2": MACHINES,
     "evaluate --recipe pocket --set heldout=60": "judges for a quarter of an hour on a GPU",
     "generate --nproc$|evaluate -o$": "an option that the text is about",
-    "(generate|live|train|evaluate|quantize|recipes)$": "a command that the text is about",
+    "bench balanced_sp --device cuda": "needs four GPUs",
+    "bench (pairs|startup) --set": "needs files of the reader's own, or another environment",
+    "(generate|live|train|evaluate|quantize|bench|recipes)$": "a command that the text is about",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tests.architecture.source import FILES, PACKAGES, ROOT, text, tree
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+MOST_RECIPES = 12
 PAGES = [
     page.relative_to(ROOT)
     for folder, pattern in ((".", "*.md"), *((p, "**/*.md") for p in (*PACKAGES, "docs")))
@@ -34,6 +35,13 @@ def test_files_and_functions_stay_readable():
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             found += [f"{where} {node.name} has {lines} lines"] if lines > LONGEST_FUNCTION else []
     refuse(found)
+
+
+def test_recipes_are_few():
+    """What is no recipe has a folder, so that a person sees at a glance what can be run."""
+    modules = [str(file) for file in FILES if file.parts[0] == "recipes" and len(file.parts) == 2]
+    modules.remove("recipes/__init__.py")
+    assert 0 < len(modules) <= MOST_RECIPES, f"{', '.join(modules)}: put into a folder what is none"
 
 
 def hidden(node: ast.AST) -> str | None:

@@ -18,7 +18,7 @@ def offered(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "some"),
     [
-        ("longlive ", ["generate", "live", "train", "evaluate", "quantize", "recipes", "doctor"]),
+        ("longlive ", ["generate", "live", "train", "evaluate", "quantize", "bench", "doctor"]),
         ("longlive train ar_", ["ar_pocket", "ar_tiny"]),
         ("longlive train ar_tiny --set budget.", ["budget.minutes=", "budget.steps="]),
         ("longlive evaluate --recipe pocket_", ["pocket_quick"]),
@@ -32,6 +32,11 @@ def offered(line: str) -> list[str]:
         ("longlive generate --model po", ["pocket"]),
         ("longlive generate --set att", ["attention="]),
         ("longlive quantize a --rule amax", ["amax_6", "amax_4"]),
+        ("longlive bench v", ["vae_decode"]),
+        ("longlive bench nvfp4 kv", ["kv_decode"]),
+        ("longlive bench nvfp4 --set page", ["page_tokens=", "pages="]),
+        ("longlive bench generation balanced_sp --set ", ["page_tokens=", "latent_frames="]),
+        ("longlive bench generation --lane st", ["stream"]),
         ("longlive generate --neg", ["--negative-prompt"]),
     ],
 )

@@ -16,7 +16,7 @@ from longlive_cli.main import app
 from longlive_cli.overrides import configure
 from longlive_recipes.configs.generate import Generate
 
-COMMANDS = ("generate", "live", "train", "evaluate", "quantize", "doctor")
+COMMANDS = ("generate", "live", "train", "evaluate", "quantize", "bench", "doctor")
 BOTH = (*((name,) for name in COMMANDS), ("recipes", "list"), ("recipes", "show"))
 
 

@@ -19,7 +19,7 @@ def test_version():
     assert longlive("--version").stdout == f"longlive {longlive_core.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["generate", "train", "evaluate", "recipes", "doctor"])
+@pytest.mark.parametrize("command", ["generate", "train", "evaluate", "bench", "recipes", "doctor"])
 def test_every_command_explains_itself(command):
     assert command in longlive("--help").stdout
     done = longlive(command, "--help")
@@ -64,7 +64,7 @@ def test_the_doctor_answers_for_the_options_of_a_run():
         (("--weights", "nvfp4", "--linear", "magic"), "no backend 'magic'"),
     ],
 )
-@pytest.mark.parametrize("command", ["doctor", "evaluate", "generate a"])
+@pytest.mark.parametrize("command", ["doctor", "evaluate", "generate a", "bench generation"])
 def test_options_of_a_run_mean_the_same_everywhere(command, option, message):
     done = longlive(*command.split(), "--device", "cpu", *option)
     assert done.exit_code == 2, done.output
@@ -89,6 +89,10 @@ def test_options_are_few_and_known():
         "generate": video | again | machine | changing | {"count"},
         "train": {"recipe", "resume", "export"} | changing,
         "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing | runtime,
+        "bench": {"names", "listed", "model", "seconds", "steps", "guidance", "repeats"}
+        | {"output", "overwrite"}
+        | changing
+        | runtime,
         "doctor": {"head_dim", "training", "as_json"} | runtime,
     }
     assert runtime < {parameter.name for parameter in commands["live"].params}

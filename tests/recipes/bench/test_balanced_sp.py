@@ -100,7 +100,7 @@ def test_efficiency_is_of_the_slowest_rank_and_of_what_a_halo_leaves():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ranks": (5,)}, "5 ranks share blocks of 8 frames and 2 heads"),
+        ({"ranks": (5,), "latent_frames": 64}, "5 ranks share blocks of 8 frames and 2 heads"),
         ({"latent_frames": 12}, "latent_frames must be whole blocks of 8, got 12"),
         ({"pages": 2}, "pages must be 3 or more, got 2"),
     ],
