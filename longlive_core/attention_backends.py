@@ -196,7 +196,10 @@ ATTENTION = Operation(
             name="cudnn",
             run=_cudnn,
             why_not=all_of(
-                needs_compute_capability((8, 0)), _HALF, needs_head_dim(multiple_of=8, high=128)
+                needs_compute_capability((8, 0)),
+                _HALF,
+                needs_head_dim(multiple_of=8, high=128),
+                needs_equal_heads,
             ),
             why_not_auto=_slower_before_hopper,
         ),

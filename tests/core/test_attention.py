@@ -143,7 +143,10 @@ def test_a_kernel_for_equal_heads_says_so(monkeypatch):
     request = Request(
         device=torch.device("cuda", 0), dtype=torch.bfloat16, head_dim=128, grouped=True
     )
-    assert "as many key heads as query heads" in ATTENTION.explain(request)["xformers"]
+    standing = ATTENTION.explain(request)
+    for name in ("xformers", "cudnn"):
+        assert "as many key heads as query heads" in standing[name]
+    assert ATTENTION.receipt(request).backend == "sdpa"
 
 
 def test_a_hidden_key_changes_nothing_and_gets_no_gradient():
