@@ -1,9 +1,7 @@
 """Diffusers' Wan over several ranks: an attention processor that exchanges tokens for heads.
 
-sp = BalancedSP(group, BalancedPartition(frames=21, ranks=2, tokens_per_frame=..., copies=1), ..)
 share(model, sp)
-own = model(sp.shard(latents, 2), timestep, text).sample
-velocity = sp.gather(own, 2)
+own = model(sp.shard(latents, 2), timestep, text).sample  # one timestep for all frames
 """
 
 import torch
@@ -55,5 +53,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def share(model: nn.Module, sp: BalancedSP) -> None:
+    if model.config.added_kv_proj_dim is not None:
+        raise ValueError("this Wan also attends to an image's tokens, which is not written here")
     model.set_attn_processor(ExchangedAttention(sp))
     model.rope = OwnFrames(model.rope, sp)
