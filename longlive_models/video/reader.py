@@ -29,6 +29,7 @@ from torch import Tensor
 
 from longlive_core.checks import real
 from longlive_models.video.append import cut_mp4
+from longlive_models.video.facts import VideoFacts
 from longlive_models.video.picture import (
     BEHIND,
     MOST_PIXELS,
@@ -84,7 +85,7 @@ def read_video(path: str | Path, *, fps: float | None = None) -> tuple[Frames, f
     with open_file(path, "a video") as file:
         image = open_picture(path, file)
         if image is None:
-            frames, own = _Clip(path, file).read()
+            frames, own = VideoFile(path, file).read()
         elif isinstance(image, Moving) and _moves(path, image):
             frames, own = _read_moving(path, image)
         else:
@@ -104,7 +105,7 @@ def read_image(path: str | Path) -> Pixels:
         picture = read_picture(path, file)
         if picture is not None:
             return picture
-        clip = _Clip(path, file, kind="an image")
+        clip = VideoFile(path, file, kind="an image")
         with closing(clip.frames()) as frames:
             for frame in frames:
                 return frame
@@ -169,7 +170,7 @@ def _read_moving(path: str | Path, image: Moving) -> tuple[Frames, float]:
     return frames, 1000 * count / milliseconds
 
 
-class _Clip:
+class VideoFile:
     """A video in a container that FFmpeg reads."""
 
     def __init__(self, path: str | Path, file: IO[bytes], kind: str = "a video") -> None:
@@ -202,14 +203,19 @@ class _Clip:
             frames[place - 1] = _same_size(f"{self.path}, frame {place - 1}", image, frames)
         if frames is None or not rate:
             raise refusal(self.path, self.kind, "it holds no whole frame")
-        told = f"its header announces {announced}" if announced else "the next one is not"
-        early = self._end + 0.5 / float(rate) < lasts
-        if self._cut is not None or self._short or early or place < announced:
-            _warn(self.path, place, told if self._cut is None else self._cut.missing)
+        missing = self._missing(place, announced, float(rate), lasts)
+        if missing is not None:
+            _warn(self.path, place, missing)
         return frames[:place], float(rate)
 
     def frames(self) -> Generator[Pixels, None, None]:
         """The frames as they are shown, up to one that the file does not hold whole."""
+        with closing(self.decoded()) as decoded:
+            for frame, aspect in decoded:
+                yield self.shown(frame, aspect)
+
+    def decoded(self) -> Generator[tuple[av.VideoFrame, Fraction], None, None]:
+        """The same frames before they are turned and stretched, each with its pixels' aspect."""
         with self._named_errors(), self._open() as container:
             stream = self._stream(container)
             ratio = stream.sample_aspect_ratio  # a Fraction; from PyAV 19 on a class of its own
@@ -219,11 +225,48 @@ class _Clip:
                     self._short = True
                     break
                 for frame in packet.decode():
-                    yield self._shown(frame, aspect)
+                    yield frame, aspect
             else:
                 return
             for frame in stream.codec_context.decode(None):  # those that wait for their turn
-                yield self._shown(frame, aspect)
+                yield frame, aspect
+
+    def facts(self) -> VideoFacts:
+        """What the file holds, of its packets and its first frame alone."""
+        with self._named_errors(), self._open() as container:
+            stream = self._stream(container)
+            rate, announced, lasts = stream.average_rate, stream.frames, _lasts(container)
+            count, starts, ends = 0, [], [0.0]
+            for packet in container.demux(stream):
+                self._short |= packet.is_corrupt
+                if packet.size == 0 or packet.is_corrupt:
+                    continue
+                count += 1
+                if packet.pts is not None and packet.time_base is not None:
+                    starts.append(float(packet.pts * packet.time_base))
+                    ends.append(starts[-1] + float((packet.duration or 0) * packet.time_base))
+        with closing(self.frames()) as frames:
+            first = next(frames, None)
+        if first is None or not rate:
+            raise refusal(self.path, self.kind, "it holds no whole frame")
+        self._end = max(ends)
+        return VideoFacts(
+            frames=count,
+            seconds=max(ends) - min(starts) if starts else count / float(rate),
+            fps=float(rate),
+            height=first.shape[0],
+            width=first.shape[1],
+            missing=self._missing(count, announced, float(rate), lasts),
+        )
+
+    def _missing(self, frames: int, announced: int, rate: float, lasts: float) -> str | None:
+        """What is not there of a file of so many whole frames; None where it is whole."""
+        early = self._end + 0.5 / rate < lasts
+        if self._cut is not None:
+            return self._cut.missing
+        if self._short or early or frames < announced:
+            return f"its header announces {announced}" if announced else "the next one is not"
+        return None
 
     def _open(self) -> InputContainer:
         length = self._size if self._cut is None else self._cut.length
@@ -245,7 +288,12 @@ class _Clip:
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # frames inside may differ
         return stream
 
-    def _shown(self, frame: av.VideoFrame, aspect: Fraction) -> Pixels:
+    def shown(self, frame: av.VideoFrame, aspect: Fraction) -> Pixels:
+        """One of the frames that ``decoded`` gave, as it is shown."""
+        with self._named_errors():
+            return self._pixels(frame, aspect)
+
+    def _pixels(self, frame: av.VideoFrame, aspect: Fraction) -> Pixels:
         if frame.is_corrupt:
             raise refusal(self.path, self.kind, "a frame is damaged")
         self._end = (frame.time or 0.0) + float(frame.duration * (frame.time_base or 0))
