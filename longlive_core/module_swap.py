@@ -20,7 +20,7 @@ from longlive_core.keep_rules import Ends, keep_rules, refuse_unmatched, why_kep
 from longlive_core.keep_rules import Keep as Keep
 from longlive_core.keep_rules import matches as matches
 from longlive_core.names import few
-from longlive_core.saved_config import note_in_config
+from longlive_core.saved_config import note_in_config as note_in_config
 
 
 @runtime_checkable

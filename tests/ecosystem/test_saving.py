@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longlive_core.module_swap import note_in_config
 from longlive_core.nvfp4 import NVFP4Linear, convert_linears, decode_linears
 from longlive_models.ecosystem import register_quantizers
 from tests.ecosystem.foreign import MODELS
@@ -76,6 +77,25 @@ def test_two_formats_in_one_model(plain_models, tmp_path):
     assert foreign.error(again, model) < 1e-4
     forms = json.loads((tmp_path / "config.json").read_text())["quantization_config"]["forms"]
     assert [form["format"] for form in forms] == ["nvfp4", "float8"]
+
+
+@pytest.mark.parametrize("name", ["Wan", "Llama"])
+def test_a_folder_of_several_files(plain_models, name, tmp_path):
+    model = deepcopy(plain_models[name])
+    convert_linears(model)
+    model.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert same(type(model).from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("name", ["Wan", "Llama"])
+def test_a_part_that_was_converted_is_told_to_the_config(plain_models, name, tmp_path):
+    model = deepcopy(plain_models[name])
+    part = model.get_submodule(MODELS[name].blocks[0])
+    assert convert_linears(part[0]).swapped
+    note_in_config(model)
+    model.save_pretrained(tmp_path)
+    assert same(type(model).from_pretrained(tmp_path), model)
 
 
 @pytest.mark.parametrize("name", ["Wan", "Llama"])
