@@ -24,7 +24,7 @@ REFUSED = {
     "model": (["generate", "a", "--model", "./none"], "there is no model './none'"),
     "home": (["generate", "a", "--model", "~nobody/x"], "'~nobody/x'"),
     "input": (["generate", "--prompts", "s.json", "-o", "s.mp4"], "the record of s.mp4 would"),
-    "fork": (["generate", "a", "--fork", "b"], "--fork 'b' has no past"),
+    "fork": (["generate", "a", "--fork", "b"], "--fork 'b' has no snapshot to begin with"),
     "live": (["live", "a", "-o", "x.mov"], "a video's suffix is one of .mp4"),
     "recipe": (["train", "ar_tni"], "did you mean 'ar_tiny'"),
     "evaluation": (["evaluate", "--recipe", "pockt"], "did you mean 'pocket'"),
