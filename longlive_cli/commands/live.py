@@ -18,7 +18,8 @@ from longlive_cli.option_groups import with_runtime
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
-    from longlive_cli.live_view import Lines, Panel
+    from longlive_cli.live_terminal import Terminal
+    from longlive_cli.live_view import Lines
     from longlive_recipes.generate import Job, Plan, Result
     from longlive_recipes.generation.inputs import Named
     from longlive_recipes.live import LiveSession
@@ -67,7 +68,10 @@ def live(
     Every block is in the file as soon as it is made. The record beside the video holds what was
     typed: `longlive generate --replay` makes it again. Lines may also be piped in, with a time in
     front of them (@4s a blue square); a video without --seconds then stops after the last one's
-    block. Where the cursor cannot be moved, plain lines take the place of the panel.
+    block. On a terminal the line is edited as in a shell, and Up brings back what was typed;
+    Ctrl-D in an empty line ends the input as the end of a pipe does, Ctrl-C stops the video (with
+    --snapshot after the block that is being made). Where the cursor cannot be moved, plain lines
+    take the place of the panel.
     """
     content = Content(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
     fields = {"seconds": seconds, "model": model}
@@ -119,23 +123,23 @@ def _run(
     return results
 
 
-def _screen() -> "tuple[Panel | Lines, Reader]":
+def _screen() -> "tuple[Terminal | Lines, Reader]":
     """How to show and how to read: a panel where keys and cursor allow it, else lines."""
     from importlib.util import find_spec
 
     from rich.console import Console
 
-    from longlive_cli.live_input import Keyboard, LineEditor, Pipe
-    from longlive_cli.live_view import Lines, Panel, can_draw
+    from longlive_cli.live_view import can_draw
 
-    console = Console(stderr=True)
     keys = sys.stdin.isatty()
-    if keys and can_draw(console) and find_spec("termios"):
-        editor = LineEditor()
-        file = sys.stdin.fileno()
-        panel = Panel(console, lambda: editor.text)
-        panel.tell("type a new prompt, or /help")
-        return panel, lambda session: Keyboard(file, editor, session.receive, session.end_of_input)
+    if keys and can_draw(Console(stderr=True)) and find_spec("termios"):
+        from longlive_cli.live_terminal import open_terminal
+
+        terminal = open_terminal()
+        return terminal, lambda session: terminal.lines_to(session.receive, session.end_of_input)
+    from longlive_cli.live_input import Pipe
+    from longlive_cli.live_view import Lines
+
     if keys:
         note("longlive: the cursor cannot be moved here, so these are plain lines; try /help.")
     return Lines(note), lambda session: Pipe(sys.stdin, session.receive, session.end_of_input)

@@ -6,7 +6,7 @@ import sys
 from tests.architecture.source import FILES, ROOT, module_name
 
 MISSING = "safetensors einops pytorch_lightning tensorboard transformers huggingface_hub av typer"
-MISSING += " rich click yaml diffusers"
+MISSING += " rich click yaml diffusers prompt_toolkit"
 
 
 def run(code: str) -> None:
@@ -40,7 +40,8 @@ def test_help_loads_nothing_heavy():
         "        app([command, '--help'])\n"
         "    except SystemExit as stop:\n"
         "        assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'transformers', 'av', 'pytorch_lightning'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'av', 'pytorch_lightning', 'prompt_toolkit'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
 

@@ -38,6 +38,7 @@ HOMES = {
     "lightning": lambda file: file.parts[0] == "recipes",
     "pytorch_lightning": lambda file: file.parts[0] == "recipes",
     "typer": lambda file: file.parts[0] == "longlive_cli",
+    "prompt_toolkit": lambda file: file == Path("longlive_cli/live_terminal.py"),
     "rich": lambda file: file.parts[0] in ("longlive_cli", "recipes"),
     "transformers": lambda file: (
         file.parts[:2] in (("longlive_models", "text"), ("longlive_models", "ecosystem"))

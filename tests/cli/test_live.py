@@ -4,17 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from rich.console import Console
 from typer.testing import CliRunner
 
-from longlive_cli.live_input import LineEditor
-from longlive_cli.live_view import Panel, can_draw
 from longlive_cli.main import app
-from longlive_models import StepReport
 from longlive_models.video.files import read_video
 from longlive_recipes.generation.commands import Command, parse
-from longlive_recipes.live import Status
 from tests.models.tiny_pipeline import write_tiny_folder
 
 
@@ -95,48 +89,3 @@ def test_lines_become_commands():
     for line in ("/cut", "/fork", "/quit now", "@4s", "@1s @2s a", "/fork b.mp4 /quit"):
         with pytest.raises(ValueError):
             parse(line)
-
-
-def test_keys_become_lines():
-    editor = LineEditor()
-    assert editor.feed("a blx\x7fue\x1b[A\n") == ["a blue"]
-    assert editor.feed("gone\x15kept\x04") == []
-    assert (editor.text, editor.ended) == ("kept", False)
-    assert editor.feed("\r\x04") == ["kept"]
-    assert editor.ended
-
-
-LATENTS = torch.zeros(1, 1, 1, 1, 1)
-
-
-def test_the_panel_shows_state_window_log_and_what_is_typed():
-    console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    panel = Panel(console, lambda: "a ye")
-    console.print(panel.render())
-    assert "loading the model" in console.export_text()
-    panel.tell("from block 4 on")
-    step = {"block": 4, "blocks": None, "step": 4, "steps": 8}
-    panel.step(StepReport(**step, timestep=1.0, sigma=0.1, latents=LATENTS))
-    panel.show(
-        Status(
-            block=3,
-            seconds=10.4,
-            total=60.0,
-            speed=7.6,
-            prompt="a blue star",
-            window=((0, "sink"), (2, "anchor"), (3, "recent")),
-            memory=900_000_000,
-        )
-    )
-    console.print(panel.render())
-    text = console.export_text()
-    console.file.close()
-    for part in (
-        "block 3, 10.4 of 60.0 s, 7.6 frames/s, 0.9 GB",
-        "block 4, step 5/8 [==========------]",
-        "[0 sink][2 anchor][3]",
-        "> a ye",
-    ):
-        assert part in text
-    assert "from block 4 on" in text
-    assert can_draw(console)

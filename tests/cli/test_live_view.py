@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from longlive_cli.live_view import Lines, Panel, can_draw, state, window, working
+from longlive_cli.live_view import Lines, can_draw, state, window, working
 from longlive_models import StepReport
 from longlive_recipes.live import Status
 
@@ -34,12 +34,6 @@ def step(number: int, of: int) -> StepReport:
     )
 
 
-def drawn(panel: Panel) -> str:
-    console = Console(file=io.StringIO(), width=100)
-    console.print(panel.render())
-    return console.file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -63,25 +57,7 @@ def test_a_meter_of_sixteen_signs_fills_with_the_steps(number, of, signs):
 
 
 def test_a_window_names_what_is_held_for_another_reason_than_being_recent():
-    text = window(STATUS)
-    assert text.plain == "[0 sink][2 anchor][3]"
-    assert [str(span.style) for span in text.spans] == ["bold cyan", "bold magenta", "green"]
-
-
-def test_the_panel_keeps_the_newest_eight_lines():
-    panel = Panel(Console(file=io.StringIO()), lambda: "typed")
-    for number in range(10):
-        panel.tell(f"line {number}\x1b[1m")
-    shown = drawn(panel)
-    assert [f"line {number}" in shown for number in range(10)] == [False] * 2 + [True] * 8
-    assert "\x1b" not in shown
-    assert shown.splitlines()[-1].startswith("> typed_")
-    assert "loading the model" in shown and "prompt" not in shown
-    panel.show(replace(STATUS, prompt="a \x1bblue star"))
-    panel.step(step(0, 4))
-    shown = drawn(panel)
-    assert "a \x1b" not in shown and "blue star" in shown
-    assert "block 4, step 1/4 [====" in shown and "loading" not in shown
+    assert window(STATUS) == [("sink", "[0 sink]"), ("anchor", "[2 anchor]"), ("recent", "[3]")]
 
 
 def test_lines_are_written_as_they_come_and_none_for_a_step():
