@@ -25,6 +25,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import Dimension, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.utils import get_term_environment_variable
 from prompt_toolkit.widgets import TextArea
 
 from longlive_cli.live_view import state, window, working
@@ -238,7 +239,7 @@ def open_terminal() -> Terminal:
     screen = Vt100_Output(
         sys.stderr,
         size,
-        term=os.environ.get("TERM"),
+        term=get_term_environment_variable(),
         default_color_depth=ColorDepth.from_env(),
         enable_cpr=False,  # the panel's place need not be known, and not every terminal says it
     )
