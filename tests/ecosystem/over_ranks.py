@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
 from tests.ecosystem.foreign import MODELS, drawn
+from tests.ecosystem.formats import w4a4
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -49,6 +50,21 @@ def wan(process_group: dist.ProcessGroup) -> dict[str, float]:
     latents = sp.shard(inputs.pop("hidden_states"), 2)
     own = shared(latents, **inputs, return_dict=False)[0]
     return compared(sp, plain, shared, foreign.run(plain), own, 2)
+
+
+def wan_in_four_bits(process_group: dist.ProcessGroup) -> float:
+    """How far W4A4 over ranks, with one scale of activations for all of them, is from one rank."""
+    foreign, sp = MODELS["Wan"], communicator(process_group, 4, 16)
+    plain, shared = foreign.built(), foreign.built()
+    w4a4(plain)
+    w4a4(shared, reduce_amax=sp.max_over_group)
+    runpy.run_path(str(EXAMPLES / "diffusers_wan_over_ranks.py"))["share"](shared, sp)
+    inputs = foreign.inputs()
+    latents = sp.shard(inputs.pop("hidden_states"), 2)
+    with torch.no_grad():
+        want = foreign.run(plain)
+        got = sp.gather(shared(latents, **inputs, return_dict=False)[0], 2)
+    return float((got - want).norm() / want.norm())
 
 
 def flux(process_group: dist.ProcessGroup) -> dict[str, float]:

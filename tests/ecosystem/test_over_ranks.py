@@ -17,6 +17,11 @@ def test_a_model_over_ranks_is_the_model_of_one(ranks: Ranks, model, size):
         assert max(errors.values()) < 2e-4, max(errors, key=errors.get)
 
 
+def test_products_in_four_bits_do_not_depend_on_the_ranks(ranks: Ranks):
+    for error in ranks(2, over_ranks.wan_in_four_bits):
+        assert error < 1e-4
+
+
 def test_a_wan_with_an_image_beside_the_text_is_refused():
     share = runpy.run_path(str(over_ranks.EXAMPLES / "diffusers_wan_over_ranks.py"))["share"]
     with pytest.raises(ValueError, match="also attends to an image's tokens"):
