@@ -97,11 +97,12 @@ def run_one(mutation: Mutation, tree: Path) -> Outcome:
     began = time.perf_counter()
     file.write_text(mutation.apply(source))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    paths = [str(tree), os.environ.get("PYTHONPATH", "")]  # the tree's own packages come first
     try:
         done = subprocess.run(
             [*command, "--hypothesis-seed=0", *tests],
             cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             capture_output=True,
             timeout=SECONDS,
             check=False,

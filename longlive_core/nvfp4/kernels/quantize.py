@@ -332,6 +332,7 @@ def quantize(
         ONE_AMAX=amax.numel() == 1,
         HEIGHT=height,
         T=per_program,
+        num_warps=2 if config.rule.adaptive else 4,
         enable_fp_fusion=False,
     )
     return codes, scales
