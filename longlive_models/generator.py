@@ -131,7 +131,14 @@ class BlockGenerator:
         self._finish(index, prompt, text, latents)
         return LatentBlock(index, latents, prompt, Checks.join(answers))
 
-    def rollout(self, index: int, prompts: Sequence[BlockPrompt], *, exit_step: int) -> LatentBlock:
+    def rollout(
+        self,
+        index: int,
+        prompts: Sequence[BlockPrompt],
+        *,
+        exit_step: int,
+        gradients: bool = True,
+    ) -> LatentBlock:
         """Denoise block ``index`` for training: gradients flow through one step, the last taken.
 
         Steps before ``exit_step`` are those of ``generate``, without gradients. The velocity of
@@ -148,6 +155,7 @@ class BlockGenerator:
             prompts: one for each video.
             exit_step: which step of the block carries gradients, from 0; all ranks and all videos
                 of a batch take the same.
+            gradients: False for a block that trains nothing: the same numbers, and no graph.
 
         Returns:
             the block; ``latents`` (float32) carry gradients.
@@ -163,7 +171,7 @@ class BlockGenerator:
             prompt, text = self._begin(index, prompts)
             x = self._denoise(index, prompt, text, answers, stop=exit_step)
         memory = GradientMemory(self.cache, index)
-        with torch.enable_grad():
+        with torch.set_grad_enabled(gradients):
             own_text = self._prompts.encode_again([prompt.text for prompt in prompts])
             timestep = schedule.timesteps[exit_step]
             predicted = self._guided(x, timestep, own_text, index, prompt.offset, memory)

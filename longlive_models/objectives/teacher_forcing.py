@@ -51,6 +51,13 @@ def teacher_forcing_loss(
         context=context,
         context_noise=context_noise,
     )
+    return counted_mean(losses, loss_mask)
+
+
+def counted_mean(
+    losses: Float[Tensor, "B F"], loss_mask: Bool[Tensor, "B F"] | Float[Tensor, "B F"] | None
+) -> Float[Tensor, ""]:
+    """The mean over frames, or the sum over what counts by how much counts; 0 if nothing does."""
     if loss_mask is None:
         return losses.mean()
     counted = loss_mask.float()

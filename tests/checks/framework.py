@@ -58,9 +58,7 @@ RULES: Mapping[str, str] = {
 }
 """Rules by which a case may be refused or may differ, and the reason for each."""
 
-NOT_YET: Mapping[int, str] = {
-    11: "the issue on distillation",
-}
+NOT_YET: Mapping[int, str] = {}
 """Groups that have no check yet, and what brings it."""
 
 Kind = Literal["held", "held (parity)", "refused", "differs", "not yet", "failed"]

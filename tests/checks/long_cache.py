@@ -72,7 +72,7 @@ def check(case: Case) -> Verdict:
     pinned, differs = False, False
     for block, group in groupby(case.meta["calls"], lambda call: call["block"]):
         calls = list(group)
-        stale = pinned and _rolls_a_floating_anchor(cache, block)
+        stale = pinned and rolls_a_floating_anchor(cache, block)
         differs |= pinned and (stale or cache.policy.loses_the_anchor(block, cache.shot_start))
         cache.begin_block(block)
         for call in calls:
@@ -107,7 +107,7 @@ def check(case: Case) -> Verdict:
     return Verdict.differs(RULE) if differs and verdict.kind == "held" else verdict
 
 
-def _rolls_a_floating_anchor(cache: PagedKVCache, block: int) -> bool:
+def rolls_a_floating_anchor(cache: PagedKVCache, block: int) -> bool:
     """Whether making room for a block moves an anchor: its first step then sees another page."""
     held = cache.policy.held
     return block >= held.pages and cache.pages.index(cache.shot_start) > held.sink

@@ -23,7 +23,11 @@ CASES = (  # of other groups
     "c3_kv_relative_rope",
     "c7_vae_chunk_halo",
     "c9_nvfp4_matmul",
+    "c11_ar_loss_error_recycling",
     "c11_critic_loss",
+    "c11_dmd_loss",
+    "c11_error_buffer",
+    "c11_self_forcing_rollout_b2",
     "c12_state_dict_dit_causal",
     "c12_state_dict_umt5_encoder",
     "c12_state_dict_vae",
@@ -35,6 +39,10 @@ DROPPED = (
     "output.*time_projection",
     "output.hd128.case0.*",
     "output.decode_of_encode",
+    "output.decode",
+    "output.call*.x0",
+    "output.step[0-9].x0_pred",
+    "output.hd32.case0.*",
 )
 LIMIT = 8_000_000  # bytes of the whole folder
 
