@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from longlive_core.checks import shown
-from longlive_models.did_you_mean import refuse_unknown_keys
+from longlive_models.unknown_keys import refuse_unknown_keys
 
 Made = TypeVar("Made")
 

@@ -31,7 +31,7 @@ from longlive_core.nvfp4 import (
 )
 from longlive_models.checkpoints.folder import fill
 from longlive_models.checkpoints.tensor_files import read_pickle, state_dict_in
-from longlive_models.did_you_mean import refuse_unknown_keys
+from longlive_models.unknown_keys import refuse_unknown_keys
 from longlive_models.wan import published_keys
 
 KEY = "quantization_config"

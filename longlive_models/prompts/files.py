@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longlive_core.checks import shown, whole
-from longlive_models.did_you_mean import refuse_unknown_keys
 from longlive_models.documents import lines_of, parse_json, read_text
 from longlive_models.file_names import require_name
 from longlive_models.prompts.storyboard import Shot, Storyboard
 from longlive_models.prompts.text import require_prompt
+from longlive_models.unknown_keys import refuse_unknown_keys
 
 _SUFFIXES = (".txt", ".jsonl", ".json")
 _MARK = "\ufeff"  # where files that begin with one were joined

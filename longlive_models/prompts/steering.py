@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from longlive_core.checks import real, shown, whole
-from longlive_models.did_you_mean import refuse_unknown_keys
 from longlive_models.prompts.storyboard import BlockPrompt, Number, ShotPlan
 from longlive_models.prompts.text import require_prompt
 from longlive_models.timing import MOST_LATENT_FRAMES
+from longlive_models.unknown_keys import refuse_unknown_keys
 
 MEMORY = ("keep", "recache", "cut")
 """What becomes of the past at a new prompt; see ``SteeringEvent``."""

@@ -12,11 +12,11 @@ from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 from longlive_core.checks import real, shown, whole
-from longlive_models.did_you_mean import refuse_unknown_keys
 from longlive_models.prompts.text import require_prompt
 from longlive_models.timing import BlockTiming as BlockTiming
 from longlive_models.timing import Number as Number
 from longlive_models.timing import blocks_of, seconds_of
+from longlive_models.unknown_keys import refuse_unknown_keys
 
 SCENE_CUT_PREFIX = "The scene transitions. "
 """What the first block's prompt of every shot but the first starts with: models are trained on it.

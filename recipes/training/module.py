@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part
 from longlive_models.checkpoints.nvfp4 import decode_state
-from longlive_models.did_you_mean import refuse_unknown_keys
 from longlive_models.stream import Video
+from longlive_models.unknown_keys import refuse_unknown_keys
 from longlive_recipes.configs.checked import whole_field
 from longlive_recipes.training.averages import MovingAverage
 from longlive_recipes.training.callbacks import RunProgress

@@ -165,7 +165,7 @@ def test_duplicate_keys_do_not_hide_behind_a_merge(tmp_path):
     assert read_yaml(file)["one"] == {"x": 3, "y": 2}
 
 
-@pytest.mark.parametrize("name", ["documents", "schema", "did_you_mean"])
+@pytest.mark.parametrize("name", ["documents", "schema", "unknown_keys"])
 def test_reading_needs_no_torch(name):
     modules = imported_by(Path("longlive_models", f"{name}.py"))
     early = {module.partition(".")[0] for module, at_import in modules if at_import}

@@ -58,7 +58,7 @@ def test_a_file_has_tests():
     assert mirrored("longlive_cli/commands/train.py")[0] == "tests/cli/test_train.py"
 
 
-@pytest.mark.parametrize("file", ["longlive_models/did_you_mean.py", "recipes/run_record.py"])
+@pytest.mark.parametrize("file", ["longlive_models/unknown_keys.py", "recipes/run_record.py"])
 def test_the_faulty_copy_is_what_is_tested(file):
     """And not the package that is installed, which has no fault."""
     fault = Mutation(file, 1, 0, 0, 'raise OSError("a fault")\n', "import fails")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longlive_models.did_you_mean import refuse_unknown_keys
+from longlive_models.unknown_keys import refuse_unknown_keys
 
 
 def test_known_keys_pass():
