@@ -111,14 +111,18 @@ def _evaluation() -> Iterator[tuple[str, list[str]]]:
 
 def _benchmarks() -> Iterator[tuple[str, list[str]]]:
     from longlive_cli.fields import fields_of, table
-    from longlive_recipes.bench.catalog import BENCHMARKS, lines
+    from longlive_recipes.bench.catalog import BENCHMARKS, Benchmark, lines
 
     yield "Benchmarks", lines()
-    names: dict[type, list[str]] = {}
+    alike: dict[type, list[Benchmark]] = {}
     for benchmark in BENCHMARKS.values():
-        names.setdefault(type(benchmark.options), []).append(benchmark.name)
-    for kind, some in names.items():
-        rows = list(fields_of(kind()))
+        alike.setdefault(type(benchmark.options), []).append(benchmark)
+    for first, *others in alike.values():
+        some = [benchmark.name for benchmark in (first, *others)]
+        rows = [
+            replace(row, default=f"none ({first.left_open})") if row.default == "none" else row
+            for row in fields_of(first.options)
+        ]
         yield (
             f"Fields of --set and --config for {', '.join(some)}: name, default, kind",
             table(rows),

@@ -24,7 +24,7 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="NAME...",
+            metavar="NAME",
             help="What to measure, one after another; none: list what there is.",
             autocompletion=complete.benchmarks,
         ),

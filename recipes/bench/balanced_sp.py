@@ -14,7 +14,11 @@ import torch
 from longlive_models.wan import WAN_5B
 from longlive_recipes.bench.options import BalancedSPOptions, Rows
 from longlive_recipes.bench.ranks import on_ranks
-from longlive_recipes.bench.shared_generation import NEAR, work_on_block, work_on_video
+from longlive_recipes.bench.shared_generation import (
+    MAX_PIXEL_DIFFERENCE,
+    work_on_block,
+    work_on_video,
+)
 from longlive_recipes.bench.shared_sizes import TOLERANCE, Sizes
 from longlive_recipes.bench.shared_training import Values, work_on_training
 
@@ -97,9 +101,9 @@ def measure(options: RankComparison, about: str) -> dict[str, Any]:
     trained = _on_each(options, work_on_training)
     blocks = _on_each(options, work_on_block)
     videos = _on_each(options, work_on_video)
-    bound, pixels = TOLERANCE[options.device], NEAR[options.device]
+    bound, pixels = TOLERANCE[options.device], MAX_PIXEL_DIFFERENCE[options.device]
     return {
-        "about": about + _shortened(options) + _crowded(options),
+        "about": about + _note_on_layers(options) + _note_on_cpu(options),
         "parts": {
             "Training step: the transformer": training_rows(trained),
             "Training step: encoding its clip": encoding_rows(trained, options.sizes),
@@ -216,7 +220,7 @@ def _name(options: RankComparison) -> str:
     return Path(options.sizes.video_model).name
 
 
-def _shortened(options: RankComparison) -> str:
+def _note_on_layers(options: RankComparison) -> str:
     """That layers are those of the 5B but not all of them, where that is so."""
     model = options.sizes.model
     if replace(model, num_layers=WAN_5B.num_layers) != WAN_5B:
@@ -224,8 +228,8 @@ def _shortened(options: RankComparison) -> str:
     return f" Layers are the 5B's, {model.num_layers} of its {WAN_5B.num_layers}."
 
 
-def _crowded(options: RankComparison) -> str:
-    """What times on a CPU are worth."""
+def _note_on_cpu(options: RankComparison) -> str:
+    """That ranks share the cores of a CPU, where that is so."""
     if options.device != "cpu":
         return ""
     return (

@@ -23,12 +23,14 @@ class Benchmark:
         line: what it measures, in a line.
         about: what the numbers include, as its record says it.
         options: what it takes where nothing is given.
+        left_open: whose number holds where a field is none.
     """
 
     name: str
     line: str
     about: str
     options: Options = BenchOptions()
+    left_open: str = "the model's"
 
 
 BENCHMARKS = {
@@ -78,6 +80,7 @@ BENCHMARKS = {
             "ones, are dealt out, and each rank encodes the whole clip. Efficiency is t(1) / (P "
             "t(P)); bytes are those that one rank sends to others.",
             options=BalancedSPOptions(),
+            left_open="the device's",
         ),
         Benchmark(
             name="pairs",
@@ -93,6 +96,7 @@ BENCHMARKS = {
             "Seconds from start to end, and seconds of processor time, which depend less on what "
             "else the machine does.",
             options=StartupOptions(),
+            left_open="it has to be named",
         ),
     )
 }

@@ -21,7 +21,7 @@ CODECS: dict[str, Codec] = {
     "fp8": Float8PageCodec(),
     "int8": Int8PageCodec(),
 }
-FURTHEST = {"nvfp4": 1 / 5, "fp8": 1 / 16, "int8": 1 / 100}
+MAX_ERROR = {"nvfp4": 1 / 5, "fp8": 1 / 16, "int8": 1 / 100}
 """Most that a decoded number may be off, of the largest of its page, by the codec's name."""
 
 
@@ -71,7 +71,7 @@ def check_kv_decode(device: torch.device, options: BenchOptions) -> str:
         got = [out.clone() for out in layer.read()]
         for kind, out, want in zip("kv", got, layer.read("reference"), strict=True):
             assert torch.equal(out, want), f"{name}: {kind} differs from the reference"
-        worst, most = _error(layer), FURTHEST[str(layer.codec.to_dict()["name"])]
+        worst, most = _error(layer), MAX_ERROR[str(layer.codec.to_dict()["name"])]
         assert worst <= most, f"{name}: {worst:.3g} of the largest number off, more than {most:.3g}"
     return "the bits of the plain-PyTorch reference, near what was encoded"
 

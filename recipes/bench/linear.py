@@ -17,7 +17,7 @@ from longlive_recipes.bench.options import BenchOptions, Rows
 from longlive_recipes.bench.timing import median_seconds
 
 W4A4 = LinearConfig(activation=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
-FURTHEST = {"fp8": 0.06, "w4a16": 0.11, "w4a4": 0.16}
+MAX_ERROR = {"fp8": 0.06, "w4a16": 0.11, "w4a4": 0.16}
 """Most that a product may be off the plain one, relative to it, by how its layer begins."""
 
 
@@ -29,7 +29,7 @@ def check_linear(device: torch.device, options: BenchOptions) -> str:
     plain = products.pop("plain")
     for name, product in products.items():
         off = float((product - plain).norm() / plain.norm())
-        assert off <= FURTHEST[name.split()[0]], f"{name}: {off:.3g} of the plain product off"
+        assert off <= MAX_ERROR[name.split()[0]], f"{name}: {off:.3g} of the plain product off"
     four_bits = [product for name, product in products.items() if name.startswith("w4a16")]
     for product in four_bits[1:]:
         torch.testing.assert_close(product, four_bits[0], rtol=2e-2, atol=2e-2)

@@ -21,12 +21,14 @@ TIMEOUT = timedelta(minutes=10)
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
-def on_ranks(count: int, device: str, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """``function(group, place, *arguments)`` on ranks that are started for it; results by rank.
+def on_ranks(
+    count: int, device_type: str, function: Callable[..., Any], *arguments: Any
+) -> list[Any]:
+    """``function(group, device, *arguments)`` on ranks that are started for it; results by rank.
 
     Args:
         count: how many ranks; on "cuda" the host has as many GPUs or more.
-        device: "cpu" or "cuda"; rank ``r`` has the place ``cuda:r``.
+        device_type: "cpu" or "cuda"; rank ``r`` has the device ``cuda:r``.
         function, arguments: of modules, so that another process can find them.
 
     Raises:
@@ -35,7 +37,7 @@ def on_ranks(count: int, device: str, function: Callable[..., Any], *arguments: 
         torch.multiprocessing.ProcessExitedException: a rank died.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = (count, device, Path(folder), function, arguments)
+        job = (count, device_type, Path(folder), function, arguments)
         try:
             mp.spawn(_serve, job, nprocs=count, daemon=True)
         except mp.ProcessRaisedException as error:
@@ -48,7 +50,7 @@ def on_ranks(count: int, device: str, function: Callable[..., Any], *arguments: 
 def slowest_seconds(
     run: Callable[[], object],
     group: SequenceGroup,
-    place: torch.device,
+    device: torch.device,
     repeats: int,
     *,
     launched: bool = False,
@@ -60,58 +62,58 @@ def slowest_seconds(
     """
     times = []
     for _ in range(repeats):
-        _meet(group, place)
+        _meet(group, device)
         began = time.perf_counter()
         run()
         if not launched:
-            _finish(place)
+            _finish(device)
         took = time.perf_counter() - began
-        seconds = torch.tensor(took, dtype=torch.float64, device=place)
+        seconds = torch.tensor(took, dtype=torch.float64, device=device)
         times.append(float(group.max(seconds)))
     return median(times)
 
 
-def reset_peak_memory(place: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Forget what a GPU held at most so far."""
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_gpu_memory(group: SequenceGroup, place: torch.device) -> dict[str, float]:
+def peak_gpu_memory(group: SequenceGroup, device: torch.device) -> dict[str, float]:
     """The most MiB in use on the fullest GPU, as a part of a row; nothing on a CPU."""
-    if place.type != "cuda":
+    if device.type != "cuda":
         return {}
-    held = torch.tensor(torch.cuda.max_memory_allocated(place), dtype=torch.int64, device=place)
+    held = torch.tensor(torch.cuda.max_memory_allocated(device), dtype=torch.int64, device=device)
     return {"peak_memory_mib": float(group.max(held)) / 2**20}
 
 
 def _serve(
     rank: int,
     count: int,
-    device: str,
+    device_type: str,
     folder: Path,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
     """What a rank does: join the others, work, leave its result in the folder."""
-    if device == "cuda":
-        place = torch.device("cuda", rank)
-        torch.cuda.set_device(place)
+    if device_type == "cuda":
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     else:
-        place = torch.device(device)
+        device = torch.device(device_type)
         torch.set_num_threads(1)
     dist.init_process_group(
-        BACKENDS[device],
+        BACKENDS[device_type],
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=count,
         timeout=TIMEOUT,
-        device_id=place if device == "cuda" else None,
+        device_id=device if device_type == "cuda" else None,
     )
     everyone = dist.group.WORLD
     assert everyone is not None, "the process group was made above"
     try:
-        answer = function(SequenceGroup.of(everyone), place, *arguments)
+        answer = function(SequenceGroup.of(everyone), device, *arguments)
     except AssertionError as error:
         (folder / f"wrong_{rank}").write_text(str(error))
         raise
@@ -123,12 +125,12 @@ def _answer(folder: Path, rank: int) -> Path:
     return folder / f"answer_{rank}.pt"
 
 
-def _meet(group: SequenceGroup, place: torch.device) -> None:
+def _meet(group: SequenceGroup, device: torch.device) -> None:
     """Return when every rank has come here."""
-    group.sum(torch.zeros((), dtype=torch.float32, device=place))
-    _finish(place)
+    group.sum(torch.zeros((), dtype=torch.float32, device=device))
+    _finish(device)
 
 
-def _finish(place: torch.device) -> None:
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -25,7 +25,7 @@ from longlive_recipes.bench.shared_sizes import (
     TOLERANCE,
     Sizes,
     check_as_one_rank,
-    enliven,
+    randomize_zero_layers,
     relative_error,
 )
 from longlive_recipes.bench.shared_training import Values
@@ -35,13 +35,13 @@ WIRES: dict[str, WireCodec] = {
     "fp8": Float8WireCodec(),
     "nvfp4": NVFP4WireCodec(),
 }
-FURTHEST = {"plain": 0.0, "fp8": 0.1, "nvfp4": 0.4}
+MAX_WIRE_ERROR = {"plain": 0.0, "fp8": 0.1, "nvfp4": 0.4}
 """How far a block may be from what the plain wire gives, relative to it."""
 
 BLOCK_REPEATS = 3
 """A block takes a small part of a training step's time, and is timed so much more often."""
 
-NEAR = {"cpu": 0.5, "cuda": 8.0}
+MAX_PIXEL_DIFFERENCE = {"cpu": 0.5, "cuda": 8.0}
 """How far a pixel of 0 to 255 may be from one rank's on average."""
 
 
@@ -49,11 +49,11 @@ class Block:
     """The denoising of one block that sees a full window: its steps, and the clean pass."""
 
     def __init__(
-        self, group: SequenceGroup, place: torch.device, sizes: Sizes, wire: WireCodec
+        self, group: SequenceGroup, device: torch.device, sizes: Sizes, wire: WireCodec
     ) -> None:
         config, size = sizes.model, sizes.latent_size
-        self.dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-        self.place, self.index = place, sizes.pages - 1
+        self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self.device, self.index = device, sizes.pages - 1
         partition = BalancedPartition(
             frames=config.frames_per_block,
             ranks=group.size,
@@ -62,9 +62,9 @@ class Block:
         )
         self.sp = BalancedSP(group, partition, heads=config.num_heads, wire=wire)
         torch.manual_seed(0)
-        with place:
+        with device:
             model = WanTransformer(config)
-        enliven(model)
+        randomize_zero_layers(model)
         self.model = ParallelTransformer.of(model.to(self.dtype).eval(), self.sp)
         layout = CacheLayout(
             layers=config.num_layers,
@@ -73,12 +73,12 @@ class Block:
             tokens_per_page=partition.tokens,
         )
         window = Window(pages=sizes.pages, sink=1)
-        self.cache = PagedKVCache(layout, window, PlainCodec(self.dtype), place)
+        self.cache = PagedKVCache(layout, window, PlainCodec(self.dtype), device)
         self.schedule = step_schedule(sizes.steps, 5.0)
         drawn = torch.Generator().manual_seed(3)
         shape = (sizes.pages, 1, config.in_channels, config.frames_per_block, *size)
         self.noise = torch.randn(shape, generator=drawn, dtype=torch.float32, device="cpu").to(
-            place
+            device
         )
         text = torch.randn(
             1,
@@ -90,7 +90,7 @@ class Block:
             device="cpu",
         )
         with torch.no_grad():
-            self.text = self.model.embed_text(text.to(place, self.dtype))
+            self.text = self.model.embed_text(text.to(device, self.dtype))
             for block in range(self.index):
                 self.cache.begin_block(block)
                 self._velocity(self.noise[block], 0.0, block, store=True)
@@ -126,10 +126,10 @@ class Block:
         frames = latents.shape[2]
         return self.model(
             latents.to(self.dtype),
-            torch.full((1, frames), timestep, dtype=torch.float32, device=self.place),
+            torch.full((1, frames), timestep, dtype=torch.float32, device=self.device),
             self.text,
             positions=torch.arange(
-                block * frames, (block + 1) * frames, dtype=torch.float64, device=self.place
+                block * frames, (block + 1) * frames, dtype=torch.float64, device=self.device
             ),
             memory=self.cache,
             store=store,
@@ -137,7 +137,7 @@ class Block:
 
 
 def work_on_block(
-    group: SequenceGroup, place: torch.device, sizes: Sizes, expected: Values | None
+    group: SequenceGroup, device: torch.device, sizes: Sizes, expected: Values | None
 ) -> dict[str, Any]:
     """Check a block against one rank's under each wire, then time it.
 
@@ -152,26 +152,26 @@ def work_on_block(
     for name, wire in WIRES.items():
         if group.size == 1 and name != "plain":
             continue
-        reset_peak_memory(place)
-        block = Block(group, place, sizes, wire)
+        reset_peak_memory(device)
+        block = Block(group, device, sizes, wire)
         latents = block.run().cpu()
         if name == "plain":
             values["latents"] = latents
             if expected is not None:
                 wanted = expected["latents"]
-                check_as_one_rank("latents of a block", latents, wanted, TOLERANCE[place.type])
+                check_as_one_rank("latents of a block", latents, wanted, TOLERANCE[device.type])
         error = relative_error(latents, values["latents"])
-        assert error <= FURTHEST[name], f"the {name} wire is {error:.2g} off: {wire}"
+        assert error <= MAX_WIRE_ERROR[name], f"the {name} wire is {error:.2g} off: {wire}"
         sent = block.exchanged()
         repeats = BLOCK_REPEATS * sizes.repeats
-        seconds = slowest_seconds(block.run, group, place, repeats)
+        seconds = slowest_seconds(block.run, group, device, repeats)
         rows[name] = {"seconds_per_block": seconds, "mib_sent": sent / 2**20, "error": error}
-        if place.type == "cuda":
-            launching = slowest_seconds(block.run, group, place, repeats, launched=True)
+        if device.type == "cuda":
+            launching = slowest_seconds(block.run, group, device, repeats, launched=True)
             rows[name]["seconds_to_launch"] = launching
-        peak = peak or peak_gpu_memory(group, place)
+        peak = peak or peak_gpu_memory(group, device)
         del block
-    itemsize = torch.float32.itemsize if place.type == "cpu" else torch.bfloat16.itemsize
+    itemsize = torch.float32.itemsize if device.type == "cpu" else torch.bfloat16.itemsize
     for row in rows.values():
         if group.size > 1:
             in_bf16 = rows["plain"]["mib_sent"] * torch.bfloat16.itemsize / itemsize
@@ -182,7 +182,7 @@ def work_on_block(
 
 
 def work_on_video(
-    group: SequenceGroup, place: torch.device, sizes: Sizes, expected: Values | None
+    group: SequenceGroup, device: torch.device, sizes: Sizes, expected: Values | None
 ) -> dict[str, Any]:
     """Make one video as ``longlive generate --nproc`` does on its ranks; the first rank decodes.
 
@@ -191,7 +191,7 @@ def work_on_video(
         ``row``: seconds from the prompt to the last frame, MiB that a rank sends, and how far a
         pixel is from one rank's on average, of 255.
     """
-    pipe = LongLivePipeline.from_pretrained(sizes.video_model, device=str(place), group=group)
+    pipe = LongLivePipeline.from_pretrained(sizes.video_model, device=str(device), group=group)
 
     def make() -> list[Tensor]:
         with pipe.stream(PROMPT, seconds=sizes.video_seconds, seed=7) as stream:
@@ -199,7 +199,7 @@ def work_on_video(
 
     sent, began = pipe.sp.bytes_sent, time.perf_counter()
     frames = torch.cat(make()).cpu()
-    seconds = torch.tensor(time.perf_counter() - began, dtype=torch.float64, device=place)
+    seconds = torch.tensor(time.perf_counter() - began, dtype=torch.float64, device=device)
     row: dict[str, float] = {
         "seconds": float(group.max(seconds)),
         "mib_sent": (pipe.sp.bytes_sent - sent) / 2**20,
@@ -208,6 +208,8 @@ def work_on_video(
         wanted = expected["frames"]
         assert frames.shape == wanted.shape, f"{frames.shape} frames, not {wanted.shape}"
         distance = float((frames.float() - wanted.float()).abs().mean())
-        assert distance <= NEAR[place.type], f"pixels are {distance:.3g} off on average"
+        assert distance <= MAX_PIXEL_DIFFERENCE[device.type], (
+            f"pixels are {distance:.3g} off on average"
+        )
         row["mean_pixel_difference"] = distance
     return {"values": {"frames": frames}, "row": row}

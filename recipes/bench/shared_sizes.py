@@ -101,10 +101,10 @@ class Sizes:
         )
 
 
-def enliven(model: WanTransformer) -> None:
-    """Let every layer of a fresh model say something: its head begins at zero, its gates near it.
+def randomize_zero_layers(model: WanTransformer) -> None:
+    """Draw the modulations and the head, which are zero or near it in a new model.
 
-    Errors that a wire makes would not be felt otherwise.
+    Its output would be zero otherwise, whatever a wire or a layout does to the layers before.
     """
     for block in model.blocks:
         torch.nn.init.normal_(cast(WanBlock, block).modulation, std=0.5)

@@ -17,9 +17,14 @@ from longlive_models.objectives import frame_losses, teacher_forcing_mask
 from longlive_models.vae import WanVAE, encode_window
 from longlive_models.wan import WanTransformer
 from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
-from longlive_recipes.bench.shared_sizes import TOLERANCE, Sizes, check_as_one_rank, enliven
+from longlive_recipes.bench.shared_sizes import (
+    TOLERANCE,
+    Sizes,
+    check_as_one_rank,
+    randomize_zero_layers,
+)
 
-PIECE = 8  # latent frames that are encoded at a time: whole clips do not fit into a GPU
+FRAMES_PER_PIECE = 8  # latent frames that are encoded at a time: whole clips do not fit into a GPU
 
 Values = dict[str, Tensor]
 """What is compared with one rank's, by name, on the CPU."""
@@ -29,18 +34,18 @@ class TrainingStep:
     """A forward and a backward pass of the teacher-forcing loss, in one of the layouts."""
 
     def __init__(
-        self, group: SequenceGroup, place: torch.device, sizes: Sizes, *, balanced: bool
+        self, group: SequenceGroup, device: torch.device, sizes: Sizes, *, balanced: bool
     ) -> None:
-        self.place, self.sizes, self.balanced = place, sizes, balanced
+        self.device, self.sizes, self.balanced = device, sizes, balanced
         self.group, self.schedule = group, FlowSchedule()
         partition = sizes.balanced(group.size) if balanced else sizes.unbalanced(group.size)
         self.sp = BalancedSP(group, partition, heads=sizes.model.num_heads)
         torch.manual_seed(0)
-        with place:
+        with device:
             self.model = WanTransformer(
-                sizes.model, exchange=self.sp, gradient_checkpointing=place.type == "cuda"
+                sizes.model, exchange=self.sp, gradient_checkpointing=device.type == "cuda"
             )
-        enliven(self.model)
+        randomize_zero_layers(self.model)
         self.mask = teacher_forcing_mask(
             sizes.latent_frames,
             partition.tokens_per_frame,
@@ -52,7 +57,7 @@ class TrainingStep:
     def run(self) -> Tensor:
         """The loss of all ranks; gradients are in the model, before they are averaged."""
         self.model.zero_grad(set_to_none=True)
-        with torch.autocast(self.place.type, torch.bfloat16, enabled=self.place.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self._balanced_loss() if self.balanced else self._unbalanced_loss()
         loss.backward()
         return loss.detach()
@@ -85,8 +90,8 @@ class TrainingStep:
         )
         timesteps = self.schedule.draw(drawn, batch=1, frames=frames, frames_per_block=size)
         tensors = (latents, noise, text, timesteps)
-        self.latents, self.noise, self.text, self.timesteps = (x.to(self.place) for x in tensors)
-        self.positions = torch.arange(frames, dtype=torch.float64, device=self.place)
+        self.latents, self.noise, self.text, self.timesteps = (x.to(self.device) for x in tensors)
+        self.positions = torch.arange(frames, dtype=torch.float64, device=self.device)
 
     def _balanced_loss(self) -> Tensor:
         sp = self.sp
@@ -118,7 +123,7 @@ class TrainingStep:
         target = sp.shard(velocity(clean, self.noise).repeat(1, 1, 2, 1, 1), 2)
         error = (predicted.float() - target).square().mean((1, 3, 4))
         counted = sp.shard(
-            torch.arange(2 * clean.shape[2], dtype=torch.int64, device=self.place), 0
+            torch.arange(2 * clean.shape[2], dtype=torch.int64, device=self.device), 0
         )
         counted = (counted >= clean.shape[2]).expand_as(error)
         return sp.masked_mean(self.schedule.weight(times) * error, counted)
@@ -127,16 +132,16 @@ class TrainingStep:
 class Encoding:
     """Encoding one clip: the frames that a rank trains on, or all of it."""
 
-    def __init__(self, group: SequenceGroup, place: torch.device, sizes: Sizes) -> None:
-        self.place = place
+    def __init__(self, group: SequenceGroup, device: torch.device, sizes: Sizes) -> None:
+        self.device = device
         self.sp = BalancedSP(group, sizes.balanced(group.size), heads=sizes.model.num_heads)
         torch.manual_seed(0)
-        with place:
+        with device:
             self.vae = WanVAE(sizes.vae).eval()
         self.vae.channels_last_()
-        drawn = torch.Generator(place).manual_seed(2)
+        drawn = torch.Generator(device).manual_seed(2)
         shape = (1, 3, sizes.pixel_frames, sizes.height, sizes.width)
-        self.video = torch.randn(shape, generator=drawn, dtype=torch.float32, device=place).clamp_(
+        self.video = torch.randn(shape, generator=drawn, dtype=torch.float32, device=device).clamp_(
             -1, 1
         )
         self.whole = range(sizes.latent_frames)
@@ -161,12 +166,12 @@ class Encoding:
     def _encode(self, keep: range) -> Tensor:
         window, stride = encode_window(self.vae.config, keep), self.vae.config.temporal_stride
         frames = self.video[:, :, window.pixels.start : window.pixels.stop]
-        first = min(1 + stride * (PIECE - 1), frames.shape[2])
+        first = min(1 + stride * (FRAMES_PER_PIECE - 1), frames.shape[2])
         pieces, state = [frames[:, :, :first]], None
         if first < frames.shape[2]:
-            pieces += frames[:, :, first:].split(stride * PIECE, 2)
+            pieces += frames[:, :, first:].split(stride * FRAMES_PER_PIECE, 2)
         made = []
-        with torch.autocast(self.place.type, torch.bfloat16, enabled=self.place.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             for piece in pieces:
                 latents, state = self.vae.encode_block(piece, state)
                 made.append(latents)
@@ -174,7 +179,7 @@ class Encoding:
 
 
 def work_on_training(
-    group: SequenceGroup, place: torch.device, sizes: Sizes, expected: Values | None
+    group: SequenceGroup, device: torch.device, sizes: Sizes, expected: Values | None
 ) -> dict[str, Any]:
     """Check both layouts and the encoding against one rank's values, then time them.
 
@@ -185,26 +190,26 @@ def work_on_training(
     values: Values = {}
     row: dict[str, float] = {}
     for layout in ("balanced", "unbalanced"):
-        reset_peak_memory(place)
-        step = TrainingStep(group, place, sizes, balanced=layout == "balanced")
+        reset_peak_memory(device)
+        step = TrainingStep(group, device, sizes, balanced=layout == "balanced")
         found = step.values()
         expected_here = expected or values or found
         for name, value in found.items():
             wanted = expected_here[name]
-            check_as_one_rank(f"{layout} {name}", value, wanted, TOLERANCE[place.type])
+            check_as_one_rank(f"{layout} {name}", value, wanted, TOLERANCE[device.type])
         values |= {} if values else found
         sent = step.sp.bytes_sent
-        row[f"{layout}_seconds"] = slowest_seconds(step.run, group, place, sizes.repeats)
+        row[f"{layout}_seconds"] = slowest_seconds(step.run, group, device, sizes.repeats)
         row[f"{layout}_mib_sent"] = (step.sp.bytes_sent - sent) / sizes.repeats / 2**20
-        peak = peak_gpu_memory(group, place)
+        peak = peak_gpu_memory(group, device)
         row |= {f"{layout}_{name}": value for name, value in peak.items()}
         del step
-    encoding = Encoding(group, place, sizes)
+    encoding = Encoding(group, device, sizes)
     values |= encoding.values()
     if expected is not None:
         got, wanted = values["latents"], expected["latents"]
-        check_as_one_rank("encoded latents", got, wanted, TOLERANCE[place.type])
-    row["encode_own_seconds"] = slowest_seconds(encoding.own, group, place, sizes.repeats)
-    row["encode_all_seconds"] = slowest_seconds(encoding.all, group, place, sizes.repeats)
+        check_as_one_rank("encoded latents", got, wanted, TOLERANCE[device.type])
+    row["encode_own_seconds"] = slowest_seconds(encoding.own, group, device, sizes.repeats)
+    row["encode_all_seconds"] = slowest_seconds(encoding.all, group, device, sizes.repeats)
     row["frames_read"] = max(encoding.frames_read(rank) for rank in range(group.size))
     return {"values": values, "row": row}
