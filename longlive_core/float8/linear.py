@@ -189,7 +189,7 @@ class Float8Linear(FrozenLinear):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         problems = rest[-1]
         for name in ("weight_codes", "weight_scales"):
-            given, own = state_dict.get(prefix + name), self._buffers[name]
+            given, own = state_dict.get(prefix + name), self.get_buffer(name)
             if given is not None and own is not None and given.dtype != own.dtype:
                 problems.append(
                     f"{prefix + name} is {given.dtype} where {own.dtype} holds the bits of a "

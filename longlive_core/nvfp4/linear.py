@@ -282,7 +282,7 @@ class NVFP4Linear(FrozenLinear):
         self._prepared = None
         problems = rest[-1]
         for name in ("weight_codes", "weight_scales", "weight_amax", "weight_format"):
-            given, own = state_dict.get(prefix + name), self._buffers[name]
+            given, own = state_dict.get(prefix + name), self.get_buffer(name)
             if given is not None and own is not None and given.dtype != own.dtype:
                 problems.append(
                     f"{prefix + name} is {given.dtype} where {own.dtype} holds the bits of a "
