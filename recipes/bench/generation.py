@@ -7,6 +7,7 @@ import torch
 
 from longlive_models import LongLivePipeline
 from longlive_models.stream import VideoBlock
+from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.options import BenchOptions, Rows
 from longlive_recipes.generation.sidecar import peak_memory
 
@@ -18,8 +19,8 @@ def check_generation(pipe: LongLivePipeline, options: BenchOptions) -> str:
     one, two = (pipe.timing.seconds(blocks) for blocks in (1, 2))
     short, again = (pipe(PROMPT, seconds=one, seed=1, steps=1).frames for _ in range(2))
     longer = pipe(PROMPT, seconds=two, seed=1, steps=1).frames
-    assert torch.equal(short, again), "the same seed gave other frames"
-    assert torch.equal(longer[: len(short)], short), "a longer video starts with other frames"
+    require(torch.equal(short, again), "the same seed gave other frames")
+    require(torch.equal(longer[: len(short)], short), "a longer video starts with other frames")
     return "same seed, same bytes; a longer video starts with the bytes of a shorter one"
 
 

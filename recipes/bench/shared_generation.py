@@ -19,6 +19,7 @@ from longlive_core.sequence_parallel import (
 from longlive_models import LongLivePipeline
 from longlive_models.diffusion import euler, step_schedule
 from longlive_models.wan import ParallelTransformer, WanTransformer
+from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.generation import PROMPT
 from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
 from longlive_recipes.bench.shared_sizes import (
@@ -161,7 +162,7 @@ def work_on_block(
                 wanted = expected["latents"]
                 check_as_one_rank("latents of a block", latents, wanted, TOLERANCE[device.type])
         error = relative_error(latents, values["latents"])
-        assert error <= MAX_WIRE_ERROR[name], f"the {name} wire is {error:.2g} off: {wire}"
+        require(error <= MAX_WIRE_ERROR[name], f"the {name} wire is {error:.2g} off: {wire}")
         sent = block.exchanged()
         repeats = BLOCK_REPEATS * sizes.repeats
         seconds = slowest_seconds(block.run, group, device, repeats)
@@ -206,10 +207,9 @@ def work_on_video(
     }
     if expected is not None and group.rank == 0:
         wanted = expected["frames"]
-        assert frames.shape == wanted.shape, f"{frames.shape} frames, not {wanted.shape}"
+        require(frames.shape == wanted.shape, f"{frames.shape} frames, not {wanted.shape}")
         distance = float((frames.float() - wanted.float()).abs().mean())
-        assert distance <= MAX_PIXEL_DIFFERENCE[device.type], (
-            f"pixels are {distance:.3g} off on average"
-        )
+        most = MAX_PIXEL_DIFFERENCE[device.type]
+        require(distance <= most, f"pixels are {distance:.3g} off on average, more than {most:g}")
         row["mean_pixel_difference"] = distance
     return {"values": {"frames": frames}, "row": row}

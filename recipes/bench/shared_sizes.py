@@ -9,6 +9,7 @@ from longlive_core.sequence_parallel import BalancedPartition
 from longlive_models.vae import POCKET_VAE, WAN22_VAE, VAEConfig
 from longlive_models.wan import WAN_5B, WanConfig, WanTransformer
 from longlive_models.wan.block import WanBlock
+from longlive_recipes.bench.checks import require
 
 CPU_MODEL = WanConfig(
     dim=256,
@@ -118,7 +119,7 @@ TOLERANCE = {"cpu": 1e-5, "cuda": 5e-2}
 def check_as_one_rank(what: str, got: torch.Tensor, expected: torch.Tensor, most: float) -> None:
     """Raise AssertionError where a result differs from one rank's by more than ``most``."""
     error = relative_error(got, expected)
-    assert error <= most, f"{what}: {error:.1e} from that of one rank, more than {most:g}"
+    require(error <= most, f"{what}: {error:.1e} from that of one rank, more than {most:g}")
 
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
