@@ -198,6 +198,8 @@ OTHER_LINES = (
     "bench pairs --set one=folder --set other=none.json",
     "bench startup",
     "bench startup --set against=none",
+    "bench startup --set against=there.mp4",
+    "bench startup --set against=/bin/false",
     "doctor --head-dim 0",
     "doctor --head-dim -1",
     "doctor --head-dim x",

@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ def without_paths(options: StartupOptions) -> StartupOptions:
 def measure(against: Path, repeats: int) -> dict[str, Any]:
     """Both interpreters in turn: ``parts`` and ``checked`` of a record.
 
-    Raises RuntimeError where a process fails.
+    Raises ValueError where a process fails.
     """
     parts = compare([sys.executable, str(against)], repeats)
     return {"checked": "every process ended with status 0", "parts": parts}
@@ -44,17 +45,24 @@ def measure(against: Path, repeats: int) -> dict[str, Any]:
 def once(python: str, code: str) -> tuple[float, float, str]:
     """Seconds from start to end and of processor time, and what was printed.
 
-    Raises RuntimeError where the process fails.
+    Raises ValueError where the process fails.
     """
-    began = time.perf_counter()
-    with subprocess.Popen([python, "-P", "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        printed = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
+    command = [python, "-P", "-c", code]
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        said = errors.read().splitlines() or ["it said nothing"]
     if process.returncode:
-        raise RuntimeError(f"`{code}` ended with status {process.returncode}: nothing is measured.")
+        raise ValueError(
+            f"{python} ended with status {process.returncode} ({said[-1]}), and nothing is "
+            f"measured: start-up takes an interpreter that can import longlive. It ran `{code}`."
+        )
     return seconds, used.ru_utime + used.ru_stime, printed
 
 

@@ -36,5 +36,5 @@ def test_a_record_has_both_commits_and_no_path(monkeypatch):
 
 
 def test_a_process_that_fails_is_no_measurement():
-    with pytest.raises(RuntimeError, match="ended with status 3"):
-        once(sys.executable, "import sys; sys.exit(3)")
+    with pytest.raises(ValueError, match=r"ended with status 3 \(no such thing\), and nothing"):
+        once(sys.executable, "import sys; print('no such thing', file=sys.stderr); sys.exit(3)")
