@@ -1,7 +1,7 @@
-"""The models that LongLive is made of. Each name is imported when it is first asked for.
+"""The models of LongLive, and the pipeline that makes videos with them.
 
-So a module that needs no torch, ``longlive_models.prompts.storyboard`` say, can be imported
-without it.
+A public name is imported when it is first used. So a module that does not need torch, such as
+``longlive_models.prompts.storyboard``, can be imported without it.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""How many denoising steps each block of a video has: one number, or a list by block; no torch.
+"""How many denoising steps each block of a video has: one number, or a list by block.
 
 ``(4, 2, 2)`` gives block 0 four steps and block 1 two; the last number holds for all later blocks.
-The first block has no past to follow, so it may need more steps than the others.
+The first block has no past to follow, so it may need more steps than the others. Needs no torch.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ _WHY = (
 
 
 def check_block_steps(name: str, steps: Any) -> BlockSteps:
-    """``steps`` as Python's own numbers.
+    """Return ``steps`` as ints of Python, if they are valid numbers of denoising steps.
 
     Args:
-        name: what the caller knows them by.
-        steps: a whole number from 1 to 1000, or a list or tuple of them, one or more. One number
-            in a list is that number.
+        name: the name that messages give them.
+        steps: a whole number from 1 to 1000, or a list or tuple of one or more of them. A list of
+            one number is returned as that number.
 
     Raises:
         ValueError: anything else.
@@ -38,7 +38,7 @@ def check_block_steps(name: str, steps: Any) -> BlockSteps:
 
 
 def steps_of_block(steps: BlockSteps, block: int) -> int:
-    """How many steps block ``block`` has, counted from 0."""
+    """The number of denoising steps of block ``block``, which is counted from 0."""
     return steps if isinstance(steps, int) else steps[min(block, len(steps) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""What a caller is told while a video is being made, and how the answer stops it."""
+"""Callbacks of a caller while a video is being made: their types, reports and answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from longlive_models.video.blocks import VideoBlock
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepReport:
-    """A denoising step is done.
+    """What ``on_step`` is told after a denoising step.
 
     Attributes:
-        block: which block of the video, from 0.
-        blocks: how many it has; None where it has no end.
-        step: which step of the block, from 0.
-        steps: how many this block has; one clean pass follows the last one.
-        timestep: what the model was told, of 1000.
-        sigma: the noise level of ``latents``: 0 after the last step.
+        block: the block of the video, counted from 0.
+        blocks: how many blocks the video has; None if it has no end.
+        step: the step of the block, counted from 0.
+        steps: how many steps this block has; one clean pass follows the last one.
+        timestep: the timestep that the model was given, from 0 to 1000.
+        sigma: the noise level of ``latents``; 0 after the last step.
         latents: float32 [1, channels, frames, height, width] after the step, normalized, on the
             model's device. The sampler goes on with this very tensor: to keep or to change it,
             take a copy.
@@ -37,17 +37,19 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport], object]
-"""Called after each denoising step; False stops the video, and the block in progress is dropped."""
+"""Called after each denoising step; if it returns False, the block in progress is dropped and the
+video ends."""
 
 OnBlock = Callable[[VideoBlock], object]
-"""Called with each block as it comes out; False makes it the last one."""
+"""Called with each block before it is handed out; False makes it the last one."""
 
 
 def asks_to_stop(answer: object, name: str) -> bool:
-    """Whether the callback ``name`` answered False: a bool, or one of NumPy or torch.
+    """Whether the callback ``name`` answered False, be it a bool of Python, NumPy or torch.
 
     Raises:
-        ValueError: it answered with a mapping, as callbacks do that replace tensors elsewhere.
+        ValueError: it answered with a mapping. In other libraries such answers replace tensors;
+            here they would do nothing.
     """
     if isinstance(answer, Mapping):
         raise ValueError(
@@ -58,7 +60,7 @@ def asks_to_stop(answer: object, name: str) -> bool:
 
 
 def require_callable(name: str, callback: object) -> None:
-    """Raise ValueError for a callback that cannot be called; None is none."""
+    """Raise ValueError if ``callback`` is neither None (no callback) nor something to call."""
     if callback is not None and not callable(callback):
         raise ValueError(
             f"{name} is a function of one report, got {shown(callback)}: it is called while the "

@@ -1,4 +1,7 @@
-"""What a person chooses from: names, and bounds of numbers. For those who only ask; no torch."""
+"""The names of precisions, caches and samplers that can be chosen, and bounds of numbers.
+
+Needs no torch, so that commands can check names before torch is imported.
+"""
 
 from longlive_core.checks import shown
 
@@ -9,10 +12,11 @@ KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""
 
 MOST_GUIDANCE = 1000.0
-"""A thousand times a velocity leaves nothing of a picture, whose values lie between -1 and 1."""
+"""The largest guidance. A velocity times a thousand leaves nothing of a picture, whose values lie
+between -1 and 1."""
 
 MOST_STEPS = 1000
-"""Of a block: each step needs a noise level of its own, and models know a thousand."""
+"""The most denoising steps of a block: each has its own noise level, and models know a thousand."""
 
 SAMPLERS = ("unipc", "euler", "few_step")
 """How noise becomes latents; ``longlive_models.diffusion.samplers`` says what each does."""
@@ -28,7 +32,7 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def check_sampler(value: str) -> None:
-    """Raise ValueError unless a sampler is called so."""
+    """Raise ValueError unless ``value`` is the name of a sampler."""
     if value not in SAMPLERS:
         raise ValueError(
             f"sampler={shown(value)} is no sampler of this version: it has {', '.join(SAMPLERS)}. "

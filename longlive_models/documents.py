@@ -1,7 +1,8 @@
-"""JSON and YAML files that other programs and people write: read whole, or refused in words.
+"""Readers of JSON and YAML files that people and other programs wrote.
 
-What is accepted is plain: text in UTF-8, every key once, finite numbers, nesting that no reader
-has to fear. ``longlive_models.schema`` makes dataclasses of it. Needs no torch.
+A file must be UTF-8 text of a bounded size in which every key of an object stands once, numbers
+are finite and values are nested at most ``DEEPEST`` deep; anything else is a ValueError that says
+where and why. ``longlive_models.schema`` makes dataclasses of the values. Needs no torch.
 """
 
 import json
@@ -11,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 100 << 20
-"""Bytes of a document: no config, index, record or list of prompts has more, and all of it is held
-in memory."""
+"""The most bytes of a document. It is held in memory whole; configs, indexes, records and lists of
+prompts are far smaller."""
 
 DEEPEST = 64
-"""Values within values: a reader of a document calls itself once a level."""
+"""The most levels of nesting: a reader of a document calls itself once for each level."""
 
 MOST_DIGITS = 400
-"""Of a whole number: more than a float can hold, and text of many digits is slow to convert."""
+"""The most digits of a whole number: more than a float can hold, and converting many is slow."""
 
 LARGEST_YAML = 1 << 20
-"""Bytes of a YAML file: a config that people write, and slow to read."""
+"""The most bytes of a YAML file. People write these by hand, and YAML is slow to read."""
 
 _MOST_ALIASED = 1_000_000
 _LFS = "version https://git-lfs"
@@ -29,15 +30,15 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_text(path: str | Path, what: str = "this file", most: int = LARGEST) -> str:
-    """The text of a UTF-8 file, without a byte order mark; line ends are as they are.
+    """Read the text of a UTF-8 file, without its byte order mark; line ends stay as they are.
 
     Args:
-        path: of a file.
-        what: what the file is meant to be, as the message names it.
-        most: bytes that it may have.
+        path: the file.
+        what: what the file is meant to be, for messages.
+        most: the most bytes that it may have.
 
     Raises:
-        ValueError: there is no such file, it cannot be read, is too large, or is not UTF-8.
+        ValueError: the file is missing, cannot be read, is too large, or is not UTF-8.
     """
     path = Path(path)
     try:
@@ -68,20 +69,20 @@ def read_text(path: str | Path, what: str = "this file", most: int = LARGEST) ->
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text: they end at LF, CRLF or CR alone, as in every editor.
+    """Split a text into lines at LF, CRLF and CR, as editors do.
 
-    ``str.splitlines`` also ends them at U+2028, U+0085 and others, which texts hold.
+    ``str.splitlines`` also splits at U+2028, U+0085 and others, which occur within prompts.
     """
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def read_json(path: str | Path, what: str = "this file") -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError, with the file's name, if it holds none."""
+    """Read the object in a JSON file. Raises ValueError, with the file's name, if it has none."""
     return _object(parse_json(read_text(path, what), str(path)), str(path), what)
 
 
 def read_yaml(path: str | Path, what: str = "this file") -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ValueError, with the file's name, if it holds none."""
+    """Read the mapping in a YAML file. Raises ValueError, with the file's name, if it has none."""
     import yaml
 
     text = read_text(path, what, LARGEST_YAML)
@@ -100,11 +101,11 @@ def read_yaml(path: str | Path, what: str = "this file") -> dict[str, Any]:
 
 
 def to_json(value: Any, what: str, indent: int | None = None) -> str:
-    """A JSON text of plain values, which ``parse_json`` reads back.
+    """Write plain values as a JSON text, which ``parse_json`` reads back.
 
     Raises:
-        ValueError: a value that JSON has no word for, as NaN or an object; ``what`` names the
-            whole.
+        ValueError: a value that JSON cannot express, such as NaN or an object of a class. The
+            message calls the whole ``what``.
     """
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
@@ -116,15 +117,15 @@ def to_json(value: Any, what: str, indent: int | None = None) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value that a JSON text stands for.
+    """Parse a JSON text.
 
     Args:
-        text: of a document, or of a line of one.
+        text: a whole document, or one line of a file that has a document on each line.
         where: the file, and perhaps the line, for messages.
 
     Raises:
-        ValueError: no JSON, a key twice, NaN or an infinity, a number or a nesting without
-            measure, half a character.
+        ValueError: the text is not JSON, an object has a key twice, a number is NaN, infinite or
+            too large, values are nested too deep, or a text has a surrogate without its pair.
     """
     try:
         value = json.loads(
@@ -143,7 +144,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def _what_else(text: str, error: json.JSONDecodeError) -> str:
-    """The end of a message about a text that is not JSON: what it seems to be, and the way out."""
+    """End a message about a text that is not JSON: what it seems to be, and the way out."""
     start = text.lstrip()[:64].lower()
     if not start:
         return "it is empty): it was written in part, or not at all. Write or fetch it again."
@@ -228,7 +229,7 @@ def _int(where: str) -> Callable[[str], int]:
 
 
 def _check_values(value: Any, where: str, *, finite: bool = True) -> None:
-    """Raise ValueError for what only shows in the whole: depth, half characters, endless YAML."""
+    """Raise ValueError for too many levels or aliases, lone surrogates and too large numbers."""
     level, depth, count = [value], 0, 0
     while level:
         depth, count = depth + 1, count + len(level)

@@ -1,4 +1,4 @@
-"""Names of files that other people chose: whether a file can be called so, here and elsewhere."""
+"""Checks of file names that a person chose, and the names of files that are still being written."""
 
 import os
 import unicodedata
@@ -14,9 +14,10 @@ _DEVICES = frozenset(("con", "prn", "aux", "nul", *_PORTS))
 
 
 def require_name(name: Any, what: str) -> None:
-    """Raise ValueError unless a file can be called so, whatever suffix follows.
+    """Raise ValueError unless ``name`` can be a file's name on Linux, macOS and Windows.
 
-    Lengths are asked of the folder: ``require_room``.
+    ``what`` says in the message what has the name. Lengths depend on the folder: see
+    ``require_room``.
     """
     if not isinstance(name, str):
         raise ValueError(
@@ -30,7 +31,7 @@ def require_name(name: Any, what: str) -> None:
 
 
 def _unfit(name: str) -> str:
-    """Why a file cannot be called so; "" if it can."""
+    """Why ``name`` cannot be a file's name; "" if it can."""
     if not name.strip():
         return "it is empty"
     if name in (".", ".."):
@@ -45,9 +46,9 @@ def _unfit(name: str) -> str:
 
 
 def require_distinct(names: Iterable[str], what: str) -> None:
-    """Raise ValueError for two names that are one file's on some systems: case, accents apart.
+    """Raise ValueError for two names that some file systems take for one, as "A" and "a".
 
-    ``what`` says what is called so, as "videos".
+    ``what`` says in the message what has the names, as "videos".
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -62,21 +63,21 @@ def require_distinct(names: Iterable[str], what: str) -> None:
 
 
 def temporary(name: str) -> str:
-    """What a file is called while it is being written: hidden, and no other process's."""
+    """The path of a file while it is being written: hidden, and with this process's id."""
     return f".{name}.{os.getpid()}.new"
 
 
 def part(name: str) -> str:
-    """What a record is called until it is whole."""
+    """The path of a record until it is complete."""
     return f"{name}.part"
 
 
 def require_room(path: Path, names: Sequence[str]) -> None:
-    """Raise ValueError for names that are longer than the file system takes, in bytes.
+    """Raise ValueError for a name that has more bytes than the file system allows.
 
     Args:
-        path: what was named; the folder that it is in may not be there yet.
-        names: of all files that will lie there because of it, for a moment or for good.
+        path: the path that a person named; its folder may not exist yet.
+        names: names of all files that will be written beside it, temporary ones too.
     """
     folder = path.parent
     while not os.path.exists(folder):  # of a name that is too long, Path.exists would raise

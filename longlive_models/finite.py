@@ -1,9 +1,9 @@
-"""Numbers that are none, found on their device and told where its results are waited for anyway.
+"""Checks for NaN, infinities and overflows in the latents and frames of a video.
 
-A NaN or an overflow in one weight does not stop a network: norms turn it into zeros or spread it,
-and the bytes of frames that hold none are a black video. So each block carries ``Checks`` of
-its latents and of its frames. They are computed beside them and cost no synchronization; whoever
-brings the frames to the CPU brings them along and calls ``require``.
+A NaN in one weight does not stop a network: norms turn it into zeros or spread it, and frames of
+NaN become a black video. So each block carries ``Checks`` of its latents and of its frames. They
+are computed on the device, without a synchronization. Code that copies the frames to the CPU
+copies the checks as well and then calls ``require``, which raises ``NonFiniteVideo``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,11 @@ that squares it answers zero."""
 
 
 class NonFiniteVideo(ValueError):
-    """A block's numbers are NaN, infinite, or too large for what they stand for.
+    """The error for a block whose latents or frames are NaN, infinite or far too large.
 
     Attributes:
-        block: which block of the video.
-        step: the denoising step, counted from 1; None if it was not while denoising.
+        block: the block of the video, counted from 0.
+        step: the denoising step, counted from 1; None if it did not happen while denoising.
     """
 
     def __init__(self, message: str, *, block: int, step: int | None = None) -> None:
@@ -39,12 +39,12 @@ class NonFiniteVideo(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Of what it is asked whether it holds numbers, when it was made, and the bound it was held to.
+    """A description of one check: which tensor was checked, when it was made, and the bound.
 
     Attributes:
-        what: in the plural, as the error's sentence has it.
-        step: the denoising step that made it, counted from 1; None for what none made.
-        largest: the largest magnitude that counts as a number.
+        what: the name of the tensor in the error's sentence, in the plural, as "its latents".
+        step: the denoising step that made the tensor, counted from 1; None if none did.
+        largest: the largest magnitude that passes.
     """
 
     what: str
@@ -54,30 +54,35 @@ class Check:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checks:
-    """What was checked of a block, in the order in which it was made; ``passed`` on any device."""
+    """The checks of a block in order, and their results (``passed``, bool [checks])."""
 
     of: tuple[Check, ...]
     passed: Bool[Tensor, " of"]
 
     @classmethod
     def join(cls, answers: Mapping[Check, Bool[Tensor, ""]]) -> "Checks":
-        """The checks whose answers these are."""
+        """Make ``Checks`` of descriptions and their results, one bool tensor each."""
         return cls(tuple(answers), torch.stack(list(answers.values())))
 
     @classmethod
     def none(cls) -> "Checks":
-        """Of what needs no check."""
+        """``Checks`` without any check, which always pass."""
         return cls((), torch.empty(0, dtype=torch.bool, device="cpu"))
 
     def to_host(self) -> "Checks":
-        """Start bringing the answers to the CPU; they may be read once the stream is there."""
+        """Start copying the results to the CPU; wait for the CUDA stream before reading them."""
         return Checks(self.of, start_host_copy(self.passed))
 
     def require(self, block: int, parts: Mapping[str, nn.Module]) -> None:
-        """Raise for the first check that failed; ``parts`` are the modules that may be to blame.
+        """Raise an error for the first check that failed.
+
+        Args:
+            block: the block's number, for the message.
+            parts: modules by name, whose weights are searched for the cause.
 
         Raises:
-            NonFiniteVideo: it names the block, the step, and a weight that holds no number.
+            NonFiniteVideo: it names the block, the step, and a weight that is NaN or too large, if
+                there is one.
         """
         for check, passed in zip(self.of, self.passed.tolist(), strict=True):
             if not passed:
@@ -86,16 +91,16 @@ class Checks:
 
 
 def sound(x: Shaped[Tensor, "..."], largest: float = LARGEST_VALUE) -> Bool[Tensor, ""]:
-    """Whether all are numbers of at most this magnitude: an answer on the tensor's device."""
+    """Whether all values are at most of magnitude ``largest``: a bool on the tensor's device."""
     low, high = torch.aminmax(x.detach())
     return (low >= -largest) & (high <= largest)  # NaN is neither
 
 
 def sound_weights(module: nn.Module) -> Bool[Tensor, ""]:
-    """Whether all weights of a module are numbers that a norm can square, on their device.
+    """Whether all weights of a module are finite and can be squared: a bool on their device.
 
-    Weights of eight and four bits are left out: their formats hold nothing else, their scales are
-    weights here.
+    Codes of eight and four bits are left out, since every code is a finite number; their scales are
+    checked.
     """
     answers = [sound(x, LARGEST_WEIGHT) for _, x in _weights(module)]
     return torch.stack(answers).all()

@@ -1,7 +1,8 @@
-"""Image-to-video: the first latent frame is given, and stays what it is.
+"""Image-to-video: an image is encoded as the first latent frame of a video and kept there.
 
-Block 0 holds the image's latent as its frame 0. Before every step that frame is put back and its
-timestep set to 0; so the other frames of the block see the clean image. The frame bears no loss.
+Frame 0 of block 0 holds the image's latent. Before every step that frame is put back and its
+timestep set to 0; so the other frames of the block see the clean image. In training the frame does
+not count in the loss.
 See LongLive-2.0 (arXiv 2605.18739), image-to-video.
 """
 
@@ -19,14 +20,16 @@ from longlive_models.vae import WanVAE
 
 
 def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
-    """An image from a file, a Pillow image, or a tensor or array of bytes; on the CPU.
+    """Load an image as uint8 [height, width, 3] on the CPU.
+
+    ``image`` is a file, a Pillow image, or a tensor or array of that shape and type.
 
     A file and a Pillow image come as a viewer shows them: upright, over white where they are
     transparent (see ``longlive_models.video.picture``).
 
     Raises:
-        ValueError: it is none of these, has another shape than [height, width, 3], is damaged, or
-            has more pixels than ``picture.MOST_PIXELS``.
+        ValueError: it is none of these, has another shape or type, is damaged, or has more pixels
+            than ``picture.MOST_PIXELS``.
     """
     from longlive_models.video.picture import (  # what files need
         check_pixels,
@@ -64,7 +67,7 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
 def encode_image(
     image: Any, vae: WanVAE, height: int, width: int
 ) -> Float[Tensor, "1 channels 1 rows columns"]:
-    """The latent frame of an image cropped to a video's size, where the VAE is.
+    """Crop an image to a video's size and encode it as one latent frame, on the VAE's device.
 
     Raises:
         ValueError: see ``load_image``.
@@ -81,7 +84,7 @@ def image_to_pixels(
     *,
     fit: Literal["crop", "stretch"] = "crop",
 ) -> Float[Tensor, "1 3 1 new_height new_width"]:
-    """A video of one frame in [-1, 1], ``height`` by ``width``, to encode as the first latent.
+    """Resize an image to a video of one frame in [-1, 1], ``height`` by ``width``, ready to encode.
 
     ``crop`` keeps the image's proportions and loses its margins; ``stretch`` keeps all of it, as
     the original does. Resized with antialiasing.
@@ -113,7 +116,7 @@ def clean_first_frame(timesteps: Float[Tensor, "batch frames"]) -> Float[Tensor,
 def first_frame_loss_mask(
     timesteps: Float[Tensor, "batch frames"],
 ) -> Float[Tensor, "batch frames"]:
-    """1 for each frame that bears a loss, 0 for the given frame 0; shaped like ``timesteps``."""
+    """A mask that is 0 for the given frame 0 and 1 for all others; shaped like ``timesteps``."""
     return _after_first(timesteps).expand_as(timesteps)
 
 

@@ -1,4 +1,8 @@
-"""Block by block: noise, a few denoising steps against the cache, one clean pass that fills it."""
+"""The loop that generates latents block by block with a key-value cache.
+
+For each block: noise, a few denoising steps that read the cache, and one pass over the clean
+latents that writes the block's keys and values to it.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -28,8 +32,8 @@ from longlive_models.wan import TextContext, WanTransformer
 from longlive_models.wan.attention import Memory
 
 NOISE_OF_A_STEP = 2**40
-"""Step ``s`` of a sampler that adds noise takes that of frame ``f + s * NOISE_OF_A_STEP``, which no
-video reaches."""
+"""Where a sampler that adds noise takes it from: step ``s`` of frame ``f`` takes the noise of frame
+``f + s * NOISE_OF_A_STEP``, which no video reaches."""
 
 
 class BlockGenerator:
@@ -41,17 +45,17 @@ class BlockGenerator:
     See LongLive-2.0 (arXiv 2605.18739), autoregressive inference.
 
     Args:
-        model: in evaluation mode, on its device.
-        text: encodes prompts, each on its own, so that no prompt depends on its neighbors.
-        cache: empty, with a sample for each video and guidance branch.
+        model: the transformer, in evaluation mode, on its device.
+        text: the text encoder. Prompts are encoded one by one, so that none depends on another.
+        cache: an empty cache with a sample for each video and guidance branch.
         sampler: how each block is denoised, and in how many steps.
-        latent_size: latent (height, width).
-        seeds: one of each video; noise depends on (seed, latent frame) alone.
+        latent_size: (height, width) of the latents.
+        seeds: one for each video; noise depends on (seed, latent frame) alone.
         guidance: 1 follows the prompt as trained; more follows it more strongly.
         negative_prompt: what guidance moves away from.
         t_scale: multiplies temporal positions.
-        positions: places blocks and their past in time; absolute if not given.
-        image: latents of the frame that each video starts with, if it is given: image-to-video.
+        positions: the policy that places blocks and their past in time; absolute by default.
+        image: for image-to-video, latents of the first frame, [videos, channels, 1, height, width].
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class BlockGenerator:
         self._weights_checked = False
 
     def blocks(self, schedules: Sequence[PromptSchedule], count: int) -> Iterator[LatentBlock]:
-        """Generate blocks 0 .. ``count`` - 1; ``schedules`` has one entry for each video."""
+        """Generate blocks 0 to ``count`` - 1; ``schedules`` has one entry for each video."""
         for index in range(count):
             yield self.generate(index, [schedule.block(index) for schedule in schedules])
 
@@ -114,10 +118,11 @@ class BlockGenerator:
     ) -> LatentBlock:
         """Denoise block ``index``, write it to the cache, and return it.
 
-        ``on_step(step, latents)`` is told what each step gave; what it raises ends the block.
+        ``on_step(step, latents)`` is called after each step; an error in it ends the block.
 
         Raises:
-            ValueError: not one prompt a video, or what moves the cache is not the same in all.
+            ValueError: there is not one prompt for each video, or the videos are cut at different
+                blocks.
         """
         prompt, text = self._begin(index, prompts)
         steps = self.sampler.schedule(index).steps
@@ -151,7 +156,7 @@ class BlockGenerator:
         Gradient checkpointing works: what the step saw of the cache is kept until then.
 
         Args:
-            index: the next block.
+            index: the number of the next block.
             prompts: one for each video.
             exit_step: which step of the block carries gradients, from 0; all ranks and all videos
                 of a batch take the same.
@@ -183,7 +188,7 @@ class BlockGenerator:
         return LatentBlock(index, latents, prompt, Checks.join(answers))
 
     def _begin(self, index: int, prompts: Sequence[BlockPrompt]) -> tuple[BlockPrompt, TextContext]:
-        """Make room for a block; its prompt (the first video's), and the text of all videos."""
+        """Open a block's page; return its prompt (the first video's) and the text of all videos."""
         self._check(index, prompts)
         prompt, text = prompts[0], self._prompts.encode([prompt.text for prompt in prompts])
         if prompt.recache:
@@ -201,7 +206,7 @@ class BlockGenerator:
         on_step: StepDone | None = None,
         stop: int | None = None,
     ) -> Latents:
-        """The latents after all steps of a block, or before step ``stop``; checks of each."""
+        """The latents after all steps of a block, or before step ``stop``; adds a check of each."""
         steps = itertools.count(1)
 
         def denoise(latents: Tensor, timestep: float) -> Tensor:
@@ -221,7 +226,7 @@ class BlockGenerator:
         )
 
     def _finish(self, index: int, prompt: BlockPrompt, text: TextContext, latents: Latents) -> None:
-        """Fill the block's page with a clean pass, and cut if the block is one."""
+        """Fill the block's page with a clean pass, and start a new shot if the block begins one."""
         if prompt.forget:
             self.cache.start_shot(forget=True)
         self._fill_page(latents, text, index, prompt.offset)
@@ -231,13 +236,13 @@ class BlockGenerator:
         self._kept = {page: self._kept[page] for page in self.cache.pages}
 
     def _pin(self, index: int) -> Constrain:
-        """What holds the latents of a block to a given first frame."""
+        """The function that puts a given first frame into the latents of a block."""
         if self._image is None or index > 0:
             return unchanged
         return partial(pin_first_frame, image=self._image)
 
     def snapshot(self) -> GeneratorState:
-        """All that is needed to continue bit for bit, on the CPU; call it between two blocks."""
+        """The generator's state on the CPU, to continue bit for bit; call it between two blocks."""
         kept = {
             page: KeptBlock(block.latents.to("cpu", copy=True), block.offset)
             for page, block in self._kept.items()
@@ -248,7 +253,7 @@ class BlockGenerator:
         )
 
     def restore(self, state: GeneratorState) -> None:
-        """Continue from a snapshot. Raises ValueError if it was taken of another kind of cache."""
+        """Continue from a snapshot. Raises ValueError if it is of another kind of cache."""
         self.cache.restore(state.cache)
         self._kept = {
             page: KeptBlock(block.latents.to(self.device), block.offset)
@@ -276,7 +281,7 @@ class BlockGenerator:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.model.patch_embedding.weight.device
 
     @property
@@ -326,7 +331,7 @@ class BlockGenerator:
         *,
         store: bool = False,
     ) -> Tensor:
-        """The velocity that the model predicts; under guidance, of both branches side by side."""
+        """The velocity that the model predicts; under guidance, for both branches side by side."""
         if self.guidance != 1:
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
         order, frames = self.cache.order, self.model.config.frames_per_block
@@ -353,14 +358,14 @@ class BlockGenerator:
         self.cache.commit()
 
     def _encode_again(self, text: TextContext) -> None:
-        """Encode the pages that the next block sees again, under a new text, oldest first."""
+        """Encode the pages that the next block sees once more, under a new text, oldest first."""
         for page in self.cache.visible_next:
             self.cache.begin_rewrite(page)
             kept = self._kept[page]
             self._fill_page(kept.latents, text, page, kept.offset)
 
     def _noise(self, block: int, step: int = 0) -> Latents:
-        """The noise of a step of a block; it depends on seed, latent frame and step alone."""
+        """The noise for a step of a block; it depends on seed, latent frame and step alone."""
         size = self.model.config.frames_per_block
         frames = range(block * size, (block + 1) * size)
         shape = (self.model.config.in_channels, *self.latent_size)
@@ -372,13 +377,13 @@ class BlockGenerator:
 
 
 def check_seed(seed: int) -> int:
-    """The seed as an int. Raises ValueError for anything but a whole number of 64 bits."""
+    """Return the seed as an int. Raises ValueError for anything but a whole number of 64 bits."""
     gaussian(seed, [], (1,))
     return int(seed)
 
 
 def _check_image(image: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for a first frame that is not the video's."""
+    """Raise ValueError for a first frame that has not the shape of the video's latents."""
     if image is not None and tuple(image.shape) != shape:
         raise ValueError(
             f"the first frame's latents must be {shape} (videos, channels, 1, height, width), got "

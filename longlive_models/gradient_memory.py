@@ -1,4 +1,4 @@
-"""A cache as a pass with gradients sees it: the block's own keys carry them, the past does not."""
+"""A view of the cache for training: a block's own keys carry gradients, past ones do not."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,13 @@ from longlive_core.kv_cache import PagedKVCache
 class GradientMemory:
     """A ``Memory`` over the block in progress of a cache, for one pass with gradients.
 
-    The past is copied when a layer first reads it. So a backward pass is right although the cache
-    goes on, and a layer may run again in it (gradient checkpointing): it then sees what it saw.
+    A layer's past is copied when the layer first reads it. So the backward pass is correct even if
+    the cache has moved on, and a layer that runs again in it (gradient checkpointing) sees the same
+    past as before.
 
     Args:
-        cache: with block ``block`` in progress.
-        block: its number.
+        cache: the cache, in which block ``block`` is in progress.
+        block: that block's number.
     """
 
     def __init__(self, cache: PagedKVCache, block: int) -> None:
@@ -24,7 +25,7 @@ class GradientMemory:
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, k: Tensor, v: Tensor, *, clean: bool) -> None:
-        """Take the block's own keys and values, [samples, tokens, heads, head_dim]."""
+        """Set the block's own keys and values, [samples, tokens, heads, head_dim]."""
         assert not clean, "a page is filled by the pass without gradients"
         self._own[layer] = (k, v)
         if layer not in self._seen:
@@ -34,7 +35,7 @@ class GradientMemory:
                 self._seen[layer] = (keys.clone(), values.clone())
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Every key and value that the block sees, its own with gradients."""
+        """Return all keys and values that the block sees; its own carry gradients."""
         seen, own = self._seen[layer], self._own.pop(layer)
         return self._with_own(seen[0], own[0]), self._with_own(seen[1], own[1])
 

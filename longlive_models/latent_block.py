@@ -1,4 +1,4 @@
-"""A block of latents that was generated, and all that a generator keeps between two blocks."""
+"""What a generator gives and keeps: a block of latents, and its state between two blocks."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ Image = Float[Tensor, "batch channels 1 height width"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentBlock:
-    """One generated block.
+    """The latents of one generated block.
 
     Attributes:
-        index: which block of the video it is.
+        index: the block's number in the video, from 0.
         latents: float32 [batch, channels, frames, height, width], normalized.
-        prompt: what it was asked to show; of a batch, what its first video was.
-        checks: whether its numbers are numbers: read them, before its frames are shown, with
-            ``checks.require(index, parts)``, which waits for the device.
+        prompt: its prompt; in a batch, the first video's.
+        checks: whether its latents are finite. Call ``checks.require(index, parts)``, which waits
+            for the device, before its frames are shown.
     """
 
     index: int
@@ -33,7 +33,7 @@ class LatentBlock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptBlock:
-    """What it takes to encode a page again: its block's latents and the offset it was made at."""
+    """What is needed to encode a page again: its block's latents and its offset in time."""
 
     latents: Latents
     offset: float
@@ -41,12 +41,12 @@ class KeptBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GeneratorState:
-    """All that a generator remembers between two blocks, on the CPU.
+    """A generator's state between two blocks, on the CPU.
 
     Attributes:
         cache: the pages.
-        kept: by page, what encodes the pages that are held again.
-        image: the first frame, until the block that shows it is made.
+        kept: for each page in the cache, what is needed to encode it again.
+        image: the given first frame, until the block that shows it has been made.
     """
 
     cache: CacheSnapshot

@@ -1,4 +1,4 @@
-"""Public lists whose names are imported when they are first asked for."""
+"""Packages whose public names are imported when they are first used."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 def lazy(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``: its public names are read from their modules.
+    """Make a package's ``__getattr__`` and ``__dir__``, which import public names on first use.
 
     Args:
         package: the package's ``__name__``.
-        homes: for every public name the module inside the package that defines it.
+        homes: for each public name, the module inside the package that defines it.
     """
 
     def read(name: str) -> Any:

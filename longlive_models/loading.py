@@ -1,4 +1,4 @@
-"""A model's files become its parts, on the CPU: this library's folders, or the original's."""
+"""Loading a model's parts to the CPU, from this library's folders or from the original's files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from longlive_models.vae import WanVAE
 from longlive_models.wan import WanConfig, WanTransformer, partition_blocks
 
 ALONE = SequenceGroup()
-"""One rank, which makes its videos by itself."""
+"""The group of a single rank, which makes its videos by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,8 +24,8 @@ class LoadedModel:
     """The parts of a model with the weights of its files.
 
     Attributes:
-        transformer, vae, text: on the CPU, as the files have them.
-        settings: sizes, rates and defaults.
+        transformer, vae, text: the parts on the CPU, with the weights as they are in the files.
+        settings: picture size, rates and defaults.
         weights: the folder or file that names the model by its hash.
     """
 
@@ -39,7 +39,12 @@ class LoadedModel:
 def load_model(
     folder: Path, runtime: Runtime, *, download: bool = False, group: SequenceGroup = ALONE
 ) -> LoadedModel:
-    """The model in a folder, of whichever form, for the ranks of a group that share each video.
+    """Load a model folder, of this library's form or the original's.
+
+    Args:
+        folder: the model folder.
+        runtime: where and how precisely the model will compute.
+        group: the ranks that share each video; a single one by default.
 
     Raises:
         ValueError: files that are missing, damaged or of different models, or too little memory.
@@ -64,10 +69,10 @@ def load_original(
     download: bool = False,
     group: SequenceGroup = ALONE,
 ) -> LoadedModel:
-    """The original's files (see ``longlive_models.published``), of these sizes.
+    """Load the original's files (see ``longlive_models.published``), of the sizes in ``spec``.
 
-    The model is named by the transformer's file alone: the others are the base model's. Raises as
-    ``load_model`` does.
+    The model's hash is that of the transformer's file alone: the others are the base model's.
+    Raises what ``load_model`` raises.
     """
     files = find_files(folder, packed=_wants_packed(runtime), download=download)
     _check(spec, runtime, group)
@@ -88,21 +93,21 @@ def load_original(
 
 
 def reduce_amax(spec: ModelSpec, group: SequenceGroup) -> ReduceAmax | None:
-    """What linears do whose inputs the ranks of a group share; None for one rank alone."""
+    """The function that makes one amax of those of a group's ranks; None for a single rank."""
     if group.size == 1:
         return None
     return partition_blocks(spec.transformer, group, spec.latent_size).max_over_group
 
 
 def weights_of(folder: Path, runtime: Runtime) -> Path:
-    """The folder or file whose hash names the model in a folder; reads no weights."""
+    """The folder or file whose hash identifies the model in ``folder``; reads no weights."""
     if not is_published(folder):
         return folder
     return find_weights(folder, packed=_wants_packed(runtime)) or folder
 
 
 def check_text(wan: WanConfig, text: TextEncoder) -> None:
-    """Raise ValueError for a text encoder whose features the transformer does not take."""
+    """Raise ValueError if the transformer cannot take the text encoder's features."""
     if text.text_dim != wan.text_dim or text.text_len > wan.text_len:
         raise ValueError(
             f"the text encoder gives {text.text_len} rows of {text.text_dim}, the transformer "

@@ -41,11 +41,11 @@ QUANTIZED = (NVFP4Linear, Float8Linear)
 
 
 class LoRALinear(nn.Module):
-    """A linear, plain or quantized, with an adapter beside it. Its parts have PEFT's names.
+    """A linear, plain or quantized, with an adapter beside it. Its submodules have PEFT's names.
 
-    The adapter computes in the type of its own weights; its product is rounded once to that of the
-    base's. ``merge`` puts the product of its matrices into the base's weight, and ``unmerge`` puts
-    the former weight back, bit for bit.
+    The adapter computes in the type of its own weights, and its output is rounded once to the type
+    of the base's output. ``merge`` adds the product of its matrices to the base's weight, and
+    ``unmerge`` restores the former weight bit for bit.
     """
 
     base_layer: nn.Module
@@ -70,7 +70,7 @@ class LoRALinear(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What the adapter's product is multiplied by."""
+        """The factor of the adapter's output, ``alpha / rank``."""
         return self.config.alpha / self.config.rank
 
     @property
@@ -93,10 +93,10 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self, *, requantize: bool = False) -> None:
-        """Put the adapter into the base's weight: the sum in float32, rounded once to its type.
+        """Add the adapter to the base's weight; the sum is in float32, rounded once to its type.
 
-        A packed weight is rounded to its format again, which changes every value a little, so it
-        has to be asked for. Raises ValueError otherwise.
+        A packed weight is then rounded to its format once more, which changes every value a little;
+        this needs ``requantize=True`` and is a ValueError otherwise.
         """
         if self.merged:
             return
@@ -119,7 +119,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the former weight back, bit for bit."""
+        """Restore the weight as it was before ``merge``, bit for bit."""
         for former in self._former:
             if isinstance(former, Tensor):
                 assert isinstance(self.base_layer, nn.Linear)
@@ -141,8 +141,9 @@ def add_lora(
 ) -> tuple[str, ...]:
     """Put adapters beside the targets of ``model``, in place, and freeze all the rest.
 
-    Targets may be plain or quantized linears; convert before or after. Returns their names. Raises
-    ValueError if there is none, or if the model has adapters already.
+    Targets may be plain linears or quantized ones, and may be quantized later. Returns the names of
+    the linears that got an adapter. Raises ValueError if no linear is a target, or if the model has
+    adapters already.
     """
     config = LoRAConfig() if config is None else config
     if present := [name for name, _ in adapters(model)]:
@@ -158,26 +159,29 @@ def add_lora(
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """The adapters of a model, by the name of the linear that they stand beside."""
+    """The adapters of a model, by the names of the linears that they stand beside."""
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             yield name, module
 
 
 def merge_lora(model: nn.Module, *, requantize: bool = False) -> None:
-    """Merge every adapter (see ``LoRALinear.merge``): one product a layer, and a way back."""
+    """Merge every adapter (see ``LoRALinear.merge``), so that a layer computes one product only.
+
+    ``unmerge_lora`` undoes it.
+    """
     for _, layer in adapters(model):
         layer.merge(requantize=requantize)
 
 
 def unmerge_lora(model: nn.Module) -> None:
-    """Put every former weight back, bit for bit."""
+    """Undo ``merge_lora``: every weight is again what it was, bit for bit."""
     for _, layer in adapters(model):
         layer.unmerge()
 
 
 def fuse_lora(model: nn.Module, *, requantize: bool = False) -> tuple[str, ...]:
-    """Merge every adapter for good: the model has plain linears under its old names again."""
+    """Merge every adapter and remove it; the linears have their former names again."""
     found = list(adapters(model))
     for name, layer in found:
         layer.merge(requantize=requantize)
@@ -217,12 +221,17 @@ def load_lora(
     *,
     config: LoRAConfig | None = None,
 ) -> LoRAConfig:
-    """Load adapters into ``model``, adding them if it has none.
+    """Load adapters into ``model``; they are added to it if it has none.
 
-    ``source`` is a folder that PEFT or ``save_lora`` wrote, a ``.safetensors`` file, a ``.pt`` file
-    of the original (the tensors may be under ``generator_lora``), or a state dict. ``config`` is
-    for those without a config of their own: the tensors do not say alpha; the original's unless
-    given. Raises ValueError if names or shapes are not those of the model's adapters.
+    Args:
+        model: the transformer.
+        source: a folder that PEFT or ``save_lora`` wrote, a ``.safetensors`` file, a ``.pt`` file
+            of the original (the tensors may be under ``generator_lora``), or a state dict.
+        config: rank, alpha and targets, for sources that have no config file (tensors do not say
+            alpha); the original's by default.
+
+    Raises:
+        ValueError: names or shapes are not those of the model's adapters.
     """
     tensors, stored = _read(source)
     config = stored or config or LoRAConfig()
@@ -255,7 +264,7 @@ def load_lora(
 
 
 def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """The linears that adapters stand beside, or would."""
+    """The linears of ``model`` that are targets of ``config``, by name."""
     kinds = (nn.Linear, LoRALinear)
     linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     names = [name for name in linears if config.matches(name)]
@@ -270,7 +279,7 @@ def _targets(model: nn.Module, config: LoRAConfig) -> list[str]:
 def _check(
     found: Mapping[str, Tensor], linears: Mapping[str, nn.Module], config: LoRAConfig
 ) -> None:
-    """Refuse tensors that are not these linears' adapters."""
+    """Raise ValueError for tensors that are not adapters of these linears."""
     own: dict[str, list[int]] = {}
     for name, linear in linears.items():
         base = linear.base_layer if isinstance(linear, LoRALinear) else linear
@@ -293,7 +302,7 @@ def _check(
 
 
 def _misfit(found: Mapping[str, Tensor], own: Mapping[str, list[int]], config: LoRAConfig) -> str:
-    """Why tensors are not the adapters of these linears, as far as they tell, and the way out."""
+    """Why tensors do not fit these linears, as far as can be told, and the way out."""
     ranks = {x.shape[0] for name, x in found.items() if name.endswith(".lora_A.weight") and x.ndim}
     if ranks and ranks != {config.rank}:
         return (
@@ -338,7 +347,7 @@ def _read(
 
 
 def _peft_name(key: str) -> str:
-    """As PEFT's files have it: without the adapter's own name, with the prefix."""
+    """A tensor's name in PEFT's files: with their prefix, without the adapter's own name."""
     key = key.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
     return key if key.startswith(PREFIX) else PREFIX + key
 

@@ -1,4 +1,4 @@
-"""What an adapter is: its rank, its scale, and the linears that it stands beside; PEFT's config."""
+"""The config of a LoRA adapter (rank, scale, targets), and its form in PEFT's files."""
 
 import math
 from collections.abc import Mapping, Sized
@@ -15,10 +15,11 @@ class LoRAConfig:
     """Which linears get an adapter, and of what size. The defaults are the original's.
 
     Attributes:
-        rank: width of the adapter.
-        alpha: its product is scaled by ``alpha / rank``.
-        dropout: of its input, while training.
-        targets: ends of module names, whole parts, as PEFT has it: "ffn.0" is "blocks.3.ffn.0".
+        rank: the inner width of the adapter's two matrices.
+        alpha: the adapter's output is scaled by ``alpha / rank``.
+        dropout: the share of the adapter's inputs that are left out in training.
+        targets: ends of module names, matched at dots as PEFT does: "ffn.0" matches
+            "blocks.3.ffn.0".
     """
 
     rank: int = 128
@@ -64,11 +65,11 @@ class LoRAConfig:
 
     @classmethod
     def from_peft(cls, values: Mapping[str, Any]) -> "LoRAConfig":
-        """Read ``adapter_config.json``.
+        """Make a config from the content of PEFT's ``adapter_config.json``.
 
         Raises:
-            ValueError: it says anything that would make another model of the same tensors than
-                plain LoRA beside an unchanged base does; the field and the reason are named.
+            ValueError: a field asks for anything but plain LoRA beside an unchanged base; the field
+                and the reason are named.
         """
         _refuse_other_kinds(values)
         for name in ("r", "lora_alpha", "target_modules"):
@@ -108,7 +109,7 @@ def _are_names(targets: Any) -> bool:
 
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first field that makes something else than plain LoRA."""
+    """Raise ValueError for the first field that asks for anything but plain LoRA."""
     kind = values.get("peft_type")
     if kind not in (None, "LORA"):
         raise ValueError(
@@ -129,12 +130,12 @@ def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
 
 
 def _says_no(value: Any) -> bool:
-    """Whether it is null, false or empty; 0 is the number of a layer."""
+    """Whether a field is null, false or empty. 0 is not: it may be the number of a layer."""
     return value is None or value is False or (isinstance(value, Sized) and not len(value))
 
 
 def _refuse_start(value: Any) -> None:
-    """Raise ValueError for a start of training that leaves another base behind."""
+    """Raise ValueError for an initialization of LoRA that also changed the base's weights."""
     if value is True or (isinstance(value, str) and value.lower() in _STARTS):
         return
     way_out = _MERGE
@@ -177,16 +178,16 @@ _PLAIN = frozenset(
         "lora_ga_config",
     }
 )
-"""What is read, and what means nothing by itself."""
+"""The fields that are read, and those that have no effect by themselves."""
 
 _USUAL = {"bias": "none"}
-"""What says no, where it is not null, false or empty."""
+"""Fields that ask for more than plain LoRA unless null, false or empty, each with the reason."""
 
 _STARTS = ("gaussian", "orthogonal", "eva", "mica")
-"""Starts of training that leave the base's weights as they are, beside true and false."""
+"""Values of ``init_lora_weights``, beside true and false, that leave the base as it was."""
 
 _CONVERTED = ("pissa", "olora", "corda", "lora_ga")
-"""Starts after which PEFT can write plain LoRA."""
+"""Values of ``init_lora_weights`` after which PEFT can still write plain LoRA."""
 
 _REASONS = {
     "bias": "so biases of the base were trained with it",

@@ -1,11 +1,11 @@
-"""The parts of a model folder: of which class each is, how its config is read, its weights loaded.
+"""The table of classes that the parts of a model folder may have, and how each is loaded.
 
 ``model_index.json`` names a class for every part, as Diffusers' does::
 
     "text_encoder": ["longlive_models", "PocketTextEncoder"]
 
-``PARTS`` has a row for every class that can be named; folders that name none have
-``settings.PART_CLASSES``. Another text encoder is one row more.
+``PARTS`` has a row for every class that can be named; a folder that names none has the classes
+of ``settings.PART_CLASSES``. To support another text encoder, add a row.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,15 +31,17 @@ from longlive_models.wan import WanConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PartClass:
-    """A class that a part of a model folder may be of.
+    """A class that a part of a model folder may have.
 
     Attributes:
-        config: the dataclass of the sizes in its ``config.json``.
-        load: ``(folder, config, runtime, reduce_amax)`` to the part on the CPU, with the folder's
-            weights; ``reduce_amax`` is for linears whose inputs several ranks share, or None.
-        counts: of a config, how many of something that has weights of its own, by the field.
-        words: of a text encoder's config, what says which words it knows; None where that takes
-            more than the config.
+        config: the dataclass for its ``config.json``.
+        load: a function of ``(folder, config, runtime, reduce_amax)`` that returns the part on the
+            CPU with the folder's weights; ``reduce_amax`` is for linears whose inputs several
+            ranks share, or None.
+        counts: a function of the config that returns, by field, how many layers (or other things
+            with weights of their own) it asks for.
+        words: for a text encoder, a function of the config that returns which words it knows;
+            None if the config does not tell.
     """
 
     config: type
@@ -48,7 +50,7 @@ class PartClass:
     words: Callable[[Any], WordTokenizer] | None = None
 
     def read_config(self, folder: Path) -> Any:
-        """The config in a part's folder. Raises ValueError for values that are none."""
+        """Read the config in a part's folder. Raises ValueError for values that are not valid."""
         sizes = split_quantization(read_config(folder))[0]
         return build(self.config, sizes, folder / "config.json")
 
@@ -95,14 +97,14 @@ PARTS: Mapping[str, dict[str, PartClass]] = {
         )
     },
 }
-"""By part and class: the folder of a part has the part's name."""
+"""The classes by part (also the name of its folder) and class name."""
 
 
 def read_classes(folder: Path) -> dict[str, PartClass]:
-    """The class of every part of a model folder, as its index names it.
+    """Read the class of every part of a model folder from its index.
 
     Raises:
-        ValueError: the index is none, or names a class that is not in ``PARTS``.
+        ValueError: the index cannot be read, or names a class that is not in ``PARTS``.
     """
     index = read_json(folder / INDEX, "a model's index")
     return {part: _row(folder, part, index.get(part, PART_CLASSES[part])) for part in PARTS}

@@ -1,4 +1,4 @@
-"""Unknown keys in what a person wrote: refused, with the nearest name that exists."""
+"""A check of keys that a person wrote: unknown ones are refused, and the nearest one is named."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,10 @@ from longlive_core.names import did_you_mean
 
 
 def refuse_unknown_keys(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError if a key of ``given`` is not among ``known``; ``kind`` names the holder."""
+    """Raise ValueError if a key of ``given`` is not among ``known``.
+
+    ``kind`` says in the message what has the keys, as "a shot".
+    """
     names = tuple(known)
     for key in given:
         if key not in names:
