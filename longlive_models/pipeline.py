@@ -1,4 +1,4 @@
-"""LongLivePipeline: a prompt becomes a video. The one place here where the parts meet."""
+"""LongLivePipeline, which joins transformer, text encoder and VAE and makes videos of prompts."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -47,17 +47,17 @@ class LongLivePipeline:
         video.save("circle.mp4")
 
     Args:
-        transformer, vae, text: the parts; they are put where ``runtime`` says, in place, and the
-            transformer's linears get the precision that it names.
-        settings: sizes, rates and defaults of the model.
+        transformer, vae, text: the parts. They are changed in place: moved to the devices that
+            ``runtime`` names, and the transformer's linears get its precision.
+        settings: picture size, rates and defaults of the model.
         runtime: devices and types.
-        weights: the folder or file whose hash ``fingerprint`` is, or that hash, taken before.
-        group: ranks that make each video together. All of them call the same methods with the same
-            arguments; the first one decodes, the others' blocks have no frames.
+        weights: the folder or file whose hash is the ``fingerprint``, or that hash if it is known.
+        group: the ranks that make each video together. All of them call the same methods with the
+            same arguments; the first one decodes, the others' blocks have no frames.
 
-    Raises:
-        ValueError: parts that do not fit each other, or the picture's size; a block that cannot be
-            shared by so many ranks.
+        Raises:
+            ValueError: the parts do not fit each other or the picture's size, or a block cannot be
+                shared by so many ranks.
         BackendUnavailable: a backend that was named and cannot run, or emulation under ``strict``.
     """
 
@@ -106,14 +106,14 @@ class LongLivePipeline:
     ) -> "LongLivePipeline":
         """Load a model by name, folder or hub id (see ``longlive_models.checkpoints.hub.resolve``).
 
-        Precision and backends are arguments, not other pipelines; "auto" decides by the device,
-        and ``pipeline.runtime`` says what was decided (see ``Runtime``), ``receipts`` what
-        every layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
+        Precision and backends are arguments; "auto" decides by the device. ``pipeline.runtime``
+        tells what was decided (see ``Runtime``), and ``pipeline.receipts()`` which backend every
+        layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
         ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
         them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
 
         Raises:
-            ValueError: no such model, device or precision, or a model that is not whole.
+            ValueError: there is no such model, device or precision, or the model is not complete.
             BackendUnavailable: a backend that was named and cannot run, or emulation under
                 ``strict``.
         """
@@ -138,7 +138,7 @@ class LongLivePipeline:
         group: SequenceGroup = ALONE,
         files: FileHash | None = None,
     ) -> "LongLivePipeline":
-        """As ``from_pretrained``, with what was decided before; ``files`` is a hash taken then."""
+        """As ``from_pretrained``, for a given ``Runtime``; ``files``: the files' hash, if known."""
         folder = resolve(model, download=download)
         loaded = load_model(folder, runtime, download=download, group=group)
         return cls.of(loaded, runtime, group=group, files=files)
@@ -152,7 +152,7 @@ class LongLivePipeline:
         group: SequenceGroup = ALONE,
         files: FileHash | None = None,
     ) -> "LongLivePipeline":
-        """A pipeline that owns these parts, which it changes in place."""
+        """A pipeline of loaded parts, which it owns from then on and changes in place."""
         return cls(
             loaded.transformer,
             loaded.vae,
@@ -165,19 +165,19 @@ class LongLivePipeline:
 
     @property
     def settings(self) -> GenerationSettings:
-        """Sizes, rates and defaults of the model."""
+        """Picture size, rates and defaults of the model."""
         return self.spec.settings
 
     @property
     def timing(self) -> BlockTiming:
-        """How blocks become seconds."""
+        """Conversions between blocks, frames and seconds."""
         return self.spec.timing
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the weights are now.
+        """SHA-256 of the weights as they are now.
 
-        That of their files while memory holds what was loaded; else, and without files, of the
+        The hash of the files while memory holds what was loaded from them, else that of the
         tensors in memory. Adapters are part of it.
         """
         return self._hash.of(self._parts())
@@ -197,12 +197,12 @@ class LongLivePipeline:
         on_step: OnStep | None = None,
         on_block: OnBlock | None = None,
     ) -> Video:
-        """Generate a whole video and keep it in memory; ``stream`` has the arguments.
+        """Generate a whole video in memory. ``stream`` describes the arguments.
 
-        Where ``on_step`` or ``on_block`` answers False, the video ends with its last whole block.
+        If ``on_step`` or ``on_block`` returns False, the video ends with its last whole block.
 
         Raises:
-            ValueError: what ``stream`` refuses, and a video without an end.
+            ValueError: an argument that ``stream`` refuses, or a video without an end.
         """
         if seconds == math.inf:
             raise ValueError(
@@ -241,13 +241,13 @@ class LongLivePipeline:
     ) -> Stream:
         """Generate a video block by block: an iterator of ``VideoBlock``, which can be steered.
 
-        Words that the model does not know, and what else it does not take of the prompts, are said
-        with a ``PromptWarning`` and kept in ``Stream.not_shown``.
+        A ``PromptWarning`` tells of words that the model does not know and of other parts of the
+        prompts that it leaves out; ``Stream.not_shown`` has them too.
 
         Args:
             prompt: a prompt, a list of shots, or a storyboard (``Storyboard``).
-            seconds: length; a storyboard whose shots all have one needs none, else 5.
-                ``math.inf`` goes on until it is closed.
+            seconds: the length; 5 by default, or the sum of the shots' lengths if all have one.
+                ``math.inf`` makes a video that goes on until the stream is closed.
             seed: the same seed gives the same video, and the start of any longer one.
             sampler: a name of ``longlive_models.choices.SAMPLERS``; the model's own unless given.
             steps: denoising steps of every block, or of block 0, block 1, ... as a tuple, whose
@@ -256,14 +256,16 @@ class LongLivePipeline:
             negative_prompt: what guidance moves away from; the model's own unless given.
             image: what the video starts with: uint8 [height, width, 3], or a file. Cropped to the
                 video's proportions.
-            events: of another stream (``Stream.events``), to make its video again.
-            on_step: called with a ``StepReport`` after each denoising step: block, step, steps,
-                timestep, sigma, latents. False drops the block in progress and ends the video.
-            on_block: called with each ``VideoBlock`` before it comes out; False makes it the last.
+            events: the ``Stream.events`` of another stream, to make its video again.
+            on_step: called with a ``StepReport`` after each denoising step; if it returns False,
+                the block in progress is dropped and the video ends.
+            on_block: called with each ``VideoBlock`` before it is handed out; if it returns False,
+                that block is the last one.
 
-        Raises:
-            ValueError: before anything is generated, for what makes no video.
-            NonFiniteVideo: by the iterator, at a block whose latents or frames hold no numbers.
+            Raises:
+                ValueError: an argument is not valid; raised before anything is generated.
+                NonFiniteVideo: raised by the iterator, for a block whose latents or frames are NaN,
+                    infinite or far too large.
         """
         settings = self.settings.override(
             sampler=sampler, steps=steps, guidance=guidance, negative_prompt=negative_prompt
@@ -282,9 +284,9 @@ class LongLivePipeline:
     def resume(
         self, path: str | Path, *, on_step: OnStep | None = None, on_block: OnBlock | None = None
     ) -> Stream:
-        """Go on where ``Stream.snapshot`` was taken, bit for bit, on whatever lane.
+        """Continue a stream from the file that ``Stream.snapshot`` wrote, bit for bit.
 
-        The callbacks are those of ``stream``; a snapshot holds none.
+        The lane may be another one. A snapshot holds no callbacks: pass them as for ``stream``.
 
         Raises:
             ValueError: no snapshot, or one of another model, precision, setting or version.
@@ -338,7 +340,7 @@ class LongLivePipeline:
         )
 
     def _origin(self, settings: GenerationSettings) -> Origin:
-        """What a snapshot records of this pipeline: all of it must match where it is resumed."""
+        """What a snapshot records of this pipeline; it must be the same where it is resumed."""
         if self.sp.group.size > 1:
             raise ValueError(
                 f"a snapshot holds all heads of a stream's past, but this pipeline spreads them "
@@ -358,7 +360,7 @@ class LongLivePipeline:
         return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
 
     def plan(self, prompt: StoryboardLike, *, seconds: float | None = None) -> ShotPlan:
-        """The blocks of a video, without generating any."""
+        """Plan the blocks of a video without generating any."""
         return plan_video(prompt, self.timing, seconds, self.settings.shot_offset)
 
     def generator(
@@ -368,9 +370,9 @@ class LongLivePipeline:
         *,
         image: Float[Tensor, "videos channels 1 rows columns"] | None = None,
     ) -> BlockGenerator:
-        """A block generator with an empty cache, for one video a seed, side by side.
+        """Make a block generator with an empty cache, for one video of each seed, side by side.
 
-        ``image`` has what each video starts with, from ``first_frame.encode_image``.
+        ``image`` has each video's first latent frame, made by ``first_frame.encode_image``.
         """
         samples = settings.branches * len(seeds)
         layout = replace(self.spec.cache_layout(samples), heads=len(self.sp.heads))
@@ -389,9 +391,9 @@ class LongLivePipeline:
         )
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
-        """What attention, an encoded cache and every linear run on here, and why not the others.
+        """The backends of attention, the encoded cache and every linear, and why no faster ones.
 
-        ``longlive_models.precision.in_short`` makes a few lines of it.
+        ``longlive_models.precision.in_short`` makes a few lines of them.
         """
         attention = self.runtime.receipt(self.transformer.config.head_dim)
         layers = model_receipts(self.transformer, self.runtime, self._notes)

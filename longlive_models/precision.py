@@ -1,4 +1,4 @@
-"""A transformer's linears in the precision that was asked for, and what each of them runs on."""
+"""Setting the precision of a transformer's linears, and receipts of what each of them runs on."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ _SHOWN = 3
 def load_transformer(
     folder: Path, config: WanConfig, runtime: Runtime, reduce_amax: ReduceAmax | None = None
 ) -> WanTransformer:
-    """A model folder's transformer, on the CPU; packed linears are packed in it too.
+    """Load the transformer of a model folder to the CPU; packed linears stay packed.
 
     ``reduce_amax`` is for linears whose inputs several ranks share (``NVFP4Linear``).
-    Raises ValueError for weights that are not the config's.
+    Raises ValueError for weights that do not fit the config.
     """
     _, tensors = load_part(folder)
     with unfilled():
@@ -42,7 +42,7 @@ def load_transformer(
 
 
 def stored_precision(folder: Path) -> str:
-    """How a model's block linears are stored: "plain", or "nvfp4" and the rule; reads no weight."""
+    """How a model's block linears are stored: "plain", or "nvfp4, RULE"; reads no weight."""
     if is_published(folder):
         weights = find_weights(folder)
         return "nvfp4" if weights is not None and weights.name == PACKED_WEIGHTS else "plain"
@@ -53,11 +53,11 @@ def stored_precision(folder: Path) -> str:
 def set_precision(
     model: nn.Module, runtime: Runtime, reduce_amax: ReduceAmax | None = None
 ) -> dict[str, str]:
-    """Give the block linears of ``model`` the form that ``runtime`` names, in place.
+    """Give the block linears of ``model`` the precision that ``runtime`` names, in place.
 
-    Packed ones stay as they were packed or are decoded once; plain ones are quantized one after
-    another, on the device where they will run, unless some are packed. Returns of linears that are
-    plain afterwards, and of those that were decoded, by name, why.
+    Packed linears stay packed or are decoded once. If none is packed, plain ones are quantized one
+    after another, on the device where they will run. Returns, by name, the reason why a linear is
+    plain afterwards.
     """
     packed = any(isinstance(module, nvfp4.NVFP4Linear) for module in model.modules())
     config = runtime.linears
@@ -80,10 +80,10 @@ def set_precision(
 def model_receipts(
     model: nn.Module, runtime: Runtime, notes: Mapping[str, str]
 ) -> dict[str, tuple[Receipt, ...]]:
-    """What each linear of ``model`` runs on, by name; ``notes`` as ``set_precision`` has them.
+    """The backend of each linear of ``model``, by name; ``notes`` come from ``set_precision``.
 
     Raises:
-        BackendUnavailable: a layer has nothing to run on.
+        BackendUnavailable: no backend can run a layer here.
     """
     asked = "nvfp4" if runtime.weights in PRECISIONS else runtime.weights
     found = receipts(model)
@@ -102,7 +102,7 @@ def model_receipts(
 
 
 def in_short(found: Mapping[str, tuple[Receipt, ...]]) -> tuple[str, ...]:
-    """Receipts as lines for people: layers that run alike share one."""
+    """Receipts as lines of text; layers with equal receipts share a line."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name, several in found.items():
         for receipt in several:

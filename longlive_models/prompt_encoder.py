@@ -1,4 +1,4 @@
-"""What a transformer makes of prompts, kept while they do not change."""
+"""The keys and values that a transformer makes of prompts, kept until the prompts change."""
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ class PromptEncoder:
     prompt's last bits depend on the others.
 
     Args:
-        model: its cross-attention makes the keys and values.
-        text: encodes prompts to features.
-        negative: what guidance moves away from; None without guidance. Under guidance its samples
-            follow those of the prompts, as many.
+        model: the transformer, whose cross-attention makes the keys and values.
+        text: the text encoder.
+        negative: the negative prompt; None without guidance. Under guidance its samples, as many
+            as there are prompts, follow those of the prompts.
     """
 
     def __init__(self, model: WanTransformer, text: TextEncoder, negative: str | None) -> None:
@@ -29,19 +29,19 @@ class PromptEncoder:
         self._encoded: tuple[tuple[str, ...], TextContext] | None = None
 
     def encode(self, prompts: list[str]) -> TextContext:
-        """Those of one prompt a video; the ones of the last call where the prompts are the same."""
+        """Keys and values of one prompt for each video; computed only if the prompts changed."""
         wanted = self._texts(prompts)
         if self._encoded is None or self._encoded[0] != wanted:
             self._encoded = (wanted, self.encode_again(prompts))
         return self._encoded[1]
 
     def encode_again(self, prompts: list[str]) -> TextContext:
-        """As ``encode``, computed now: with gradients of the transformer where they are enabled."""
+        """As ``encode``, but always computed anew, with gradients if they are enabled."""
         return self.model.embed_text(self._of(self._texts(prompts)))
 
     @torch.no_grad()
     def _of(self, texts: tuple[str, ...]) -> Tensor:
-        """Features of each sample, [samples, 1, length, width], in the transformer's type."""
+        """The features of each sample, [samples, 1, length, width], in the transformer's type."""
         self._features = {
             text: self._features[text] if text in self._features else self.text.encode([text])
             for text in dict.fromkeys(texts)

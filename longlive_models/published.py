@@ -1,4 +1,4 @@
-"""LongLive-2.0-5B from its files as they were published, without converting them first.
+"""Loading LongLive-2.0-5B from its files as they were published, without converting them first.
 
 The transformer's file comes from the LongLive-2.0 repository, the others from the base model's,
 Wan2.2-TI2V-5B. All may lie in one folder; the base model's may also lie in a folder of its own
@@ -36,12 +36,12 @@ LONGLIVE_5B = ModelSpec(
     vae=WAN22_VAE,
     settings=GenerationSettings(height=704, width=1280, fps=24.0, steps=4),
 )
-"""LongLive-2.0-5B as it is meant to be run: 4 steps, no guidance, a window of 4 blocks."""
+"""The settings of LongLive-2.0-5B: 4 steps, no guidance, a window of 4 blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFiles:
-    """Where the published files are; all of them exist."""
+    """The paths of the published files; all of them exist."""
 
     transformer: Path
     vae: Path
@@ -50,15 +50,15 @@ class PublishedFiles:
 
 
 def find_files(folder: Path, *, packed: bool = False, download: bool = False) -> PublishedFiles:
-    """The published files in ``folder``, the base model's also from the local hub cache.
+    """Find the published files in ``folder``, and those of the base model also in the hub cache.
 
     Args:
-        folder: holds the transformer's file.
-        packed: take the transformer in four bits where both are there, else in bf16.
-        download: fetch what is missing of the base model's.
+        folder: the folder that holds the transformer's file.
+        packed: if the transformer is there in four bits and in bf16, take the former.
+        download: fetch files of the base model that are missing.
 
     Raises:
-        ValueError: some are missing, by name.
+        ValueError: some files are missing; the message names them.
     """
     roots = [folder / inside for inside in _INSIDE]
     needed = (VAE, TEXT, TOKENIZER)
@@ -80,7 +80,7 @@ def find_files(folder: Path, *, packed: bool = False, download: bool = False) ->
 
 
 def find_weights(folder: Path, *, packed: bool = False) -> Path | None:
-    """The transformer's file, if there is one; ``packed`` as ``find_files`` has it."""
+    """The transformer's file in ``folder``, or None; ``packed`` is that of ``find_files``."""
     names = PUBLISHED_WEIGHTS[::-1] if packed else PUBLISHED_WEIGHTS
     return next((path for name in names if (path := _locate([folder], name))), None)
 
@@ -93,11 +93,11 @@ def load_published(
     text_config: UMT5Config = UMT5_XXL,
     reduce_amax: ReduceAmax | None = None,
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
-    """The parts of the published model on the CPU; the large files are mapped, not copied.
+    """Load the parts of the published model to the CPU; the large files are mapped, not copied.
 
-    ``spec`` and ``text_config`` say what sizes the files have: those of LongLive-2.0-5B unless
-    given. ``runtime`` names the transformer's attention, and how linears run that a file holds
-    packed, ``reduce_amax`` what ranks that share their inputs do. Raises ValueError if a file holds
+    ``spec`` and ``text_config`` are the sizes of the files, those of LongLive-2.0-5B by default.
+    ``runtime`` names the backends of attention and of packed linears, and ``reduce_amax`` is for
+    linears whose inputs several ranks share (``NVFP4Linear``). Raises ValueError if a file holds
     other weights.
     """
     with unfilled():
@@ -124,7 +124,7 @@ def _locate(roots: list[Path], name: str) -> Path | None:
 
 
 def _base(*, download: bool) -> list[Path]:
-    """The base model's folder in the local hub cache, if it is there or may be fetched."""
+    """The base model's folder in the local hub cache, in a list; empty if it is not there."""
     try:
         return [snapshot(BASE, download=download, patterns=(VAE, TEXT, f"{TOKENIZER}/*"))]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where a pipeline computes and in which types, decided once, before weights are read."""
+"""Runtime: the devices, types and backends of a pipeline, decided before weights are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,28 +23,28 @@ LinearsConfig = nvfp4.LinearConfig | float8.Float8Config
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Devices, types and backends of a pipeline, as decided from ``RuntimeOptions``: no "auto".
+    """The devices, types and backends of a pipeline: ``RuntimeOptions`` after "auto" was decided.
 
-    ``weights`` is how precise the weights are, ``compute`` the type of the arithmetic around them:
-    bf16 on a GPU (fp32 for "fp32"), fp32 on a CPU, whatever the weights. Precisions below bf16 are
-    those of the transformer's block linears, which are then computed with as they are stored; all
-    other weights are bf16. On a CPU they are rounded to bf16, then widened to fp32, once.
+    ``weights`` is the precision of the weights, ``compute`` the type of the arithmetic around them:
+    bf16 on a GPU (fp32 if the weights are), always fp32 on a CPU. Precisions below bf16 apply to
+    the linears of the transformer's blocks, which compute with their stored values; all other
+    weights are bf16. On a CPU these are rounded to bf16 and then widened to fp32, once.
 
     ========== =====================================================================================
-    fp32, bf16 Plain weights. What a folder holds in four bits is decoded, once.
+    fp32, bf16 Plain weights. Packed linears of the folder are decoded, once.
     fp8        Weights and inputs in FP8, scaled by rows.
     nvfp4      Weights in four bits, inputs as they are (W4A16).
     nvfp4-w4a4 Weights and inputs in four bits: hardware on Blackwell, emulated elsewhere.
     ========== =====================================================================================
 
     Attributes:
-        device: of the transformer and the text encoder.
+        device: the device of the transformer and the text encoder.
         weights: one of ``choices.WEIGHTS``.
-        kv_cache: one of ``choices.KV_CACHES``: how past keys and values are kept.
+        kv_cache: the form in which past keys and values are kept, one of ``choices.KV_CACHES``.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
         lane: where frames are decoded (``longlive_core.async_decode``).
-        linear: a backend of the quantized linears' products, or "auto".
-        strict: refuse to emulate a number format.
+        linear: a backend for the products of quantized linears, or "auto".
+        strict: raise an error rather than emulate a number format.
     """
 
     device: torch.device
@@ -57,10 +57,10 @@ class Runtime:
 
     @classmethod
     def choose(cls, options: RuntimeOptions) -> "Runtime":
-        """Decide what the options leave to "auto": a GPU if there is one; bf16 on it, else fp32.
+        """Decide what the options leave to "auto": a GPU if there is one, with bf16; else fp32.
 
         Raises:
-            ValueError: a device or a lane that is not there, or a product of plain weights.
+            ValueError: there is no such device or lane, or ``linear`` is given for plain weights.
         """
         name = options.device
         if name == "auto":
@@ -94,7 +94,7 @@ class Runtime:
 
     @property
     def linears(self) -> LinearsConfig | None:
-        """How block linears are quantized and run; None for plain ones."""
+        """The config of block linears that are quantized; None if they stay plain."""
         if self.weights in PRECISIONS:
             return None
         if self.weights == "fp8":
@@ -106,7 +106,7 @@ class Runtime:
         )
 
     def packed_linears(self, packed: PackedConfig) -> nvfp4.LinearConfig | None:
-        """How linears that files hold packed run; None where they are decoded afterwards."""
+        """The config of linears that files hold packed; None if they are decoded after loading."""
         config = self.linears
         if not isinstance(config, nvfp4.LinearConfig):
             return None
@@ -115,9 +115,9 @@ class Runtime:
         return config
 
     def codec(self, reduce_amax: Callable[[Tensor], Tensor] | None = None) -> PageCodec:
-        """How pages of the cache are kept; encoded ones are read in the type of ``compute``.
+        """The codec of the cache's pages; encoded pages are read in the type ``compute``.
 
-        ``reduce_amax`` makes one amax of those of several ranks that hold heads of one page.
+        ``reduce_amax`` makes one amax of those of all ranks that hold heads of the same page.
         """
         dtype = PRECISIONS[self.compute]
         match self.kv_cache:
@@ -131,45 +131,46 @@ class Runtime:
 
     @property
     def decode_device(self) -> torch.device:
-        """Where the VAE is: beside the transformer, or on the device that the lane names."""
+        """The VAE's device: the one that the lane names, else the transformer's."""
         kind, _, device = self.lane.partition(":")
         return torch.device(device) if kind == "device" else self.device
 
     def put(self, module: nn.Module, device: torch.device | None = None) -> None:
-        """Give a module's weights their precision, then its place and the type it computes in.
+        """Set a module's precision, device and compute type in place, and switch its gradients off.
 
-        In place, for inference: no gradients. ``device`` is ``self.device`` unless given.
+        ``device`` is ``self.device`` by default.
         """
         device = self.device if device is None else device
         module.to(self._rounded).to(device, PRECISIONS[self._compute_on(device)])
         module.eval().requires_grad_(False)
 
     def receipt(self, head_dim: int) -> Receipt:
-        """Which attention runs here for heads of this size, and why not the faster ones.
+        """The attention backend that runs here for heads of this size, and why no faster one does.
 
         Raises:
-            BackendUnavailable: the one that was named cannot run here.
+            BackendUnavailable: the backend that was named cannot run here.
         """
         request = Request(device=self.device, dtype=PRECISIONS[self.compute], head_dim=head_dim)
         return ATTENTION.receipt(request, self.attention)
 
     def cache_receipts(self) -> tuple[Receipt, ...]:
-        """What decodes the pages of the cache here; nothing for plain ones."""
+        """The backends that decode the cache's pages here; none for plain pages."""
         codec = self.codec()
         if isinstance(codec, Int8PageCodec | float8.Float8PageCodec | nvfp4.NVFP4PageCodec):
             return (codec.receipt(self.device),)
         return ()
 
     def check(self, config: WanConfig) -> None:
-        """Raise ``BackendUnavailable`` for what this model would not find here; reads no weight."""
+        """Raise ``BackendUnavailable`` if a backend that is needed cannot run; reads no weight."""
         self.receipt(config.head_dim)
         self.linear_receipts(config.dim)
 
     def linear_receipts(self, width: int) -> tuple[Receipt, ...]:
-        """What quantized linears of this width would run on here; nothing for plain ones.
+        """The backends of quantized linears of this width here; none for plain linears.
 
         Raises:
-            BackendUnavailable: the one that was named cannot run here, or ``strict`` leaves none.
+            BackendUnavailable: the backend that was named cannot run here, or ``strict`` leaves
+                none.
         """
         config, dtype = self.linears, PRECISIONS[self.compute]
         if isinstance(config, nvfp4.LinearConfig):
@@ -179,7 +180,7 @@ class Runtime:
         return ()
 
     def to_dict(self) -> dict[str, Any]:
-        """What was decided, as plain values that JSON can hold."""
+        """The fields as plain values that JSON can hold."""
         return {
             "device": str(self.device),
             "weights": self.weights,
@@ -193,7 +194,7 @@ class Runtime:
 
     @property
     def _rounded(self) -> torch.dtype:
-        """What weights that are not quantized are rounded to."""
+        """The type that weights are rounded to if they are not quantized."""
         return PRECISIONS["fp32" if self.weights == "fp32" else "bf16"]
 
     def _compute_on(self, device: torch.device) -> str:
@@ -201,7 +202,7 @@ class Runtime:
 
 
 def _check_lane(lane: str, device: torch.device) -> None:
-    """Raise ValueError for a lane that does not exist, or not beside ``device``."""
+    """Raise ValueError for a lane that does not exist or cannot be used with ``device``."""
     if lane.startswith("device:"):
         _device(lane.removeprefix("device:"), f"lane={lane!r}")
     make_lane(lane).close()

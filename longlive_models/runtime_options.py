@@ -1,4 +1,4 @@
-"""What is asked of the machine that a model runs on; no torch."""
+"""RuntimeOptions: the device, precision and backends that a caller asks for. Needs no torch."""
 
 from dataclasses import dataclass, fields
 
@@ -7,23 +7,23 @@ from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """Where and how precisely a model is to compute; "auto" leaves it to the machine.
+    """The device, precision and backends to run a model with; "auto" decides by the machine.
 
-    Configs and commands that run a model have these fields, and ``longlive_models.runtime.Runtime``
-    is what is decided from them, once.
+    All configs and commands that run a model have these fields. ``longlive_models.runtime.Runtime``
+    is made from them, and has no "auto" where a decision was possible.
 
     Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1", ...: a GPU if there is one.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto": a GPU if there is one.
         weights: a name of ``choices.WEIGHTS``, or "auto": bf16 on a GPU, fp32 on a CPU.
-        kv_cache: a name of ``choices.KV_CACHES``, or "auto", as for weights: how past keys and
-            values are kept.
+        kv_cache: the form in which past keys and values are kept: a name of
+            ``choices.KV_CACHES``, or "auto", which decides as for weights.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto": the fastest.
-        lane: where frames are decoded (``longlive_core.async_decode``), or "auto": a stream of
-            its own on a GPU, in turn with denoising on a CPU.
-        linear: a backend of the products of quantized linears, or "auto": the fastest.
-        strict: refuse to emulate a number format that the hardware has not.
+        lane: where frames are decoded (``longlive_core.async_decode``), or "auto": on a CUDA
+            stream of its own on a GPU, in turn with denoising on a CPU.
+        linear: a backend for the products of quantized linears, or "auto": the fastest.
+        strict: raise an error rather than emulate a number format that the hardware lacks.
 
-    Raises ValueError for a precision that does not exist.
+        Raises ValueError for a precision that does not exist.
     """
 
     device: str = "auto"
@@ -40,4 +40,4 @@ class RuntimeOptions:
 
 
 RUNTIME_OPTIONS = tuple(field.name for field in fields(RuntimeOptions))
-"""The names of the options, in their order."""
+"""The names of the options, in the order of the fields."""

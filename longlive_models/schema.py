@@ -1,4 +1,4 @@
-"""A dataclass from plain values of a file: every field has the type that its annotation says.
+"""Making a dataclass from the plain values of a file, with the types of its annotations.
 
 Nested dataclasses, tuples, lists, mappings, enums, ``Literal``, ``Optional`` and other unions are
 understood. Messages name the file and the field within it. Needs no torch.
@@ -21,34 +21,34 @@ WAY_OUT = "Mend it, or write the file again."
 
 
 def build(kind: type[Made], values: Any, where: str | Path, way_out: str = WAY_OUT) -> Made:
-    """A ``kind``, a dataclass, of the values of a file, as a reader of JSON or YAML gave them.
+    """Build the dataclass ``kind`` from the values that a reader of JSON or YAML gave.
 
-    Lists become tuples where the field is one, text a path or an enum. A number may be whole where
-    it need not be; the text "inf", as records hold it, is a number as well. The dataclass's own
-    checks run.
+    The annotation of a field decides how its value is converted: a list to a tuple, a text to a
+    path or a member of an enum, a whole number to a float; the text "inf" is a float as well. The
+    dataclass's own checks run.
 
     Args:
         kind: the dataclass.
         values: a mapping of its fields; those with defaults may be missing.
-        where: the file, for messages, and perhaps where in it; "" if they are from none.
+        where: the file, and perhaps the place in it, for messages; "" if there is no file.
         way_out: the last sentence of messages.
 
     Raises:
-        ValueError: no mapping, an unknown or missing key, a value of another type, or what the
-            dataclass refuses.
+        ValueError: ``values`` is no mapping, a key is unknown or missing, a value has another
+            type, or the dataclass refuses it.
     """
     return _Reader(str(where), way_out).dataclass(kind, values, "")
 
 
 def filled(values: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """Values that an earlier version wrote, with the defaults of fields that came later.
+    """Add to values that an earlier version wrote the defaults of fields that were added later.
 
-    A field is only ever added with a default that leaves everything as it was, so files that lack
-    it mean the default.
+    The default of a field that is added always leaves everything as it was, so a file without the
+    field means its default.
 
     Args:
-        values: of a dataclass's fields, as JSON holds them; names it does not have are kept.
-        like: such a dataclass, or one of its kind, by which dataclasses within it are filled too.
+        values: the fields of a dataclass as JSON holds them; unknown names are kept.
+        like: the dataclass, or an instance of it, whose nested dataclasses are then filled too.
     """
     full = dict(values)
     for field in fields(like):
@@ -72,7 +72,7 @@ def _filled_within(value: Any, like: Any) -> Any:
 
 
 class _Reader:
-    """Makes values of annotated types; knows which file they come from."""
+    """Converts values to annotated types; names the file and the field in its messages."""
 
     def __init__(self, where: str, way_out: str) -> None:
         self.lead = f"{where}: " if where else ""
@@ -106,7 +106,7 @@ class _Reader:
             raise ValueError(f"{self.lead}{inner}{error}") from error
 
     def value(self, kind: Any, value: Any, path: str) -> Any:
-        """``value`` as ``kind``."""
+        """Convert ``value`` to the type ``kind``; ``path`` names the field in messages."""
         if kind is Any or kind is object:
             return value
         origin, arguments = get_origin(kind), get_args(kind)

@@ -1,4 +1,8 @@
-"""How a model is meant to be run: what stands in ``model_index.json`` beside its weights."""
+"""GenerationSettings and ModelSpec: how a model is meant to be run, and the sizes of its parts.
+
+Both are kept in a model folder: the settings in its ``model_index.json``, sizes in its parts'
+``config.json``.
+"""
 
 import math
 from collections.abc import Mapping
@@ -30,25 +34,27 @@ PART_CLASSES = {
     "vae": ("longlive_models", "WanVAE"),
     "text_encoder": ("longlive_models", "PocketTextEncoder"),
 }
-"""The library and the class of every part of a model folder whose index names none."""
+"""The library and class of each part, for model folders whose index names none."""
 
 MOST_POSITION = float(1 << 24)
-"""Positions are float32, whose whole numbers end here."""
+"""The largest offset or scale of positions: they are float32, which is exact for whole numbers up
+to here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """Picture size, rates and defaults of a model; each is its one default.
+    """The picture size, frame rate and sampling defaults of a model.
 
     Attributes:
-        height, width: pixels.
+        height, width: size of a frame in pixels.
         fps: frames a second.
         steps: denoising steps of a block: a number, or numbers by block (``block_steps``).
         sampler: a name of ``choices.SAMPLERS``.
-        guidance: 1 runs the model once a step, more runs it twice.
+        guidance: at 1 the model runs once a step, above 1 twice.
         negative_prompt: what guidance moves away from.
-        shift: of the sampler's noise levels.
-        window, sink, shot_sink: pages of the cache's window.
+        shift: moves the sampler's noise levels towards noise.
+        window: how many pages a block sees, its own and the sinks included.
+        sink, shot_sink: how many of these are the first pages of the video and of the shot.
         shot_offset: latent frames that a cut adds to temporal positions.
         t_scale: multiplies temporal positions.
     """
@@ -96,17 +102,17 @@ class GenerationSettings:
 
     @property
     def policy(self) -> Window:
-        """Which pages a block sees."""
+        """The policy that says which pages a block sees."""
         return Window(pages=self.window, sink=self.sink, shot_sink=self.shot_sink)
 
     @property
     def branches(self) -> int:
-        """Samples of the cache that one video takes: two under guidance, else one."""
+        """How many samples of the cache a video takes: two under guidance, else one."""
         return 1 if self.guidance == 1 else 2
 
     @property
     def block_sampler(self) -> BlockSampler:
-        """How each block is denoised."""
+        """The sampler with its steps and shift, for all blocks."""
         return BlockSampler(name=self.sampler, steps=self.steps, shift=self.shift)
 
     def override(
@@ -117,10 +123,11 @@ class GenerationSettings:
         guidance: float | None = None,
         negative_prompt: str | None = None,
     ) -> "GenerationSettings":
-        """The settings with what is given changed.
+        """Return settings with the given values replaced; None keeps a value.
 
         Raises:
-            ValueError: what cannot be, and a negative prompt that guidance 1 would never read.
+            ValueError: a value is not valid, or a negative prompt is given at guidance 1, which
+                would never read it.
         """
         changed = replace(
             self,
@@ -149,15 +156,15 @@ class GenerationSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GenerationSettings":
-        """The settings that ``to_dict`` gave; ValueError for an unknown or a missing key."""
+        """Make settings from what ``to_dict`` gave; ValueError for an unknown or a missing key."""
         return build(cls, values, "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The sizes of a model's parts and how it is meant to be run; they fit each other.
+    """The sizes of a model's parts, and its settings.
 
-    Raises ValueError where they do not.
+    Raises ValueError if they do not fit each other.
     """
 
     transformer: WanConfig
@@ -190,7 +197,7 @@ class ModelSpec:
 
     @property
     def timing(self) -> BlockTiming:
-        """How blocks become seconds."""
+        """Conversions between blocks, frames and seconds."""
         return BlockTiming(
             fps=self.settings.fps,
             frames_per_block=self.transformer.frames_per_block,
@@ -199,12 +206,12 @@ class ModelSpec:
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        """Height and width of the latents."""
+        """(height, width) of the latents."""
         stride = self.vae.spatial_stride
         return self.settings.height // stride, self.settings.width // stride
 
     def cache_layout(self, samples: int) -> CacheLayout:
-        """The pages of a key-value cache for so many samples, guidance branches counted."""
+        """The layout of a key-value cache with so many samples, branches of guidance counted."""
         wan = self.transformer
         return CacheLayout(
             layers=wan.num_layers,
@@ -217,14 +224,14 @@ class ModelSpec:
     def require_room(
         self, codec: PageCodec, device: torch.device, *, samples: int = 1, ranks: int = 1
     ) -> None:
-        """Raise ValueError for a window or a picture that a device's whole memory does not hold.
+        """Raise ValueError if the cache or a block's frames need more than a device's whole memory.
 
-        Asked before weights are read: of the cache, and of a block's frames as they are decoded.
+        Call it before weights are read.
 
         Args:
-            codec: how pages are kept.
-            samples: of the cache, guidance branches counted.
-            ranks: the most that share the heads of a page.
+            codec: the codec of the pages.
+            samples: how many samples the cache has, both branches of guidance counted.
+            ranks: the largest number of ranks that share the heads of a page.
         """
         layout = self.cache_layout(samples)
         shared = replace(layout, heads=max(1, layout.heads // ranks))
@@ -240,21 +247,21 @@ class ModelSpec:
 
 
 def _plain(number: Any) -> Any:
-    """A number of NumPy or torch as Python's own, which records hold; all else as it is."""
+    """A number of NumPy or torch as Python's own, which JSON can hold; other values as they are."""
     typed = hasattr(number, "dtype") and math.prod(number.shape) == 1
     return number.item() if typed else number
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a file holds, with what every model had when fields of today did not exist."""
+    """Settings of a file, with the values of fields that did not exist when it was written."""
     return {"sampler": "unipc", **settings}
 
 
 def read_settings(folder: Path) -> GenerationSettings:
-    """The generation settings in a model folder's index.
+    """Read the generation settings in a model folder's index.
 
     Raises:
-        ValueError: the index holds none, or some that cannot be.
+        ValueError: the index has none, or a value is not valid.
     """
     index = read_json(folder / INDEX, "a model's index")
     if not isinstance(index.get("generation"), dict):
@@ -266,7 +273,7 @@ def read_settings(folder: Path) -> GenerationSettings:
 
 
 def write_index(folder: Path, settings: GenerationSettings, **notes: Any) -> None:
-    """Write a model folder's index; ``notes`` say where the model comes from."""
+    """Write a model folder's index; ``notes`` are further keys, on where the model comes from."""
     parts = {part: list(named) for part, named in PART_CLASSES.items()}
     start = {"pipeline": "LongLivePipeline", **parts}
     index = {**start, "generation": settings.to_dict(), **notes}

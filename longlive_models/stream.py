@@ -1,6 +1,7 @@
-"""A video being made: blocks of frames in order, decoded beside the next block's denoising.
+"""Stream: an iterator of the blocks of a video that is being made.
 
-A stream can be steered while it runs, written to a file and resumed, and forked.
+A block is decoded while the next one is denoised. A stream can be steered while it runs, saved to
+a file and resumed, and forked.
 """
 
 import asyncio
@@ -36,11 +37,11 @@ from longlive_models.video.blocks import to_frames as to_frames
 class Stream:
     """An iterator of the blocks of a video, which may be changed while it is being made.
 
-    A block whose latents or frames hold no numbers is an error, ``NonFiniteVideo``.
-    The last block is cut where the plan's frames end. Inline, a block comes out before the next is
-    generated; on any other lane, when the next one has been: its decoding ran beside that. An error
-    comes after the frames of the blocks before it. The decoding lane is freed when the last block
-    is out, or an error, and when a stream that is left early is closed or no longer held::
+    The last block is cut to the plan's number of frames. On the lane "inline", a block is handed
+    out before the next one is generated; on other lanes, after it: both ran at the same time. An
+    error (``NonFiniteVideo`` for latents or frames that are not finite) is raised after the blocks
+    before it were handed out. The decoding lane is freed after the last block or an error, and when
+    a stream that is left early is closed or garbage collected::
 
         with pipe.stream("a red circle spins", seconds=60) as stream:
             for block in stream:
@@ -49,25 +50,27 @@ class Stream:
                 if enough(block.frames):
                     break
 
-    ``async for`` works too: blocks are then made on a worker thread, and cancelling closes the
-    stream. One stream may be used from several threads: what needs the state between two blocks
-    waits for the block that is being made.
+    ``async for`` works too: blocks are then made on a worker thread, and canceling closes the
+    stream. One stream may be used from several threads: a method that needs the state between two
+    blocks waits for the block that is being made.
 
     Args:
-        generator: at the block where the stream is to begin.
-        vae: decodes.
+        generator: the block generator, at the block where the stream begins.
+        vae: the VAE, which decodes.
         schedule: the plan and its events.
         lane: where blocks are decoded (``longlive_core.async_decode``).
-        origin: what snapshots are to name as their origin; asked when the first one is taken.
-        state: of the decoder, after the blocks that the generator has made.
-        ready: blocks made already that are to come out first.
-        decodes: False for a rank that leaves this to another one: its blocks have no frames.
-        reader: the text encoder; says what it does not take of prompts, if it can
-            (``longlive_models.prompts.report``).
-        on_step, on_block: told of each denoising step, and of each block before it comes out; see
-            ``longlive_models.callbacks``. They run on the thread that asks for the block. Where one
-            answers False, the stream ends: after the blocks that are made, or after this one.
-            Where one raises, that is the stream's error. A fork has the same two.
+        origin: a function that returns the origin to write into snapshots; called when the first
+            one is taken.
+        state: the decoder's state after the blocks that the generator has made.
+        ready: decoded blocks that are handed out first.
+        decodes: False for a rank whose blocks another rank decodes: they have no frames.
+        reader: the text encoder, which reports what it leaves out of prompts if it is a
+            ``PromptReader`` (``longlive_models.prompts.report``).
+        on_step, on_block: called after each denoising step, and with each block before it is
+            handed out (see ``longlive_models.callbacks``), on the thread that asks for the block.
+            If ``on_step`` returns False, the stream ends after the blocks that are made; if
+            ``on_block`` does, after this one. An error in them is the stream's error. A fork has
+            the same callbacks.
     """
 
     def __init__(
@@ -110,12 +113,12 @@ class Stream:
 
     @property
     def plan(self) -> ShotPlan:
-        """What is shown where nobody steers."""
+        """The plan of the video, without the events that change it."""
         return self._schedule.plan
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What changed the plan, in the order of blocks, as plain values that JSON can hold.
+        """The events that changed the plan, in the order of blocks, as values that JSON can hold.
 
         The same plan with ``pipe.stream(..., events=...)`` makes the same video again.
         """
@@ -123,14 +126,14 @@ class Stream:
 
     @property
     def not_shown(self) -> NotShown:
-        """What of the plan and the events is not in the video: unknown words, for one."""
+        """What the video lacks of its plan and events, such as words that the model ignores."""
         plan = self._schedule.plan
         away = self._generator.negative_prompt if self._generator.guidance != 1 else ""
         return not_shown(self._reader, self._schedule.prompts(), plan.left_out, negative=away)
 
     @property
     def next_block(self) -> int:
-        """The first block that can still be changed: what ``at="next"`` means."""
+        """The first block that can still be changed, which ``at="next"`` means."""
         return self._schedule.begun
 
     @property
@@ -151,38 +154,40 @@ class Stream:
         return self._generator.cache.shot_start
 
     def prompt(self, text: str, *, at: At = "next", memory: str = "keep") -> dict[str, Any]:
-        """Show something else from a block on; returns the event.
+        """Change the prompt from a block on; returns the event.
 
         Args:
             text: what to show.
-            at: "next", the next block to be denoised, or seconds into the video, which fall on the
+            at: "next", the next block to be denoised, or seconds into the video, rounded to the
                 nearest edge of a block.
-            memory: "keep" changes the text alone; "recache" first encodes the pages in sight again
-                under it; "cut" starts a new shot. See ``SteeringEvent``.
+            memory: "keep" changes the text only; "recache" also encodes the pages that the block
+                sees again under the new text; "cut" starts a new shot. See ``SteeringEvent``.
 
-        Warns, with a ``PromptWarning``, of words that the model does not take.
+            Warns:
+                PromptWarning: the prompt has words that the model does not know or leaves out.
 
-        Raises:
-            ValueError: an empty text, an unknown word, a time that is past or beyond the end, or a
-                stream that has ended.
+            Raises:
+                ValueError: the text is empty, ``memory`` is none of the three, the time is past or
+                    beyond the end, or the stream has ended.
         """
         self._require_open("prompt")
         return self._steer(text, at=at, memory=memory)
 
     def cut(self, text: str, *, at: At = "next", forget: bool = False) -> dict[str, Any]:
-        """Start a new shot; ``forget`` drops what was before it. As ``prompt`` otherwise."""
+        """Start a new shot: ``prompt`` with memory "cut". See ``SteeringEvent`` for ``forget``."""
         self._require_open("cut")
         return self._steer(text, at=at, memory="cut", forget=forget)
 
     def snapshot(self, path: str | Path, *, notes: Mapping[str, Any] | None = None) -> Path:
-        """Write down where the stream stands, so that ``pipe.resume(path)`` gives the next block.
+        """Save the stream to a file, so that ``pipe.resume(path)`` continues with the next block.
 
-        What came out is the past; blocks that are made and have not come out are in the file. The
-        file is replaced as a whole. The first snapshot of a pipeline reads its weights' files.
-        ``notes`` are kept in the file, as values that JSON can hold (``SnapshotSummary``).
+        Blocks that are made and were not handed out yet are in the file as well. An existing file
+        is replaced in one step. The first snapshot of a pipeline reads the files of its weights,
+        to hash them. ``notes``, values that JSON can hold, are kept in the file
+        (``SnapshotSummary``).
 
         Raises:
-            ValueError: the stream has ended, or no file can be written there.
+            ValueError: the stream has ended, or no file can be written at ``path``.
         """
         path = snapshot_place(path)
         if notes is not None and not isinstance(notes, Mapping):
@@ -201,7 +206,7 @@ class Stream:
             ).save(path)
 
     def fork(self) -> "Stream":
-        """A second stream that goes on from here on its own: two endings of one past.
+        """A second stream that continues from here independently: two endings of one video.
 
         Raises:
             ValueError: the stream has ended.
@@ -223,7 +228,7 @@ class Stream:
             )
 
     def close(self) -> None:
-        """Stop here: the lane ends, and the iterator with it. Frames not taken are lost."""
+        """End the stream and its decoding lane. Blocks that were not handed out are lost."""
         with self._lock:
             self._end()
 
@@ -277,7 +282,7 @@ class Stream:
         return event.to_dict()
 
     def _next(self) -> VideoBlock | None:
-        """The next block; generates as far ahead of it as the lane works beside that."""
+        """The next block; generates ahead of it if the lane decodes at the same time."""
         if self._started is None:
             self._started = time.perf_counter()
         while (
@@ -312,7 +317,7 @@ class Stream:
         self._decoding.append((index, prompt, checks, watch))
 
     def _step_is_done(self, block: int, step: int, latents: Tensor) -> None:
-        """Tell of a step; raises ``_Stopped`` where the answer is False."""
+        """Call ``on_step``; raises ``_Stopped`` if it returns False."""
         assert self._on_step is not None
         schedule, plan = self._generator.sampler.schedule(block), self.plan
         report = StepReport(
@@ -328,7 +333,7 @@ class Stream:
             raise _Stopped
 
     def _take(self) -> VideoBlock:
-        """Wait for the block that has been decoding longest."""
+        """Wait for the oldest block that is being decoded."""
         decoded = next(self._scheduler.finish())
         index, prompt, checks, watch = self._decoding.popleft()
         span = self._scheduler.trace[-1]
@@ -352,7 +357,7 @@ class Stream:
         return VideoBlock(index, frames, prompt, timing)
 
     def _pause(self, what: str) -> StreamState | None:
-        """Bring all blocks that were generated to ``_ready``; the decoder's state after them."""
+        """Decode all generated blocks into ``_ready``; returns the decoder's state after them."""
         self._require_open(what)
         if self._error is not None:
             raise self._error
@@ -373,7 +378,7 @@ class _Stopped(Exception):
 
 
 def collect(stream: Stream) -> Video:
-    """All blocks of a stream, joined; of one that is stopped before its first block, no frames."""
+    """All blocks of a stream as one tensor; without frames if it stopped before its first block."""
     none = torch.empty(0, *stream.size, 3, dtype=torch.uint8, device="cpu")
     frames = torch.cat([none, *(block.frames for block in stream)])
     return Video(frames, stream.plan.timing.fps, stream.not_shown.unknown_words)

@@ -1,7 +1,7 @@
-"""A stream between two blocks, in one file: tensors as safetensors, the rest as JSON in its header.
+"""Snapshots: the state of a stream between two blocks, in one file.
 
-The file is written beside its place and renamed into it: a process that is killed leaves the
-snapshot before, whole.
+It is a safetensors file with a JSON record in its header. It is written under another name and
+then renamed, so a process that is killed leaves the former snapshot as it was.
 """
 
 import os
@@ -37,18 +37,18 @@ _FORMAT = 1
 _SHOWN = 80  # letters: hashes are shown whole
 _KEY = "longlive_stream"
 _SAME_FRAMES = ("0.1.0", "0.2.0")
-"""Versions of this library that give the same frames, and so go on with each other's snapshots.
+"""Versions of this library that give the same frames, and so can continue each other's snapshots.
 
-Where frames change on purpose, the new version stands alone."""
+A version that changes frames on purpose starts a new tuple."""
 _WAY_OUT = "Name a snapshot as stream.snapshot() wrote it."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What made a stream, and must be there again for it to go on bit for bit.
+    """The library, model and settings that made a stream; they must be the same to continue it.
 
     Attributes:
-        version: of this library.
+        version: the version of this library.
         model: SHA-256 of the weights.
         weights, compute, kv_cache: precisions, as ``Runtime`` names them.
         settings: ``GenerationSettings.to_dict()``; "steps", "guidance" and
@@ -73,9 +73,9 @@ class Origin:
             raise ValueError(f"settings.negative_prompt is a text: {why}")
 
     def require(self, here: "Origin", path: Path) -> None:
-        """Raise ValueError if what is ``here`` would not go on as what made this.
+        """Raise ValueError if ``here`` would continue the stream in another way.
 
-        Settings that an earlier version did not know had their defaults.
+        Settings that an earlier version did not have are taken to be their defaults.
         """
         saved, own = (asdict(origin) | completed(origin.settings) for origin in (self, here))
         ignored = {"settings"}  # each of them is compared
@@ -94,17 +94,17 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StreamSnapshot:
-    """All that a stream is after a block that came out.
+    """The state of a stream after a block was handed out.
 
     Attributes:
-        origin: what made it.
-        seed: of its noise.
-        plan: what is shown where nobody steers.
-        events: as ``SteeringEvent.to_dict`` gives them.
-        generator: pages and latents, after every block generated.
-        decoder: the VAE's past, after every block decoded, which are the same; None for none.
-        ready: blocks that are decoded and have not come out yet.
-        notes: what who took it wrote down, as values that JSON can hold.
+        origin: the library, model and settings that made it.
+        seed: the seed of its noise.
+        plan: the plan, without the events that change it.
+        events: the events, in the form of ``SteeringEvent.to_dict``.
+        generator: pages and latents after all blocks that were generated.
+        decoder: the VAE's state after the same blocks; None before the first one.
+        ready: blocks that are decoded and were not handed out yet.
+        notes: the notes of whoever took it, as values that JSON can hold.
     """
 
     origin: Origin
@@ -117,7 +117,7 @@ class StreamSnapshot:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> Path:
-        """Write it, in place of what is there; ValueError for notes that JSON cannot hold."""
+        """Write the file, replacing one that exists; ValueError for notes that JSON cannot hold."""
         path = Path(path)
         record = to_json(self._record(), "a snapshot's record")
         new = path.with_name(temporary(path.name))
@@ -131,7 +131,7 @@ class StreamSnapshot:
 
     @classmethod
     def load(cls, path: str | Path) -> "StreamSnapshot":
-        """What ``save`` wrote.
+        """Read the file that ``save`` wrote.
 
         Raises:
             ValueError: there is no such file, or it holds no snapshot of a stream.
@@ -204,7 +204,7 @@ class StreamSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class _ReadyBlock:
-    """A block in a snapshot that has not come out yet."""
+    """A block in a snapshot that was not handed out yet."""
 
     index: int
     prompt: BlockPrompt
@@ -243,7 +243,7 @@ class _CacheRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class _Record:
-    """What a snapshot's header holds beside the format; see ``StreamSnapshot``."""
+    """The record in a snapshot's header; see ``StreamSnapshot``."""
 
     origin: Origin
     seed: int
@@ -280,7 +280,7 @@ class _Tensors:
     held: Mapping[str, Tensor]
 
     def of(self, name: str, *, dims: int, dtype: torch.dtype | None = None) -> Tensor:
-        """One of them. Raises ValueError if it is not there, or of another kind."""
+        """The tensor ``name``. Raises ValueError if it is missing or has another type or shape."""
         found = self.held.get(name)
         if found is None or found.ndim != dims or (dtype is not None and found.dtype != dtype):
             has = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
@@ -291,7 +291,7 @@ class _Tensors:
         return found
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """Those whose names start so, without that start."""
+        """The tensors whose names start with a prefix, under their names without it."""
         return {
             name.removeprefix(prefix): tensor
             for name, tensor in self.held.items()
@@ -301,11 +301,11 @@ class _Tensors:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotSummary:
-    """What a snapshot is of; read without its tensors.
+    """The record of a snapshot, read without its tensors.
 
     Attributes:
         origin, seed, plan, events, notes: see ``StreamSnapshot``.
-        block: the one that comes out next.
+        block: the number of the block that is handed out next.
     """
 
     origin: Origin
@@ -317,7 +317,7 @@ class SnapshotSummary:
 
     @classmethod
     def read(cls, path: str | Path) -> "SnapshotSummary":
-        """What ``StreamSnapshot.load`` would find. Raises ValueError as that does."""
+        """Read the record of a snapshot. Raises ValueError as ``StreamSnapshot.load`` does."""
         record, _ = _read(file_path(path), whole_file=False)
         return cls(
             origin=record.origin,
@@ -330,7 +330,7 @@ class SnapshotSummary:
 
 
 def snapshot_place(path: str | Path) -> Path:
-    """``path``, where a file can be put. Raises ValueError for a folder, or one that is missing."""
+    """Return ``path`` if a file can be written there, else raise ValueError."""
     place = file_path(path)
     if place.is_dir() or not place.parent.is_dir():
         what = "is a folder" if place.is_dir() else f"is in no folder: {place.parent} is not there"
@@ -339,7 +339,7 @@ def snapshot_place(path: str | Path) -> Path:
 
 
 def _read(path: Path, *, whole_file: bool) -> tuple[_Record, dict[str, Tensor]]:
-    """The record, and, of the whole file, the tensors."""
+    """Read the record of a snapshot, and its tensors unless only the header is asked for."""
     if not path.is_file():
         raise ValueError(
             f"there is no snapshot {str(path)!r}: a stream goes on from the file that "

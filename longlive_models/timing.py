@@ -1,4 +1,4 @@
-"""How blocks of latent frames become seconds, and how long a video can be. Numbers only."""
+"""Conversions between blocks, latent frames, frames and seconds, and bounds on lengths."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from longlive_core.checks import real, whole
 Number = float | int
 
 MOST_LATENT_FRAMES = 1 << 24
-"""Of a video: positions in time are float32 numbers, which are whole up to here. Weeks of video."""
+"""The most latent frames of a video: positions in time are float32, exact for whole numbers up to
+here. These are weeks of video."""
 
 _LENGTH_WHY = (
     f"positions in time are float32 numbers, so a video has {MOST_LATENT_FRAMES:,} latent frames "
@@ -20,7 +21,7 @@ _LENGTH_WHY = (
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTiming:
-    """How blocks of latent frames turn into seconds of video.
+    """Conversions between blocks, frames and seconds for one model's sizes and frame rate.
 
     Raises ValueError for a rate that is not above 0, and for sizes below 1.
     """
@@ -42,48 +43,55 @@ class BlockTiming:
 
     @property
     def block_seconds(self) -> float:
-        """Duration of every block but the first, which is shorter."""
+        """The seconds of every block but the first, which is shorter."""
         return self.frames_per_block * self.temporal_factor / self.fps
 
     @property
     def most_seconds(self) -> float:
-        """The longest that a video can be."""
+        """The length of the longest video, in seconds."""
         return self.seconds(self.most_blocks)
 
     def frames(self, blocks: int) -> int:
-        """Video frames of the first ``blocks`` blocks."""
+        """The number of video frames of the first ``blocks`` blocks."""
         latent = blocks * self.frames_per_block
         return 1 + self.temporal_factor * (latent - 1) if latent else 0
 
     def seconds(self, blocks: int) -> float:
-        """Duration of the first ``blocks`` blocks."""
+        """The seconds of the first ``blocks`` blocks."""
         return self.frames(blocks) / self.fps
 
     def frames_in(self, seconds: Number) -> int:
-        """Video frames nearest to ``seconds``, at least one."""
+        """The number of video frames nearest to ``seconds``, at least one."""
         return max(1, math.floor(self._exact_frames(seconds) + Fraction(1, 2)))
 
     def blocks_covering(self, frames: int) -> int:
-        """The fewest blocks that give at least ``frames`` video frames."""
+        """The smallest number of blocks with at least ``frames`` video frames."""
         latent = 1 + -(-(frames - 1) // self.temporal_factor)
         return max(1, -(-latent // self.frames_per_block))
 
     def blocks_nearest(self, seconds: Number, *, opening: bool) -> int:
-        """Whole blocks nearest to a shot's ``seconds``, at least one; ``opening`` has block 0."""
+        """The number of blocks nearest to a shot's ``seconds``, at least one.
+
+        ``opening`` says that the shot begins the video: block 0 has fewer frames than the
+        others.
+        """
         frames = self._exact_frames(seconds)
         lacking = self.temporal_factor - 1 if opening else 0
         block = self.frames_per_block * self.temporal_factor
         return max(1, math.floor((frames + lacking) / block + Fraction(1, 2)))
 
     def _exact_frames(self, seconds: Number) -> Fraction:
-        """Frames in ``seconds``, of the decimal numbers as they are written: floats round halves
-        either way."""
+        """The exact number of frames in ``seconds``.
+
+        Both numbers are taken as the decimals that they are written as: in floats, halves would
+        round up or down at random.
+        """
         number = float(seconds_of(seconds, at_most=self.most_seconds))
         return Fraction(repr(number)) * Fraction(repr(float(self.fps)))
 
 
 def seconds_of(seconds: Any, at_most: float = math.inf) -> float:
-    """A duration, if it is a number above 0 that a video can have; whole ones stay whole."""
+    """Return a length in seconds if a video can have it, else raise ValueError; ints stay ints."""
     why = "a video has at least one frame. Use for example seconds=5."
     number = real("seconds", seconds, above=0, why=why)
     if number > at_most:
@@ -92,6 +100,6 @@ def seconds_of(seconds: Any, at_most: float = math.inf) -> float:
 
 
 def blocks_of(name: str, blocks: Any, at_most: int = MOST_LATENT_FRAMES) -> int:
-    """A number of blocks, if it is whole, 1 or more, and a video can have it."""
+    """Return a number of blocks if it is an int from 1 to the most, else raise ValueError."""
     whole(name, blocks, at_least=1, why="blocks are generated whole. Use 1 or more.")
     return whole(name, blocks, at_most=at_most, why=_LENGTH_WHY)
