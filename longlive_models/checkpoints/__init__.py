@@ -1,1 +1,1 @@
-"""Model folders and weight files: found, read, packed in four bits, and told apart by hashes."""
+"""Model folders and weight files: finding, reading, packing in four bits, and hashing them."""

@@ -1,6 +1,7 @@
-"""What a disk says while weights are written: an ``OSError`` with the number and the file.
+"""Disk errors while weights are written, as an ``OSError`` with the error's number and the file.
 
-The libraries that write and copy for us put a full disk into sentences of errors of their own.
+The libraries that write and copy files raise errors of their own, in which a full disk is only a
+part of a sentence.
 """
 
 import os
@@ -15,15 +16,15 @@ from safetensors import SafetensorError
 _NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 
 Ignored = Callable[[str, list[str]], Iterable[str]]
-"""Of a folder and the names in it, those that are not copied."""
+"""A function of a folder and the names in it that returns the names not to copy."""
 
 
 @contextmanager
 def told_by_the_system(path: Path) -> Iterator[None]:
-    """Within the block a safetensors file or folder is written to ``path``.
+    """A context in which ``path`` is written: errors of the system are raised as OSError.
 
     Raises:
-        OSError: what the system said, where it is why the file cannot be written.
+        OSError: the system's error, if the library's error quotes one.
     """
     try:
         yield
@@ -35,7 +36,7 @@ def told_by_the_system(path: Path) -> Iterator[None]:
 
 
 def copy_tree(source: Path, target: Path, ignore: Ignored) -> None:
-    """Copy a folder. Raises OSError for the first file that cannot be, with its name."""
+    """Copy a folder. Raises OSError for the first file that cannot be copied, with its name."""
     try:
         shutil.copytree(source, target, ignore=ignore)
     except shutil.Error as error:
@@ -47,7 +48,7 @@ def copy_tree(source: Path, target: Path, ignore: Ignored) -> None:
 
 
 def _system_error(text: str, path: Path) -> OSError | None:
-    """The error whose number is in another library's sentence."""
+    """The OSError whose number stands in another library's message; None if there is none."""
     found = _NUMBER.search(text)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""A part of a model folder on disk: ``config.json`` and safetensors, split below a file size."""
+"""Saving and loading a part of a model folder: ``config.json`` and safetensors of bounded size."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ from longlive_models.checkpoints.tensor_files import (
 from longlive_models.documents import read_json
 
 SHARD = "15MB"
-"""No weight file is larger: the shipped model's files stay under 16 MiB."""
+"""The most bytes of a weight file; so the shipped model's files stay under 16 MiB."""
 
 
 _LONGEST_SERIES = 10_000
-"""Files that one model may be split over."""
+"""The most files that a model may be split into."""
 
 
 def save_part(
@@ -41,7 +41,7 @@ def save_part(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a config and its weights, floating-point ones as ``dtype`` if it is given."""
+    """Write a config and weights; floating-point ones are converted to ``dtype`` if it is given."""
     from huggingface_hub import save_torch_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,18 +58,18 @@ def save_part(
 
 
 def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and the weights that :func:`save_part` wrote.
+    """Read the config and the weights that :func:`save_part` wrote.
 
     Raises:
-        ValueError: the folder lacks its config or a file of its weights; a file is not whole, or
-            not what its name says; two files hold one weight; a weight is no number.
+        ValueError: the config or a file of weights is missing; a file is incomplete or not of the
+            kind that its name says; two files hold the same weight; a weight is NaN or infinite.
     """
     config = read_config(folder)
     return config, load_folder(folder)
 
 
 def load_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors in a folder's safetensors files. Raises ValueError as ``load_part`` does."""
+    """Read the tensors of a folder's safetensors files. Raises ValueError as ``load_part`` does."""
     read_weight_shapes(folder)
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder):
@@ -78,11 +78,11 @@ def load_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a folder's weights, of the headers of its files, which have to be whole.
+    """Read the shapes of a folder's weights from the headers of its files.
 
     Raises:
-        ValueError: a file is not whole, or not what its name says; two hold one weight; one holds
-            not what the index says.
+        ValueError: a file is incomplete or not of the kind that its name says; two files hold the
+            same weight; a file does not hold what the index says.
     """
     held = {file: read_shapes(file) for file in weight_files(folder)}
     check_together(held, read_weight_map(folder))
@@ -93,10 +93,10 @@ def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a part's weights, which are there; reads none of them.
+    """The paths of a part's weight files, all of which exist; reads none of them.
 
     Raises:
-        ValueError: there is none, or one of several is missing.
+        ValueError: there is no weight file, or one of several is missing.
     """
     index = read_weight_map(folder)
     present = _visible(folder, f"*{SAFETENSORS}")
@@ -110,7 +110,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weight_map(folder: Path) -> dict[str, str] | None:
-    """The file of each weight, as the part's index has it; None for a part without an index."""
+    """Read the index of a part: the file of each weight; None for a part without an index."""
     found = _visible(folder, f"*{SAFETENSORS}.index.json")
     if not found:
         return None
@@ -135,12 +135,14 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
 
 
 def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
-    """Raise ValueError for a config that has more layers than its part has weights.
+    """Raise ValueError for a config that asks for more layers than the files have weights.
 
-    Building them would take forever before the weights are seen not to fit. Reads headers alone.
+    Building so many layers could take forever before the weights are found not to fit. Reads
+    headers only.
 
     Args:
-        counts: how many of something that has weights of its own, by the config's field.
+        folder: the part's folder.
+        counts: by the config's field, how many layers, or other things with weights, it asks for.
     """
     held = len(read_weight_shapes(folder))
     for name, count in counts.items():
@@ -153,12 +155,12 @@ def check_counts(folder: Path, counts: Mapping[str, int]) -> None:
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
-    """Files of a folder in the order of their names; hidden ones are of other programs."""
+    """The files of a folder in the order of their names, without hidden ones."""
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
 
 
 def _others_of_series(names: list[str]) -> list[str]:
-    """Of files called "...-00001-of-00003...", those that are not there."""
+    """The missing files of a series that is named "...-00001-of-00003..."."""
     wanted: dict[str, None] = {}
     for name in names:
         if series := re.fullmatch(r"(.*-)(\d+)(-of-)(\d+)(\.safetensors)", name):
@@ -185,7 +187,7 @@ def _no_whole_part(folder: Path, missing: list[str], present: list[str]) -> str:
 
 
 def _refuse_second_model(stray: Path, held: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Raise ValueError if a file that no index names holds weights that the index places."""
+    """Raise ValueError if a file that the index does not name holds weights that the index has."""
     try:
         names = read_shapes(stray)
     except ValueError:  # whatever it is, it is not read
@@ -194,7 +196,7 @@ def _refuse_second_model(stray: Path, held: Mapping[Path, Mapping[str, Any]]) ->
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config alone; reads no weights."""
+    """Read the config of a part; reads no weights."""
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(
@@ -206,13 +208,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Modules built within have parameters without memory or values, for ``fill``."""
+    """A context in which modules are built without memory for their parameters; see ``fill``."""
     with torch.device("meta"), _NothingDrawn():
         yield
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Draws no normal numbers: on "meta" that would import the whole compiler, for nothing."""
+    """Skips drawing normal numbers, which on "meta" would import torch's compiler for nothing."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -222,11 +224,15 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Let a module's parameters be these tensors, without a copy; it may be ``unfilled``.
+    """Replace a module's parameters and buffers by these tensors, without a copy.
+
+    Args:
+        module: the module, which may have been built within ``unfilled``.
+        tensors: its state dict.
+        source: where the tensors come from, for messages.
 
     Raises:
-        ValueError: names, shapes or kinds of numbers are not the module's; ``source`` says where
-            they come from.
+        ValueError: names, shapes or kinds of numbers are not the module's.
     """
     own = module.state_dict()
     problems = {
@@ -253,14 +259,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
 
 
 def _holds(own: torch.dtype, given: torch.dtype) -> bool:
-    """Whether numbers of the type that is given can be those of one's own: floats, or the same."""
+    """Whether a tensor of type ``given`` can take the place of one of type ``own``."""
     return given.is_floating_point if own.is_floating_point else given == own
 
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a weight file, or of all safetensors below a folder in the order of their names.
 
-    It reads them whole: a second or so for every gigabyte.
+    Reads every byte: about a second for each gigabyte.
     """
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else _visible(path, f"**/*{SAFETENSORS}"):

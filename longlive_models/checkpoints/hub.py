@@ -1,4 +1,4 @@
-"""A model's name, folder or hub id, made into a local folder. No network unless asked."""
+"""Finding the local folder of a model's name, folder or hub id. Downloads only if asked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,19 +7,19 @@ EMBEDDED = {"pocket": Path(__file__).parents[1] / "pocket"}
 INDEX = "model_index.json"
 PACKED_WEIGHTS = "model_4o6.pt"
 PUBLISHED_WEIGHTS = ("model_bf16.pt", "model_te.pt", PACKED_WEIGHTS)
-"""The transformer's file in the original's own layout; ``published.py`` reads it."""
+"""Names of the transformer's file in the original's layout, which ``published.py`` reads."""
 
 
 def resolve(model: str, *, download: bool = False, revision: str | None = None) -> Path:
-    """The local folder of ``model``.
+    """Find the local folder of ``model``.
 
     Args:
         model: "pocket" (ships with the package), a model folder, or a hub id ("owner/name").
         download: fetch a hub id that is not in the local hub cache.
-        revision: of a hub id: a branch, a tag or a commit.
+        revision: a branch, a tag or a commit of a hub id.
 
-    Raises:
-        ValueError: no such model here, with what would help.
+        Raises:
+            ValueError: there is no such model here; the message says what would help.
     """
     if model in EMBEDDED:
         return EMBEDDED[model]
@@ -52,10 +52,10 @@ def snapshot(
     revision: str | None = None,
     patterns: Sequence[str] | None = None,
 ) -> Path:
-    """A hub id's files in the local hub cache, only those that match ``patterns`` if given.
+    """The folder of a hub id in the local hub cache; only files that match ``patterns``, if given.
 
     Raises:
-        ValueError: they are not in the cache and may not, or cannot, be fetched.
+        ValueError: the files are not in the cache, and ``download`` is False or fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

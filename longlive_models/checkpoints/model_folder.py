@@ -1,4 +1,4 @@
-"""What a model folder says of its model, before a weight is read."""
+"""Reading a model folder: the sizes of its model, checks of its files, and its parts."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from longlive_models.wan import WanTransformer
 
 
 def read_words(folder: Path) -> WordTokenizer | None:
-    """What a model folder's text encoder knows; None where that takes files of its own to say.
+    """The words that a model folder's text encoder knows; None if its config does not tell.
 
     Raises:
-        ValueError: a config that is none.
+        ValueError: the config is not valid.
     """
     if is_published(folder):
         return None
@@ -28,12 +28,12 @@ def read_words(folder: Path) -> WordTokenizer | None:
 
 
 def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
-    """The sizes and settings of a model folder; reads no weights.
+    """Read the sizes and settings of a model folder; reads no weights.
 
-    ``download`` allows to fetch what a folder of published files lacks.
+    ``download`` allows fetching what a folder of published files lacks.
 
     Raises:
-        ValueError: files that a model needs are not there, by name, or do not fit each other.
+        ValueError: files are missing, which the message names, or do not fit each other.
     """
     if is_published(folder):
         find_files(folder, download=download)
@@ -50,9 +50,9 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
 
 
 def check_sizes(folder: Path) -> None:
-    """Raise ValueError for files of weights that are not whole, or too few for their config.
+    """Raise ValueError for weight files that are incomplete or too small for their config.
 
-    Reads their headers alone, before a model is built of a config that no weights can fill.
+    Reads headers only. Call it before a model is built, which a wrong config could make huge.
     """
     for part, row in read_classes(folder).items():
         check_counts(folder / part, row.counts(row.read_config(folder / part)))
@@ -61,13 +61,13 @@ def check_sizes(folder: Path) -> None:
 def load_parts(
     folder: Path, runtime: Runtime, reduce_amax: ReduceAmax | None = None
 ) -> tuple[WanTransformer, WanVAE, TextEncoder]:
-    """The transformer, the VAE and the text encoder of a model folder, on the CPU.
+    """Load the transformer, the VAE and the text encoder of a model folder to the CPU.
 
-    Packed linears stay packed where ``runtime`` computes with them; ``reduce_amax`` is for those
-    whose inputs several ranks share.
+    Packed linears stay packed if ``runtime`` computes with packed weights; ``reduce_amax`` is for
+    linears whose inputs several ranks share.
 
     Raises:
-        ValueError: files that are not whole, or weights that are not those of their config.
+        ValueError: files are incomplete, or weights do not fit their config.
     """
     check_sizes(folder)
     transformer, vae, text = (

@@ -1,9 +1,9 @@
-"""Packed checkpoints: the project's own, the original's, and those of other libraries.
+"""Reading and writing checkpoints in four bits: this library's, the original's, other libraries'.
 
-A packed part of a model folder is a plain one with four tensors in place of each packed weight,
-``weight_codes``, ``weight_scales``, ``weight_amax`` and ``weight_format`` (integers: bits, which no
-cast touches), and a ``quantization_config`` in its ``config.json``. What the tensors say holds; the
-config is for readers.
+A packed part of a model folder has four tensors in place of each packed weight, ``weight_codes``,
+``weight_scales``, ``weight_amax`` and ``weight_format``, and a ``quantization_config`` in its
+``config.json``. The tensors are of integer types that hold bits, so that a cast of the model does
+not change them. Loading follows the tensors; the config informs readers.
 """
 
 from collections import defaultdict
@@ -39,10 +39,10 @@ METHOD = "longlive_nvfp4"
 
 PUBLISHED_FORMAT = "longlive_generator_nvfp4"
 PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
-"""The original's names of the rules."""
+"""The names that the original's files have for scale rules."""
 
 ReduceAmax = Callable[[Tensor], Tensor]
-"""Takes the largest magnitude of this rank's inputs to the largest of all ranks that share them."""
+"""A function from this rank's largest input magnitude to that of all ranks that share the inputs."""
 
 _PACKED = {
     "weight_codes": torch.uint8,
@@ -52,29 +52,29 @@ _PACKED = {
 }
 _CODES = "weight_codes"
 _IN_FILES = {"torchao": "_weight_"}
-"""What stands before a convention's names in a state dict."""
+"""The prefix of a convention's names in a state dict."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedConfig:
-    """What the ``quantization_config`` of a packed part says.
+    """The content of the ``quantization_config`` of a packed part.
 
     Attributes:
-        weight: how its weights were quantized.
-        activation: how its inputs are meant to be, where it runs in four bits throughout.
+        weight: the config with which the weights were quantized.
+        activation: the config for the inputs, if the part runs in four bits throughout (W4A4).
     """
 
     weight: QuantizeConfig
     activation: QuantizeConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for ``config.json``."""
+        """The fields as plain values, for ``config.json``."""
         activation = None if self.activation is None else self.activation.to_dict()
         return {"quant_method": METHOD, "weight": self.weight.to_dict(), "activation": activation}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PackedConfig":
-        """The inverse of ``to_dict``. Raises ValueError for other libraries' configs."""
+        """The config that ``to_dict`` gave. Raises ValueError for other libraries' configs."""
         if values.get("quant_method") != METHOD:
             raise ValueError(
                 f"{KEY} says quant_method={values.get('quant_method')!r}, and only {METHOD!r} is "
@@ -89,13 +89,13 @@ class PackedConfig:
 
 
 def split_quantization(values: Mapping[str, Any]) -> tuple[dict[str, Any], PackedConfig | None]:
-    """A part's config without its ``quantization_config``, and that, if it has one."""
+    """Split a part's config into the model's fields and its ``quantization_config`` (or None)."""
     rest = {name: value for name, value in values.items() if name != KEY}
     return rest, PackedConfig.from_dict(values[KEY]) if KEY in values else None
 
 
 def packed_modules(names: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
-    """The modules whose weights are packed, by the names of a state dict."""
+    """The names of the modules whose weights are packed in a state dict."""
     ending = f".{_CODES}"
     return tuple(name.removesuffix(ending) for name in names if name.endswith(ending))
 
@@ -110,12 +110,12 @@ def load_packed(
     reduce_amax: ReduceAmax | None = None,
     source: str | Path = "the checkpoint",
 ) -> ConversionReport:
-    """Fill ``model``, which may be on "meta", with packed weights; its linears change in place.
+    """Load packed weights into ``model``, in place: packed linears replace its plain ones.
 
-    ``run`` says how they compute (W4A16 unless given; ``LinearConfig(activation=
-    config.activation)`` is W4A4). With ``decode``, their values become plain linears of that type
-    instead. ``reduce_amax`` is for linears whose inputs several ranks share (``NVFP4Linear``).
-    Raises ValueError for weights that are not the model's.
+    The model may be on "meta". ``run`` says how the linears compute: W4A16 by default,
+    ``LinearConfig(activation=config.activation)`` for W4A4. If ``decode`` is a type, they become
+    plain linears of that type instead. ``reduce_amax`` is for linears whose inputs several ranks
+    share (``NVFP4Linear``). Raises ValueError for weights that do not fit the model.
     """
     run = LinearConfig() if run is None else run
     modules = packed_modules(tensors)
@@ -163,9 +163,9 @@ def packed_state(name: str, weight: NVFP4Tensor) -> dict[str, Tensor]:
 def read_weight(
     name: str, tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint"
 ) -> NVFP4Tensor:
-    """One packed weight of a state dict; the inverse of ``packed_state``.
+    """Read one packed weight of a state dict; the inverse of ``packed_state``.
 
-    Raises ValueError if a part of it is missing, or its scales are none that a weight can have.
+    Raises ValueError if one of its tensors is missing, was cast, or has impossible scales.
     """
     if missing := [key for key in _PACKED if f"{name}.{key}" not in tensors]:
         raise ValueError(
@@ -197,7 +197,7 @@ def read_weight(
 def decode_state(
     tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """A part's tensors with plain weights in place of packed ones; all of them of ``dtype``."""
+    """A part's tensors with packed weights decoded; all of them of type ``dtype``."""
     modules = packed_modules(tensors)
     packed = {f"{name}.{key}" for name in modules for key in _PACKED}
     plain = {name: tensor.to(dtype) for name, tensor in tensors.items() if name not in packed}
@@ -212,12 +212,13 @@ def import_state(
     config: QuantizeConfig | None = None,
     swizzled: bool | None = None,
 ) -> dict[str, Tensor]:
-    """A state dict with another library's packed weights, in the project's own form.
+    """Convert a state dict with another library's packed weights to this library's form.
 
-    The library is told by its names (``longlive_core.nvfp4.CONVENTIONS``); ``config`` and
-    ``swizzled`` say what its files leave open. Tensors that are not packed stay as they are; scales
-    of activations are left out, since activations are scaled as they come. Raises ValueError if
-    nothing is packed, if two libraries could have written it, or for what would be guessed.
+    The library is recognized by its tensors' names (``longlive_core.nvfp4.CONVENTIONS``);
+    ``config`` and ``swizzled`` say what its files do not. Tensors that are not packed stay as they
+    are; stored scales of activations are left out, since activations are scaled when they are
+    computed. Raises ValueError if nothing is packed, if two libraries could have written the
+    tensors, or if something that is needed would have to be guessed.
     """
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in state.items():
@@ -248,7 +249,7 @@ def import_state(
 def export_state(
     state: Mapping[str, Tensor], convention: str, *, swizzled: bool | None = None
 ) -> dict[str, Tensor]:
-    """A packed state dict as another library has it; the inverse of ``import_state``."""
+    """Convert a packed state dict to another library's form; the inverse of ``import_state``."""
     if convention not in CONVENTIONS:
         raise ValueError(f"no convention {convention!r}; there are {', '.join(CONVENTIONS)}.")
     kind, modules = CONVENTIONS[convention], packed_modules(state)
@@ -264,10 +265,12 @@ def export_state(
 def read_published(
     path: str | Path, *, config: QuantizeConfig | None = None
 ) -> tuple[dict[str, Tensor], PackedConfig]:
-    """The original's packed file (``model_4o6.pt``): tensors in the project's form, and its config.
+    """Read the original's packed file (``model_4o6.pt``); tensors get this library's form.
 
-    The file says its rule; ``config`` is for files that do not. Raises ValueError for other files,
-    and where file and ``config`` contradict each other.
+    Returns the tensors and the config.
+
+    ``config`` is for files that do not name their scale rule. Raises ValueError for other files,
+    and if the file and ``config`` contradict each other.
     """
     content = read_pickle(path)
     content = content if isinstance(content, Mapping) else {}
@@ -297,7 +300,10 @@ def read_published(
 
 
 def write_published(path: str | Path, tensors: Mapping[str, Tensor], config: PackedConfig) -> None:
-    """Write packed tensors as the original's packed file. Raises ValueError for an odd bound."""
+    """Write packed tensors in the form of the original's packed file.
+
+    Raises ValueError for a bound of the scales that the original does not use.
+    """
     rules = {rule: name for name, rule in PUBLISHED_RULES.items()}
     usual = QuantizeConfig(rule=config.weight.rule)
     if config.weight.largest_scale != usual.largest_scale:
@@ -322,7 +328,7 @@ def write_published(path: str | Path, tensors: Mapping[str, Tensor], config: Pac
 
 
 def _kind(parts: Mapping[str, Tensor]) -> Convention | None:
-    """The convention of a module's tensors; None for a module that is not packed."""
+    """The name of the convention of a module's tensors; None for a module that is not packed."""
     names = set()
     for key in parts:
         starts = [before for before in _IN_FILES.values() if key.startswith(before)]

@@ -1,6 +1,6 @@
-"""Pack a model folder in four bits, weight after weight, from one disk to another.
+"""Packing a model folder in four bits: weights are read, packed and written one after another.
 
-One weight is in memory at a time, beside what is packed and not yet written, so that a model packs
+Memory holds one plain weight, and packed ones that are not yet written. So a model can be packed
 on a machine that could not hold it.
 """
 
@@ -34,15 +34,15 @@ from longlive_models.wan import WanConfig, WanTransformer
 
 PART = "transformer"
 FILE_BYTES = 1_000_000_000
-"""A file of weights is closed when it would grow beyond this."""
+"""The most bytes of a weight file; a tensor that would make it larger starts the next one."""
 
 Progress = Callable[[int, int, str], None]
-"""Called after each tensor with the number done, the number in all and the tensor's name."""
+"""Called after each tensor with how many are done, how many there are, and the tensor's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedFolder:
-    """A model folder that has been packed."""
+    """The result of packing a model folder."""
 
     folder: Path
     source_sha256: str
@@ -51,10 +51,10 @@ class PackedFolder:
 
 
 def plan_packing(source: Path, keep: Keep = KEEP) -> SwapPlan:
-    """Which linears of a model folder would be packed; reads configs alone.
+    """List the linears of a model folder that would be packed; reads configs only.
 
     Raises:
-        ValueError: the folder is no model, is packed already, or ``keep`` names nothing in it.
+        ValueError: the folder is no model or is packed already, or ``keep`` matches no linear.
     """
     values = read_config(source / PART)
     if KEY in values:
@@ -80,11 +80,11 @@ def pack_model_folder(
     file_bytes: int = FILE_BYTES,
     progress: Progress | None = None,
 ) -> PackedFolder:
-    """Write a copy of a model folder whose transformer's linears are packed.
+    """Write a copy of a model folder in which the transformer's linears are packed.
 
-    Weights are quantized on ``device`` as the source has them; what is not packed becomes
-    ``dtype``. The target appears when all of it is written, and its index names the source by its
-    hash. Raises ValueError as ``plan_packing`` does, and if the target exists.
+    Weights are quantized on ``device``, from the type that the source has; those that are not
+    packed are converted to ``dtype``. The target folder appears when it is complete, and its index
+    has the source's hash. Raises ValueError as ``plan_packing`` does, and if the target exists.
     """
     if target.exists():
         raise ValueError(f"{target} exists: name another folder, or remove it.")
@@ -127,7 +127,7 @@ def _pack_part(
     device: torch.device,
     progress: Progress | None,
 ) -> tuple[int, int]:
-    """Write the part's tensors; returns the bytes that they took and take."""
+    """Write the part's tensors; returns their bytes before and after packing."""
     wanted = {f"{name}.weight": name for name in plan.swapped}
     total = sum(len(names) for _, names in _names(source))
     before = after = done = 0
@@ -170,7 +170,7 @@ class _Files:
         self.written: list[list[str]] = []
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor, writing those before it if the file would become too long."""
+        """Add a tensor; writes those before it to a file first if that would become too large."""
         if self.tensors and self.bytes + tensor.nbytes > self.limit:
             self._write()
         self.tensors[name] = tensor.contiguous()
@@ -178,7 +178,7 @@ class _Files:
         self.total += tensor.nbytes
 
     def close(self) -> None:
-        """Write the rest, and give the files their names and their index."""
+        """Write the rest; then give the files their final names, and write the index."""
         self._write()
         count = len(self.written)
         if count == 1:
@@ -211,7 +211,7 @@ def _names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _without_weights(part: Path) -> Callable[[str, list[str]], list[str]]:
-    """For ``copytree``: leave the part's own files, which are written anew."""
+    """An ``ignore`` function for ``copytree`` that leaves out the files that are written anew."""
 
     def ignore(folder: str, names: list[str]) -> list[str]:
         return names if Path(folder) == part else []
@@ -220,6 +220,6 @@ def _without_weights(part: Path) -> Callable[[str, list[str]], list[str]]:
 
 
 def _note(index: Path, notes: Mapping[str, Any]) -> None:
-    """Add to a model's index where it comes from."""
+    """Add the source of the packed model to its index."""
     content = read_json(index) | dict(notes)
     index.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""Files of tensors, read whole or refused in a sentence that says what they are instead.
+"""Readers of tensor files: safetensors, and pickles of ``torch.save``.
 
-Safetensors, and what ``torch.save`` wrote: that is a pickle, read with ``weights_only``, which
-runs no code. Every reader of weights goes through here.
+All weights are read here. Pickles are read with ``weights_only``, which runs no code. A file that
+is incomplete or of another kind is a ValueError that says what the file is instead.
 """
 
 import json
@@ -26,7 +26,7 @@ from longlive_models.finite import LARGEST_WEIGHT, sound
 SAFETENSORS = ".safetensors"
 PICKLES = (".pt", ".pth")
 UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
-"""What programs that fetch files append to the names of those that are not whole yet."""
+"""Suffixes that download programs give to files that are not complete yet."""
 
 _HEADER = 100 << 20
 """The longest header that safetensors allows, in bytes."""
@@ -43,14 +43,14 @@ _BROKEN = (
     OSError,
     zipfile.BadZipFile,
 )
-"""What torch.load raises for a file that is not what it takes it for."""
+"""The errors of torch.load for a file that it cannot read."""
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU; mapped, not copied.
+    """Read the tensors of a safetensors file; they are on the CPU, mapped, not copied.
 
     Raises:
-        ValueError: what is not a whole file of this kind, and weights that are no numbers.
+        ValueError: the file is incomplete or of another kind, or weights are NaN or infinite.
     """
     path = Path(path)
     require_safetensors(path)
@@ -63,7 +63,10 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a safetensors file, of its header alone. Raises as above."""
+    """Read the shapes of a safetensors file's tensors from its header.
+
+    Raises ValueError if the file is incomplete or of another kind.
+    """
     path = Path(path)
     require_safetensors(path)
     try:
@@ -75,10 +78,10 @@ def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_pickle(path: str | Path) -> Any:
-    """What ``torch.save`` wrote, if it is of tensors and plain values; on the CPU, mapped.
+    """Read a file of ``torch.save`` that holds tensors and plain values; on the CPU, mapped.
 
     Raises:
-        ValueError: another kind of file, one that is not whole, or one that would run code.
+        ValueError: the file is incomplete, of another kind, or would run code.
     """
     path = Path(path)
     kind = _require_file(path)
@@ -105,14 +108,15 @@ def read_pickle(path: str | Path) -> Any:
 
 
 def read_tensors(path: str | Path, holders: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors by name in one file, whose name says which kind it is.
+    """Read the tensors of one file by name; the file's suffix says which kind it is.
 
     Args:
-        holders: names under which a pickle may hold them; the first that is there is taken.
+        path: the file.
+        holders: keys of a pickle under which the tensors may be; the first that exists is used.
 
     Raises:
-        ValueError: another kind of file, or one that is not whole; other values than tensors;
-            weights that are no numbers.
+        ValueError: the file is incomplete or of another kind, has other values than tensors, or
+            weights are NaN or infinite.
     """
     path = Path(path)
     if path.suffix == SAFETENSORS:
@@ -126,9 +130,9 @@ def read_tensors(path: str | Path, holders: Sequence[str] = ()) -> dict[str, Ten
 
 
 def state_dict_in(content: Any, path: Path, holders: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors by name in what a pickle holds, at its top or under one of ``holders``.
+    """The tensors by name in a pickle's content, at its top level or under one of ``holders``.
 
-    Raises ValueError for other content, and for weights that are no numbers.
+    Raises ValueError for other content, and for weights that are NaN or infinite.
     """
     for holder in holders:
         if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
@@ -154,7 +158,7 @@ def state_dict_in(content: Any, path: Path, holders: Sequence[str] = ()) -> dict
 def check_together(
     held: Mapping[Path, Mapping[str, Any]], index: Mapping[str, str] | None = None
 ) -> None:
-    """Raise ValueError where files by their tensors' names are not one model."""
+    """Raise ValueError if files hold the same tensor, or not the ones that the index says."""
     places: dict[str, Path] = {}
     for file, names in held.items():
         for name in names:
@@ -175,7 +179,7 @@ def check_together(
 
 
 def require_safetensors(path: Path) -> None:
-    """Raise ValueError unless this is a whole safetensors file; reads its header alone."""
+    """Raise ValueError unless this is a complete safetensors file; reads its header only."""
     kind = _require_file(path)
     if kind in ("zip", "pickle"):
         raise ValueError(_misnamed(path, "a pickle, as torch.save writes it", f"{path.stem}.pt"))
@@ -198,7 +202,7 @@ def require_safetensors(path: Path) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs. Raises ValueError if a name stands twice: one would be lost."""
+    """Make a dict of pairs. Raises ValueError if a name stands twice: one would be lost."""
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
@@ -208,9 +212,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_numbers(tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raise ValueError for a tensor that holds NaN, an infinity or what overflows when squared.
+    """Raise ValueError for a tensor with NaN, infinities or values that overflow when squared.
 
-    Reads all of them once: about 0.1 s a gigabyte that is in memory.
+    Reads all values once: about 0.1 s for each gigabyte in memory.
     """
     for name, x in tensors.items():
         if x.layout is not torch.strided or x.nbytes > x.untyped_storage().nbytes():
@@ -233,12 +237,12 @@ def require_numbers(tensors: Mapping[str, Tensor], source: str | Path) -> None:
 
 
 def unfinished(path: Path) -> Path | None:
-    """What an unfinished download left beside ``path``, if anything."""
+    """The file of an unfinished download of ``path`` beside it, if there is one."""
     return next((p for end in UNFINISHED if (p := path.with_name(path.name + end)).is_file()), None)
 
 
 def cached_in_part(path: Path) -> str | None:
-    """The hub's id of the model in whose cached snapshot ``path`` would be; None elsewhere."""
+    """The hub id of the model whose cached snapshot has the folder of ``path``; None elsewhere."""
     for parent in path.parents:
         if parent.name.startswith("models--") and parent / "snapshots" in path.parents:
             return parent.name.removeprefix("models--").replace("--", "/")
@@ -246,7 +250,7 @@ def cached_in_part(path: Path) -> str | None:
 
 
 def why_missing(path: Path) -> str:
-    """The end of a message about a file that is not there: what is known, and the way out."""
+    """The end of a message about a missing file: what is known of it, and the way out."""
     if part := unfinished(path):
         return f"only {part.name} is there: its download was not finished. Fetch it again."
     if model := cached_in_part(path):
@@ -260,7 +264,7 @@ def why_missing(path: Path) -> str:
 
 
 def _require_file(path: Path) -> str:
-    """What the first bytes of a file say that it is. Raises ValueError if it has none."""
+    """The kind of a file, told by its first bytes. Raises ValueError if it cannot be read."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name the file of weights in it.")
     if not path.exists():
@@ -326,7 +330,7 @@ def _is_text(start: bytes) -> bool:
 
 
 def _require_archive(path: Path) -> None:
-    """Raise ValueError unless a zip file is whole, and what torch.save writes."""
+    """Raise ValueError unless a zip file is complete and written by torch.save."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,7 +1,7 @@
-"""What a pipeline's weights are now: hashes that notice whatever changed them in memory.
+"""Hashes of a pipeline's weights that notice any change of them in memory.
 
-A hash of files costs a second a gigabyte, so it is taken once. Whether memory still holds what was
-loaded is asked of sums over the weights' bits, at the speed of memory.
+Hashing files takes about a second for each gigabyte, so it is done once. Sums over the weights'
+bits, computed at the speed of memory, tell whether memory still holds what was loaded.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from longlive_models.lora import LoRALinear, adapters
 Parts = Mapping[str, nn.Module]
 
 _COLUMNS = 1024
-"""How many sums the 64-bit words of a tensor are added up to."""
+"""How many sums are made of the 64-bit words of a tensor."""
 
 _ROWS = 4096
-"""Rows of words that are multiplied by their places at a time: 32 MiB."""
+"""How many rows of words are multiplied by their places at once: 32 MiB."""
 
 
 class FileHash:
-    """SHA-256 of a model's weight files, read when it is first asked for, and once.
+    """SHA-256 of a model's weight files, computed when it is first asked for.
 
     Args:
-        path: a folder or a file; it is expected to stay what it is now.
+        path: a folder or a file, which must not change.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,21 +37,21 @@ class FileHash:
 
     @property
     def untouched(self) -> bool:
-        """Whether the files are those that were there at the beginning."""
+        """Whether the files are the same as when this was made (by size and time)."""
         return self._stamps == _stamps(self._path)
 
     @cached_property
     def sha256(self) -> str:
-        """``fingerprint`` of the files: a second or so for every gigabyte, the first time."""
+        """``fingerprint`` of the files; the first call takes about a second for each gigabyte."""
         return fingerprint(self._path)
 
 
 class WeightHash:
-    """The hash of a pipeline's weights, asked at any time.
+    """The hash of a pipeline's weights at the time of the call.
 
     Args:
         parts: the modules as they were loaded.
-        files: the folder or file that they come from, or its hash; None for weights without files.
+        files: the folder or file that they were loaded from, or its hash; None if from no file.
     """
 
     def __init__(self, parts: Parts, files: "Path | FileHash | None" = None) -> None:
@@ -62,8 +62,8 @@ class WeightHash:
     def of(self, parts: Parts) -> str:
         """SHA-256 of the weights that are in ``parts`` now.
 
-        It is that of the files while memory holds what was loaded from them; that of the tensors
-        in memory otherwise. Adapters beside the weights are hashed with them.
+        It is the hash of the files while memory holds what was loaded from them, else that of the
+        tensors in memory. Adapters beside the weights are hashed as well.
         """
         now = _sums(parts)
         if now not in self._known:
@@ -100,10 +100,10 @@ def _base(parts: Parts) -> Iterator[tuple[str, Tensor]]:
 
 
 def _sums(parts: Parts) -> str:
-    """A hash of sums over the bits of all weights, for changes that nobody hides.
+    """A hash of sums over the bits of all weights, which notices changes, though not hidden ones.
 
     A changed number changes it, and so do numbers that change places. Sums of whole numbers do not
-    depend on the order or the number of threads.
+    depend on their order or the number of threads.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_base(parts)):

@@ -1,4 +1,4 @@
-"""The Wan2.2 VAE: causal, streaming, at the published size and at a pocket one."""
+"""The Wan2.2 VAE, which is causal and can encode and decode a video in pieces."""
 
 from longlive_models.vae.autoencoder import WanVAE as WanVAE
 from longlive_models.vae.checkpoint import load_vae as load_vae

@@ -1,4 +1,4 @@
-"""The Wan2.2 VAE: videos to latents and back, whole or block by block."""
+"""WanVAE, which encodes videos to latents and decodes them, whole or block by block."""
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ class WanVAE(nn.Module):
         self.reset_statistics()
 
     def reset_statistics(self) -> None:
-        """Put the config's latent statistics (again) beside the weights, in float32."""
+        """Set the buffers of latent statistics from the config, in float32."""
         device = self.conv2.weight.device
         shape = (1, self.config.latent_channels, 1, 1, 1)
 
@@ -66,9 +66,10 @@ class WanVAE(nn.Module):
         self.latent_std = statistic(self.config.latent_std)
 
     def channels_last_(self) -> None:
-        """Lay the weights of convolutions out channels-last, in place; features follow them.
+        """Store the weights of convolutions channels-last, in place; features then are so as well.
 
-        Faster on GPUs. (``Module.to(memory_format=...)`` takes one rank, and this has both.)
+        This is faster on GPUs. (``Module.to(memory_format=...)`` handles either 2-D or 3-D
+        convolutions, and this model has both.)
         """
         formats = {5: torch.channels_last_3d, 4: torch.channels_last}
         for module in self.modules():
@@ -77,7 +78,7 @@ class WanVAE(nn.Module):
                 weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
 
     def normalize(self, mean: Latents) -> Latents:
-        """Latents of zero mean and unit deviation, channel by channel."""
+        """Normalize latents to zero mean and unit deviation, channel by channel."""
         return (mean - self.latent_mean.to(mean.dtype)) / self.latent_std.to(mean.dtype)
 
     def denormalize(self, latents: Latents) -> Latents:
@@ -85,11 +86,11 @@ class WanVAE(nn.Module):
         return latents * self.latent_std.to(latents.dtype) + self.latent_mean.to(latents.dtype)
 
     def moments(self, video: Video, *, parity: bool = False) -> tuple[Latents, Latents]:
-        """Mean and log-variance of the latents, not normalized, for a video of 1 + 4 n frames.
+        """Mean and log-variance of the latents, not normalized, of a video of 1 + 4 n frames.
 
         The log-variance is clamped to [-30, 20], so that its exponential is finite. Raises
-        ValueError if frames are left over after the last full group; ``parity=True`` drops
-        them without a word, as the original does.
+        ValueError if frames are left over after the last full group; with ``parity=True`` they
+        are dropped silently, as the original does.
         """
         self._check_video(video, parity=parity, first=True)
         video = video[:, :, : self.config.pixel_frames(self.config.latent_frames(video.shape[2]))]
@@ -98,15 +99,15 @@ class WanVAE(nn.Module):
         return _at_least_float(mean), _at_least_float(logvar).clamp(*LOGVAR_RANGE)
 
     def encode(self, video: Video, *, parity: bool = False) -> Latents:
-        """Normalized latents (the mean, nothing is drawn) of a video of 1 + 4 n frames."""
+        """Encode a video of 1 + 4 n frames to normalized latents (the mean; nothing is sampled)."""
         return self.normalize(self.moments(video, parity=parity)[0])
 
     def encode_block(
         self, video: Video, state: StreamState | None = None
     ) -> tuple[Latents, StreamState]:
-        """The next piece of a video: 1 + 4 n frames without a state, then 4 n frames a call.
+        """Encode the next piece of a video: 1 + 4 n frames in the first call, then 4 n frames each.
 
-        Returns normalized latents and the state for the next call.
+        The first call has no state. Returns normalized latents and the state for the next call.
         """
         self._check_video(video, parity=False, first=state is None)
         size, channels = self.config.patch_size, self.config.patch_channels
@@ -117,17 +118,17 @@ class WanVAE(nn.Module):
         return self.normalize(mean), StreamState(history)
 
     def decode(self, latents: Latents) -> Video:
-        """The whole video of normalized latents, 1 + 4 (F - 1) frames, not clamped."""
+        """Decode F frames of normalized latents to a whole video of 1 + 4 (F - 1) frames, not clamped."""
         self._check_latents(latents)
         return self._decode(latents, None, record=False)[0]
 
     def decode_block(
         self, latents: Latents, state: StreamState | None = None
     ) -> tuple[Video, StreamState]:
-        """The frames of the next latents of a stream, and the state for those after them.
+        """Decode the next latents of a video; returns frames and the state for the next call.
 
-        Without a state the first latent frame starts the video and gives one frame; every other
-        latent frame gives 4. Any split of the latents over calls gives the frames of ``decode``.
+        In the first call, which has no state, the first latent frame gives one frame; all others
+        give 4. However the latents are split over calls, the frames are those of ``decode``.
         """
         self._check_latents(latents)
         b, c, _, h, w = latents.shape
@@ -192,10 +193,10 @@ def _run(
     record: bool,
     at_once: int,
 ) -> tuple[Features, tuple[Tensor, ...]]:
-    """A video's first frame by itself, then all others together: at most two passes.
+    """Run the network over a video's first frame by itself, then over all others together.
 
-    On a CPU, without gradients, the others go ``at_once`` frames at a time: features that fit
-    into its cache take a fraction of the time to touch, and long videos little memory.
+    On a CPU without gradients the others are run ``at_once`` frames at a time: features that
+    fit into the CPU's cache are much faster to read, and long videos take little memory.
     """
     pieces = []
     if past is None:
@@ -215,9 +216,9 @@ def _run(
 def _past(
     state: StreamState | None, network: nn.Module, first: tuple[int, ...]
 ) -> tuple[Tensor, ...] | None:
-    """The history in a state, if it is this stream's.
+    """The history in a state. Raises ValueError if the state is that of another stream.
 
-    ``first`` is the shape of what the network's first layer remembers of such an input.
+    ``first`` is the expected shape of the history of the network's first layer.
     """
     if state is None:
         return None

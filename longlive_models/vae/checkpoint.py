@@ -1,4 +1,4 @@
-"""Published weights of the VAE: `Wan2.2_VAE.pth`, or safetensors with the same keys."""
+"""Loading published weights of the VAE: `Wan2.2_VAE.pth`, or safetensors with the same keys."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,11 @@ from longlive_models.vae.config import WAN22_VAE, VAEConfig
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a ``.pth``, ``.pt`` or ``.safetensors`` file, on the CPU.
+    """Read the weights in a ``.pth``, ``.pt`` or ``.safetensors`` file to the CPU.
 
-    Pickles are read with ``weights_only=True``, and mapped: memory holds them once. Raises
-    ValueError for another kind of file, one that is not whole, a pickle that holds anything but
-    tensors by name, and weights that are no numbers.
+    Pickles are read with ``weights_only=True``, and mapped rather than copied. Raises ValueError
+    for another kind of file, an incomplete one, a pickle with other values than tensors by name,
+    and weights that are NaN or infinite.
     """
     return read_tensors(path)
 
@@ -39,9 +39,9 @@ def load_vae(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> WanVAE:
-    """The VAE of a weight file, in evaluation mode, with ``config``'s latent statistics.
+    """Load the VAE of a weight file, in evaluation mode, with the latent statistics of ``config``.
 
-    It is built without memory of its own, so that the weights exist once. Raises ValueError as
+    It is built without memory for weights, so that they are in memory once. Raises ValueError as
     ``load_weights`` does.
     """
     state = source if isinstance(source, Mapping) else read_state_dict(source)
@@ -55,7 +55,7 @@ def load_vae(
 
 
 def check_keys(vae: WanVAE, state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless ``state`` has the keys of ``vae``, all of them, in its shapes."""
+    """Raise ValueError unless ``state`` has exactly the keys and shapes of ``vae``."""
     own = vae.state_dict()
     problems = {
         "missing": sorted(own.keys() - state.keys()),

@@ -1,4 +1,4 @@
-"""Encode a part of a video by itself: the frames that are wanted, and a halo before them.
+"""Encoding a part of a video by itself, from its frames and a halo of frames before them.
 
 Source: LongLive-2.0 (arXiv 2605.18739), chunk-halo encoding for sequence parallelism.
 """
@@ -9,7 +9,7 @@ from longlive_models.vae.config import VAEConfig
 
 
 def encode_window(config: VAEConfig, keep: range, *, halo: int | None = None) -> HaloWindow:
-    """The frames to encode for the latent frames ``keep`` of a video, and what to drop of them.
+    """The frames to encode for the latent frames ``keep`` of a video, and which latents to drop.
 
     ``halo`` counts latent frames; ``config.encoder_history`` of them, the default, give what
     encoding the whole video gives, exactly. Fewer are an approximation: the first latent frames
@@ -20,10 +20,10 @@ def encode_window(config: VAEConfig, keep: range, *, halo: int | None = None) ->
 
 
 def encode_chunk(vae: WanVAE, frames: Video, window: HaloWindow) -> Latents:
-    """Normalized latents ``window.keep`` of a video of which ``frames`` are ``window.pixels``.
+    """Encode ``frames``, the frames ``window.pixels`` of a video, to its latents ``window.keep``.
 
     Raises:
-        ValueError: ``frames`` are not as many as the window has.
+        ValueError: there are not as many frames as the window has.
     """
     if frames.shape[2] != len(window.pixels):
         raise ValueError(
@@ -35,7 +35,7 @@ def encode_chunk(vae: WanVAE, frames: Video, window: HaloWindow) -> Latents:
 
 
 def encode_part(vae: WanVAE, video: Video, keep: range, *, halo: int | None = None) -> Latents:
-    """Normalized latents ``keep`` of a whole video, encoded from as little of it as that takes."""
+    """Encode the latent frames ``keep`` of a whole video, from as few of its frames as possible."""
     whole = vae.config.latent_frames(video.shape[2])
     if keep.stop > whole:
         raise ValueError(

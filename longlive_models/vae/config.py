@@ -1,4 +1,4 @@
-"""Sizes and latent statistics of a Wan2.2 VAE. Integers and tuples only: no tensors."""
+"""VAEConfig: sizes and latent statistics of a Wan2.2 VAE. Integers and tuples only: no tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,14 +11,15 @@ MOST = 2**16
 """The most channels of a layer: one convolution of so many has over 200 GB."""
 
 MOST_BLOCKS, MOST_STAGES = 2**7, 12
-"""The most residual blocks of a stage, and the most stages: 12 fold 4,096 pixels into one."""
+"""The most stages, and the most residual blocks of a stage: 12 stages fold 4,096 pixels into
+one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """What a Wan2.2 VAE is made of; every size and stride follows from these fields.
+    """The sizes of a Wan2.2 VAE; all other sizes and strides follow from these fields.
 
-    ``dim_mult`` has one multiplier a stage. Every stage but the last halves space;
+    ``dim_mult`` has a multiplier for each stage. Every stage but the last halves space;
     ``temporal_downsample`` says for each of those stages whether it halves time as well, in the
     encoder's order. The decoder walks the stages backwards, with one residual block more in each.
     ``latent_mean`` and ``latent_std`` normalize the latents, channel by channel.
@@ -83,7 +84,7 @@ class VAEConfig:
         self._check_shortcuts()
 
     def _check_shortcuts(self) -> None:
-        """Shortcuts have no parameters: widths must fit what folding space and time gives."""
+        """Raise ValueError if widths do not fit the shortcuts, which have no parameters."""
         folds = [8 if halved else 4 for halved in self.temporal_downsample]
         down = zip(self.encoder_dims[:-1], self.encoder_dims[1:], [*folds, 1], strict=True)
         up = zip(self.decoder_dims[:-2], self.decoder_dims[1:-1], reversed(folds), strict=True)
@@ -129,7 +130,7 @@ class VAEConfig:
 
     @property
     def encoder_history(self) -> int:
-        """Latent frames before a latent frame whose pixels reach it (28 for Wan2.2)."""
+        """How many latent frames before it a latent frame's encoding depends on (28 for Wan2.2)."""
         blocks = 4 * self.num_res_blocks  # two convolutions a block, two earlier frames each
         first = -(2 + 8) - blocks  # head, middle, last stage; in frames, latent 0 counting as 0
         for halved in reversed(self.temporal_downsample):
@@ -138,7 +139,7 @@ class VAEConfig:
 
     @property
     def decoder_history(self) -> int:
-        """Latent frames before a latent frame that reach its pixels (38 for Wan2.2)."""
+        """How many latent frames before it a latent frame's pixels depend on (38 for Wan2.2)."""
         blocks = 4 * (self.num_res_blocks + 1)
         first = -2 - blocks  # head and last stage
         for doubled in self.temporal_downsample:
@@ -146,11 +147,11 @@ class VAEConfig:
         return -(first - (8 + 2))
 
     def pixel_frames(self, latent_frames: int) -> int:
-        """Pixel frames that a whole video of ``latent_frames`` latent frames has."""
+        """The number of pixel frames of a whole video of ``latent_frames`` latent frames."""
         return 1 + self.temporal_stride * (latent_frames - 1)
 
     def latent_frames(self, pixel_frames: int) -> int:
-        """Latent frames of a whole video; frames after the last full group do not count."""
+        """The number of latent frames of a whole video; frames after the last full group do not count."""
         return 1 + (pixel_frames - 1) // self.temporal_stride
 
     def to_dict(self) -> dict[str, Any]:

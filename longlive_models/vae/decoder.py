@@ -1,4 +1,4 @@
-"""Latents to patchified video: a middle with attention, up stages, a head."""
+"""The decoder, from latents to patchified video: a middle with attention, up stages, a head."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Features, history: History) -> Features:
-        """The first latent frame of a video alone, or any number of later ones."""
+        """Decode the first latent frame of a video alone, or any number of later ones."""
         x = self.conv1(x, history)
         before, attention, after = self.middle
         x = after(attention(before(x, history)), history)

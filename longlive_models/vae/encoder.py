@@ -1,4 +1,4 @@
-"""Video to latent features: patches, down stages, a middle with attention, a head."""
+"""The encoder, from patchified video to latents: down stages, a middle with attention, a head."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Features, history: History) -> Features:
-        """The first frame of a video alone, or whole groups of later frames."""
+        """Encode the first frame of a video alone, or whole groups of later frames."""
         x = self.conv1(x, history)
         for stage in self.downsamples:
             x = stage(x, history)

@@ -1,7 +1,7 @@
 """The layers of the Wan2.2 VAE.
 
-Features are [batch, channels, frames, height, width], channels-last in memory: every layer takes
-and gives that layout, so that none copies only to change it.
+Features are [batch, channels, frames, height, width], channels-last in memory. Every layer takes
+and returns that layout, so that no copy is needed to change it.
 """
 
 import torch
@@ -98,10 +98,10 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(x)
 
     def forward_as_images(self, x: Features) -> Features:
-        """A batch of 2-D convolutions for each tap in time.
+        """Compute the convolution as a batch of 2-D convolutions for each tap in time.
 
-        The same sum, for the sizes at which PyTorch on a CPU does not hand a single sample's 3-D
-        convolution to oneDNN, and takes two to three times as long.
+        The sum is the same. It is for sizes at which PyTorch on a CPU does not use oneDNN for the
+        3-D convolution of a single sample, which takes two to three times as long.
         """
         frames = images(x)
         first, second, third = self.weight.unbind(2)
@@ -111,7 +111,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, causal convolution, twice, beside an identity or a 1x1x1 shortcut."""
+    """Twice norm, SiLU and causal convolution, beside an identity or a 1x1x1 shortcut."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class Upsample(nn.Module):
 
 
 def _merge_taps(weight: Tensor, dim: int, phase: int) -> Tensor:
-    """Three taps to two: those that fall on the same pixel of a twice smaller image."""
+    """Merge three taps into two: those that meet the same pixel of the image of half the size."""
     first, second, third = weight.unbind(dim)
     pair = (first, second + third) if phase == 0 else (first + second, third)
     return torch.stack(pair, dim)

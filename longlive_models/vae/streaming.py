@@ -1,4 +1,4 @@
-"""The past that causal layers need, carried from call to call as plain tensors."""
+"""The state of causal layers between calls: the frames before, as plain tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ def features(x: Rows) -> Features:
 
 @dataclass(frozen=True)
 class StreamState:
-    """Where a stream stands: for each causal layer, in order, the last frames that it has seen.
+    """The state of an encoder or decoder between calls: the last frames of each causal layer.
 
-    ``history`` holds them as [batch, frames, height, width, channels], contiguous.
-    Nothing in it is changed in place: keeping an earlier state and going on from it is a rewind.
+    ``history`` has them in the layers' order, [batch, frames, height, width, channels], contiguous.
+    They are never changed in place, so an earlier state can be kept to continue from it.
     """
 
     history: tuple[Tensor, ...]
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """A flat dict, as safetensors stores it."""
+        """The tensors in a flat dict, as safetensors stores them."""
         return {f"history.{i}": frames for i, frames in enumerate(self.history)}
 
     @classmethod
@@ -54,16 +54,16 @@ class StreamState:
 
     @property
     def bytes(self) -> int:
-        """Memory that the state holds."""
+        """How many bytes of memory the state takes."""
         return sum(frames.nbytes for frames in self.history)
 
 
 class History:
-    """Hands each causal layer its past during one forward, and collects the new one.
+    """Gives each causal layer its past frames during one forward, and collects the new ones.
 
-    Layers ask in the order in which they run. Without a past (``past=None``) the call is a
-    video's first frame; layers then do what is special about it. ``record=False`` skips the
-    collection, for a call that nothing follows.
+    Layers ask in the order in which they run. Without a past (``past=None``) the input is a
+    video's first frame, which layers treat in a special way. ``record=False`` collects nothing,
+    for the last call.
     """
 
     def __init__(self, past: tuple[Tensor, ...] | None, *, record: bool = True) -> None:
@@ -78,7 +78,7 @@ class History:
         return self.past is None
 
     def start(self, frames: Features) -> None:
-        """Note what the layer remembers of the first frame."""
+        """Record a layer's past after the first frame."""
         assert self.past is None
         if self.record:
             self.new.append(rows(frames).contiguous())

@@ -1,4 +1,4 @@
-"""Self- and cross-attention, and what they ask of a cache and of a sequence exchange."""
+"""Self- and cross-attention, and the protocols of the cache and sequence exchange that they use."""
 
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -16,21 +16,21 @@ KeysValues = tuple[Heads, Heads]
 
 @runtime_checkable
 class Memory(Protocol):
-    """Keys and values of blocks already generated; the block being generated included.
+    """The keys and values of blocks already generated and of the block in progress: a protocol.
 
-    The model does not know which blocks a memory shows, nor how it stores them.
+    A key-value cache is one. It decides which blocks are visible and how they are stored.
     """
 
     def write(self, layer: int, k: Heads, v: Heads, *, clean: bool) -> None:
-        """Take the current block's keys and values; ``clean`` on its last pass.
+        """Store the current block's keys and values; ``clean`` on its last pass.
 
         Keys are rotated, unless positions are given at each read (``key_positions``).
         """
 
     def read(self, layer: int) -> KeysValues:
-        """Every key and value that the current block may attend to, its own among them.
+        """Return all keys and values that the current block may attend to, its own included.
 
-        In any float dtype: attention takes them in that of the queries.
+        They may have any float dtype: attention casts them to the queries'.
         """
 
 
@@ -39,22 +39,22 @@ class Arriving(Protocol):
     """A tensor on its way between ranks."""
 
     def wait(self) -> Heads:
-        """The tensor, once it is here."""
+        """Wait for the tensor and return it."""
 
 
 @runtime_checkable
 class HeadExchange(Protocol):
-    """Trades a part of the sequence, all heads, for the whole sequence, a part of the heads."""
+    """An exchange between ranks: each gives its tokens of all heads, and gets all tokens of its heads."""
 
     def start(self, x: Heads) -> Arriving:
-        """Begin: from this rank's tokens and all heads to all tokens and this rank's heads."""
+        """Start the exchange from this rank's tokens and all heads to all tokens and its heads."""
 
     def to_sequence(self, x: Heads) -> Heads:
-        """The way back, for attention's output."""
+        """Exchange attention's output back: from all tokens to this rank's tokens and all heads."""
 
 
 class NoExchange:
-    """The exchange of one rank alone: everything is here already."""
+    """The exchange of a single rank, which has all tokens and heads already."""
 
     def start(self, x: Heads) -> Arriving:
         return _Here(x)
@@ -73,15 +73,15 @@ class _Here:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionContext:
-    """What self-attention is given beside its tokens; all layers of a forward share one.
+    """The inputs of self-attention beside the tokens; shared by all layers of a forward.
 
     Attributes:
-        rotation: rotates queries and keys of this rank's tokens.
-        mask: who sees whom in the whole sequence; None for all with all, or what a memory shows.
-        memory: takes the block's keys and values, and gives those of every block it sees.
-        store: whether the memory is to keep what this pass writes.
-        key_rotation: where the memory holds keys without positions, rotates all that it gives.
-        exchange: trades tokens for heads with the other ranks.
+        rotation: the rotation of queries and keys of this rank's tokens.
+        mask: which tokens of the whole sequence see which; None if all see all, or with a memory.
+        memory: the cache that the block is written to and read from; None for none.
+        store: whether the memory keeps what this pass writes.
+        key_rotation: the rotation of all keys that the memory gives, if it holds them unrotated.
+        exchange: exchanges tokens for heads with the other ranks.
         copies: 2 for a sequence [clean | noisy], whose copies have the same text; else 1.
     """
 
@@ -95,7 +95,7 @@ class AttentionContext:
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch's, in the type of what it is given: at least float32 inside, one rounding."""
+    """torch's RMSNorm in the type of its input: computed in at least float32, rounded once."""
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         weight = self.weight.to(x.dtype)  # of one type the two have a kernel of their own
@@ -121,7 +121,7 @@ class _Projections(nn.Module):
 
 
 class SelfAttention(_Projections):
-    """Attention among latents' tokens, under a mask, over a memory, or of all with all."""
+    """Attention among latents' tokens: under a mask, over a memory, or all with all."""
 
     def __init__(
         self,
@@ -142,9 +142,9 @@ class SelfAttention(_Projections):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], context: AttentionContext
     ) -> Float[Tensor, "batch tokens dim"]:
-        """``x`` has this rank's tokens; mask and memory speak of the whole sequence.
+        """Attend; ``x`` has this rank's tokens, while mask and memory are those of the whole sequence.
 
-        Values travel between ranks while keys are computed, and keys while queries are.
+        Values are sent to other ranks while keys are computed, and keys while queries are.
         """
         exchange, memory, key_rotation = context.exchange, context.memory, context.key_rotation
         v_arriving = exchange.start(self.split(self.v(x)))

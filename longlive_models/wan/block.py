@@ -10,13 +10,15 @@ from longlive_models.wan.embeddings import modulate
 
 
 class WanBlock(nn.Module):
-    """With ``m`` = ``modulation`` + the projected timestep, six vectors m0 .. m5 a step::
+    """One block of the transformer, modulated by six vectors m0 .. m5 for each timestep.
+
+    With ``m`` = ``modulation`` + the projected timestep::
 
         x <- x + m2 * SelfAttention(LN(x) * (1 + m1) + m0)
         x <- x +      CrossAttention(LN(x), text)
         x <- x + m5 * FFN(LN(x) * (1 + m4) + m3)
 
-    Tokens come grouped by the timestep they share: [batch, steps, tokens, dim], in order.
+    Tokens are grouped by their timestep: [batch, steps, tokens, dim], in order.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class WanBlock(nn.Module):
         text: Float[Tensor, "batch segments length dim"] | tuple[Tensor, Tensor],
         context: AttentionContext,
     ) -> Float[Tensor, "batch steps tokens dim"]:
-        """``text`` is embedded text, or the keys and values that this block made of it before."""
+        """``text`` is embedded text, or keys and values that this block computed from it before."""
         modulation = (self.modulation[:, None] + time)[..., None, :]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
         if isinstance(text, Tensor):

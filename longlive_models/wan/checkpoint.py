@@ -1,7 +1,7 @@
-"""Published weights of the transformer: files to a state dict, and a state dict into a model.
+"""Reading published weights of the transformer, and loading them into a model.
 
-Key names are those of Wan2.2 and LongLive-2.0. Wrappers' traces are removed from them: the
-attribute that held the model (``model.``), sharding, activation checkpointing and compilation.
+Keys are those of Wan2.2 and LongLive-2.0. What wrappers added to them is removed: the attribute
+that held the model (``model.``), and the names of sharding, checkpointing and compilation.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from longlive_models.wan.transformer import WanTransformer
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 HOLDERS = ("generator", "generator_ema", "model")
-"""What a training checkpoint may hold its weights under; the first that is there is taken."""
+"""Keys under which a training checkpoint may hold its weights; the first that exists is used."""
 
 _SHOWN = 8
 
 
 def published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under published keys, whatever wrapped the model when they were saved.
+    """The same tensors under published keys, without what wrappers of the model added to the keys.
 
-    Raises ValueError where two keys become one.
+    Raises ValueError if two keys become one.
     """
     clean: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -42,12 +42,12 @@ def published_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in ``path``, under published keys, on the CPU.
+    """Read the weights in ``path``, under published keys, to the CPU.
 
     ``path`` is a ``.safetensors`` file, a ``.pt`` or ``.pth`` file (read with ``weights_only``; the
     weights may be under ``generator``, ``generator_ema`` or ``model``), or a folder with one or
-    several safetensors files and perhaps their index. Raises ValueError for what is none of these,
-    or not whole, and for weights that are no numbers.
+    several safetensors files and perhaps their index. Raises ValueError for other or incomplete
+    files, and for weights that are NaN or infinite.
     """
     path = Path(path)
     if path.is_dir():

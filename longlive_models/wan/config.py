@@ -1,4 +1,4 @@
-"""Sizes of the transformer, and the two presets."""
+"""WanConfig, the sizes of the transformer, and its two presets."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,16 +8,16 @@ from longlive_core.checks import hold_reals, hold_switches, hold_wholes, whole
 from longlive_models.schema import build
 
 MOST = 2**20
-"""The widest a layer may be: a square matrix of it has a terabyte."""
+"""The most channels of a layer: a square matrix of so many has a terabyte."""
 
 MOST_LAYERS = 2**10
-"""The most layers: of Wan2.2's 30 the largest models have a few times as many."""
+"""The most layers: Wan2.2 has 30, and the largest models a few times as many."""
 
 MOST_ROWS = 2**16
-"""The longest text, and the most frames of a block: attention is over all pairs."""
+"""The most text tokens, and the most frames of a block: attention is over all pairs."""
 
 MOST_PARAMETERS = 2**40
-"""The most parameters, two terabytes in the narrowest type that they are loaded in."""
+"""The most parameters: two terabytes in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class WanConfig:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weights are, biases and norms included."""
+        """The number of parameters, biases and norms included."""
         dim, patch = self.dim, self.patch_size[1] * self.patch_size[2]
         attentions = 8 * (dim * dim + dim) + (4 * dim if self.qk_norm else 0)
         norms = 2 * dim if self.cross_attn_norm else 0
@@ -100,11 +100,11 @@ class WanConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of one attention head."""
+        """The number of channels of an attention head."""
         return self.dim // self.num_heads
 
     def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens that a latent frame of ``height`` by ``width`` becomes."""
+        """The number of tokens of a latent frame of ``height`` by ``width``."""
         _, rows, columns = self.patch_size
         if height % rows or width % columns:
             raise ValueError(
@@ -153,4 +153,4 @@ POCKET = WanConfig(
     text_len=32,
     freq_dim=64,
 )
-"""The embedded model's transformer: the same classes, small enough for a CPU."""
+"""The transformer of the shipped "pocket" model: the same classes, small enough for a CPU."""

@@ -1,4 +1,4 @@
-"""The ends of the transformer: latents to tokens and back, and a timestep to a vector."""
+"""The first and last layers of the transformer: latents to tokens and back, timesteps to vectors."""
 
 import torch
 from jaxtyping import Float

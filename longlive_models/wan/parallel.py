@@ -1,4 +1,4 @@
-"""A transformer over the ranks of a group that takes and gives whole videos, or whole blocks.
+"""A transformer that is shared by the ranks of a group; its inputs and outputs are whole blocks.
 
 Source: LongLive-2.0 (arXiv 2605.18739), sequence-parallel inference (Ulysses).
 """
@@ -16,14 +16,14 @@ from longlive_models.wan.transformer import TextContext, WanTransformer
 
 
 class ParallelTransformer(WanTransformer):
-    """``WanTransformer`` whose every call is shared by the ranks of a group.
+    """A ``WanTransformer`` whose calls are shared by the ranks of a group.
 
-    Every rank passes the same arguments and gets the same velocity: it works on its own frames,
+    Every rank passes the same arguments and gets the same velocity: it computes its own frames,
     attends with its own heads, and gathers the result. A memory holds this rank's heads
     (``len(sp.heads)`` of them) of whole blocks. Weights are those of ``WanTransformer``.
 
-    For generation ``of`` makes one of any model. In training, give each rank's own frames to a
-    ``WanTransformer`` with ``exchange=sp`` instead, so that losses stay apart.
+    For generation, ``of`` makes one from any model. In training use a ``WanTransformer`` with
+    ``exchange=sp`` instead, and give each rank its own frames, so that each has its own loss.
     """
 
     def __init__(
@@ -46,11 +46,10 @@ class ParallelTransformer(WanTransformer):
 
     @classmethod
     def of(cls, model: WanTransformer, sp: BalancedSP) -> "ParallelTransformer":
-        """A transformer over the ranks with the layers of ``model``, which stay as they are.
+        """Make a transformer over the ranks from the layers of ``model``, which are not changed.
 
         Raises:
-            ValueError: linears that round their inputs to four bits by the largest number of one
-                rank alone.
+            ValueError: linears round their inputs to four bits with the amax of a single rank.
         """
         for name, module in model.named_modules():
             if not isinstance(module, NVFP4Linear) or module.config.activation is None:
@@ -82,7 +81,7 @@ class ParallelTransformer(WanTransformer):
         memory: Memory | None = None,
         store: bool = False,
     ) -> Float[Tensor, "B out F Y X"]:
-        """As in ``WanTransformer``; ``mask`` speaks of the sequence after the exchange."""
+        """As in ``WanTransformer``; ``mask`` is that of the sequence after the exchange."""
         frames = latents.shape[2]
         if positions is None:
             positions = torch.arange(frames, dtype=torch.float64, device=latents.device)
@@ -106,11 +105,11 @@ class ParallelTransformer(WanTransformer):
         return self.sp.gather(own, 2)
 
     def _own_steps(self, timesteps: Tensor, frames: int) -> Tensor:
-        """This rank's part of one timestep a frame, or one a token."""
+        """This rank's part of the timesteps, of which there is one for each frame or each token."""
         return self.sp.shard(timesteps.unflatten(1, (frames, -1)), 1).flatten(1)
 
     def _own_text(self, text: Tensor | TextContext, frames: int) -> Tensor | TextContext:
-        """The segments that this rank's frames have."""
+        """The text segments of this rank's frames."""
         segments = (text.layers[0][0] if isinstance(text, TextContext) else text).shape[1]
         if segments == 1:
             return text
@@ -130,12 +129,12 @@ class ParallelTransformer(WanTransformer):
 def partition_blocks(
     config: WanConfig, group: SequenceGroup, latent_size: tuple[int, int]
 ) -> BalancedSP:
-    """Who holds what of a block that the ranks of a group generate together.
+    """Decide which frames and heads of a block each rank of a group computes.
 
-    ``latent_size`` is (height, width) in latent pixels.
+    ``latent_size`` is the (height, width) of the latents.
 
     Raises:
-        ValueError: more ranks than a block has frames, or the model heads.
+        ValueError: there are more ranks than a block has frames or the model has heads.
     """
     block = BalancedPartition(
         frames=config.frames_per_block,
@@ -147,7 +146,7 @@ def partition_blocks(
 
 
 def share(model: WanTransformer, sp: BalancedSP) -> WanTransformer:
-    """The model over the ranks of a partition; for one rank alone it is ``model`` itself.
+    """Share a model between the ranks of a partition; for a single rank, return ``model`` itself.
 
     Raises:
         ValueError: see ``ParallelTransformer.of``.

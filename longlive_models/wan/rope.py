@@ -19,11 +19,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What every token turns by; all layers of a forward share one.
+    """The angles by which tokens are rotated; shared by all layers of a forward.
 
     Attributes:
-        cos: of each pair of channels the cosine.
-        sin: what each channel takes of its neighbor: minus the sine, and the sine.
+        cos: the cosine of each channel's angle, the same for both channels of a pair.
+        sin: the factor of each channel's neighbor: minus the sine for the first channel of a pair,
+            the sine for the second.
     """
 
     cos: Float[Tensor, "samples tokens 1 pairs 1"]
@@ -47,8 +48,9 @@ def rotation(
 ) -> Rotation:
     """The rotation of every token of frames at ``positions`` (in latent frames, offsets included).
 
-    ``grid`` is (rows, columns) of a frame's tokens; tokens lie frame by frame, then row by row.
-    The time axis turns by ``positions * t_scale``. Angles are float64, results ``dtype``.
+    ``grid`` is (rows, columns) of a frame's tokens, which are ordered by frame, then row. Angles of
+    the time axis are those of ``positions * t_scale``. They are computed in float64 and returned as
+    ``dtype``.
     """
     rows, columns = grid
     samples, frames = positions.shape
@@ -79,9 +81,10 @@ def rotation(
 def rotate(
     x: Float[Tensor, "batch tokens heads head_dim"], rotation: Rotation
 ) -> Float[Tensor, "batch tokens heads head_dim"]:
-    """Turn queries or keys by their tokens' angles, at the rotation's precision; keeps the dtype.
+    """Rotate queries or keys by their tokens' angles.
 
-    ``rotation`` has as many samples as ``x``, or one for all.
+    Computed in the rotation's precision; the result has the dtype of ``x``. ``rotation`` has as
+    many samples as ``x``, or one for all.
     """
     pairs = x.unflatten(-1, (-1, 2))
     return torch.addcmul(pairs * rotation.cos, pairs.flip(-1), rotation.sin).flatten(-2).to(x.dtype)

@@ -1,4 +1,4 @@
-"""WanTransformer: noisy latents in, velocity out."""
+"""WanTransformer, which predicts the velocity of noisy latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,20 +20,21 @@ from longlive_models.wan.rope import Rotation, rotation
 
 @dataclass(frozen=True, slots=True)
 class TextContext:
-    """What every layer makes of a text: keys and values, [batch, segments, length, heads, dim].
+    """The keys and values of a text in every layer, [batch, segments, length, heads, dim].
 
-    They depend on the text alone, so one serves all steps and blocks of a prompt, exactly.
+    They depend on the text only, so they are the same in all steps and blocks of a prompt.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
 
 
 class WanTransformer(nn.Module):
-    """The diffusion transformer of Wan2.2-TI2V, causal by blocks through what is passed to it.
+    """The diffusion transformer of Wan2.2-TI2V; a mask or a memory makes it causal by blocks.
 
-    One forward serves four uses. Nothing passed: every token sees every token. ``mask``: training
-    that is causal by blocks. ``clean`` and ``mask``: teacher forcing. ``memory``: one block, seeing
-    the blocks that the memory shows (LongLive-2.0, arXiv 2605.18739).
+    ``forward`` has four uses. Without ``mask`` and ``memory``, every token sees every token. With
+    ``mask``, training is causal by blocks; with ``clean`` and ``mask``, it is teacher forcing. With
+    ``memory``, the input is one block, which sees the blocks that the memory shows (LongLive-2.0,
+    arXiv 2605.18739).
 
     ``exchange`` splits attention over ranks; ``attention`` and ``masked_attention`` name backends
     of ``longlive_core.attention``; ``gradient_checkpointing`` recomputes each block in the
@@ -89,7 +90,7 @@ class WanTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Wan's initialization: Xavier linears, zero biases, a head that answers zero."""
+        """Initialize weights as Wan does: Xavier for linears, zero for biases and the head."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -104,7 +105,7 @@ class WanTransformer(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
-        """Keys and values of the text in every layer; ``forward`` takes them in place of it."""
+        """The keys and values of a text in every layer, which ``forward`` takes in place of the text."""
         embedded = self._embed_text(text)
         blocks = (cast(WanBlock, block) for block in self.blocks)
         return TextContext(tuple(block.cross_attn.project_text(embedded) for block in blocks))
@@ -124,16 +125,17 @@ class WanTransformer(nn.Module):
         memory: Memory | None = None,
         store: bool = False,
     ) -> Float[Tensor, "B out F Y X"]:
-        """The velocity ``noise - x0`` of ``latents``, in their dtype.
+        """Predict the velocity ``noise - x0`` of ``latents``, in their dtype.
 
-        ``timesteps`` (0 clean .. 1000 noise) has one entry a frame (or one a token). ``text`` has
-        one or more segments, each for an equal run of frames; shorter ones than ``text_len`` are
-        padded with zeros, which attend. ``positions`` are the frames' places in time, in latent
-        frames, shot offsets included; 0, 1, 2 .. if not given. With ``clean``, attention runs over
-        [clean | noisy], ``mask`` speaks of both halves, and ``clean_timesteps`` are 0 if not given.
-        With ``memory`` the block is written to it, for good if ``store``: keys with their
-        positions, or, with ``key_positions``, without. Those are the places of all frames that the
-        memory shows, in its order, and rotate keys as they are read.
+        ``timesteps``, from 0 (clean) to 1000 (noise), has an entry for each frame or each token.
+        ``text`` has one or more segments, each for the same number of frames; texts shorter than
+        ``text_len`` are padded with zeros, which are attended to. ``positions`` are the frames'
+        positions in time, in latent frames, shot offsets included; 0, 1, 2, ... by default.
+
+        With ``clean``, attention is over [clean | noisy], ``mask`` is for both halves, and
+        ``clean_timesteps`` are 0 by default. With ``memory``, the block is written to it, and kept
+        if ``store``. Keys are written rotated; with ``key_positions``, the positions of all frames
+        that the memory shows, in its order, they are written unrotated and rotated when read.
         """
         self._check(latents, timesteps, text, mask, clean, memory, key_positions)
         _, rows, columns = self.config.patch_size
