@@ -42,7 +42,7 @@ PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
 """The names that the original's files have for scale rules."""
 
 ReduceAmax = Callable[[Tensor], Tensor]
-"""A function from this rank's largest input magnitude to that of all ranks that share the inputs."""
+"""A function from this rank's largest input magnitude to that of all ranks that share inputs."""
 
 _PACKED = {
     "weight_codes": torch.uint8,

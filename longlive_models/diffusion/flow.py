@@ -2,7 +2,7 @@
 
 With data ``x0``, noise ``e`` and a noise level ``sigma`` in [0, 1], the path is
 ``x = (1 - sigma) x0 + sigma e`` and the velocity that a network predicts is ``v = e - x0``.
-All results are float32, whatever the inputs: low precision is for networks, not for states.
+All results are float32, whatever the type of the inputs.
 
 A level is a number, one per sample ([batch]), or one per latent frame ([batch, frames], for
 latents [batch, channels, frames, height, width]).
@@ -16,7 +16,7 @@ from longlive_core.checks import real
 from longlive_models.choices import MOST_GUIDANCE
 
 MOST_SHIFT = 1e6
-"""A shift above it leaves no level of a schedule but noise."""
+"""The largest shift; above it all levels of a schedule would be noise."""
 
 Level = float | int | Float[Tensor, "..."]
 
@@ -55,7 +55,7 @@ def align(level: Level, latents: Float[Tensor, "batch *rest"]) -> float | int | 
 def add_noise(
     x0: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: Level
 ) -> Float[Tensor, "*shape"]:
-    """The point at level ``sigma`` on the path from ``x0`` to ``noise``; float32."""
+    """Mix ``x0`` and ``noise`` at noise level ``sigma``; float32."""
     _require_one_shape("x0 and noise", x0, noise)
     level = align(sigma, x0)
     return (1 - level) * x0.float() + level * noise.float()
@@ -72,7 +72,7 @@ def velocity(
 def x0_from_velocity(
     x: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], sigma: Level
 ) -> Float[Tensor, "*shape"]:
-    """The data that a velocity points at: ``x - sigma v``; float32."""
+    """The estimate of the data from a velocity, ``x - sigma v``; float32."""
     _require_one_shape("latents and their velocity", x, v)
     return x.float() - align(sigma, x) * v.float()
 
@@ -100,19 +100,19 @@ def guide(
 
 
 def check_level(sigma: float) -> float:
-    """A noise level, from 0 to 1. Raises ValueError."""
+    """Return a noise level if it is from 0 to 1, else raise ValueError."""
     why = "it is the share of noise: 0 is none, 1 is noise alone."
     return real("a noise level", sigma, at_least=0, at_most=1, why=why)
 
 
 def check_shift(shift: float) -> float:
-    """A schedule's shift, above 0. Raises ValueError."""
+    """Return a schedule's shift if it is above 0 and not too large, else raise ValueError."""
     why = "it multiplies the ratio of noise to data. Pass 5.0, or 1.0 for no shift."
     return real("a schedule's shift", shift, above=0, at_most=MOST_SHIFT, why=why)
 
 
 def check_guidance(scale: float) -> float:
-    """A strength of guidance. Raises ValueError for what would leave nothing of a picture."""
+    """Return a strength of guidance; raises ValueError for one so large that no picture is left."""
     why = "it weighs the prompt against the negative one: 1 is as trained, 3 to 7 is usual."
     return real("guidance", scale, at_least=-MOST_GUIDANCE, at_most=MOST_GUIDANCE, why=why)
 

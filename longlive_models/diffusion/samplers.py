@@ -1,10 +1,10 @@
-"""Samplers: from noise to latents through a few calls of ``denoise(x, timestep) -> velocity``.
+"""Samplers, which turn noise into latents by a few calls of ``denoise(x, timestep) -> velocity``.
 
-A sampler is a row of ``SAMPLERS``: which noise levels its steps have, and what one step does. A
-model's settings, ``pipe(..., sampler=)`` and ``longlive generate --sampler`` choose one by name.
-Sampling is arithmetic on float32 latents with the constants of a schedule, without a host
-synchronization and without state that outlives a call. ``constrain`` maps the latents before each
-call and once at the end: image-to-video pins its first frame with it.
+A sampler is a row of ``SAMPLERS``: its noise levels, and a function for one step. A model's
+settings, ``pipe(..., sampler=)`` and ``longlive generate --sampler`` choose one by name. Sampling
+computes with float32 latents, without a host synchronization and without state between calls.
+``constrain`` maps the latents before each call and once at the end: image-to-video pins its first
+frame with it.
 """
 
 from collections.abc import Callable
@@ -22,27 +22,28 @@ from longlive_models.diffusion.step_schedules import StepSchedule, step_schedule
 from longlive_models.diffusion.unipc_tables import UniPCSchedule, unipc_schedule, unipc_step
 
 Denoise = Callable[[Tensor, float], Tensor]
-"""Latents and a timestep of 0 (clean) to 1000 (noise); gives the velocity, of the same shape."""
+"""A function of latents and a timestep from 0 (clean) to 1000 (noise) that returns the velocity, of
+the same shape."""
 
 Constrain = Callable[[Tensor], Tensor]
-"""Latents to latents of the same shape that hold what is given."""
+"""A function of latents that returns latents of the same shape with given frames put in."""
 
 StepDone = Callable[[int, Tensor], None]
-"""Told the number of a step, from 0, and the latents after it."""
+"""Called after each step with its number, from 0, and the latents after it."""
 
 FreshNoise = Callable[[int], Tensor]
-"""The standard normal noise that step ``step`` (1 and up) starts from, shaped like the latents."""
+"""A function of a step's number (1 and up) that returns normal noise of the latents' shape."""
 
 Step = Callable[[Any, int, Tensor, Tensor, Any, FreshNoise], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A way from noise to latents.
+    """A sampler: its noise levels, and a function for one step.
 
     Attributes:
-        name: what settings and options call it.
-        schedule: makes the noise levels of so many steps under a shift.
+        name: its name in settings and options.
+        schedule: a function of the number of steps and the shift that makes the noise levels.
         step: ``(schedule, step, x, velocity, history, fresh_noise)`` to the latents that step
             ``step + 1`` starts from (after the last step: the result) and the history that it
             needs; ``history`` is None at step 0.
@@ -59,7 +60,7 @@ def unchanged(x: Tensor) -> Tensor:
 
 
 def no_fresh_noise(step: int) -> Tensor:
-    """The noise of samplers that take none. Raises ValueError where one asks for it."""
+    """The ``fresh_noise`` of samplers that need none. Raises ValueError if it is called."""
     raise ValueError(
         f"step {step} of this sampler starts from fresh noise, and none was given: pass "
         f"fresh_noise, a function of the step."
@@ -81,16 +82,16 @@ def sample(
 
     Args:
         sampler: a row of ``SAMPLERS``.
-        denoise: called once a step.
-        noise: what step 0 starts from.
-        schedule: of this sampler.
+        denoise: called once for each step; see ``Denoise``.
+        noise: the latents before step 0.
+        schedule: the noise levels, made by ``sampler.schedule``.
         fresh_noise: see ``FreshNoise``.
         constrain: see ``Constrain``.
-        on_step: told what each step gave.
+        on_step: called after each step with its number and the latents.
         stop: the first step that is not taken; None takes all of them.
 
-    Returns:
-        the latents, float32; with ``stop``, what that step would start from.
+        Returns:
+            the latents, float32; with ``stop``, those before that step.
     """
     x, history = noise.float(), None
     for step, timestep in enumerate(schedule.timesteps[:stop]):
@@ -149,7 +150,7 @@ SAMPLERS = {
         Sampler(name="few_step", schedule=step_schedule, step=_few_step),
     )
 }
-"""Every sampler by its name. ``choices.SAMPLERS`` has the same names for those without torch.
+"""All samplers by name. ``choices.SAMPLERS`` has the same names without importing torch.
 
 ========= ======================================================================================
 unipc     Order 2 with a corrector; good from 2 steps on. The default.
@@ -162,14 +163,15 @@ few_step  Jumps to the clean estimate and adds noise again: for distilled models
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSampler:
-    """How every block of a video is denoised.
+    """A sampler with the numbers of steps of all blocks of a video.
 
     Attributes:
-        name: of a row of ``SAMPLERS``.
-        steps: of every block; or of block 0, block 1, ..., the last number for all later blocks.
-        shift: of the noise levels.
+        name: a name of ``SAMPLERS``.
+        steps: the steps of every block; or of block 0, block 1, ..., the last number for all
+            later blocks.
+        shift: the shift of the noise levels.
 
-    Raises ValueError for a name, steps or a shift that cannot be.
+    Raises ValueError for a name, steps or a shift that are not valid.
     """
 
     name: str
@@ -183,11 +185,11 @@ class BlockSampler:
 
     @property
     def sampler(self) -> Sampler:
-        """The row of the table."""
+        """The row of ``SAMPLERS``."""
         return SAMPLERS[self.name]
 
     def schedule(self, block: int) -> StepSchedule:
-        """The noise levels of a block, counted from 0."""
+        """The noise levels of block ``block``, which is counted from 0."""
         return self._schedules[steps_of_block(self.steps, block)]
 
     @cached_property
@@ -207,7 +209,7 @@ def unipc(
 ) -> Float[Tensor, "*shape"]:
     """Sample with UniPC: the default sampler, good from 2 steps on.
 
-    ``on_step(step, sample)`` is told what each step gave.
+    ``on_step(step, sample)`` is called after each step.
     """
     row = SAMPLERS["unipc"]
     return sample(row, denoise, noise, schedule, constrain=constrain, on_step=on_step)

@@ -1,6 +1,6 @@
-"""The noise levels of a block's denoising steps, and what the model is told of them.
+"""Step schedules: the noise levels of a block's denoising steps, and the model's timesteps.
 
-Schedules are plain numbers, computed once in float64.
+They are plain numbers, computed once in float64.
 """
 
 import math
@@ -11,7 +11,7 @@ from longlive_core.checks import real
 from longlive_models.diffusion.timesteps import SCALE, check_steps, sigma_grid
 
 MOST_STEPS = int(SCALE)
-"""More steps would repeat a timestep: they are whole numbers from 0 to 1000."""
+"""The most steps: timesteps are whole numbers from 0 to 1000, and more steps would repeat one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class StepSchedule:
 
     @property
     def steps(self) -> int:
-        """How often the model is called."""
+        """The number of steps: how often the model is called."""
         return len(self.timesteps)
 
 
@@ -49,10 +49,11 @@ def step_schedule(steps: int, shift: float = 5.0) -> StepSchedule:
 
 
 def truncated_timesteps(steps: int, shift: float, *, first: float = 1.0) -> tuple[float, ...]:
-    """1000 times each shifted level, truncated: of the exact product, not of its nearest float.
+    """1000 times each shifted level, truncated to an integer. Computed in exact fractions.
 
-    A float just below an integer would lose a whole timestep: 6 steps of shift 5 have 500, and
-    floats give 499.99999999999994. The shift is the decimal number that its caller wrote.
+    With floats a product just below an integer would lose a whole timestep: 6 steps of shift 5 have
+    the timestep 500, but floats give 499.99999999999994. The shift is taken as the decimal that the
+    caller wrote.
     """
     exact = Fraction(repr(float(shift)))
     levels = [Fraction(first) * (steps - i) / steps for i in range(steps)]

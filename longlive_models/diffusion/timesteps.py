@@ -1,4 +1,4 @@
-"""Noise levels: the shifted schedule of training, its loss weights, its lookups and draws.
+"""FlowSchedule: the noise levels and loss weights of training, and how timesteps are drawn.
 
 A timestep is 1000 times a noise level, in float32 and never rounded to bfloat16, which would
 leave 294 of 1000 levels. See LongLive-2.0 (arXiv 2605.18739), flow-matching training.
@@ -20,7 +20,7 @@ SCALE = 1000.0
 """Timesteps per unit of sigma."""
 
 MOST_LEVELS = 2**24
-"""Even levels that float32 can tell apart."""
+"""The most levels: so many even ones can be told apart in float32."""
 
 
 def sigma_grid(
@@ -37,7 +37,7 @@ def sigma_grid(
 
 
 def loss_weights(timesteps: Sequence[float], *, span: float = SCALE) -> tuple[float, ...]:
-    """The loss weight of each timestep: a bell around ``span / 2``, its least value moved to 0.
+    """The loss weight of each timestep: a bell curve around ``span / 2`` with a minimum of 0.
 
     ``y = exp(-2 ((t - span / 2) / span)^2)``; the weights ``y - min y`` are scaled to mean 1.
     """
@@ -136,7 +136,7 @@ def _table(levels: Sequence[float]) -> Float[Tensor, " table"]:
 
 
 def check_steps(steps: int, *, at_most: int) -> int:
-    """How many steps or levels a schedule has. Raises ValueError."""
+    """Return a number of steps or levels if it is valid, else raise ValueError."""
     why = (
         f"with none nothing would be denoised, and there are {at_most} different ones at most. "
         f"Pass 1 or more."

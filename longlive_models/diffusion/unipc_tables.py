@@ -1,4 +1,4 @@
-"""UniPC (arXiv 2302.04867): a predictor and a corrector of order 2, as tables of constants."""
+"""Tables of constants for UniPC (arXiv 2302.04867), a predictor and a corrector of order 2."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class UniPCSchedule(StepSchedule):
 
 
 class UniPCHistory(NamedTuple):
-    """What a step leaves to the next one: the corrected sample and the last two x0 estimates."""
+    """The history that a step passes on: the corrected sample and the last two x0 estimates."""
 
     sample: Tensor
     x0: Tensor

@@ -1,6 +1,6 @@
-"""The primitives in models of other libraries: Diffusers, Transformers, PEFT.
+"""Use of the primitives in models of other libraries: Diffusers, Transformers and PEFT.
 
-Nothing of them is imported until a function here is called.
+These libraries are imported when a function here is called.
 """
 
 from longlive_models.ecosystem.quantizers import register_quantizers as register_quantizers

@@ -1,4 +1,4 @@
-"""Packed layers of somebody else's model: made as its config says, and checked once filled."""
+"""Packed layers in models of other libraries: made as the config says, checked after loading."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from longlive_core.saved_config import note_in_config
 
 
 def make_packed_layers(model: nn.Module, forms: list[dict[str, Any]]) -> None:
-    """Put empty packed layers in the places that ``forms`` of a ``quantization_config`` name.
+    """Replace the linears that a ``quantization_config`` names by empty packed layers.
 
-    Raises:
-        ValueError: a format that is not known, or a name that is no linear of ``model``.
+    ``forms`` has the format of each. Raises:
+        ValueError: a format is unknown, or a name is no linear of ``model``.
     """
     for form in forms:
         for name in form["layers"]:
@@ -34,7 +34,7 @@ def make_packed_layers(model: nn.Module, forms: list[dict[str, Any]]) -> None:
 
 
 def check_filled(model: nn.Module) -> None:
-    """Take the formats that loaded tensors bring, and refuse layers that were not loaded.
+    """Finish packed layers after loading: set their formats from the tensors, and check them.
 
     Raises:
         ValueError: a tensor of a packed layer was not in the files, or was cast.
@@ -97,7 +97,7 @@ def _empty(linear: nn.Linear, form: Mapping[str, Any]) -> FrozenLinear:
 
 
 def decode_all(model: nn.Module, dtype: torch.dtype) -> None:
-    """Plain linears of ``dtype`` in place of all packed ones, with the values that they held."""
+    """Replace all packed linears by plain ones of type ``dtype`` with the same values."""
     for name, module in list(model.named_modules()):
         if isinstance(module, NVFP4Linear | Float8Linear):
             holder, _, last = name.rpartition(".")

@@ -24,12 +24,12 @@ class Method(StrEnum):
 
 
 def register_quantizers() -> tuple[str, ...]:
-    """Teach Diffusers and Transformers to load models whose linears were packed here.
+    """Register with Diffusers and Transformers the loading of models that were packed here.
 
-    Call it once before ``from_pretrained``; further calls change nothing. A library that is not
-    installed is left out. Returns the names of those that know the method now. Without it Diffusers
-    refuses such a folder with "Unknown quantization type, got longlive", while Transformers warns
-    of the same and leaves what is packed at random numbers.
+    Call it once before ``from_pretrained``; further calls change nothing. Returns the names of the
+    libraries that are installed and now know the method. Without it Diffusers refuses such a folder
+    with "Unknown quantization type, got longlive", while Transformers only warns, and leaves packed
+    weights random.
     """
     known = []
     if find_spec("diffusers") is not None:
@@ -50,7 +50,7 @@ def _tell_diffusers() -> None:
         return
 
     class LongLiveQuantizer(_Hooks, DiffusersQuantizer):
-        """Makes packed layers before Diffusers fills them."""
+        """The quantizer that Diffusers calls; it makes packed layers before they are loaded."""
 
         library = "diffusers"
         is_serializable = True
@@ -80,7 +80,7 @@ def _tell_transformers() -> None:
 
     @auto.register_quantizer(METHOD)
     class LongLiveQuantizer(_Hooks, HfQuantizer):
-        """Makes packed layers before Transformers fills them."""
+        """The quantizer that Transformers calls; it makes packed layers before they are loaded."""
 
         library = "transformers"
         is_trainable = True
@@ -131,7 +131,7 @@ class _Config:
 
 
 class _Hooks:
-    """What both libraries call: before the weights of a model are loaded, and after."""
+    """The hooks that both libraries call before and after the weights of a model are loaded."""
 
     library: str
     quantization_config: Any
@@ -141,7 +141,7 @@ class _Hooks:
         return _made_again, (self.library, "quantizer", self.quantization_config.to_dict())
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Raise ValueError for plain weights: they are converted once they are loaded."""
+        """Raise ValueError for plain weights, which are to be converted after loading."""
         if not self.pre_quantized:
             raise ValueError(
                 "quantization_config was given for plain weights, and this method makes the layers "

@@ -1,4 +1,4 @@
-"""What the models are trained for."""
+"""Training objectives: losses, and the attention masks that they need."""
 
 from longlive_models.objectives.consistency import ConsistencyTargets as ConsistencyTargets
 from longlive_models.objectives.consistency import consistency_loss as consistency_loss

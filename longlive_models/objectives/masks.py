@@ -1,8 +1,8 @@
-"""Who may attend to whom in training. `README.md` beside this file draws the masks.
+"""Attention masks of training. `README.md` beside this file draws them.
 
-Frames belong to blocks; within a block attention goes both ways. Of the past a block sees what a
-policy shows: everything if there is none, or what a cache with the same ``WindowPolicy`` would
-show, so that training equals generation.
+Frames belong to blocks; within a block attention goes both ways. A block sees the past blocks
+that a policy shows: all of them without a policy, else those that a cache with the same
+``WindowPolicy`` would show, so that training and generation agree.
 
 Source: LongLive-2.0 (arXiv 2605.18739), teacher forcing.
 """
@@ -32,9 +32,9 @@ def teacher_forcing_mask(
 
     A clean token sees the clean blocks that its block may see, its own among them. A noisy token
     sees the same clean blocks except its own, and the noisy tokens of its own block.
-    ``shot_starts`` names for each block the block that anchors its shot: ``shot_anchors``.
-    ``order`` is for frames that lie otherwise, as they do where ranks share a video: for each run
-    of ``tokens_per_frame`` tokens its frame, and whether it is the noisy copy.
+    ``shot_starts`` has for each block the block that anchors its shot (see ``shot_anchors``).
+    ``order`` is for frames in another order, as when ranks share a video: for each run of
+    ``tokens_per_frame`` tokens, its frame and whether it is the noisy copy.
     """
     half = _tokens(frames, tokens_per_frame, frames_per_block)
     block = frames_per_block * tokens_per_frame
@@ -70,10 +70,10 @@ def teacher_forcing_table(
     *,
     order: Sequence[tuple[int, bool]] | None = None,
 ) -> Bool[Tensor, "queries keys"]:
-    """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], as ``TableMask`` takes it.
+    """``teacher_forcing_mask`` in blocks, [clean blocks | noisy blocks], for ``TableMask``.
 
-    Stack the tables of a batch whose clips are cut at different blocks. ``order`` is for blocks
-    that lie otherwise: for each its number, and whether it is the noisy copy.
+    For a batch whose clips are cut at different blocks, stack their tables. ``order`` is for blocks
+    in another order: for each, its number and whether it is the noisy copy.
     """
     clean = _visible(policy, shot_starts)
     own = torch.eye(len(shot_starts), dtype=torch.bool, device="cpu")
@@ -95,7 +95,7 @@ def block_causal_mask(
     policy: WindowPolicy | None = None,
     shot_starts: Sequence[int] | None = None,
 ) -> AttentionMask:
-    """The mask over frames held once: a block sees itself and what the policy shows of the past.
+    """The mask over one copy of the frames: a block sees itself and the past that the policy shows.
 
     ``first_block_frames`` is for a first block that is shorter, such as one given image.
     """
@@ -119,7 +119,7 @@ def block_causal_mask(
 def shot_anchors(blocks: int, cuts: Iterable[int]) -> tuple[int, ...]:
     """For each block, the block that anchors its shot when new shots begin at ``cuts``.
 
-    A cut's own block still belongs to the shot before it: it sees where it comes from.
+    The block of a cut still has the anchor of the shot before, so that it sees the transition.
     """
     starts = sorted({0, *cuts})
     return tuple(max(s for s in starts if s < max(block, 1)) for block in range(blocks))
@@ -128,7 +128,7 @@ def shot_anchors(blocks: int, cuts: Iterable[int]) -> tuple[int, ...]:
 def _seen(
     blocks: int, policy: WindowPolicy | None, shot_starts: Sequence[int] | None
 ) -> tuple[Seen, tuple[Tensor, ...]]:
-    """Whether a query's block sees a clean key's block, and the table that it looks it up in."""
+    """The function that says whether a query's block sees a clean key's block, and its table."""
     if policy is None:
         if shot_starts is not None:
             raise ValueError(

@@ -35,9 +35,9 @@ def teacher_forcing_loss(
 ) -> Float[Tensor, ""]:
     """The weighted squared error of the velocity: sum over frames, over the number of frames.
 
-    ``loss_mask`` says which frames count (a given first frame does not, padding does not): the
-    sum of what counts is divided by how much counts, 0 if nothing does. The rest as in
-    ``frame_losses``.
+    ``loss_mask`` is 1 for frames that count, and 0 for a given first frame and for padding. The sum
+    of the losses of frames that count is divided by their number; the result is 0 if none does. The
+    other arguments are those of ``frame_losses``.
     """
     losses = frame_losses(
         model,
@@ -80,9 +80,9 @@ def frame_losses(
     """The loss of each latent frame: ``weight(t) * mean((v - (noise - x0))^2)``, in float32.
 
     ``timesteps`` come from ``schedule.draw``, equal within a block. ``mask`` is a
-    ``teacher_forcing_mask``. ``context`` is the clean half where it is not ``latents`` themselves,
-    but a past with the errors of generation. ``context_noise`` is the timestep of the clean half:
-    above 0, the context is mixed with the same noise to that level, and the model is told so.
+    ``teacher_forcing_mask``. ``context`` replaces ``latents`` as the clean half, for a past that
+    has the errors of generation. ``context_noise`` is the timestep of the clean half: above 0, the
+    context is mixed with the same noise to that level, and the model gets that timestep.
     """
     noisy = add_noise(latents, noise, schedule.sigma(timesteps))
     context = latents if context is None else context

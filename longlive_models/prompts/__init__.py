@@ -1,1 +1,1 @@
-"""Prompts: storyboards and the blocks they become, files of them, events that change them."""
+"""Prompts: storyboards and their blocks, prompt files, and events that change a running video."""

@@ -1,4 +1,4 @@
-"""Prompts as people keep them: text, JSONL, storyboards, and the original's folders."""
+"""Reading prompt files: text, JSONL, storyboards, and the original's folders."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _MOST_DIGITS = 9
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRequest:
-    """One video that a file asks for; what the file leaves open is None."""
+    """One video that a prompt file asks for; what the file does not say is None."""
 
     storyboard: Storyboard
     id: str | None = None
@@ -32,17 +32,17 @@ class VideoRequest:
 def read_prompts(
     path: str | Path, *, lines: Literal["shots", "videos"] = "shots"
 ) -> list[VideoRequest]:
-    """The videos that a prompt file or folder asks for, in order; at least one.
+    """Read the videos that a prompt file or folder asks for, in order; at least one.
 
-    - ``.txt``: a prompt a line, empty lines skipped. The lines are the shots of one video, or,
-      with ``lines="videos"`` (the original's reading), a video each.
-    - ``.jsonl``: a video a line, ``{"id", "prompt", "seed", "image"}``; only the prompt is needed.
-      Relative image paths start at the file's folder.
+    - ``.txt``: one prompt on each line; empty lines are skipped. The lines are the shots of one
+      video, or, with ``lines="videos"`` (as the original reads them), one video each.
+    - ``.jsonl``: one video on each line, ``{"id", "prompt", "seed", "image"}``; only the prompt is
+      needed. Relative image paths start at the file's folder.
     - ``.json``: a storyboard, ``{"shots": [{"prompt", "seconds"}]}``.
-    - a folder: a video for each sample folder in it, or in its ``caption`` folder, each with a
-      JSON file of the key ``caption`` a shot and, if there, a ``shot_durations.txt`` in blocks.
-      ``shot_2`` comes before ``shot_10``, hidden files and folders do not count, and captions
-      without a duration are left out (``Storyboard.left_out``).
+    - a folder: one video for each sample folder in it, or in its ``caption`` folder. A sample has
+      a JSON file with the key ``caption`` for each shot, and may have a ``shot_durations.txt``
+      with their lengths in blocks. ``shot_2`` comes before ``shot_10``, hidden files and folders
+      are ignored, and captions without a duration are left out (``Storyboard.left_out``).
 
     Files are UTF-8; lines end at LF, CRLF or CR.
 
@@ -164,7 +164,7 @@ def _read_folder(folder: Path) -> list[VideoRequest]:
 
 
 def _read_sample(folder: Path) -> Storyboard:
-    """Shots by file name: names that are no number first, then numbers by value."""
+    """Read a sample's shots in the order of their files: names that are no number, then numbers."""
     files = [path for path in _shot_files(folder) if path.name != "global.json"]
     files.sort(key=lambda path: (path.stem.isdecimal(), _natural(path)))
     captions = [_caption(path) for path in files]

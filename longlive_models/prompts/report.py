@@ -1,7 +1,7 @@
-"""What a model does not take of its prompts: said as a warning, and kept for records. No tensors.
+"""Reports of what a model leaves out of prompts, such as words that it does not know. No torch.
 
-A prompt is never refused for it: the rest of it is shown. What is left out is said where a video
-begins and where it is steered, and stands in ``Video.unknown_words`` and in every record.
+A prompt with such words is not refused: a warning names them when a video begins or is steered,
+and they are in ``Video.unknown_words`` and in every record. The rest of the prompt is shown.
 """
 
 import warnings
@@ -17,16 +17,16 @@ _NEAR = 0.75
 
 
 class PromptWarning(UserWarning):
-    """A part of what was asked for will not be in the video."""
+    """The warning that a part of what was asked for will not be in the video."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptReport:
-    """What a text encoder does not take of one prompt.
+    """What a text encoder leaves out of one prompt.
 
     Attributes:
-        unknown: words that it has no meaning for, each once, in order.
-        left_out: the end of the prompt that it does not read, as text; "" for none.
+        unknown: words that it does not know, each once, in order.
+        left_out: the end of the prompt past its limit; "" for none.
         limit: how many words or tokens it reads, as text: "31 words".
     """
 
@@ -37,23 +37,23 @@ class PromptReport:
 
 @runtime_checkable
 class PromptReader(Protocol):
-    """A text encoder that can say what it takes of a prompt; one that cannot is not asked."""
+    """A protocol of text encoders that can report what they leave out of a prompt."""
 
     @property
     def known_words(self) -> tuple[str, ...]:
-        """All words that it knows; none where they cannot be counted."""
+        """All words that the encoder knows; None if it makes any word of pieces."""
 
     def read(self, prompt: str) -> PromptReport:
-        """What it does not take of a prompt."""
+        """Report what the encoder leaves out of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotShown:
-    """What of all that was asked for is not in a video.
+    """The parts of what was asked for that are not in a video.
 
     Attributes:
         unknown_words: words of prompts that the model does not know.
-        words_left_out: ends of prompts that it does not read.
+        words_left_out: ends of prompts past the model's limit.
         shots_left_out: prompts of shots that begin after the video's end, or have no duration.
         unknown_negative_words: words of the negative prompt that the model does not know.
     """
@@ -71,13 +71,14 @@ def not_shown(
     *,
     negative: str = "",
 ) -> NotShown:
-    """What a video of these prompts will lack.
+    """List what a video of these prompts will lack.
 
     Args:
-        reader: a text encoder; asked if it is a ``PromptReader``.
-        prompts: each prompt as it was given, and as it is read: with a scene cut's prefix, say.
+        reader: the text encoder, which is asked if it is a ``PromptReader``.
+        prompts: pairs of each prompt as it was given and as it is encoded (after a cut it has a
+            prefix).
         shots_left_out: prompts that are not shown at all.
-        negative: what guidance moves away from; "" where nothing is.
+        negative: the negative prompt; "" for none.
     """
     away: tuple[str, ...] = ()
     unknown: dict[str, None] = {}
@@ -97,13 +98,13 @@ def not_shown(
 
 
 def warn_of(found: NotShown, reader: object) -> None:
-    """Say what a video lacks: a ``PromptWarning`` for each kind."""
+    """Warn of what a video lacks, with a ``PromptWarning`` for each kind."""
     for line in lines_about(found, reader):
         warnings.warn(line, PromptWarning, stacklevel=3)
 
 
 def lines_about(found: NotShown, reader: object) -> list[str]:
-    """What a video lacks and the way out, a line a kind."""
+    """Lines of text about what a video lacks, with the way out: one for each kind."""
     lines = []
     known = reader.known_words if isinstance(reader, PromptReader) else ()
     if found.unknown_words:

@@ -1,7 +1,7 @@
-"""Steering a video that is being made: events as plain data, and the schedule they change.
+"""Steering a video while it is made: events as plain data, and the schedule that they change.
 
-No tensors: an event is a block and what it is to show. A plan and its events make the same video
-again, whoever gave them and when.
+An event is a block and what it shows from there on. A plan and its events always make the same
+video, no matter when the events were added. Needs no torch.
 """
 
 import threading
@@ -16,7 +16,7 @@ from longlive_models.timing import MOST_LATENT_FRAMES
 from longlive_models.unknown_keys import refuse_unknown_keys
 
 MEMORY = ("keep", "recache", "cut")
-"""What becomes of the past at a new prompt; see ``SteeringEvent``."""
+"""What a block sees of the past at a new prompt; see ``SteeringEvent``."""
 
 At = str | Number
 """When a prompt takes effect: "next", the next block to be denoised, or a time in seconds."""
@@ -24,13 +24,14 @@ At = str | Number
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringEvent:
-    """From ``block`` on, the video shows ``text``.
+    """A change of prompt: from ``block`` on, the video shows ``text``.
 
-    ``memory`` says what the block sees of the past. ``keep``: what it would have seen anyway.
-    ``recache``: the same pages, encoded again under the new text first, the oldest first, each
-    seeing those before it, at their old positions. ``cut``: a new shot; its first block still sees
-    the shot before. ``forget`` belongs to a cut: what is kept of its block sees nothing of the
-    shot before, and neither do later blocks (``shot_clean_recache`` of LongLive-2.0).
+    ``memory`` says what the block sees of the past. With ``keep`` it sees the same pages as without
+    the event. With ``recache`` these pages are first encoded again under the new text, oldest
+    first, each seeing those before it, at their old positions. With ``cut`` a new shot begins,
+    whose first block still sees the shot before. With ``cut`` and ``forget``, the keys and values
+    that are kept of that block are encoded without the shot before, and later blocks do not see it
+    either (``shot_clean_recache`` of LongLive-2.0).
 
     Raises ValueError for an empty text, an unknown word, or what cannot go together.
     """
@@ -66,19 +67,19 @@ class SteeringEvent:
 
 
 class LiveSchedule:
-    """The plan of a video with the events that change it: a PromptSchedule that may still grow.
+    """The plan of a video with the events that change it: a PromptSchedule that can grow.
 
     An event holds until the next one, or until the plan starts its next shot. At a block where the
     plan starts a shot, an event takes that shot's place; of several events for one block the last
     one counts. Blocks that have begun do not change. May be used from several threads.
 
     Args:
-        plan: what is shown where nobody steers.
-        events: known from the start, as ``SteeringEvent`` or as ``to_dict`` gave them.
-        begun: how many blocks are past changing.
+        plan: the plan without events.
+        events: events known from the start, as ``SteeringEvent`` or in the form of ``to_dict``.
+        begun: how many blocks have begun, and so cannot be changed.
 
-    Raises:
-        ValueError: an event that is none, or past the end of the plan.
+        Raises:
+            ValueError: an event is not valid, or past the end of the plan.
     """
 
     def __init__(self, plan: ShotPlan, events: Iterable[Any] = (), *, begun: int = 0) -> None:
@@ -97,12 +98,12 @@ class LiveSchedule:
 
     @property
     def begun(self) -> int:
-        """How many blocks have begun: the first of those that can still be changed."""
+        """The number of blocks that have begun, and so cannot be changed."""
         return self._begun
 
     @property
     def events(self) -> tuple[SteeringEvent, ...]:
-        """The events that count, in the order of their blocks."""
+        """The events that have an effect, in the order of their blocks."""
         with self._lock:
             return tuple(self._events[block] for block in sorted(self._events))
 
@@ -111,13 +112,13 @@ class LiveSchedule:
         return self.plan.endless or index < self.plan.blocks
 
     def begin(self, index: int) -> BlockPrompt:
-        """The prompt of block ``index``, which cannot be changed from now on."""
+        """Return the prompt of block ``index``, which cannot be changed from now on."""
         with self._lock:
             self._begun = max(self._begun, index + 1)
         return self.block(index)
 
     def block(self, index: int) -> BlockPrompt:
-        """The prompt of block ``index``, as things stand."""
+        """The prompt of block ``index`` with the events so far."""
         plan, events = self.plan, {event.block: event for event in self.events}
         starts = dict(zip(plan.starts[1:], plan.prompts[1:], strict=True))
         cuts = {block for block in starts if block not in events}
@@ -141,10 +142,11 @@ class LiveSchedule:
     def add(
         self, text: str, *, at: At = "next", memory: str = "keep", forget: bool = False
     ) -> SteeringEvent:
-        """Change what is shown from the next block on, or from the block edge nearest to ``at``.
+        """Add an event at the next block, or at the block edge nearest to ``at`` seconds.
 
         Raises:
-            ValueError: no text, an unknown word, or a time that is past or beyond the end.
+            ValueError: the text is empty, ``memory`` is unknown, or the time is past or beyond the
+                end.
         """
         with self._lock:
             soon = isinstance(at, str) and at == "next"
@@ -155,7 +157,7 @@ class LiveSchedule:
             return event
 
     def prompts(self) -> list[tuple[str, str]]:
-        """Every prompt that the video shows, as it was given, and as its first block reads it."""
+        """All prompts of the video, in pairs: as it was given, and as its first block has it."""
         plan = self.plan
         planned = [
             (text, plan.prompt(text, shot=shot, cut=shot > 0).text)

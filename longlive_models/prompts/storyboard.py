@@ -1,4 +1,4 @@
-"""Shots, storyboards, and which prompt, cut and time offset each block has. Integers only.
+"""Shots, storyboards, and the plan of which prompt, cut and time offset each block has.
 
 A block is what the model generates at once: ``frames_per_block`` latent frames. The first latent
 frame of a video decodes to one frame, every later one to ``temporal_factor`` frames, so block 0
@@ -19,19 +19,19 @@ from longlive_models.timing import blocks_of, seconds_of
 from longlive_models.unknown_keys import refuse_unknown_keys
 
 SCENE_CUT_PREFIX = "The scene transitions. "
-"""What the first block's prompt of every shot but the first starts with: models are trained on it.
-See LongLive-2.0 (arXiv 2605.18739), multi-shot generation."""
+"""The prefix of the prompt of a cut's block, with which models were trained. See LongLive-2.0
+(arXiv 2605.18739), multi-shot generation."""
 
 SHOT_OFFSET = 8.0
-"""Latent frames by which each cut moves the temporal positions of what follows it."""
+"""How many latent frames a cut adds to the temporal positions of all frames after it."""
 
 DEFAULT_SECONDS = 5.0
-"""Length of a video whose shots do not say."""
+"""The length of a video, in seconds, if neither it nor its shots have one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPrompt:
-    """What a block is generated with.
+    """The prompt of a block, and how the block treats the past.
 
     ``text`` has the scene-cut prefix where ``cut`` is true; ``offset`` is added to the temporal
     positions of the block's latent frames. ``recache``: the pages that the block sees are first
@@ -49,7 +49,7 @@ class BlockPrompt:
 
 @runtime_checkable
 class PromptSchedule(Protocol):
-    """Which prompt each block has, asked for in order, one block at a time."""
+    """A protocol that gives the prompt of each block; blocks are asked for in order."""
 
     def block(self, index: int) -> BlockPrompt:
         """The prompt of block ``index``, from 0."""
@@ -57,10 +57,10 @@ class PromptSchedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One prompt and how long it is shown: ``seconds``, ``blocks``, or a fair share of the rest.
+    """A prompt and its length: ``seconds``, ``blocks`` or, with neither, an equal share.
 
-    Raises ValueError for an empty prompt, a length that is not positive or beyond any video, or
-    two lengths.
+    Raises ValueError for an empty prompt, a length that is not positive or longer than any video,
+    or two lengths.
     """
 
     prompt: str
@@ -74,7 +74,7 @@ class Shot:
 
     @classmethod
     def of(cls, value: Any) -> "Shot":
-        """A shot from its prompt, from ``{"prompt", "seconds" or "blocks"}``, or as it is."""
+        """Make a shot of a prompt or ``{"prompt", "seconds" or "blocks"}``, or return a shot."""
         if isinstance(value, Shot):
             return value
         if isinstance(value, str):
@@ -98,8 +98,8 @@ class Shot:
 class Storyboard:
     """Shots in order, with a cut between each two.
 
-    ``left_out`` has the prompts that a file holds and does not show, for records.
-    Raises ValueError for no shots, and for what is none.
+    ``left_out`` has prompts of the file that are not shown, for records.
+    Raises ValueError if there are no shots, or something else is among them.
     """
 
     shots: tuple[Shot, ...]
@@ -121,7 +121,7 @@ class Storyboard:
 
     @classmethod
     def of(cls, value: Any) -> "Storyboard":
-        """A storyboard from a prompt, a list of shots, or ``{"shots": [...]}``."""
+        """Make a storyboard of a prompt, a list of shots, or ``{"shots": [...]}``."""
         if isinstance(value, Storyboard):
             return value
         if isinstance(value, str | Shot):
@@ -220,13 +220,13 @@ StoryboardLike = str | Shot | Storyboard | Mapping[str, Any] | Sequence[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ShotPlan:
-    """A storyboard in blocks: a PromptSchedule, whose last shot goes on for as long as asked.
+    """A storyboard in blocks: a PromptSchedule. Blocks past the end have the last shot's prompt.
 
     ``frames`` is the length of the video, which may end inside its last block. A video that is
     ``endless`` has no length: ``blocks`` and ``frames`` then end with the last shot's first block.
     ``left_out`` has the prompts of shots that are not shown.
 
-    Raises ValueError for what is no such plan.
+    Raises ValueError for lengths that do not belong to the prompts, or frames not to the blocks.
     """
 
     prompts: tuple[str, ...]
@@ -267,7 +267,7 @@ class ShotPlan:
     def anchors(self) -> tuple[int, ...]:
         """For each block, the first block of the shot whose anchor it sees.
 
-        A cut's own block still sees the anchor of the shot before: it shows where it comes from.
+        The block of a cut still sees the anchor of the shot before, and so the transition.
         """
         return tuple(self.starts[self._shot(max(block - 1, 0))] for block in range(self.blocks))
 
@@ -280,7 +280,7 @@ class ShotPlan:
     def prompt(
         self, text: str, *, shot: int, cut: bool, recache: bool = False, forget: bool = False
     ) -> BlockPrompt:
-        """A block's prompt with the prefix and the offset that its shot and cut ask for."""
+        """A block's prompt, with the prefix of a cut and the offset of its shot."""
         if cut and not text.startswith(self.prefix):
             text = self.prefix + text
         offset = float(shot * self.shot_offset)
@@ -289,9 +289,9 @@ class ShotPlan:
         )
 
     def describe(self) -> list[dict[str, Any]]:
-        """What the plan made of each shot, for records: prompt, blocks, start and seconds.
+        """Describe each shot for records: prompt, blocks, start and seconds.
 
-        The last shot of an endless plan has neither blocks nor seconds: they are None.
+        Blocks and seconds are None for the last shot of an endless plan.
         """
         ends = [min(self.timing.frames(end), self.frames) for end in accumulate(self.lengths)]
         begins = [0, *ends[:-1]]
@@ -317,7 +317,7 @@ class ShotPlan:
 def plan_video(
     prompt: StoryboardLike, timing: BlockTiming, seconds: float | None, shot_offset: float
 ) -> ShotPlan:
-    """The blocks of a video; ``DEFAULT_SECONDS`` long if neither it nor its shots have a length."""
+    """Plan the blocks of a video; it has ``DEFAULT_SECONDS`` if no length is given."""
     storyboard = Storyboard.of(prompt)
     if seconds is None and any(
         shot.seconds is None and shot.blocks is None for shot in storyboard.shots

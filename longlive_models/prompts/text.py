@@ -1,4 +1,4 @@
-"""What a prompt is: a text with something in it that can be seen."""
+"""The check of a prompt: it is a text with at least one visible character."""
 
 import unicodedata
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from longlive_core.checks import shown
 
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and a symbol that are drawn as nothing: Hangul's fillers and Braille's empty cell."""
+"""Letters and a symbol that are invisible: Hangul's fillers and Braille's empty cell."""
 
 
 def require_prompt(prompt: Any) -> None:
-    """Raise ValueError unless ``prompt`` is a text with something in it that can be seen."""
+    """Raise ValueError unless ``prompt`` is a text with at least one visible character."""
     if not isinstance(prompt, str):
         raise ValueError(
             f"a prompt is a text, got {shown(prompt)}: it says what to show. Put it in quotes."

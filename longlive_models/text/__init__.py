@@ -1,4 +1,4 @@
-"""Text encoders: prompts to the rows of features that the transformer attends to."""
+"""Text encoders, which turn prompts into the rows of features that the transformer attends to."""
 
 from longlive_models.text.checkpoint import load_published as load_published
 from longlive_models.text.checkpoint import load_umt5 as load_umt5

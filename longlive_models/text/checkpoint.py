@@ -1,4 +1,4 @@
-"""UMT5 weights under their published names (`models_t5_umt5-xxl-enc-bf16.pth`)."""
+"""Loading UMT5 weights under their published names (`models_t5_umt5-xxl-enc-bf16.pth`)."""
 
 import re
 from collections.abc import Mapping
@@ -46,9 +46,9 @@ def transformers_key(published: str) -> str:
 
 
 def load_published(encoder: UMT5TextEncoder, weights: Mapping[str, Tensor]) -> None:
-    """Put published weights into ``encoder``, in place, in the type and on the device they have.
+    """Load published weights into ``encoder``, in place; their type and device stay as they are.
 
-    Works on an encoder built on the meta device, without a copy. Raises ValueError if a name is
+    The encoder may be on the meta device; nothing is copied. Raises ValueError if a name is
     unknown, missing, or has another shape.
     """
     state = {transformers_key(name): tensor for name, tensor in weights.items()}
@@ -81,10 +81,10 @@ def load_umt5(
     dtype: torch.dtype = torch.bfloat16,
     device: str | torch.device = "cpu",
 ) -> UMT5TextEncoder:
-    """The encoder of the published files: a weights file and a tokenizer folder, both local.
+    """Load the encoder of the published files: a local weight file and a local tokenizer folder.
 
-    The pickle is read with ``weights_only=True``; it is mapped, so memory holds it once. Raises
-    ValueError for files that are something else, or not whole.
+    The pickle is read with ``weights_only=True``, and mapped rather than copied. Raises ValueError
+    for files that are incomplete or of another kind.
     """
     state = read_tensors(weights)
     words = load_tokenizer(tokenizer)

@@ -1,4 +1,4 @@
-"""What the library asks of a text encoder, and the one rule all of them share."""
+"""The protocol of text encoders, and functions that all of them share."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Turns prompts into rows of features, as many rows for each prompt."""
+    """A text encoder: turns each prompt into the same number of rows of features."""
 
     @property
     def text_len(self) -> int:
@@ -21,19 +21,19 @@ class TextEncoder(Protocol):
         """Size of one row."""
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts text_len text_dim"]:
-        """Features of each prompt; rows past a prompt's tokens are 0.
+        """Return the features of each prompt; rows after a prompt's tokens are 0.
 
-        The empty prompt is the unconditional one. Zero rows are attended to like any other: the
-        transformer was trained without a text mask.
+        The empty prompt is the unconditional one. Rows of zeros are attended to like all others,
+        since the transformer was trained without a text mask.
         """
 
 
 def encode_distinct(
     prompts: Sequence[str], encode: Callable[[list[str]], Tensor]
 ) -> Float[Tensor, "prompts text_len text_dim"]:
-    """Encode every distinct prompt once and give each prompt its own features.
+    """Encode every distinct prompt once, and return the features of each prompt.
 
-    Raises ValueError if there are no prompts, or if a text stands where a list of them belongs.
+    Raises ValueError if there are no prompts, or if ``prompts`` is a text rather than a list.
     """
     if isinstance(prompts, str):
         raise ValueError(
@@ -58,6 +58,6 @@ def zero_padding(
     mask: Bool[Tensor, "prompts tokens"],
     text_len: int,
 ) -> Float[Tensor, "prompts text_len text_dim"]:
-    """Set the rows that ``mask`` leaves out to 0, and add rows of 0 up to ``text_len``."""
+    """Set rows outside ``mask`` to 0, and add rows of 0 up to ``text_len``."""
     kept = features.masked_fill(~mask[..., None], 0)
     return torch.nn.functional.pad(kept, (0, 0, 0, text_len - features.shape[1]))

@@ -82,11 +82,11 @@ class PocketTextEncoder(nn.Module):
 
     @property
     def known_words(self) -> tuple[str, ...]:
-        """All words that mean something to it."""
+        """All words that the encoder knows."""
         return self.tokenizer.known_words
 
     def read(self, prompt: str) -> PromptReport:
-        """What it does not take of a prompt: unknown words, and words past its limit."""
+        """Report what the encoder leaves out: unknown words, and words past its limit."""
         return self.tokenizer.read(prompt)
 
     def forward(
@@ -109,7 +109,7 @@ class PocketTextEncoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Self-attention and a two-layer network, each added to what was normalized for it."""
+    """Self-attention and a two-layer network, each on a normalized input and with a residual."""
 
     def __init__(self, config: PocketTextConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Prompts to token numbers: the cleaning that all encoders share, and a tokenizer of words."""
+"""The cleaning of prompts that all encoders share, and a tokenizer of words."""
 
 import html
 import re
@@ -17,8 +17,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 def clean(prompt: str) -> str:
     """Undo HTML escapes (twice: some data is escaped twice) and collapse white space.
 
-    The same text always cleans to the same text: text broken by a wrong decoding is left as it
-    is, because repairing it depends on which packages, of which version, are installed.
+    Text that was decoded wrongly is not repaired: the result would depend on the packages that are
+    installed, and on their versions.
     """
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
@@ -29,7 +29,7 @@ def words(prompt: str) -> list[str]:
 
 
 class WordTokenizer:
-    """One number a word: 0 pads, 1 stands for words outside ``vocab``, 2 ends the prompt.
+    """A tokenizer with one number for each word: 0 pads, 1 is any unknown word, 2 ends the prompt.
 
     Prompts of more than ``text_len - 1`` words lose those past the limit: ``read`` says which.
     Raises ValueError if an entry of ``vocab`` occurs twice or is not one word in the form that
@@ -57,7 +57,7 @@ class WordTokenizer:
             )
 
     def __len__(self) -> int:
-        """How many numbers there are, special ones included."""
+        """The size of the vocabulary, special tokens included."""
         return len(self._words)
 
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "prompts text_len"]:
@@ -81,7 +81,7 @@ class WordTokenizer:
         return self._words[len(self.SPECIAL) :]
 
     def read(self, prompt: str) -> PromptReport:
-        """What is not taken of a prompt: unknown words and symbols, and words past the limit."""
+        """Report what is left out of a prompt: unknown words or symbols, words past a limit."""
         most = self.text_len - 1
         symbols = (sign for sign in clean(prompt) if unicodedata.category(sign)[0] == "S")
         return PromptReport(

@@ -56,11 +56,11 @@ UMT5_XXL = UMT5Config(
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a local folder (``google/umt5-xxl`` in the published files).
+    """Load the tokenizer of a local folder (``google/umt5-xxl`` in the published files).
 
     Raises:
-        ValueError: no such folder, no tokenizer in it, one that would run code of the folder, or
-            one without a token that pads.
+        ValueError: the folder is missing or has no tokenizer, or one that would run code of the
+            folder, or one without a padding token.
     """
     from transformers import AutoTokenizer
 
@@ -110,11 +110,11 @@ def _require_tokenizer(file: Path) -> None:
 
 
 class UMT5TextEncoder(nn.Module):
-    """Prompts to the rows that LongLive-2.0's transformer reads.
+    """The text encoder of LongLive-2.0: UMT5 with its tokenizer.
 
-    ``tokenizer`` may be left out where only token numbers are encoded. Prompts of more tokens than
-    ``text_len`` lose those past the limit: ``read`` says which. Weights start random: see
-    ``checkpoint.load_umt5``.
+    The tokenizer may be left out if only token numbers are encoded. Prompts with more than
+    ``text_len`` tokens are cut there; ``read`` reports what is lost. Weights start random; to load
+    them see ``checkpoint.load_umt5``.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ class UMT5TextEncoder(nn.Module):
 
     @property
     def known_words(self) -> tuple[str, ...]:
-        """None: pieces of words are known, and make any word."""
+        """None: the tokenizer knows pieces, from which any word can be made."""
         return ()
 
     def read(self, prompt: str) -> PromptReport:
-        """What it does not take of a prompt: words without a piece, and tokens past its limit.
+        """Report what the encoder leaves out: words without a piece, and tokens past its limit.
 
         Raises ValueError if the encoder was built without a tokenizer.
         """
@@ -190,7 +190,7 @@ class UMT5TextEncoder(nn.Module):
     def forward(
         self, ids: Int[Tensor, "prompts tokens"], mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts tokens dim"]:
-        """Features of all tokens; those outside ``mask`` are not attended to, but computed."""
+        """Features of all tokens. Tokens outside ``mask`` are not attended to."""
         return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts text_len text_dim"]:

@@ -118,7 +118,7 @@ class WanVAE(nn.Module):
         return self.normalize(mean), StreamState(history)
 
     def decode(self, latents: Latents) -> Video:
-        """Decode F frames of normalized latents to a whole video of 1 + 4 (F - 1) frames, not clamped."""
+        """Decode F latent frames, normalized, to a video of 1 + 4 (F - 1) frames, not clamped."""
         self._check_latents(latents)
         return self._decode(latents, None, record=False)[0]
 

@@ -151,7 +151,7 @@ class VAEConfig:
         return 1 + self.temporal_stride * (latent_frames - 1)
 
     def latent_frames(self, pixel_frames: int) -> int:
-        """The number of latent frames of a whole video; frames after the last full group do not count."""
+        """The number of latent frames of a video; frames after the last full group do not count."""
         return 1 + (pixel_frames - 1) // self.temporal_stride
 
     def to_dict(self) -> dict[str, Any]:

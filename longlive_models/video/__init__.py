@@ -1,6 +1,6 @@
-"""Video files and pictures: written block by block, read as a viewer shows them.
+"""Video files and pictures: videos are written block by block, and read as a viewer shows them.
 
-Each name is imported when it is first asked for: names of files are looked at without PyAV.
+Names are imported when they are first used, so that file names can be checked without PyAV.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""The first frames of a video file that was written here: to go on with it, or from a copy of them.
+"""Continuing a video file that this library wrote, from its first frames or a copy of them.
 
-Files grow by whole pieces (see ``longlive_models.video.files``), so what its first frames take is a
-number of bytes. Frames are counted in the file itself: fragments of an mp4, images of a gif.
+Files grow by complete pieces (see ``longlive_models.video.files``), so the first frames are the
+first so many bytes. Frames are counted in the file: in fragments of an mp4, or images of a gif.
 """
 
 import os
@@ -25,15 +25,15 @@ class VideoStart:
 
     @property
     def suffix(self) -> str:
-        """What the path given to a ``VideoWriter`` ends in."""
+        """The suffix of the path that was given to the ``VideoWriter``."""
         return ".png" if self.path.is_dir() else self.path.suffix.lower()
 
     def require(self) -> None:
-        """Raise ValueError unless the file has these frames, and a piece ends with them."""
+        """Raise ValueError unless the file has these frames and a piece ends with them."""
         self._measure()
 
     def lay(self, target: Path, *, overwrite: bool = False) -> int:
-        """Make ``target`` hold these frames and no more; returns the pieces that it has then.
+        """Make ``target`` hold exactly these frames; returns how many pieces it has then.
 
         Raises:
             ValueError: see ``require``.
@@ -90,14 +90,14 @@ def _frame(folder: Path, number: int) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class CutMP4:
-    """An mp4 that ends inside a fragment: bytes up to that one, and what of it is not there."""
+    """An mp4 that ends inside a fragment: the bytes before it, and text on what is missing."""
 
     length: int
     missing: str
 
 
 def cut_mp4(file: IO[bytes]) -> CutMP4 | None:
-    """Where an mp4 of fragments is cut; None where it is whole, or no such file."""
+    """Where an mp4 of fragments is cut off; None if it is complete or another kind of file."""
     size = os.fstat(file.fileno()).st_size
     whole, announced, place = 0, None, 0
     for kind, place, length in _boxes(file):

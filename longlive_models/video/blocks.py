@@ -1,4 +1,4 @@
-"""What comes out of a stream: blocks of frames, what they took, and whole videos."""
+"""The results of generation: blocks of frames, their timing, and whole videos."""
 
 import time
 from collections.abc import Callable
@@ -32,12 +32,12 @@ Frames = UInt8[Tensor, "frames height width 3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds that a block took.
+    """How long a block took, in seconds.
 
     Attributes:
-        denoise: making its latents: on a GPU what the GPU took, else on the wall clock.
-        decode: making frames of them, on the lane; lanes work beside the next block's denoising.
-        elapsed: since the stream's first block was asked for, on the wall clock.
+        denoise: for its latents; the GPU's time on a GPU, else by the wall clock.
+        decode: for its frames, on the lane, which may work while the next block is denoised.
+        elapsed: since the stream's first block was asked for, by the wall clock.
     """
 
     denoise: float
@@ -50,9 +50,9 @@ class VideoBlock:
     """The frames of one block.
 
     Attributes:
-        index: which block of the video.
+        index: the block's number in the video, from 0.
         frames: uint8 [frames, height, width, 3] on the CPU.
-        prompt: what the block was asked to show.
+        prompt: the block's prompt.
         timing: how long it took.
     """
 
@@ -64,15 +64,15 @@ class VideoBlock:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Video:
-    """A whole video in memory; the last line of a notebook's cell plays it.
+    """A whole video in memory. A notebook shows it as a player.
 
     Attributes:
         frames: uint8 [frames, height, width, 3] on the CPU.
         fps: frames a second.
-        unknown_words: words of its prompts that the model does not know: they are not shown.
+        unknown_words: words of its prompts that the model does not know, and so does not show.
 
-    Raises:
-        ValueError: frames of another shape or type, or a rate that is not above 0.
+        Raises:
+            ValueError: frames of another shape or type, or a rate that is not above 0.
     """
 
     frames: Frames
@@ -98,7 +98,7 @@ class Video:
         object.__setattr__(self, "fps", real("fps", self.fps, above=0, why=why))
 
     def __len__(self) -> int:
-        """How many frames it has."""
+        """The number of frames."""
         return len(self.frames)
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Video:
         return self.frames.cpu().numpy()
 
     def pil(self) -> "list[Image]":
-        """The frames as Pillow's images, one a frame."""
+        """The frames as images of Pillow."""
         from PIL import Image
 
         return [Image.fromarray(frame) for frame in self.numpy()]
@@ -169,7 +169,7 @@ class Video:
 
 
 class Stopwatch:
-    """Times what is launched between its making and ``stop``; only ``seconds`` waits for a GPU."""
+    """Measures the time from its creation to ``stop``; only ``seconds`` waits for a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -178,11 +178,11 @@ class Stopwatch:
         self._mark()
 
     def stop(self) -> None:
-        """Note the end."""
+        """Stop the clock."""
         self._mark()
 
     def seconds(self) -> float:
-        """What lay between: on a GPU by the GPU's clock, else by the wall clock."""
+        """The seconds in between, by the GPU's clock on a GPU, else by the wall clock."""
         if self._events:
             self._events[1].synchronize()
             return self._events[0].elapsed_time(self._events[1]) / 1000
@@ -197,7 +197,7 @@ class Stopwatch:
 
 
 class Decoded(NamedTuple):
-    """A block's frames, of each video of a batch, and whether they were numbers before bytes."""
+    """The frames of a block of each video of a batch, with checks of their pixels."""
 
     frames: UInt8[Tensor, "videos frames height width 3"]
     checks: Checks
@@ -221,9 +221,10 @@ def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
 def decoder(
     vae: WanVAE, *, to_host: bool = True
 ) -> Callable[[Tensor, StreamState | None], tuple[Decoded, StreamState]]:
-    """Latents of a block to its frames, on the VAE's device and in its type, with their checks.
+    """Make the function that decodes a block's latents, on the VAE's device and in its type.
 
-    ``to_host`` starts bringing both to the CPU: they may be read once the stream is there.
+    With ``to_host`` it starts copying frames and checks to the CPU; wait for the CUDA stream before
+    reading them.
     """
     weights_checked = False
 
@@ -244,7 +245,7 @@ def decoder(
 
 
 def no_frames(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState | None]:
-    """What a rank that leaves decoding to another one makes of a block."""
+    """The decoder of a rank whose blocks another rank decodes: it returns no frames."""
     videos, _, _, *size = latents.shape
     frames = torch.empty(videos, 0, *size, 3, dtype=torch.uint8, device="cpu")
     return Decoded(frames, Checks.none()), state

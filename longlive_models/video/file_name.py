@@ -1,4 +1,4 @@
-"""What the name of a video's file says of it; nothing here reads or writes one."""
+"""Names of video files and their suffixes; reads and writes nothing."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ SUFFIXES = (".mp4", ".gif", ".png")
 
 
 def file_path(path: Any) -> Path:
-    """``path`` as one; ValueError for what is no path, nor the text of one."""
+    """Return ``path`` as a Path; ValueError unless it is a path or text."""
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"a file is named by its path, got {shown(path)}: write 'a.mp4', say.")
     return Path(path)
 
 
 def destination(path: str | Path) -> Path:
-    """What a `VideoWriter` of this path creates: the file, for `.png` the folder of that stem.
+    """The path that a `VideoWriter` creates: the file; for `.png`, a folder named by the stem.
 
     Raises:
         ValueError: the suffix is not one that can be written.

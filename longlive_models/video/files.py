@@ -30,11 +30,11 @@ from longlive_models.video.reader import read_image as read_image
 from longlive_models.video.reader import read_video as read_video
 
 CRF = 16
-"""Quality of an mp4 that nobody chose: its errors are hardly seen."""
+"""The default quality of an mp4, whose errors are hardly visible."""
 WORST_CRF = 51
 BT709 = 1  # primaries and transfer as ITU-T H.273 numbers them
 SIDES = {".mp4": 16_384, ".gif": 65_535, ".png": 65_535}
-"""The longest side of a frame: what the H.264 encoder takes, and what sixteen bits count to."""
+"""The longest side of a frame: the H.264 encoder's limit for mp4, sixteen bits for others."""
 GIF_TIMES = (1, 65_535)
 """Hundredths of a second that a gif's frame can last."""
 ENCODER_THREADS = 8
@@ -126,12 +126,12 @@ class VideoWriter:
         self._file: IO[bytes] | None = None
 
     def write(self, frames: UInt8[Tensor, "frames height width 3"]) -> None:
-        """Append frames; when this returns, the operating system has them.
+        """Append frames; when this returns, they are with the operating system.
 
         Raises:
             ValueError: frames of another size or type.
-            OSError: they could not be stored whole, as on a full disk; the file then holds what
-                it held before, and is a whole video.
+            OSError: they could not be stored completely, as on a full disk; the file then is the
+                playable video that it was before.
         """
         if tuple(frames.shape[1:]) != (*self.size, 3) or frames.dtype != torch.uint8:
             raise ValueError(
@@ -173,7 +173,7 @@ class VideoWriter:
         )
 
     def _forget_nothing(self) -> None:
-        """Leave no file, or folder, that holds no frame."""
+        """Remove a file or folder that was created and has no frame."""
         if self.frames == 0:
             self.close()
             self._sink = self._file = None

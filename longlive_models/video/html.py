@@ -1,4 +1,4 @@
-"""A video as a piece of HTML that holds all of it: what a notebook shows."""
+"""A video as an HTML element with the file embedded, for notebooks."""
 
 import base64
 import tempfile
@@ -12,13 +12,13 @@ from torch import Tensor
 from longlive_models.video.files import VideoWriter
 
 MOST_BYTES = 32 * 1024 * 1024
-"""Of a video that is embedded: notebooks keep it in their file, and browsers in memory."""
+"""The most bytes of an embedded video: notebooks keep it in their file, and browsers in memory."""
 
 
 def video_tag(frames: UInt8[Tensor, "frames height width 3"], fps: float) -> str:
-    """A player with the video in it, as mp4 in base64; a sentence where there is nothing to play.
+    """A player with the video as mp4 in base64; a sentence for videos without frames or too large.
 
-    An odd height or width, which mp4 does not have, gets its last row or column twice.
+    An odd height or width, which mp4 cannot have, is made even by repeating the last row or column.
     """
     count, height, width, _ = frames.shape
     if not count:

@@ -1,8 +1,9 @@
-"""Pictures in files, as a viewer shows them.
+"""Reading pictures from files, as a viewer shows them.
 
-Turned as their EXIF orientation says, over white where they are transparent, in eight bits, in the
-colors of their profile. A picture that is cut or damaged is an error, and one that is too large is
-refused from its header. Pillow decodes; files are opened here, so that a name is always a path.
+They are rotated as their EXIF data says, put on white where they are transparent, and converted
+to eight bits and to sRGB from their color profile. A picture that is cut or damaged is an error,
+and one that is too large is refused from its header. Pillow decodes; files are opened here, so that
+a name is always a path.
 """
 
 import io
@@ -24,7 +25,7 @@ from torch import Tensor
 Pixels = UInt8[Tensor, "height width 3"]
 
 BEHIND = (255, 255, 255)
-"""The color behind what is transparent: white, as a page is."""
+"""The color behind transparent pixels: white, like a page."""
 MOST_BYTES = 2**30
 """Memory that one picture may take: four bytes a pixel as read, twelve as floats in [-1, 1]."""
 MOST_PIXELS = MOST_BYTES // (4 + 3 * 4)
@@ -47,7 +48,7 @@ def check_pixels(what: str, height: int, width: int) -> None:
 
 @contextmanager
 def open_file(path: str | Path, kind: str) -> Iterator[IO[bytes]]:
-    """A regular file to read as ``kind``; ``path`` is never an address.
+    """Open a regular file to read it as ``kind``; ``path`` is never taken as a URL.
 
     Raises:
         ValueError: it is not there, cannot be opened, is empty or no file.
@@ -67,7 +68,7 @@ def open_file(path: str | Path, kind: str) -> Iterator[IO[bytes]]:
 
 
 def refusal(path: str | Path, kind: str, reason: str) -> ValueError:
-    """What to raise where a file has no picture or video to give."""
+    """The error to raise for a file that is no picture or video."""
     return ValueError(
         f"{path} cannot be read as {kind}: {reason}. Name a png or jpg file, a video as mp4, mov, "
         f"mkv, webm or gif, that is whole."
@@ -75,7 +76,7 @@ def refusal(path: str | Path, kind: str, reason: str) -> ValueError:
 
 
 def open_picture(path: str | Path, file: IO[bytes]) -> Image.Image | None:
-    """The picture in a file, its pixels not read yet; None where it is no picture.
+    """Open the picture in a file without reading its pixels; None if it is no picture.
 
     Raises:
         ValueError: damage in its header, or more pixels than ``MOST_PIXELS``.
@@ -90,7 +91,7 @@ def open_picture(path: str | Path, file: IO[bytes]) -> Image.Image | None:
 
 
 def read_picture(path: str | Path, file: IO[bytes]) -> Pixels | None:
-    """The pixels of a picture as it is shown, of a moving one the first; None if it is none.
+    """Read the pixels of a picture, or of an animation the first ones; None for other files.
 
     Raises:
         ValueError: damage, or more pixels than ``MOST_PIXELS``.
@@ -111,7 +112,7 @@ def _opened(file: IO[bytes]) -> Image.Image:
 
 
 def is_pillow(image: Any) -> bool:
-    """Whether it is a picture that Pillow holds."""
+    """Whether ``image`` is an image of Pillow."""
     return isinstance(image, Image.Image)
 
 

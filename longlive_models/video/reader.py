@@ -1,7 +1,7 @@
-"""Videos and pictures from files, as a viewer shows them.
+"""Reading videos and pictures from files, as a viewer shows them.
 
-Turned and stretched as a clip's header says, over white where they are transparent. What a cut
-file still holds whole is read, with a warning that says what is missing.
+Frames are rotated and stretched as the file's header says, and put on white where they are
+transparent. Of a file that is cut off, the complete frames are read, with a warning.
 """
 
 import io
@@ -50,13 +50,14 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,flv,ogg,mpegts,mpeg,mpegvideo,asf,h264,hevc,av1,obu,ivf,m4v,mjpeg,"
     "yuv4mpegpipe,nut,dv,wtv,mxf"
 )
-"""What FFmpeg may take a file for: containers of frames, and no list of other files to open."""
+"""The formats that FFmpeg may use: containers of frames, but no playlists, which open other
+files."""
 _NO_DELAY = 100
-"""Milliseconds that viewers show a moving picture's frame for that names no time."""
+"""How many milliseconds viewers show a frame of an animation that names no time."""
 
 
 class CutShort(UserWarning):
-    """A video file ends before its frames do; those that are whole were read."""
+    """The warning that a video file is cut off; its complete frames were read."""
 
 
 def read_video(path: str | Path, *, fps: float | None = None) -> tuple[Frames, float]:
@@ -65,7 +66,7 @@ def read_video(path: str | Path, *, fps: float | None = None) -> tuple[Frames, f
     Args:
         path: a video file, a picture (one frame, of a second), or a folder of numbered png
             frames, as a ``VideoWriter`` writes it.
-        fps: the rate, where the file's own is not wanted; a folder has none of its own.
+        fps: frames a second in place of the file's own; needed for a folder, which has none.
 
     Raises:
         ValueError: there is no such file, it holds no video, is damaged, or takes more memory

@@ -44,7 +44,7 @@ class Arriving(Protocol):
 
 @runtime_checkable
 class HeadExchange(Protocol):
-    """An exchange between ranks: each gives its tokens of all heads, and gets all tokens of its heads."""
+    """An exchange between ranks: own tokens of all heads for all tokens of own heads."""
 
     def start(self, x: Heads) -> Arriving:
         """Start the exchange from this rank's tokens and all heads to all tokens and its heads."""
@@ -142,7 +142,7 @@ class SelfAttention(_Projections):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], context: AttentionContext
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Attend; ``x`` has this rank's tokens, while mask and memory are those of the whole sequence.
+        """Attend; ``x`` has this rank's tokens, mask and memory are for the whole sequence.
 
         Values are sent to other ranks while keys are computed, and keys while queries are.
         """

@@ -1,4 +1,4 @@
-"""The first and last layers of the transformer: latents to tokens and back, timesteps to vectors."""
+"""First and last layers of the transformer: latents to tokens and back, timesteps to vectors."""
 
 import torch
 from jaxtyping import Float

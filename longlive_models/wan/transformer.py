@@ -105,7 +105,7 @@ class WanTransformer(nn.Module):
         nn.init.zeros_(self.head.head.weight)
 
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
-        """The keys and values of a text in every layer, which ``forward`` takes in place of the text."""
+        """The keys and values of a text in every layer; ``forward`` takes them in its place."""
         embedded = self._embed_text(text)
         blocks = (cast(WanBlock, block) for block in self.blocks)
         return TextContext(tuple(block.cross_attn.project_text(embedded) for block in blocks))
