@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longlive_recipes.configs.generate import Generate, Job, Snapshots
+    from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
     from longlive_recipes.generation.inputs import Named
 
 MOST_VIDEOS = 100_000
@@ -34,15 +34,15 @@ class Content:
         self,
         options: Mapping[str, Any],
         *,
-        settings: list[str] | None = None,
+        overrides: list[str] | None = None,
         file: Path | None = None,
         base: "Generate | None" = None,
-    ) -> "tuple[Generate, list[Job]]":
+    ) -> "tuple[Generate, list[VideoJob]]":
         """The config and the videos asked for.
 
         Args:
             options: those that are fields of the config; None were not given.
-            settings: ``name=value`` for other fields.
+            overrides: ``name=value`` for other fields.
             file: a YAML file of fields.
             base: what they change, where no snapshot or record brings a config along.
 
@@ -57,7 +57,7 @@ class Content:
         config, jobs = self._from_the_past()
         if not jobs:
             config, jobs = configure(base or Generate(), file=file), self._from_prompts()
-        return configure(apply_mapping(config, named), settings=settings), jobs
+        return configure(apply_mapping(config, named), overrides=overrides), jobs
 
     def files(self) -> "list[Named]":
         """The files that say what is shown; images are the jobs' own."""
@@ -68,7 +68,7 @@ class Content:
         return found
 
     @staticmethod
-    def output(jobs: "list[Job]") -> Path:
+    def output(jobs: "list[VideoJob]") -> Path:
         """Where videos go that ``--output`` does not name a place for."""
         from longlive_recipes.generation.outputs import default_output
 
@@ -117,7 +117,7 @@ class Content:
                     f"a video needs one of PROMPT, --prompts FILE and --storyboard FILE, got {got}."
                 )
 
-    def _from_the_past(self) -> "tuple[Any, list[Job]]":
+    def _from_the_past(self) -> "tuple[Any, list[VideoJob]]":
         if self.resume is None and self.replay is None:
             return None, []
         from longlive_recipes.generation.commands import parse_ending
@@ -137,12 +137,12 @@ class Content:
             return config, [job]
         return None, []
 
-    def _from_prompts(self) -> "list[Job]":
+    def _from_prompts(self) -> "list[VideoJob]":
         """The videos asked for, each with a name of its own: by id or place, and by seed."""
         from longlive_models.file_names import require_distinct, require_name
         from longlive_models.prompts.files import VideoRequest, read_prompts
         from longlive_models.prompts.storyboard import Storyboard
-        from longlive_recipes.configs.generate import Job
+        from longlive_recipes.configs.generate import VideoJob
         from longlive_recipes.generation.outputs import seed_names
 
         file = self.prompts or self.storyboard
@@ -161,7 +161,7 @@ class Content:
                 f"{MOST_VIDEOS:,} videos that one command plans: lower --count."
             )
         alone = "video" if file is None else file.stem
-        jobs: list[Job] = []
+        jobs: list[VideoJob] = []
         for place, request in enumerate(requests):
             first = (self.seed or 0) if request.seed is None else request.seed
             seeds = range(first, first + self.count)
@@ -171,7 +171,7 @@ class Content:
             for name, seed in zip(names, seeds, strict=True):
                 require_name(name, "an id")
                 jobs.append(
-                    Job(
+                    VideoJob(
                         name=name,
                         story=request.storyboard,
                         seed=seed,
@@ -186,7 +186,7 @@ def look_at_files(
     content: Content,
     config_file: Path | None,
     config: "Generate",
-    jobs: "list[Job]",
+    jobs: "list[VideoJob]",
     output: Path,
     overwrite: bool,
     snapshots: "Snapshots | None",

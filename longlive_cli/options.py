@@ -213,7 +213,7 @@ Replay = Annotated[
         help="Make the same video again from the .json file beside it, steering included.",
     ),
 ]
-Settings = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",

@@ -21,18 +21,18 @@ NOTHING = ("none", "null", "")
 
 
 def configure(
-    config: Config, file: Path | None = None, settings: Iterable[str] | None = None
+    config: Config, file: Path | None = None, overrides: Iterable[str] | None = None
 ) -> Config:
     """The config with a YAML file's fields and every `name=value` applied, at once.
 
-    A config's checks see the result alone, so the order of settings matters only where two are of
+    A config's checks see the result alone, so the order of overrides matters only where two are of
     the same field: the later one holds, and any holds over the file.
 
     Raises:
         ValueError: no `=`, an unknown field, a value that does not fit the field's type, or what
             the config itself refuses.
     """
-    wanted = gather(file, settings)
+    wanted = gather(file, overrides)
     try:
         return apply_mapping(config, wanted)
     except ValueError as error:
@@ -50,7 +50,7 @@ def _refusal(config: Any, values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def gather(file: Path | None = None, settings: Iterable[str] | None = None) -> dict[str, Any]:
+def gather(file: Path | None = None, overrides: Iterable[str] | None = None) -> dict[str, Any]:
     """A YAML file's fields and every `name=value` as one nested mapping.
 
     Raises:
@@ -59,7 +59,7 @@ def gather(file: Path | None = None, settings: Iterable[str] | None = None) -> d
     wanted: dict[str, Any] = {}
     if file is not None:
         _merge(wanted, read_config_file(file), "")
-    for setting in settings or ():
+    for setting in overrides or ():
         _merge(wanted, _as_mapping(setting), "")
     return wanted
 

@@ -14,7 +14,7 @@ from longlive_cli.messages import note
 
 
 class Named(Protocol):
-    """What has the name of a video: a `longlive_recipes.generate.Job`."""
+    """What has the name of a video: a `longlive_recipes.generate.VideoJob`."""
 
     @property
     def name(self) -> str: ...

@@ -10,6 +10,7 @@ linears of every block) are read from its ``.pt`` files as well.
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,10 @@ class LoRALinear(nn.Module):
         if not isinstance(base, nn.Linear):
             raise ValueError(f"LoRA goes beside a linear, got {type(base).__name__}.")
         device = next(iter((*base.parameters(), *base.buffers()))).device
-        made: dict[str, Any] = {"bias": False, "device": device, "dtype": dtype}
+        linear = partial(nn.Linear, bias=False, device=device, dtype=dtype)
         self.base_layer = base
-        self.lora_A = nn.Linear(base.in_features, config.rank, **made)
-        self.lora_B = nn.Linear(config.rank, base.out_features, **made)
+        self.lora_A = linear(base.in_features, config.rank)
+        self.lora_B = linear(config.rank, base.out_features)
         self.lora_dropout = nn.Dropout(config.dropout)
         self.config = config
         self._former: tuple[nn.Module | Tensor, ...] = ()  # in a tuple: no part of the model

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from longlive_models.callbacks import StepReport
 from longlive_recipes.configs.generate import Generate as Generate
-from longlive_recipes.configs.generate import Job as Job
 from longlive_recipes.configs.generate import Snapshots as Snapshots
+from longlive_recipes.configs.generate import VideoJob as VideoJob
 from longlive_recipes.generation.interrupts import Interrupts, signal_of
 from longlive_recipes.generation.plan import Plan as Plan
 from longlive_recipes.generation.plan import PlannedVideo as PlannedVideo
@@ -29,7 +29,7 @@ from longlive_recipes.generation.sidecar import Result as Result
 class BlockReport:
     """A block is in the file; ``frames_before`` were in it when the run began."""
 
-    job: Job
+    job: VideoJob
     index: int
     blocks: int
     frames_done: int
@@ -47,7 +47,7 @@ StepProgress = Callable[[str, StepReport], None]
 
 def run(
     config: Generate,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     output: Path,
     *,
     progress: Progress | None = None,
@@ -84,7 +84,7 @@ def run(
 
 def run_plan(
     planned: Plan,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     *,
     began: float,
     progress: Progress | None = None,
@@ -121,7 +121,7 @@ def run_plan(
 
 
 def generate_one(
-    session: VideoSession, job: Job, progress: Progress | None, snapshots: Snapshots | None
+    session: VideoSession, job: VideoJob, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
     """One video, to its end or to an interrupt.
 
@@ -153,7 +153,7 @@ def generate_one(
     return session.finish(stopped_by=stopped_by, snapshot=saved if stopped_by else None)
 
 
-def _report(session: VideoSession, job: Job) -> BlockReport:
+def _report(session: VideoSession, job: VideoJob) -> BlockReport:
     plan = session.stream.plan
     return BlockReport(
         job=job,

@@ -17,7 +17,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from longlive_models.runtime import Runtime
-from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.generate import Progress, generate_one
 from longlive_recipes.generation.plan import Plan, plan
 from longlive_recipes.generation.session import load_pipeline, open_stream, open_video_session
@@ -39,7 +39,7 @@ def spread(ranks: int, videos: int, nodes: int = 1) -> Parallel:
 
 def check(
     config: Generate,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     parallel: Parallel,
     snapshots: Snapshots | None = None,
 ) -> None:
@@ -59,7 +59,7 @@ def check(
 
 def run(
     config: Generate,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     output: Path,
     parallel: Parallel,
     *,
@@ -80,7 +80,7 @@ def run(
 
 def run_plan(
     planned: Plan,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     parallel: Parallel,
     *,
     progress: Progress | None = None,
@@ -117,7 +117,7 @@ class GenerateModule(LightningModule):
     def __init__(
         self,
         planned: Plan,
-        jobs: Sequence[Job],
+        jobs: Sequence[VideoJob],
         *,
         progress: Progress | None,
         overwrite: bool,

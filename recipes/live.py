@@ -16,7 +16,7 @@ from typing import Any
 
 from longlive_models.callbacks import OnStep
 from longlive_models.video.file_name import destination
-from longlive_recipes.configs.generate import Job
+from longlive_recipes.configs.generate import VideoJob
 from longlive_recipes.generation.commands import HELP, STEERING, Command, parse, steer
 from longlive_recipes.generation.inputs import Named
 from longlive_recipes.generation.interrupts import Interrupts, signal_of
@@ -262,7 +262,7 @@ class LiveSession:
 
 def open_live_session(
     planned: Plan,
-    job: Job,
+    job: VideoJob,
     *,
     tell: Callable[[str], None],
     on_step: OnStep | None = None,

@@ -25,7 +25,7 @@ from longlive_models.prompts.files import read_prompts
 from longlive_models.settings import read_settings
 from longlive_models.stream_snapshot import SnapshotSummary, StreamSnapshot
 from longlive_models.video.reader import read_video
-from longlive_recipes.configs.generate import Generate, Job
+from longlive_recipes.configs.generate import Generate, VideoJob
 from longlive_recipes.generate import run
 from longlive_recipes.generation.jobs import replay
 from longlive_recipes.run_record import as_plain, read_run_record, write_run_record
@@ -132,7 +132,7 @@ def record(folder: Path) -> Path:
     config = Generate(model=str(model()), device="cpu", seconds=1.0)
     story = Storyboard.of(["a red circle", "a blue square"])
     event = {"block": 1, "text": "a circle", "memory": "keep", "forget": False}
-    run(config, [Job(name="a", story=story, seed=3, events=(event,))], folder / "a.png")
+    run(config, [VideoJob(name="a", story=story, seed=3, events=(event,))], folder / "a.png")
     replayed = json.loads((folder / "a.json").read_text())
     needed = {name: replayed[name] for name in ("replay", "model_sha256", "settings")}
     return document("a.json", needed)(folder)

@@ -43,7 +43,7 @@ def bench(
         int | None,
         typer.Option(help="How often a thing is timed.  [default: the benchmark's, mostly 5]"),
     ] = None,
-    settings: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -80,7 +80,7 @@ def bench(
         "repeats": repeats,
         **(runtime or {}),
     }
-    wanted = _configure(names, config, settings, given)
+    wanted = _configure(names, config, overrides, given)
     reads = [read for one in wanted.values() for read in one.inputs()]
     reads += [("--config", config)] if config else []
     if output is not None:
@@ -115,7 +115,7 @@ def _list(names: Sequence[str], as_json: bool) -> None:
 def _configure(
     names: Sequence[str],
     config: Path | None,
-    settings: list[str] | None,
+    overrides: list[str] | None,
     given: Mapping[str, Any],
 ) -> "dict[str, Options]":
     """The options of each benchmark. Raises ValueError for a name or field that is none."""
@@ -125,7 +125,7 @@ def _configure(
     changes = {name: value for name, value in given.items() if value is not None}
     found = {name: find(name).options for name in names}
     return {
-        name: configure(apply_mapping(configure(usual, config), changes), settings=settings)
+        name: configure(apply_mapping(configure(usual, config), changes), overrides=overrides)
         for name, usual in found.items()
     }
 

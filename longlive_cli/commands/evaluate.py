@@ -32,7 +32,7 @@ def evaluate(
             autocompletion=complete.recipes("evaluate"),
         ),
     ] = "pocket",
-    settings: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -65,7 +65,7 @@ def evaluate(
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
     chosen = apply_mapping(configure(preset.build(), config), runtime or {})
-    wanted = configure(chosen, settings=settings)
+    wanted = configure(chosen, overrides=overrides)
     folder = resolve(wanted.model)
     if output is not None:
         reads = [("the model", folder), *([("--config", config)] if config else [])]

@@ -17,7 +17,7 @@ from longlive_cli.option_groups import with_runtime
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
-    from longlive_recipes.generate import Job, Plan, Result
+    from longlive_recipes.generate import Plan, Result, VideoJob
     from longlive_recipes.training.parallel import Parallel
 
 
@@ -46,7 +46,7 @@ def generate(
     fork: options.Fork = None,
     only_new: options.OnlyNew = False,
     replay: options.Replay = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
@@ -73,7 +73,7 @@ def generate(
     fields |= runtime or {}
     _refuse_endless(seconds)
     check_ranks(nproc, nodes, "--nproc")
-    wanted, jobs = content.read(fields, settings=settings, file=config)
+    wanted, jobs = content.read(fields, overrides=overrides, file=config)
     saving = read_snapshots(snapshot, snapshot_every)
     place = content.output(jobs) if output is None else output
     look_at_files(content, config, wanted, jobs, place, overwrite, saving)
@@ -102,7 +102,9 @@ def generate(
     end(results)
 
 
-def _spread(config: Any, jobs: "list[Job]", nproc: int, nodes: int, snapshots: Any) -> "Parallel":
+def _spread(
+    config: Any, jobs: "list[VideoJob]", nproc: int, nodes: int, snapshots: Any
+) -> "Parallel":
     """How ranks share the videos. Raises ValueError for what several ranks cannot do."""
     from longlive_recipes.generate_parallel import check, spread
 
@@ -121,7 +123,7 @@ def _refuse_endless(seconds: float | None) -> None:
 
 def _run(
     plan: "Plan",
-    jobs: "list[Job]",
+    jobs: "list[VideoJob]",
     snapshots: Any,
     *,
     overwrite: bool,
@@ -144,7 +146,7 @@ def _run(
 
 
 def _run_on_ranks(
-    plan: "Plan", jobs: "list[Job]", parallel: "Parallel", *, overwrite: bool
+    plan: "Plan", jobs: "list[VideoJob]", parallel: "Parallel", *, overwrite: bool
 ) -> "list[Result]":
     """What was made, in the first process, which shows its own videos; the others tell nothing."""
     from longlive_cli.progress import FrameBar

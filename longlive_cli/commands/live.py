@@ -20,7 +20,7 @@ from longlive_recipes.generation.interrupts import Stoppable
 if TYPE_CHECKING:
     from longlive_cli.live_terminal import Terminal
     from longlive_cli.live_view import Lines
-    from longlive_recipes.generate import Job, Plan, Result
+    from longlive_recipes.generate import Plan, Result, VideoJob
     from longlive_recipes.generation.inputs import Named
     from longlive_recipes.live import LiveSession
 
@@ -57,7 +57,7 @@ def live(
     runtime: dict[str, Any] | None = None,
     snapshot: options.Snapshot = None,
     resume: options.Resume = None,
-    settings: options.Settings = None,
+    overrides: options.Overrides = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
@@ -81,7 +81,7 @@ def live(
 
     check_ranks(1)
     wanted, jobs = content.read(
-        fields, settings=settings, file=config, base=Generate(seconds=math.inf)
+        fields, overrides=overrides, file=config, base=Generate(seconds=math.inf)
     )
     place = output or (content.output(jobs) if resume else Path("live.mp4"))
     saving = None if snapshot is None else Snapshots(path=snapshot)
@@ -101,7 +101,7 @@ def live(
 
 
 def _run(
-    plan: "Plan", job: "Job", snapshot: Path | None, overwrite: bool, reads: "list[Named]"
+    plan: "Plan", job: "VideoJob", snapshot: Path | None, overwrite: bool, reads: "list[Named]"
 ) -> "list[Result]":
     from longlive_recipes.live import open_live_session
 

@@ -20,7 +20,7 @@ def train(
             help="A recipe; they are listed below.", autocompletion=complete.recipes("train_")
         ),
     ],
-    settings: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -47,11 +47,11 @@ def train(
     from longlive_cli.overrides import configure, gather
 
     preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
-    changes = gather(config, settings)
+    changes = gather(config, overrides)
     check_names(preset, changes)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
-        wanted = configure(preset.build(), config, settings)
+        wanted = configure(preset.build(), config, overrides)
         module = preset.module
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")

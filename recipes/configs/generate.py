@@ -61,7 +61,7 @@ class Generate(RuntimeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class VideoJob:
     """One video to make.
 
     Attributes:

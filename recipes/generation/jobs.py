@@ -6,7 +6,7 @@ from pathlib import Path
 
 from longlive_models.prompts.storyboard import Storyboard
 from longlive_models.settings import completed
-from longlive_recipes.configs.generate import Generate, Job
+from longlive_recipes.configs.generate import Generate, VideoJob
 from longlive_recipes.generation.commands import Command
 from longlive_recipes.generation.starting_points import (
     Recorded,
@@ -20,7 +20,7 @@ from longlive_recipes.run_record import as_plain
 
 def resume(
     snapshot: Path, endings: Sequence[Command] = (), *, only_new: bool = False
-) -> tuple[Generate, list[Job]]:
+) -> tuple[Generate, list[VideoJob]]:
     """What goes on from a snapshot, and the config it was made with: one video, or one an ending.
 
     Raises:
@@ -30,7 +30,7 @@ def resume(
     summary = resume_point.summary
     notes = read_notes(summary, snapshot)
     settings = completed(summary.origin.settings)
-    job = Job(
+    job = VideoJob(
         name=resume_point.start.path.stem if resume_point.start else snapshot.stem,
         story=Storyboard.of(list(summary.plan.prompts)),
         seed=summary.seed,
@@ -56,7 +56,7 @@ def resume(
     ]
 
 
-def replay(path: Path) -> tuple[Generate, Job]:
+def replay(path: Path) -> tuple[Generate, VideoJob]:
     """What makes the video of a record again.
 
     Raises:
@@ -69,7 +69,7 @@ def replay(path: Path) -> tuple[Generate, Job]:
         story = Storyboard(shots=again.shots)
     except ValueError as error:
         raise ValueError(f"{path}, replay.shots: {error}") from error
-    job = Job(
+    job = VideoJob(
         name=path.stem,
         story=story,
         seed=again.seed,

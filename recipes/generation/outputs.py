@@ -8,14 +8,14 @@ from pathlib import Path
 from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.file_names import part, require_distinct, require_room, temporary
 from longlive_models.video.file_name import SUFFIXES, destination
-from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.generation.file_lock import require_free
 from longlive_recipes.generation.inputs import Named, refuse_inputs, require_inputs
 
 
 def check_files(
     config: Generate,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     output: Path,
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
@@ -47,14 +47,14 @@ def check_files(
     return paths
 
 
-def inputs(config: Generate, jobs: Sequence[Job]) -> list[Named]:
+def inputs(config: Generate, jobs: Sequence[VideoJob]) -> list[Named]:
     """The model's folder, if it is one here, and the files that jobs are made from."""
     folder = EMBEDDED.get(config.model, Path(config.model).expanduser())
     model = [("the model", folder)] if folder.is_dir() else []
     return [*model, *(named for job in jobs for named in job.reads)]
 
 
-def default_output(jobs: Sequence[Job]) -> Path:
+def default_output(jobs: Sequence[VideoJob]) -> Path:
     """Where videos go that nobody named a place for: one that goes on, to its own file."""
     start = jobs[0].resume_point.start if jobs[0].resume_point else None
     if start is None:
@@ -65,7 +65,7 @@ def default_output(jobs: Sequence[Job]) -> Path:
     return start.path.parent
 
 
-def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
+def output_paths(jobs: Sequence[VideoJob], output: Path) -> list[Path]:
     """The file of each job: ``output`` itself for one job and a video's suffix, else inside it.
 
     Jobs that differ in their seed alone share a file's name: circle-seed7.mp4, circle-seed8.mp4.
@@ -86,7 +86,7 @@ def output_paths(jobs: Sequence[Job], output: Path) -> list[Path]:
     return [output / f"{name}{end}" for name, end in zip(names, suffixes, strict=True)]
 
 
-def differ_in_seed_alone(jobs: Sequence[Job]) -> bool:
+def differ_in_seed_alone(jobs: Sequence[VideoJob]) -> bool:
     """Whether the jobs are one video, made from several seeds: their names say so."""
     start = jobs[0].name.rpartition("-seed")[0]
     return [job.name for job in jobs] == seed_names([job.seed for job in jobs], start)
@@ -177,7 +177,7 @@ def _check_replaced(path: Path, overwrite: bool, option: str, *, folder: bool) -
 
 
 def _check_snapshots(
-    snapshots: Snapshots, jobs: Sequence[Job], reads: Sequence[Named], overwrite: bool
+    snapshots: Snapshots, jobs: Sequence[VideoJob], reads: Sequence[Named], overwrite: bool
 ) -> None:
     """Raise ValueError for a file that cannot hold the snapshots, or that something else is in."""
     path = snapshots.path
@@ -194,7 +194,7 @@ def _written(path: Path) -> list[Named]:
     return [("the video", destination(path)), (f"the record of {path}", sidecar_path(path))]
 
 
-def _continued(jobs: Sequence[Job]) -> set[Path]:
+def _continued(jobs: Sequence[VideoJob]) -> set[Path]:
     """Videos that go on: whether they are there is for ``VideoStart.require`` to say."""
     return {
         job.resume_point.start.path for job in jobs if job.resume_point and job.resume_point.start

@@ -24,7 +24,7 @@ from longlive_models.stream_snapshot import Origin
 from longlive_models.video.append import VideoStart
 from longlive_models.video.file_name import destination
 from longlive_models.video.files import CRF, check_crf, check_rate, check_size
-from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.generation.outputs import check_files
 from longlive_recipes.run_record import NOT_IN_RECORDS
 
@@ -84,7 +84,7 @@ class Plan:
 
 def plan(
     config: Generate,
-    jobs: Sequence[Job],
+    jobs: Sequence[VideoJob],
     output: Path,
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
@@ -194,7 +194,7 @@ def _settings(spec: ModelSpec, config: Generate) -> GenerationSettings:
     )
 
 
-def _check_job(job: Job, path: Path) -> None:
+def _check_job(job: VideoJob, path: Path) -> None:
     """Raise ValueError for a seed or an image that cannot be, or frames that cannot be resumed."""
     check_seed(job.seed)
     if job.image is not None and job.resume_point is None:
@@ -212,7 +212,7 @@ def _check_job(job: Job, path: Path) -> None:
     start.require()
 
 
-def _image_sha256(job: Job) -> str | None:
+def _image_sha256(job: VideoJob) -> str | None:
     """Of the picture that the video begins with; a snapshot holds its latents and its hash."""
     if job.image is None or job.resume_point is not None:
         return job.image_sha256
@@ -237,11 +237,13 @@ def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
     return CRF if config.crf is None else config.crf
 
 
-def _events(job: Job) -> tuple[dict[str, Any], ...]:
+def _events(job: VideoJob) -> tuple[dict[str, Any], ...]:
     return job.events if job.resume_point is None else job.resume_point.summary.events
 
 
-def _planned(job: Job, path: Path, shots: ShotPlan, fps: float, lacking: NotShown) -> PlannedVideo:
+def _planned(
+    job: VideoJob, path: Path, shots: ShotPlan, fps: float, lacking: NotShown
+) -> PlannedVideo:
     return PlannedVideo(
         name=path.stem,
         path=path,

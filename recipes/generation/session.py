@@ -15,7 +15,7 @@ from longlive_models.stream import Stream
 from longlive_models.video.append import VideoStart
 from longlive_models.video.blocks import VideoBlock
 from longlive_models.video.files import VideoWriter, destination
-from longlive_recipes.configs.generate import Job
+from longlive_recipes.configs.generate import VideoJob
 from longlive_recipes.generation.commands import steer
 from longlive_recipes.generation.file_lock import FileLock, reserve
 from longlive_recipes.generation.outputs import sidecar_path
@@ -190,7 +190,7 @@ class VideoSession:
 def open_video_session(
     pipeline: LongLivePipeline,
     planned: Plan,
-    job: Job,
+    job: VideoJob,
     video: PlannedVideo,
     *,
     overwrite: bool,
@@ -212,7 +212,7 @@ def open_video_session(
 
 
 def open_stream(
-    pipeline: LongLivePipeline, planned: Plan, job: Job, *, on_step: OnStep | None = None
+    pipeline: LongLivePipeline, planned: Plan, job: VideoJob, *, on_step: OnStep | None = None
 ) -> Stream:
     """The blocks of a job that starts from prompts, none of them made yet."""
     return pipeline.stream(

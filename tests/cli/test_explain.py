@@ -96,7 +96,7 @@ def test_fields_are_named_as_set_takes_them(name):
     assert len(rows) >= 10
     whole = [row for row in rows if not row["default"].endswith("...")]
     settings = [f"{row['name']}={row['default']}" for row in whole if row["default"]]
-    assert configure(config, settings=settings) == config
+    assert configure(config, overrides=settings) == config
     assert all(row["kind"] for row in rows)
 
 

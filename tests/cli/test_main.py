@@ -79,7 +79,7 @@ def test_how_a_model_runs_is_refused_where_none_does():
 
 def test_options_are_few_and_known():
     commands = get_command(app).commands
-    changing = {"settings", "config", "as_json", "dry_run"}
+    changing = {"overrides", "config", "as_json", "dry_run"}
     video = {"prompt", "prompts", "storyboard", "image", "seconds", "seed", "steps", "guidance"}
     video |= {"sampler", "negative_prompt", "fps", "crf", "one_video_a_line"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}

@@ -66,15 +66,15 @@ class Outer:
     ],
 )
 def test_a_setting_is_read_as_its_field_says(setting, want):
-    got = configure(Outer(limit=1.0) if "none" in setting else Outer(), settings=[setting])
+    got = configure(Outer(limit=1.0) if "none" in setting else Outer(), overrides=[setting])
     assert got == want
     assert type(got.limit) is type(want.limit)
 
 
 @given(st.integers(1, 10**9), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
 def test_what_is_printed_can_be_set(steps, rate, fast):
-    settings = [f"steps={steps}", f"inner.rate={rate!r}", f"fast={fast}"]
-    assert configure(Outer(), settings=settings) == Outer(
+    overrides = [f"steps={steps}", f"inner.rate={rate!r}", f"fast={fast}"]
+    assert configure(Outer(), overrides=overrides) == Outer(
         steps=steps, fast=fast, inner=Inner(rate=rate)
     )
 
@@ -101,21 +101,21 @@ def test_what_is_printed_can_be_set(steps, rate, fast):
 )
 def test_what_cannot_be_set_is_named(setting, message):
     with pytest.raises(ValueError, match=message):
-        configure(Outer(), settings=[setting])
+        configure(Outer(), overrides=[setting])
 
 
 def test_a_config_is_checked_when_all_is_set():
     first, last = "steps=0", "steps=4"
-    assert configure(Outer(), settings=[first, last]) == Outer(steps=4)
+    assert configure(Outer(), overrides=[first, last]) == Outer(steps=4)
     with pytest.raises(ValueError, match="Outer.steps is at least 1, got 0"):
-        configure(Outer(), settings=[last, first])
+        configure(Outer(), overrides=[last, first])
 
 
 def test_a_list_is_set_as_a_whole_or_in_part():
     with pytest.raises(ValueError, match=r"inner.betas is set as a whole and then in part"):
-        configure(Outer(), settings=["inner.betas=0.5,0.6", "inner.betas.1=0.7"])
+        configure(Outer(), overrides=["inner.betas=0.5,0.6", "inner.betas.1=0.7"])
     both = ["inner.betas.1=0.7", "inner.betas.0=0.6", "inner.rate=1"]
-    assert configure(Outer(), settings=both).inner == Inner(rate=1.0, betas=(0.6, 0.7))
+    assert configure(Outer(), overrides=both).inner == Inner(rate=1.0, betas=(0.6, 0.7))
 
 
 def test_a_file_comes_first_and_settings_after_it(tmp_path):

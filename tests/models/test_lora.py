@@ -405,7 +405,10 @@ def test_only_linears_take_an_adapter():
     ("change", "message"),
     [
         ({"peft_type": "LOHA"}, "adapter_config.json: this adapter has peft_type='LOHA'"),
-        ({"lora_dropout": -1.0}, "adapter_config.json: LoRAConfig's dropout is at least 0"),
+        (
+            {"lora_dropout": -1.0},
+            "json: lora_dropout in adapter_config.json is at least 0",
+        ),
         ({"target_modules": ["z"]}, "adapter: no linear of this .* is called z"),
         ({"r": 5}, "adapter: the adapter does not fit"),
     ],

@@ -18,7 +18,7 @@ from longlive_models.checkpoints import weight_hash
 from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.runtime import Runtime
 from longlive_models.video.files import read_image, read_video
-from longlive_recipes.generate import Generate, Job, plan, run
+from longlive_recipes.generate import Generate, VideoJob, plan, run
 from longlive_recipes.generation.outputs import check_output, output_paths
 from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
 
@@ -29,8 +29,8 @@ def config(tmp_path_factory) -> Generate:
     return Generate(model=str(folder), device="cpu", seconds=1.0)
 
 
-def job(name: str = "a", prompt: object = "a red circle", seed: int = 3) -> Job:
-    return Job(name=name, story=Storyboard.of(prompt), seed=seed)
+def job(name: str = "a", prompt: object = "a red circle", seed: int = 3) -> VideoJob:
+    return VideoJob(name=name, story=Storyboard.of(prompt), seed=seed)
 
 
 def test_a_plan_says_what_will_be_done(config, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from longlive_models import Storyboard
 from longlive_models.video.files import read_video
-from longlive_recipes.generate import Generate, Job
+from longlive_recipes.generate import Generate, VideoJob
 from longlive_recipes.generate_parallel import check, spread
 from longlive_recipes.training.parallel import Parallel
 from tests.models.tiny_pipeline import write_tiny_folder
@@ -29,7 +29,7 @@ def test_nodes_have_equally_many_of_the_ranks():
 
 
 def test_what_one_device_cannot_do_is_refused():
-    job = Job(name="a", story=Storyboard.of("a red circle"), seed=0)
+    job = VideoJob(name="a", story=Storyboard.of("a red circle"), seed=0)
     with pytest.raises(ValueError, match="device='cuda:1' is one device, and 2 ranks take one"):
         check(Generate(device="cuda:1"), [job], Parallel(sequence=2))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longlive_models import Storyboard
-from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.configs.quantize_weights import QuantizeWeights, check_output
 from longlive_recipes.generation.inputs import refuse_inputs
 from longlive_recipes.generation.outputs import check_files, check_fork, check_snapshot
@@ -64,8 +64,8 @@ def test_letter_case_counts_only_where_the_file_system_tells_it_apart():
         refuse_inputs([("the record", upper)], [("--config", Path("s.json"))], option="--output")
 
 
-def job(**how) -> Job:
-    return Job(name="a", story=Storyboard.of("a"), seed=0, **how)
+def job(**how) -> VideoJob:
+    return VideoJob(name="a", story=Storyboard.of("a"), seed=0, **how)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longlive_models import Storyboard
-from longlive_recipes.configs.generate import Generate, Job
+from longlive_recipes.configs.generate import Generate, VideoJob
 from longlive_recipes.generation.plan import plan, settled
 from tests.models.tiny_pipeline import write_tiny_folder
 
@@ -16,8 +16,8 @@ def model(tmp_path_factory) -> Path:
     return write_tiny_folder(tmp_path_factory.mktemp("tiny"))
 
 
-def job() -> Job:
-    return Job(name="a", story=Storyboard.of("a red circle"), seed=3)
+def job() -> VideoJob:
+    return VideoJob(name="a", story=Storyboard.of("a red circle"), seed=3)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])

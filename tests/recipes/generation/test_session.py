@@ -8,7 +8,7 @@ import pytest
 
 from longlive_models import Storyboard
 from longlive_models.stream_snapshot import SnapshotSummary
-from longlive_recipes.configs.generate import Generate, Job, Snapshots
+from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.generate import BlockReport, run
 from longlive_recipes.generation.jobs import resume
 from longlive_recipes.generation.plan import plan
@@ -32,7 +32,7 @@ def stopped_after(blocks: int, config: Generate, folder: Path) -> Path:
         if report.index + 1 == blocks:
             raise KeyboardInterrupt
 
-    job = Job(name="a", story=Storyboard.of("a red circle"), seed=3)
+    job = VideoJob(name="a", story=Storyboard.of("a red circle"), seed=3)
     how = {"progress": stop, "snapshots": Snapshots(path=snapshot, every=1)}
     [result] = run(config, [job], folder / "a.mp4", **how)
     assert (result.blocks, result.frames) == (blocks, FRAMES[blocks - 1])
@@ -84,7 +84,7 @@ def test_a_fork_counts_on_and_leaves_the_first_alone(config, tmp_path, monkeypat
         return block
 
     monkeypatch.setattr(VideoSession, "advance", advance)
-    job = Job(name="a", story=Storyboard.of("a red circle"), seed=3)
+    job = VideoJob(name="a", story=Storyboard.of("a red circle"), seed=3)
     [first] = run(config, [job], tmp_path / "a.mp4")
     [fork] = forks
     assert fork.blocks == 2
