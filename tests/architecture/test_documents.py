@@ -7,7 +7,7 @@ import pytest
 
 from longlive_cli import boundary
 from longlive_cli.main import app
-from tests.architecture.source import ROOT
+from tests.architecture.source import PACKAGES, ROOT
 
 SEAMS = (
     *("scale rule", "attention backend", "how a cut is stored", "page codec", "training objective"),
@@ -55,6 +55,14 @@ def test_paths_of_the_pages_are_there(page):
     assert len(paths) >= 5
     gone = [path for path in paths if not list(ROOT.glob(path.replace("_N.", "_*.")))]
     assert not gone
+
+
+def test_files_that_a_folders_page_names_are_in_the_folder():
+    for package in (*PACKAGES, "benchmarks"):
+        for page in (ROOT / package).rglob("*.md"):
+            for name in re.findall(r"`([\w/*]+\.py)`", page.read_text(encoding="utf-8")):
+                there = list(page.parent.rglob(name)) or list(ROOT.glob(name))
+                assert there, f"{page.relative_to(ROOT)} names {name}"
 
 
 def test_a_backend_of_each_table_and_a_rule_of_each_row_is_where_the_page_says():
