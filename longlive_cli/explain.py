@@ -23,7 +23,13 @@ EXAMPLES = {
         "longlive train ar_tiny",
         "longlive train ar_pocket --set budget.minutes=30 --set seed=1 --dry-run",
         "longlive train ar_pocket --resume runs/ar_pocket",
+        "longlive train ar_pocket --data cache",
     ),
+    "prepare": (
+        "longlive data prepare clips -o cache",
+        "longlive data prepare clips.csv -o cache --size 64x64 --fps 12 --blocks 2",
+    ),
+    "check": ("longlive data check clips --sheet sheet.png", "longlive data check clips --json"),
     "evaluate": (
         "longlive evaluate circle.mp4",
         "longlive evaluate --recipe pocket_quick --set model=runs/ar_pocket/model -o score.json",

@@ -6,6 +6,7 @@ import typer
 
 from longlive_cli.boundary import Boundary
 from longlive_cli.commands.bench import bench
+from longlive_cli.commands.data import data
 from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
 from longlive_cli.commands.generate import generate
@@ -50,6 +51,7 @@ def main(
 
 app.command(cls=Explained)(generate)
 app.command(cls=Explained)(live)
+app.add_typer(data, name="data")
 app.command(cls=Explained)(train)
 app.command(cls=Explained)(evaluate)
 app.command(cls=Explained)(quantize)

@@ -30,11 +30,15 @@ from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.train_ar import TrainAR as TrainAR
 from longlive_recipes.configs.train_ar import ar_pocket, ar_tiny
+from longlive_recipes.data.cache_index import read_index
+from longlive_recipes.data.splits import split_clips
+from longlive_recipes.data.training_clips import load_clips
 from longlive_recipes.moving_shapes.dataset import LatentClips, TokenClips
 from longlive_recipes.moving_shapes.latent_cache import FRESH, ClipSet, prepare_clips, trained_vae
 from longlive_recipes.run_record import code_version
 from longlive_recipes.training.ar_checks import (
     check_clips,
+    check_data,
     check_start,
     memory_needed,
 )
@@ -102,12 +106,26 @@ class TrainARModule(TrainingModule):
     def on_fit_start(self) -> None:
         config = self.config
         self.sets, self.fresh = {}, {}
+        if config.data is not None:
+            self._read_data(Path(config.data))
+            return
         for one in config.sets:
             few = replace(one, clips=config.validation_clips)
             clips = self._prepare(one, config.seed + one.blocks, config.latent_cache)
             fresh = self._prepare(few, config.seed + FRESH + one.blocks, None)
             self.sets[one.blocks] = self.tokenize(clips)
             self.fresh[one.blocks] = self.tokenize(fresh)
+
+    def _read_data(self, cache: Path) -> None:
+        """Clips of a cache in place of drawn ones: this rank's frames of each."""
+        config, frames = self.config, self.config.model.frames_per_block
+        split = split_clips(read_index(cache), config.lengths, config.validation_clips)
+        for sets, some in ((self.sets, split.train), (self.fresh, split.fresh)):
+            for blocks, clips in some.items():
+                self.sp.partition = config.partition(blocks, 1)
+                whole = load_clips(cache, clips, blocks=blocks, frames_per_block=frames)
+                own = self.sp.shard(whole.latents, 2).to(self.device).contiguous()
+                sets[blocks] = self.tokenize(replace(whole, latents=own))
 
     def _prepare(self, one: ClipSet, seed: int, cache: str | None) -> LatentClips:
         """Encoded clips, this rank's frames of each."""
@@ -265,8 +283,9 @@ def check(config: TrainAR, *, resume: str | None = None) -> None:
     vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
     spec = ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
     check_text(config.model, config.text)
-    check_clips(config.world, spec.timing, {one.blocks for one in config.sets})
-    check_memory(memory_needed(config, spec), device)
+    check_clips(config.world, spec.timing, config.lengths)
+    held = check_data(config, spec.timing)
+    check_memory(memory_needed(config, spec, held), device)
     check_run(
         config.run,
         config,
@@ -284,6 +303,7 @@ def check(config: TrainAR, *, resume: str | None = None) -> None:
         vae=config.vae,
         start_from=config.start_from,
         latent_cache=config.latent_cache,
+        data=config.data,
     )
     if config.quantized.quantizes:
         linear = NVFP4TrainingLinear(64, 64, config=config.quantized, device=device)

@@ -30,6 +30,14 @@ def train(
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE",
+            help="Train on clips of your own: what `longlive data prepare` wrote. Sets the field "
+            "data, and size, rate, words and sample prompts as the clips have them.",
+        ),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run: its folder, or a checkpoint file.")
     ] = None,
@@ -44,14 +52,16 @@ def train(
     """Train a model with a recipe."""
     from longlive_cli.catalog import find, presets
     from longlive_cli.field_names import check_names
-    from longlive_cli.overrides import configure, gather
+    from longlive_cli.overrides import apply_mapping, configure, gather
 
     preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
     changes = gather(config, overrides)
     check_names(preset, changes)
+    check_names(preset, {} if data is None else {"data": str(data)})
+    of_data = {} if data is None else _fields_for(data)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
-        wanted = configure(preset.build(), config, overrides)
+        wanted = configure(apply_mapping(preset.build(), of_data), config, overrides)
         module = preset.module
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
@@ -80,12 +90,18 @@ def train(
         say(str(result))
 
 
+def _fields_for(cache: Path) -> dict[str, Any]:
+    from longlive_recipes.data.splits import fields_for
+
+    return fields_for(cache)
+
+
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
     """Raise ValueError where what the run writes would replace a file that it reads."""
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.training.run_checks import run_files
 
-    for name in ("vae", "start_from", "latent_cache"):
+    for name in ("vae", "start_from", "latent_cache", "data"):
         value = vars(wanted).get(name)
         if isinstance(value, str):
             reads.append((name, Path(value)))

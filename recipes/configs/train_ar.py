@@ -53,6 +53,7 @@ class TrainAR:
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise in the clean context, as generated contexts have it
     latent_cache: str | None = None  # keep the encoded clips here
+    data: str | None = None  # a cache of one's own clips, in place of sets and drawn clips
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
     checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
     parallel: Parallel = field(default_factory=Parallel)
@@ -78,6 +79,11 @@ class TrainAR:
         self._check_numbers()
         check_phases(self.phases)
         known = {one.blocks for one in self.sets}
+        if self.data is not None and self.latent_cache is not None:
+            raise ValueError(
+                f"latent_cache keeps clips that are drawn, and data={self.data!r} is a cache of "
+                f"others: nothing would be drawn. Leave latent_cache out."
+            )
         if len(known) < len(self.sets):
             lengths = sorted(one.blocks for one in self.sets)
             raise ValueError(
@@ -85,14 +91,14 @@ class TrainAR:
                 f"would never be drawn from. Put their clips into one."
             )
         for phase in self.phases:
-            if phase.length not in known:
+            if self.data is None and phase.length not in known:
                 raise ValueError(
                     f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
             self.parallel.check_clips("a phase's batch", phase.batch)
         self.parallel.check_clips("validation_clips", self.validation_clips)
-        for blocks in known:
+        for blocks in self.lengths:
             self.partition(blocks, 1)
         self.parallel.check_compile(self.run.compile)
 
@@ -113,10 +119,10 @@ class TrainAR:
         parts_field(self, "phases", Phase)
         parts_field(self, "sample_prompts", str)
         text_field(self, "vae")
-        text_field(self, "latent_cache", "start_from", optional=True)
+        text_field(self, "latent_cache", "data", "start_from", optional=True)
         switch_field(self, "checkpointing")
         check_seed(self)
-        check_captions(self.text, self.sample_prompts)
+        check_captions(self.text, self.sample_prompts, drawn=self.data is None)
 
     def _check_numbers(self) -> None:
         share = "it is a share of what is drawn, from 0 to 1. Use 0 for none."
@@ -182,6 +188,13 @@ class TrainAR:
             tokens_per_frame=tokens_per_frame,
             frames_per_block=self.model.frames_per_block,
         )
+
+    @property
+    def lengths(self) -> set[int]:
+        """Blocks of the clips that are trained on: of the sets, or of phases on one's own data."""
+        if self.data is None:
+            return {one.blocks for one in self.sets}
+        return {phase.length for phase in self.phases}
 
     @property
     def generation(self) -> GenerationSettings:

@@ -84,7 +84,12 @@ class CacheWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lock.release()
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                self.flush()
+                error.add_note(self._kept())
+        finally:
+            self._lock.release()
 
     @property
     def clips(self) -> int:
@@ -193,7 +198,10 @@ class CacheWriter:
         """Leave nothing half written, and say what is kept."""
         if new.suffix == ".part":
             new.unlink(missing_ok=True)
-        error.add_note(
+        error.add_note(self._kept())
+
+    def _kept(self) -> str:
+        return (
             f"{self.clips} clips are in {self.folder}, whole, and stay: the same command goes on "
             f"from there."
         )

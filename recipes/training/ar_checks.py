@@ -1,6 +1,6 @@
 """Checks of AR training before any clip is drawn: clip lengths, first weights, memory."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.prompts.storyboard import BlockTiming
 from longlive_models.settings import ModelSpec
 from longlive_recipes.configs.train_ar import TrainAR
+from longlive_recipes.data.splits import clips_by_length, split_clips
+from longlive_recipes.data.training_clips import check_cache
 from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import BATCH
 
@@ -48,8 +50,31 @@ def check_start(folder: Path, parts: nn.ModuleDict, names: dict[str, str]) -> No
         fill(module, decode_state(tensors, next(module.parameters()).dtype), folder / name)
 
 
-def memory_needed(config: TrainAR, spec: ModelSpec) -> dict[str, float]:
-    """Bytes that a rank's device holds at one time at the very least, by what takes them."""
+def check_data(config: TrainAR, timing: BlockTiming) -> dict[int, int]:
+    """How many clips of each length a run holds, validation included, drawn or of a cache.
+
+    Raises:
+        ValueError: the cache is not one for this config, or has too few clips.
+    """
+    if config.data is None:
+        return {one.blocks: one.clips + config.validation_clips for one in config.sets}
+    index = check_cache(
+        Path(config.data),
+        size=config.world.size,
+        timing=timing,
+        text=config.text,
+        vae=config.vae,
+    )
+    split = split_clips(index, config.lengths, config.validation_clips)
+    return clips_by_length(split)
+
+
+def memory_needed(config: TrainAR, spec: ModelSpec, held: Mapping[int, int]) -> dict[str, float]:
+    """Bytes that a rank's device holds at one time at the very least, by what takes them.
+
+    Args:
+        held: how many clips of each length, as ``check_data`` gives them.
+    """
     model, text, world = config.model, config.text, config.world
     layer = 8 * model.dim**2 + 2 * model.dim * model.ffn_dim
     text_layer = 4 * text.dim**2 + 2 * text.dim * text.ffn_dim
@@ -57,13 +82,14 @@ def memory_needed(config: TrainAR, spec: ModelSpec) -> dict[str, float]:
     weights += model.dim * (model.freq_dim + model.text_dim) + len(text.vocab) * text.dim
     rows, columns = spec.latent_size
     frame = model.in_channels * rows * columns * 2
-    clips = sum(
-        (one.clips + config.validation_clips) * one.blocks * model.frames_per_block * frame
-        for one in config.sets
-    )
+    clips = sum(count * blocks * model.frames_per_block * frame for blocks, count in held.items())
     drawn = max(
-        min(BATCH, max(one.clips, config.validation_clips)) * world.first_frame(one.blocks)
-        for one in config.sets
+        (
+            min(BATCH, max(one.clips, config.validation_clips)) * world.first_frame(one.blocks)
+            for one in config.sets
+            if config.data is None
+        ),
+        default=0,
     )
     batch = max(
         phase.batch // config.parallel.data * phase.length * model.frames_per_block

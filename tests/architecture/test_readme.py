@@ -29,7 +29,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize", "bench")
 SHELLS = ("sh", "bash", "shell", "console")
-COMMANDS = (*CAN_BE_DRY, "recipes", "doctor", "--version")
+COMMANDS = (*CAN_BE_DRY, "data", "recipes", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
     "docs/your_own_model.md",
     "longlive_models/README.md",
@@ -39,6 +39,8 @@ MACHINES = "needs two machines; tests/recipes/test_several_nodes.py runs it with
 TORCH_S_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"  # it compiles
 NOT_RUN = {  # how a line begins, and why it is only understood
     "live 'a red circle moves right on a navy background'$": "waits for what a person types",
+    "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
+    "data (check|prepare)$": "a command that the text is about",
     "train vae_pocket": GPU,
     "train ar_pocket": GPU,
     "generate .* --model runs/ar_pocket/model": "needs the model of that training",
@@ -152,7 +154,10 @@ def test_commands_are_understood(words, tmp_path, monkeypatch):
     if words[0] in CAN_BE_DRY:
         words = [*words, "--dry-run"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
-    if any(word in words for word in ("--model", "--resume")) or "model=" in " ".join(words):
+    if words[0] == "data" or "--data" in words:  # clips are the reader's own
+        needs = ("there is no folder 'clips'", "cache is no cache of clips")
+        assert any(need in done.stderr for need in needs), done.output
+    elif any(word in words for word in ("--model", "--resume")) or "model=" in " ".join(words):
         needs = ("there is no model", "--resume", "is no model")
         assert done.exit_code == 0 or any(need in done.stderr for need in needs), done.output
     else:

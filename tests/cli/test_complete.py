@@ -31,6 +31,8 @@ def offered(line: str) -> list[str]:
         ("longlive generate --device cp", ["cpu"]),
         ("longlive generate --model po", ["pocket"]),
         ("longlive generate --set att", ["attention="]),
+        ("longlive data ", ["prepare", "check"]),
+        ("longlive data prepare x --dev", ["--device"]),
         ("longlive quantize a --rule amax", ["amax_6", "amax_4"]),
         ("longlive bench v", ["vae_decode"]),
         ("longlive bench nvfp4 kv", ["kv_decode"]),

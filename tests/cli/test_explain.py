@@ -18,6 +18,7 @@ from longlive_recipes.configs.generate import Generate
 
 COMMANDS = ("generate", "live", "train", "evaluate", "quantize", "bench", "doctor")
 BOTH = (*((name,) for name in COMMANDS), ("recipes", "list"), ("recipes", "show"))
+BOTH += (("data", "prepare"), ("data", "check"))
 
 
 def longlive(*arguments: str):

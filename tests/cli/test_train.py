@@ -185,6 +185,8 @@ def test_the_page_of_the_recipes_shows_commands_that_are_understood(tmp_path):
     assert len(lines) > 7
     for line in lines:
         words = shlex.split(line, comments=True)
+        if "--data" in words:  # a cache of the reader's own: test_data.py makes one
+            continue
         done = longlive(*words, *(["--dry-run"] if words[0] == "train" else []))
         assert done.exit_code == 0, (line, done.output)
     assert list(tmp_path.iterdir()) == []

@@ -84,6 +84,7 @@ WRONG = {
         "word_dropout": SHARES,
         "context_jitter": SHARES,
         "latent_cache": ("", 3),
+        "data": ("", 3),
         "quantized": (None, "nvfp4"),
         "checkpointing": (1, None, "yes"),
         "parallel": (None, 2),
