@@ -8,6 +8,9 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 
 Offer = Callable[[str], list[str]]
 
+TRAINING = ("train_", "distill_")
+"""How the names of those modules begin that `longlive train` runs."""
+
 
 def among(*words: str) -> Offer:
     """Offers the words that begin as what is typed does."""
@@ -64,8 +67,8 @@ def rules(incomplete: str) -> list[str]:
     return _begin(RULES, incomplete)
 
 
-def recipes(start: str = "") -> Offer:
-    """Offers the recipes of modules whose names begin with `start`."""
+def recipes(start: str | tuple[str, ...] = "") -> Offer:
+    """Offers the recipes of modules whose names begin with `start`, or with one of several."""
 
     def offer(incomplete: str) -> list[str]:
         from longlive_cli.catalog import presets

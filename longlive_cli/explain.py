@@ -102,7 +102,9 @@ def _generation() -> Iterator[tuple[str, list[str]]]:
 
 
 def _training() -> Iterator[tuple[str, list[str]]]:
-    yield "Recipes", _recipes("train_")
+    from longlive_cli.complete import TRAINING
+
+    yield "Recipes", _recipes(TRAINING)
     yield "Fields of --set and --config", ["longlive recipes show RECIPE --fields"]
 
 
@@ -135,7 +137,7 @@ def _benchmarks() -> Iterator[tuple[str, list[str]]]:
         )
 
 
-def _recipes(start: str) -> list[str]:
+def _recipes(start: str | tuple[str, ...]) -> list[str]:
     from longlive_cli.catalog import presets
 
     found = [preset for preset in presets() if preset.recipe.startswith(start)]

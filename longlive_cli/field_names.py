@@ -25,14 +25,14 @@ class _Class:
     body: ast.ClassDef
 
     @property
-    def fields(self) -> dict[str, ast.expr]:
-        """Annotations by field, those of its bases first."""
-        found: dict[str, ast.expr] = {}
+    def fields(self) -> dict[str, tuple[str, ast.expr]]:
+        """By field, its annotation and the module that has it; fields of the bases first."""
+        found: dict[str, tuple[str, ast.expr]] = {}
         for base in self.body.bases:
             if isinstance(base, ast.Name) and (above := _class(self.module, base.id)):
                 found |= above.fields
         return found | {
-            line.target.id: line.annotation
+            line.target.id: (self.module, line.annotation)
             for line in self.body.body
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
         }
@@ -58,7 +58,8 @@ def _check(config: _Class, wanted: Mapping[str, Any], prefix: str) -> None:
         if name not in fields:
             raise unknown_field(config.name, list(fields), name, f"{prefix}{name}")
         if isinstance(value, Mapping):
-            _check_inside(config.module, fields[name], value, f"{prefix}{name}.")
+            module, kind = fields[name]
+            _check_inside(module, kind, value, f"{prefix}{name}.")
 
 
 def _check_inside(module: str, kind: ast.expr, wanted: Mapping[str, Any], prefix: str) -> None:

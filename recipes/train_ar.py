@@ -273,7 +273,7 @@ class TrainARModule(TrainingModule):
             text_encoder=parts[1],
             vae=find_vae(config.vae),
             settings=config.generation,
-            trained={"recipe": "TrainAR", "step": step, "code": code_version()},
+            trained={"recipe": type(config).__name__, "step": step, "code": code_version()},
         )
 
 
@@ -322,7 +322,7 @@ def run(config: TrainAR, *, resume: str | None = None) -> Path:
     check(config, resume=resume)
     module = TrainARModule(config)
     fit(module, config.run, config, resume=resume, parallel=config.parallel)
-    return _write(module, module.steps_taken)
+    return write(module, module.steps_taken)
 
 
 def export(config: TrainAR, *, resume: str) -> Path:
@@ -330,10 +330,11 @@ def export(config: TrainAR, *, resume: str) -> Path:
     check(config, resume=resume)
     module = TrainARModule(replace(config, parallel=Parallel()))
     module.configure_model()
-    return _write(module, load_average(module, resume))
+    return write(module, load_average(module, resume))
 
 
-def _write(module: TrainARModule, step: int) -> Path:
+def write(module: TrainARModule, step: int) -> Path:
+    """Write the model folder ``<output>/model`` as it is after ``step`` steps; its path."""
     folder = Path(module.config.run.output) / "model"
     module.export(folder, step)
     return folder

@@ -17,7 +17,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe; they are listed below.", autocompletion=complete.recipes("train_")
+            help="A recipe; they are listed below.",
+            autocompletion=complete.recipes(complete.TRAINING),
         ),
     ],
     overrides: Annotated[
@@ -54,7 +55,7 @@ def train(
     from longlive_cli.field_names import check_names
     from longlive_cli.overrides import apply_mapping, configure, gather
 
-    preset = find(recipe, [p for p in presets() if p.recipe.startswith("train_")])
+    preset = find(recipe, [p for p in presets() if p.recipe.startswith(complete.TRAINING)])
     changes = gather(config, overrides)
     check_names(preset, changes)
     check_names(preset, {} if data is None else {"data": str(data)})

@@ -1,6 +1,7 @@
 """Training objectives: losses, and the attention masks that they need."""
 
 from longlive_models.objectives.consistency import ConsistencyTargets as ConsistencyTargets
+from longlive_models.objectives.consistency import consistency_errors as consistency_errors
 from longlive_models.objectives.consistency import consistency_loss as consistency_loss
 from longlive_models.objectives.consistency import consistency_targets as consistency_targets
 from longlive_models.objectives.consistency import draw_steps as draw_steps

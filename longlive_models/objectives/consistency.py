@@ -35,12 +35,14 @@ class ConsistencyTargets:
         noisy: latents at the levels of the steps, float32.
         timesteps: what the student is told of them, 0 to 1000.
         sigmas: those levels.
+        context: the clean past that blocks see, float32.
         estimate: the clean latents that the target points to one step further on, float32.
     """
 
     noisy: Float[Tensor, "B C F Y X"]
     timesteps: Float[Tensor, "B F"]
     sigmas: Float[Tensor, "B F"]
+    context: Float[Tensor, "B C F Y X"]
     estimate: Float[Tensor, "B C F Y X"]
 
 
@@ -74,11 +76,12 @@ def consistency_targets(
     levels: StepSchedule,
     mask: AnyMask,
     positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
 ) -> ConsistencyTargets:
     """One guided step of the teacher, and the target's estimate after it.
 
     Args:
-        latents: clean; they are the past of every block as well.
+        latents: clean.
         text: of the prompts; one or more segments.
         teacher: a model of velocities, many steps good.
         target: the student under its averaged weights, or the student itself.
@@ -89,6 +92,7 @@ def consistency_targets(
         levels: of ``step_schedule(n, shift)``. Let the student's number of steps divide ``n``:
             its own levels are among them then.
         mask: ``teacher_forcing_mask``.
+        context: the past that blocks see, where it is not ``latents`` themselves.
 
     Raises:
         ValueError: a step that ``levels`` does not have, or guidance without a negative text.
@@ -101,6 +105,7 @@ def consistency_targets(
     sigmas, timesteps = _at(levels.sigmas, steps), _at(levels.timesteps, steps)
     after, told = _at(levels.sigmas, steps + 1), _at((*levels.timesteps, 0.0), steps + 1)
     noisy = add_noise(latents, noise, sigmas)
+    past = (latents if context is None else context).to(noisy.dtype)
     velocity = guidance.velocity(
         teacher,
         noisy,
@@ -109,17 +114,18 @@ def consistency_targets(
         negative,
         mask=mask,
         positions=positions,
-        clean=latents.to(noisy.dtype),
+        clean=past,
     )
     moved = noisy + (after - sigmas)[:, None, :, None, None] * velocity
-    estimate = _point(target, moved, told, after, latents, text, mask, positions)
-    return ConsistencyTargets(noisy=noisy, timesteps=timesteps, sigmas=sigmas, estimate=estimate)
+    estimate = _point(target, moved, told, after, past, text, mask, positions)
+    return ConsistencyTargets(
+        noisy=noisy, timesteps=timesteps, sigmas=sigmas, context=past, estimate=estimate
+    )
 
 
 def consistency_loss(
     student: Model,
     targets: ConsistencyTargets,
-    latents: Float[Tensor, "B C F Y X"],
     text: Text,
     *,
     mask: AnyMask,
@@ -128,14 +134,33 @@ def consistency_loss(
 ) -> Float[Tensor, ""]:
     """The mean squared difference to the targets, over frames that count; float32.
 
-    ``latents``, ``text``, ``mask`` and ``positions`` are those that the targets were made with;
-    gradients go to the student alone. The loss is 0 if ``loss_mask`` counts no frame.
+    ``text``, ``mask`` and ``positions`` are those that the targets were made with; gradients go to
+    the student alone. The loss is 0 if ``loss_mask`` counts no frame.
     """
-    estimate = _point(
-        student, targets.noisy, targets.timesteps, targets.sigmas, latents, text, mask, positions
-    )
-    errors = (estimate - targets.estimate).square().mean((1, 3, 4))
+    errors = consistency_errors(student, targets, text, mask=mask, positions=positions)
     return counted_mean(errors, loss_mask)
+
+
+def consistency_errors(
+    student: Model,
+    targets: ConsistencyTargets,
+    text: Text,
+    *,
+    mask: AnyMask,
+    positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+) -> Float[Tensor, "B F"]:
+    """The mean squared difference to the targets of each frame; see ``consistency_loss``."""
+    estimate = _point(
+        student,
+        targets.noisy,
+        targets.timesteps,
+        targets.sigmas,
+        targets.context,
+        text,
+        mask,
+        positions,
+    )
+    return (estimate - targets.estimate).square().mean((1, 3, 4))
 
 
 def _point(
@@ -143,7 +168,7 @@ def _point(
     noisy: Tensor,
     timesteps: Tensor,
     sigmas: Tensor,
-    latents: Tensor,
+    context: Tensor,
     text: Text,
     mask: AnyMask,
     positions: Tensor | None,
@@ -155,7 +180,7 @@ def _point(
         text,
         positions=positions,
         mask=mask,
-        clean=latents.to(noisy.dtype),
+        clean=context,
         clean_timesteps=torch.zeros_like(timesteps),
     )
     return x0_from_velocity(noisy, velocity, sigmas)

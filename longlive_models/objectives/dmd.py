@@ -180,7 +180,7 @@ def dmd_gradient(
     if not normalize:
         return direction
     first = frames_per_block if first_block_frames is None else first_block_frames
-    frames = torch.arange(generated.shape[2], device=generated.device)
+    frames = torch.arange(generated.shape[2], dtype=torch.int64, device=generated.device)
     block = (frames + frames_per_block - first) // frames_per_block
     same = (block[:, None] == block).float()
     distance = (generated - real).abs().mean((1, 3, 4)) @ (same / same.sum(1))

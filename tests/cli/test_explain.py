@@ -78,7 +78,9 @@ def test_help_lists_what_can_be_set(command):
     assert in_one_line(rows["strict"]) == "false true or false"
 
 
-@pytest.mark.parametrize(("command", "start"), [("train", "train_"), ("evaluate", "evaluate")])
+@pytest.mark.parametrize(
+    ("command", "start"), [("train", ("train_", "distill_")), ("evaluate", "evaluate")]
+)
 def test_help_names_the_recipes(command, start):
     shown = longlive(command, "--help").stdout
     found = [preset for preset in presets() if preset.recipe.startswith(start)]

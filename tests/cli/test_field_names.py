@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from longlive_cli.catalog import Preset, presets
+from longlive_cli.complete import TRAINING
 from longlive_cli.field_names import check_names
 from longlive_cli.overrides import apply_mapping
 
-TRAINED = [preset for preset in presets() if preset.recipe.startswith("train_")]
+TRAINED = [preset for preset in presets() if preset.recipe.startswith(TRAINING)]
 WRONG = "nmae"
 
 

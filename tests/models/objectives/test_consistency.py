@@ -43,6 +43,11 @@ def drawn(setting) -> dict:
     }
 
 
+def asked(setting: dict) -> dict:
+    """What the student is asked with, the latents being among the targets."""
+    return {name: value for name, value in setting.items() if name != "latents"}
+
+
 def by_hand(setting: dict, drawn: dict, teacher, target, student) -> Tensor:
     """The loss in float64, with the student's graph."""
     x0, noise, steps = (v.double() for v in (setting["latents"], drawn["noise"], drawn["steps"]))
@@ -78,7 +83,7 @@ def test_loss_and_gradients_are_those_of_the_formula(setting, drawn):
     targets = consistency_targets(
         **setting, **drawn, teacher=teacher, target=target, guidance=GUIDANCE
     )
-    loss = consistency_loss(student, targets, **setting)
+    loss = consistency_loss(student, targets, **asked(setting))
     loss.backward()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     for name, gradient in expected.items():
@@ -107,9 +112,9 @@ def test_a_consistent_model_costs_nothing(setting, drawn):
     targets = consistency_targets(
         **setting, **drawn, teacher=model, target=model, guidance=GUIDANCE
     )
-    assert consistency_loss(model, targets, **setting).item() == pytest.approx(0, abs=1e-10)
+    assert consistency_loss(model, targets, **asked(setting)).item() == pytest.approx(0, abs=1e-10)
     other = pointing_at(goal + 1, FlowSchedule(shift=1.0))
-    assert consistency_loss(other, targets, **setting).item() == pytest.approx(1, rel=1e-4)
+    assert consistency_loss(other, targets, **asked(setting)).item() == pytest.approx(1, rel=1e-4)
 
 
 def test_the_last_step_is_learnt_from_the_teacher_alone(setting, drawn):
@@ -134,7 +139,7 @@ def test_a_block_is_learnt_given_the_clean_blocks_before_it_alone(setting, drawn
         targets = consistency_targets(
             **setting, **drawn, teacher=teacher, target=target, guidance=GUIDANCE
         )
-        return consistency_loss(student, targets, **setting, loss_mask=last).item()
+        return consistency_loss(student, targets, **asked(setting), loss_mask=last).item()
 
     before = last_block_s_loss()
     drawn["noise"] = drawn["noise"].clone()
@@ -156,3 +161,19 @@ def test_a_step_that_leads_nowhere_is_refused(setting, drawn):
     drawn["steps"] = drawn["steps"] + 1
     with pytest.raises(ValueError, match="0 to 7, got .* to 8: each leads from a level"):
         consistency_targets(**setting, **drawn, teacher=print, target=print, guidance=GUIDANCE)
+
+
+def test_a_past_of_its_own_is_what_blocks_see(setting, drawn):
+    seen = []
+
+    def model(latents: Tensor, timesteps: Tensor, text: Tensor, **how: object) -> Tensor:
+        seen.append(how["clean"])
+        return latents
+
+    context = setting["latents"] + 1
+    targets = consistency_targets(
+        **setting, **drawn, teacher=model, target=model, guidance=GUIDANCE, context=context
+    )
+    consistency_loss(model, targets, **asked(setting))
+    assert len(seen) == 4
+    assert all(torch.equal(one, context) for one in seen)

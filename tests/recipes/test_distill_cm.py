@@ -1,0 +1,156 @@
+"""Consistency distillation as a recipe: what it begins with, learns and writes, and a kill."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from longlive_models import LongLivePipeline
+from longlive_models.checkpoints.folder import load_part
+from longlive_recipes import distill_cm, train_ar
+from longlive_recipes.distill_cm import DistillCM, DistillCMModule, cm_tiny
+from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.schedule import TrainingSchedule
+from tests.recipes.tiny_runs import (
+    ar_config,
+    assert_equal,
+    assert_same_run,
+    column,
+    quiet_run,
+    run_until_killed,
+    write_tiny_vae,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A VAE and a teacher."""
+    vae, teacher = write_tiny_vae(tmp_path_factory.mktemp("vae")), tmp_path_factory.mktemp("ar")
+    train_ar.run(ar_config(teacher, vae))
+    return vae, teacher / "model"
+
+
+def config(output, folders, **changes) -> DistillCM:
+    vae, teacher = folders
+    given = {"vae": str(vae), "start_from": str(teacher), "run": quiet_run(output)}
+    return replace(cm_tiny(), **{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, folders):
+    folder = tmp_path_factory.mktemp("cm")
+    assert distill_cm.run(config(folder, folders)) == folder / "model"
+    return folder
+
+
+def ready(made: DistillCM) -> DistillCMModule:
+    module = DistillCMModule(made)
+    module.configure_model()
+    module.on_fit_start()
+    return module
+
+
+def test_the_tiny_preset_takes_its_steps(trained):
+    losses = column(trained / "train.csv", "loss")
+    assert len(losses) == cm_tiny().budget.steps == 4
+    assert all(map(math.isfinite, losses))
+    assert all(map(math.isfinite, column(trained / "validation.csv", "loss_3_blocks")))
+
+
+def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path, folders):
+    vae, teacher = map(str, folders)
+    killed = tmp_path / "killed"
+    run_until_killed(
+        "from longlive_recipes import distill_cm\n"
+        "distill_cm.DistillCMModule = kill_at(distill_cm.DistillCMModule, 2)\n"
+        f"distill_cm.run(replace(distill_cm.cm_tiny(), vae={vae!r}, start_from={teacher!r}, "
+        f"run=quiet_run({str(killed)!r})))\n"
+    )
+    assert column(killed / "train.csv", "step") == [1, 2]
+    distill_cm.run(config(killed, folders), resume=str(killed))
+    assert_same_run(killed, trained)
+    one, other = (load_part(folder / "model" / "transformer") for folder in (killed, trained))
+    assert_equal(one, other, "transformer")
+
+
+def test_the_student_begins_as_the_teacher_and_leaves_it_and_the_text_alone(trained, folders):
+    _, wanted = load_part(folders[1] / "transformer")
+    module = ready(config(trained / "unused", folders))
+    for name, weight in module.model.state_dict().items():
+        assert torch.equal(weight, module.teachers[0].state_dict()[name])
+        assert torch.equal(weight, wanted[name].float())
+    _, text = load_part(folders[1] / "text_encoder")
+    assert_equal(load_part(trained / "model" / "text_encoder")[1], text, "text")
+    _, student = load_part(trained / "model" / "transformer")
+    assert any(not torch.equal(student[name], wanted[name]) for name in wanted)
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(name.startswith(("model.", "text.")) for name in checkpoint["state_dict"])
+
+
+def test_what_it_writes_is_run_in_few_steps_without_guidance(trained):
+    pipeline = LongLivePipeline.from_pretrained(str(trained / "model"), device="cpu")
+    settings = pipeline.settings
+    assert (settings.sampler, settings.steps, settings.guidance) == ("few_step", 2, 1.0)
+    assert '"recipe": "DistillCM"' in (trained / "model" / "model_index.json").read_text()
+    video = pipeline("a red circle moves right on a navy background", seconds=1)
+    assert video.frames.shape[1:] == (32, 32, 3)
+
+
+def test_the_target_is_the_average_and_gets_no_gradients(tmp_path, folders):
+    module = ready(config(tmp_path, folders))
+    [average] = module.averages.values()
+    average.start(module)
+    with torch.no_grad():
+        for weight in module.model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    moved = [weight.detach().clone() for weight in module.model.parameters()]
+    seen = []
+
+    def student(*given, **how):
+        seen.append((torch.is_grad_enabled(), [w.clone() for w in module.model.parameters()]))
+        return module.model(*given, **how)
+
+    module.losses(student, module.sets[2], 1, torch.Generator().manual_seed(0)).mean().backward()
+    (of_target, averaged), (of_student, own) = seen
+    assert not of_target
+    assert of_student
+    assert all(map(torch.equal, own, moved))
+    assert all(map(torch.equal, averaged, module.teachers[0].parameters()))
+    assert all(weight.grad is None for weight in module.teachers[0].parameters())
+
+
+def test_it_learns_a_few_clips(tmp_path, folders):
+    made = config(
+        tmp_path,
+        folders,
+        budget=TrainingSchedule(steps=30, warmup_steps=1),
+        optimization=replace(cm_tiny().optimization, learning_rate=3e-3),
+        run=quiet_run(tmp_path, validate_every=30),
+    )
+    distill_cm.run(made)
+    losses = column(tmp_path / "train.csv", "loss")
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"start_from": None}, "start_from is the folder of a model, got none: it is the teacher"),
+        ({"sampling_steps": 3}, "sampling_steps divide levels, got 3 of 8"),
+        ({"guidance": 2.0}, "has learnt that of its teacher"),
+        ({"parallel": Parallel(data=2)}, "on one rank"),
+        ({"levels": 0}, "levels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong, words):
+    fitting = {"parallel": {"phases": tuple(replace(p, batch=2) for p in cm_tiny().phases)}}
+    extra = fitting.get(next(iter(wrong)), {})
+    with pytest.raises(ValueError, match=words):
+        replace(cm_tiny(), **extra, **({"validation_clips": 2} if extra else {}), **wrong)
+
+
+def test_a_teacher_of_another_size_is_refused(tmp_path, folders):
+    wide = replace(cm_tiny().model, num_layers=3)
+    with pytest.raises(ValueError, match=r"blocks\.2"):
+        distill_cm.run(config(tmp_path, folders, model=wide))
