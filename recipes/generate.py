@@ -27,7 +27,7 @@ from longlive_recipes.generation.sidecar import Result as Result
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """A block is in the file; ``frames_before`` were in it when the run began."""
+    """The report of a block that was written; ``frames_before`` were in the file before the run."""
 
     job: VideoJob
     index: int
@@ -39,7 +39,7 @@ class BlockReport:
 
 
 Progress = Callable[[BlockReport], None]
-"""Called for each block of each video."""
+"""Called with a report for each block of each video."""
 
 StepProgress = Callable[[str, StepReport], None]
 """Called with the name of a video and each of its denoising steps."""
@@ -56,17 +56,16 @@ def run(
     snapshots: Snapshots | None = None,
     done: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """Generate every job in turn; ``done`` is called with what became of each.
+    """Generate the videos of all jobs in turn; ``done`` is called with the result of each.
 
-    An interrupt ends the run after a playable file is closed.
-
-    With ``snapshots``, an interrupt waits for the block that is being made, and the video can go on
-    from there; a second interrupt does not wait.
+    An interrupt closes the file, which is playable, and ends the run. With ``snapshots``, it first
+    waits for the block that is being made and saves a snapshot, from which the video can be
+    continued; a second interrupt does not wait.
 
     Raises:
-        ValueError, BackendUnavailable: whatever ``plan`` refuses.
-        KeyboardInterrupt: an interrupt before the first block of a video. Those before it are
-            whole, and a note of the error says so; so does one of any failure.
+        ValueError, BackendUnavailable: what ``plan`` raises.
+        KeyboardInterrupt: an interrupt came before the first block of a video. The videos before
+            it are complete; a note on the error says so, as on any other error.
     """
     began = time.perf_counter()
     planned = plan(config, jobs, output, overwrite, snapshots)
@@ -93,9 +92,9 @@ def run_plan(
     snapshots: Snapshots | None = None,
     done: Callable[[Result], None] | None = None,
 ) -> list[Result]:
-    """As ``run``, of jobs that are planned already.
+    """As ``run``, for a plan.
 
-    ``began`` is when the user started to wait, on ``time.perf_counter``.
+    ``began`` is when the user started to wait, by ``time.perf_counter``.
     """
     pipeline = load_pipeline(planned)
     results: list[Result] = []
@@ -123,10 +122,10 @@ def run_plan(
 def generate_one(
     session: VideoSession, job: VideoJob, progress: Progress | None, snapshots: Snapshots | None
 ) -> Result:
-    """One video, to its end or to an interrupt.
+    """Generate one video, to its end or to an interrupt.
 
-    A failure after the first block leaves the video so far with its record, says so in a note of
-    the error, and is raised.
+    After an error behind the first block, the video so far and its record are kept; a note on the
+    error, which is raised, says so.
     """
     stopped_by, saved = 0, None
     with session, Interrupts(wait=snapshots is not None) as interrupts:

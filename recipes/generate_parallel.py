@@ -1,9 +1,8 @@
-"""Generation over several ranks: each video by a group of them, several videos side by side.
+"""Generation over several ranks: each video by a group of ranks, several videos at the same time.
 
-The ranks of a sequence group denoise one video together: each has its frames of a block, and its
-heads in attention and in the cache. The first of them decodes and writes; the others keep no VAE
-busy. Groups share out the videos. The same seed gives the same video for any number of ranks, up
-to the order of sums.
+The ranks of a group denoise a video together: each has some frames of a block, and some heads in
+attention and in the cache. The first of them decodes and writes. Groups share out the videos. The
+same seed gives the same video for any number of ranks, up to the order of sums.
 
 Command:  longlive generate "a red circle moves right on a navy background" --nproc 2
 """
@@ -28,10 +27,9 @@ from longlive_recipes.training.sharded_strategy import strategy
 
 
 def spread(ranks: int, videos: int, nodes: int = 1) -> Parallel:
-    """How ``ranks`` ranks make ``videos`` videos: as many at a time as there are, in equal groups.
+    """Divide ``ranks`` ranks into equal groups that each make a video: as many as there are videos.
 
-    Ranks that work apart send each other nothing; a group shares one video. ``nodes`` machines
-    have equally many of the ranks.
+    ``nodes`` machines have the same number of ranks each.
     """
     data = max(size for size in range(1, ranks + 1) if ranks % size == 0 and size <= videos)
     return Parallel(data=data, sequence=ranks // data, nodes=nodes)
@@ -43,7 +41,7 @@ def check(
     parallel: Parallel,
     snapshots: Snapshots | None = None,
 ) -> None:
-    """Raise ValueError for what several ranks cannot do."""
+    """Raise ValueError for what cannot be done on several ranks."""
     goes_on = any(job.resume_point is not None or job.ending is not None for job in jobs)
     if goes_on or snapshots is not None:
         raise ValueError(
@@ -66,13 +64,13 @@ def run(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> list[Result]:
-    """Generate every job, over ranks that this process starts, unless torchrun did.
+    """Generate all jobs over several ranks, which this process starts unless torchrun did.
 
     Returns:
-        of the job's first process all results, in order; of the others none.
+        in the first process all results, in order; in others none.
 
     Raises:
-        ValueError, BackendUnavailable: what ``plan`` or ``check`` refuses.
+        ValueError, BackendUnavailable: what ``plan`` or ``check`` raises.
     """
     planned = plan(config, jobs, output, overwrite, ranks=parallel.ranks)
     return run_plan(planned, jobs, parallel, progress=progress, overwrite=overwrite)
@@ -86,7 +84,7 @@ def run_plan(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> list[Result]:
-    """As ``run``, of jobs that are planned already."""
+    """As ``run``, for a plan."""
     check(planned.config, jobs, parallel)
     module = GenerateModule(planned, jobs, progress=progress, overwrite=overwrite)
     accelerator = "gpu" if planned.device.startswith("cuda") else "cpu"
@@ -111,7 +109,7 @@ class GenerateModule(LightningModule):
     """Makes the videos that Lightning's sampler gives this rank's group.
 
     Attributes:
-        results: of the videos that this rank wrote, by the place of their job.
+        results: the results of the videos that this rank wrote, by the index of the job.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What a command may be asked: frozen configs with their checks and presets."""
+"""The configs of commands: frozen dataclasses with checks and presets."""

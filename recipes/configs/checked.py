@@ -1,6 +1,6 @@
-"""Fields of a frozen config: held as what they were meant to be, or refused by name.
+"""Checks of fields of frozen configs: values are converted or refused, with the field's name.
 
-Called where a config is made, so that no wrong value reaches an optimizer, a Trainer or a file.
+Configs call them when they are made, so that no wrong value gets further.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from longlive_core.checks import real, shown, whole
 
 YEAR = 365 * 24 * 60
-"""Minutes: no run, and no wait within one, is longer."""
+"""The most minutes of a run, or of a wait within one."""
 
 
 def whole_field(

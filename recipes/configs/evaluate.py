@@ -1,4 +1,4 @@
-"""What an evaluation generates and judges, and the presets of it; no torch."""
+"""The config of an evaluation and its presets. Needs no torch."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ MOST_PROMPTS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(RuntimeOptions):
-    """What is generated and judged, and where; a suite with 0 prompts is left out."""
+    """The config of an evaluation. A suite with 0 prompts is left out."""
 
     model: str = "pocket"
     sampler: str | None = None

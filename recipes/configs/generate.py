@@ -1,4 +1,4 @@
-"""What is asked of a generation: how, of what, with which snapshots. Checked here; no torch."""
+"""The configs of a generation: how, which videos, and which snapshots. Needs no torch."""
 
 import math
 from dataclasses import dataclass
@@ -62,18 +62,18 @@ class Generate(RuntimeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoJob:
-    """One video to make.
+    """A requested video.
 
     Attributes:
-        name: of its file, where there are several.
-        story: what it shows; of a video that goes on, the snapshot says that.
-        seed: of its noise.
-        image: what it starts with.
-        image_sha256: of that file, where a record or a snapshot says it.
-        events: of another video (``Stream.events``).
+        name: the name of its file, if there are several.
+        story: its prompts; a video that is continued takes those of the snapshot.
+        seed: the seed of its noise.
+        image: the picture that it starts with.
+        image_sha256: the hash of that file, if a record or a snapshot has it.
+        events: events of another video (``Stream.events``), which are repeated.
         like: the record of the video that this one must equal.
-        resume_point: the snapshot that it goes on from.
-        ending: the command that steers it where it goes on.
+        resume_point: the snapshot that it is continued from.
+        ending: the command that steers it when it is continued.
     """
 
     name: str
@@ -95,7 +95,7 @@ class VideoJob:
 
     @property
     def reads(self) -> list[tuple[str, Path]]:
-        """The files that this video is made from, each behind what it is."""
+        """The files that this video is made from, each with what it is."""
         found = [] if self.image is None else [("the image", self.image)]
         if self.like is not None:
             found.append(("the record to replay", self.like.path))
@@ -108,7 +108,7 @@ class VideoJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshots:
-    """Where the state of a video is written: when it is interrupted, and each ``every`` blocks."""
+    """The file for snapshots, which are written at interrupts and after each ``every`` blocks."""
 
     path: Path
     every: int | None = None

@@ -1,4 +1,4 @@
-"""What is packed in four bits, and how; checked here, before torch is loaded."""
+"""The config of quantizing weights, which is checked before torch is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,15 @@ RULES = ("amax_6", "amax_4", "four_over_six_mse", "four_over_six_mae", "four_ove
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeWeights:
-    """What is packed, and how. Raises ValueError for a rule that is none.
+    """The config of quantizing weights. Raises ValueError for an unknown rule.
 
     Attributes:
         model: a folder or a hub id; in bfloat16 or float32.
         rule: a scale rule of ``longlive_core.nvfp4.ScaleRule`` for the weights.
-        bound: the largest block scale; the rule's own unless given.
+        bound: the largest block scale; the rule's own by default.
         block: "16x16" gives W and its transpose the same values, as training has them.
-        activation: the rule that inputs are meant to be rounded by where the model runs in four
-            bits throughout; "none" if it is not meant to.
+        activation: the scale rule for inputs if the model runs in four bits throughout (W4A4);
+            "none" if it is not to.
         keep: patterns of further modules that stay as they are.
         pack: modules to pack although they are kept by default.
         device: where weights are rounded.
@@ -47,7 +47,7 @@ class QuantizeWeights:
 
     @property
     def packed(self) -> "PackedConfig":
-        """How weights and activations are rounded. Raises ValueError for what NVFP4 has not."""
+        """The formats of weights and activations. Raises ValueError for one that NVFP4 has not."""
         from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
         from longlive_models.checkpoints.nvfp4 import PackedConfig
 
@@ -73,7 +73,7 @@ class QuantizeWeights:
 
 
 def check_rule(name: str) -> None:
-    """Raise ValueError unless a scale rule is called so."""
+    """Raise ValueError unless ``name`` is a scale rule."""
     if name not in RULES:
         hint = did_you_mean(name, RULES)
         raise ValueError(f"there is no scale rule {name!r}; {hint}The rules: {', '.join(RULES)}.")

@@ -1,4 +1,4 @@
-"""Where a training run goes and how it is watched."""
+"""The config of a run: where it is written, what it runs on, and how it is watched."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ FLOAT32_MATMUL = ("highest", "high", "medium")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run goes and how it is watched; nothing here changes what is learnt.
+    """Where a run goes and how it is watched; nothing here changes what is learned.
 
     Attributes:
         output: the folder of the run.

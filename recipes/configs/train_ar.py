@@ -1,4 +1,4 @@
-"""What AR training depends on: its config, the checks of it, and the presets' values."""
+"""The config of autoregressive training, with its checks and presets."""
 
 from dataclasses import dataclass, field, replace
 

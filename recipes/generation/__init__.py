@@ -1,1 +1,1 @@
-"""What stands around a stream: plans, files and records, snapshots to go on from, commands."""
+"""The parts of the generation recipes: plans, output files, records, snapshots and commands."""

@@ -1,4 +1,4 @@
-"""What a person types while a video is being made: a line becomes a command."""
+"""The commands that a person types while a video is being made, and how lines are parsed."""
 
 import re
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ HELP = {
     "/quit": "stop here",
     "/help": "these lines",
 }
-"""Every command, and what it does."""
+"""All commands, each with what it does."""
 
 STEERING = ("keep", "recache", "cut", "forget")
 _FILES = ("snapshot", "fork")
@@ -30,14 +30,14 @@ _TIME = re.compile(r"@(\d+(?:\.\d+)?)s?\s+(.+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One line, understood.
+    """One command.
 
     Attributes:
         kind: a word of ``STEERING``, or "snapshot", "fork", "quit", "help".
         text: the prompt.
-        file: what to write.
-        then: how a fork is steered.
-        at: seconds into the video, or None for as soon as can be.
+        file: the file to write.
+        then: the command that steers a fork.
+        at: seconds into the video; None for as soon as possible.
     """
 
     kind: str
@@ -48,10 +48,10 @@ class Command:
 
 
 def parse(line: str) -> Command | None:
-    """The command in a line: a prompt, ``/name ...``, either behind ``@SECONDS``; None for none.
+    """Parse a line: a prompt or ``/name ...``, after ``@SECONDS`` if wanted; None if it is empty.
 
     Raises:
-        ValueError: an unknown name, or one that lacks what it needs.
+        ValueError: the name is unknown, or lacks a prompt or file.
     """
     line = line.strip()
     if not line:
@@ -83,15 +83,15 @@ def parse(line: str) -> Command | None:
 
 
 def parse_ending(text: str) -> Command:
-    """A command that steers: a prompt, or one of /recache, /cut, /forget. Raises ValueError."""
+    """Parse a command that steers: a prompt, /recache, /cut or /forget; else a ValueError."""
     return _turn(text, text)
 
 
 def steer(stream: "Stream", command: Command) -> dict[str, Any]:
-    """Do what a command of ``STEERING`` says; returns the event.
+    """Steer a stream by a command of ``STEERING``; returns the event.
 
     Raises:
-        ValueError: what the stream refuses, a time that is past, say.
+        ValueError: the stream refuses it, for instance because the time is past.
     """
     at = "next" if command.at is None else command.at
     if command.kind in ("cut", "forget"):

@@ -1,4 +1,4 @@
-"""A video is written by one process at a time: a lock on the file itself, gone with its holder."""
+"""Locks on video files, so that one process at a time writes a video; they end with the process."""
 
 import fcntl
 import os
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 class FileLock:
-    """Holds a file, or a folder of frames, until ``release``; it must be there.
+    """A lock on an existing file or folder of frames, until ``release``.
 
     Raises:
-        ValueError: another process, or another video of this one, holds it.
+        ValueError: another process, or another video of this process, has locked it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,12 +26,12 @@ class FileLock:
             return
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         os.close(self._file)
 
 
 def reserve(path: Path, *, folder: bool) -> FileLock:
-    """Hold ``path``, made empty if it is not there, before anything in it is replaced."""
+    """Lock ``path`` before it is replaced; an empty file is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if folder:
         path.mkdir(exist_ok=True)
@@ -41,6 +41,6 @@ def reserve(path: Path, *, folder: bool) -> FileLock:
 
 
 def require_free(path: Path) -> None:
-    """Raise ValueError if a file that is there is being written now."""
+    """Raise ValueError if a file exists and is being written by another process."""
     if path.exists() and os.access(path, os.R_OK):
         FileLock(path).release()

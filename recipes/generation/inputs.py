@@ -1,25 +1,25 @@
-"""A file that is read is never written: every output is compared with every input, as files."""
+"""Checks that no output replaces an input: all outputs are compared with all inputs."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 Named = tuple[str, Path]
-"""What a file is, as a message calls it, and where it lies."""
+"""An input or output: what it is, for messages, and its path."""
 
 _Key = tuple[int, int]
 
 
 def refuse_inputs(writes: Iterable[Named], reads: Iterable[Named], *, option: str) -> None:
-    """Raise ValueError if a file or folder to be written is one that is read, or holds one.
+    """Raise ValueError if an output is an input, or a folder that holds one.
 
-    Files are compared by what they are, not by name: through symbolic and hard links, relative
-    paths, and the letter case that a file system does not tell apart. A new file may be written
-    into a folder that is read; what such a folder holds may not be replaced.
+    Files are compared by device and inode, not by name, so links, relative paths and letter case do
+    not matter. A new file may be written into a folder that is read; files in such a folder may not
+    be replaced.
 
     Args:
-        writes: outputs, which need not exist. A folder stands for all that is in it.
-        reads: inputs; those that are not there are left to whoever reads them.
-        option: what a message says to change, "--output" say.
+        writes: the outputs, which need not exist. A folder stands for all files in it.
+        reads: the inputs; missing ones are ignored here.
+        option: the option that the message tells to change, such as "--output".
     """
     inputs = _Inputs(reads)
     for what, path in writes:
@@ -36,7 +36,7 @@ def refuse_inputs(writes: Iterable[Named], reads: Iterable[Named], *, option: st
 
 
 def require_inputs(reads: Iterable[Named]) -> None:
-    """Raise ValueError for an input that is not there."""
+    """Raise ValueError for an input that does not exist."""
     for what, path in reads:
         if not path.exists():
             raise ValueError(
@@ -45,7 +45,7 @@ def require_inputs(reads: Iterable[Named]) -> None:
 
 
 class _Inputs:
-    """Files and folders that are read, found again by device and inode."""
+    """The inputs, identified by device and inode."""
 
     def __init__(self, reads: Iterable[Named]) -> None:
         self.files: dict[_Key, Named] = {}
@@ -83,7 +83,7 @@ class _Inputs:
 
 
 def _key(path: Path) -> _Key | None:
-    """What a file is whatever its name; None if there is none."""
+    """The device and inode of a file; None if it does not exist."""
     try:
         found = path.stat()
     except (OSError, ValueError):  # a name that no file system takes names no file

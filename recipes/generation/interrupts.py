@@ -1,31 +1,31 @@
-"""Signals that end a run: it stops where its state can be written down, and says which it was."""
+"""Handling of the signals that end a run, so that it stops where its state can be saved."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a polite kill, and a terminal that goes away."""
+"""The signals that end a run: Ctrl-C, ``kill``, and the end of the terminal."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked for the end. Its argument is the signal's number."""
+    """The KeyboardInterrupt of a signal; its argument is the signal's number."""
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> int:
-    """The number of the signal behind an interrupt: Ctrl-C's, unless it says another."""
+    """The number of the signal behind an interrupt; that of Ctrl-C if it names none."""
     return int(interrupt.args[0]) if isinstance(interrupt, Stopped) else int(signal.SIGINT)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """A signal handler that ends a run as Ctrl-C does."""
+    """A signal handler that raises ``Stopped``, so that a run ends as it does at Ctrl-C."""
     raise Stopped(number)
 
 
 class Stoppable:
-    """Within it, the signals of ``ENDING`` raise ``Stopped``.
+    """A context in which the signals of ``ENDING`` raise ``Stopped``.
 
-    Nothing changes outside the main thread; a signal that is ignored or handled stays so.
+    It does nothing outside the main thread, or for a signal that is ignored or has a handler.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Stoppable:
 
 
 class Interrupts:
-    """Within it, the first signal of ``ENDING`` sets ``asked``; another interrupts at once.
+    """A context in which the first signal of ``ENDING`` sets ``asked``; a second one interrupts.
 
-    Nothing changes with ``wait=False``, outside the main thread, or for a signal that does not
+    It does nothing with ``wait=False``, outside the main thread, or for a signal that does not
     raise KeyboardInterrupt.
 
     Attributes:

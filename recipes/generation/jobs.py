@@ -1,4 +1,4 @@
-"""Jobs that begin with a file of an earlier run: go on from a snapshot, or repeat a record."""
+"""Jobs of videos that begin with a file of an earlier run: a snapshot or a record."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ from longlive_recipes.run_record import as_plain
 def resume(
     snapshot: Path, endings: Sequence[Command] = (), *, only_new: bool = False
 ) -> tuple[Generate, list[VideoJob]]:
-    """What goes on from a snapshot, and the config it was made with: one video, or one an ending.
+    """The config of a snapshot, and the jobs that continue it: one, or one for each ending.
 
     Raises:
-        ValueError: no snapshot, or one that names no video and is to be gone on with whole.
+        ValueError: the file is no snapshot, or names no video although ``only_new`` is False.
     """
     resume_point = read_resume_point(snapshot, only_new=only_new)
     summary = resume_point.summary
@@ -57,10 +57,10 @@ def resume(
 
 
 def replay(path: Path) -> tuple[Generate, VideoJob]:
-    """What makes the video of a record again.
+    """The config and the job that make the video of a record again.
 
     Raises:
-        ValueError: no record, or one of another version.
+        ValueError: the file is no record, or one of another version.
     """
     record = read_record(path)
     again = record.replay

@@ -1,4 +1,4 @@
-"""Where videos, their records and snapshots go: names and places, looked at before all else."""
+"""The paths of videos, records and snapshots, and checks of them before anything is generated."""
 
 import os
 import tempfile
@@ -21,13 +21,13 @@ def check_files(
     snapshots: Snapshots | None = None,
     reads: Sequence[Named] = (),
 ) -> list[Path]:
-    """The file of each job, once all that is to be written can be, and nothing is that is read.
+    """Check all files of the jobs, and return the video file of each.
 
     Args:
-        reads: what is read beside the model and the jobs' own files: prompts, a config.
+        reads: inputs beside the model and the jobs' own files, such as prompts and a config.
 
     Raises:
-        ValueError: an output that exists, cannot be written or is read; an input that is not there.
+        ValueError: an output exists, cannot be written, or is an input; or an input is missing.
     """
     paths = output_paths(jobs, output)
     for path in paths:
@@ -48,14 +48,14 @@ def check_files(
 
 
 def inputs(config: Generate, jobs: Sequence[VideoJob]) -> list[Named]:
-    """The model's folder, if it is one here, and the files that jobs are made from."""
+    """All inputs: the model's folder, if it is a local one, and the files of the jobs."""
     folder = EMBEDDED.get(config.model, Path(config.model).expanduser())
     model = [("the model", folder)] if folder.is_dir() else []
     return [*model, *(named for job in jobs for named in job.reads)]
 
 
 def default_output(jobs: Sequence[VideoJob]) -> Path:
-    """Where videos go that nobody named a place for: one that goes on, to its own file."""
+    """The default output; a video that is continued goes to its own file."""
     start = jobs[0].resume_point.start if jobs[0].resume_point else None
     if start is None:
         return Path("video.mp4" if len(jobs) == 1 or differ_in_seed_alone(jobs) else "videos")
@@ -66,9 +66,9 @@ def default_output(jobs: Sequence[VideoJob]) -> Path:
 
 
 def output_paths(jobs: Sequence[VideoJob], output: Path) -> list[Path]:
-    """The file of each job: ``output`` itself for one job and a video's suffix, else inside it.
+    """The file of each job: ``output`` itself for one job, if it is a video's name, else in it.
 
-    Jobs that differ in their seed alone share a file's name: circle-seed7.mp4, circle-seed8.mp4.
+    Jobs that differ only in their seed are named by it: circle-seed7.mp4, circle-seed8.mp4.
     """
     if output.suffix and not output.is_dir():
         if len(jobs) == 1:
@@ -87,19 +87,19 @@ def output_paths(jobs: Sequence[VideoJob], output: Path) -> list[Path]:
 
 
 def differ_in_seed_alone(jobs: Sequence[VideoJob]) -> bool:
-    """Whether the jobs are one video, made from several seeds: their names say so."""
+    """Whether all jobs are the same video from different seeds."""
     start = jobs[0].name.rpartition("-seed")[0]
     return [job.name for job in jobs] == seed_names([job.seed for job in jobs], start)
 
 
 def seed_names(seeds: Sequence[int], start: str) -> list[str]:
-    """A name for each seed: ``start-seed08``, ``start-seed09``, ...; equally wide, so they sort."""
+    """A name for each seed, as ``start-seed08``; all of the same width, so that they sort."""
     width = max(len(str(seed)) for seed in seeds)
     return [f"{start}-seed{seed:0{width}d}" for seed in seeds]
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the record of a video lies."""
+    """The path of a video's record."""
     return path.with_suffix(".json")
 
 
@@ -113,13 +113,13 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def room_for_video(path: Path) -> None:
-    """Raise ValueError if a name is too long for a video, its record, or their temporary files."""
+    """Raise ValueError if a name is too long for a video, its record or their temporary files."""
     record = sidecar_path(path).name
     require_room(path, [destination(path).name, record, part(record)])
 
 
 def check_fork(path: Path, reads: Sequence[Named], overwrite: bool) -> None:
-    """Raise ValueError if a second ending cannot be written to ``path``, or would over an input."""
+    """Raise ValueError if a second ending cannot be written to ``path``, or is an input."""
     refuse_inputs(_written(path), reads, option="file")
     check_output(path, overwrite)
 
@@ -127,7 +127,7 @@ def check_fork(path: Path, reads: Sequence[Named], overwrite: bool) -> None:
 def check_snapshot(
     path: Path, reads: Sequence[Named], overwrite: bool, allowed: Path | None = None
 ) -> None:
-    """Raise ValueError if ``path`` cannot be written or is there, unless it is ``allowed``."""
+    """Raise ValueError if ``path`` cannot be written, or exists and is not ``allowed``."""
     if path.suffix.lower() in (*SUFFIXES, ".json"):
         raise ValueError(
             f"the snapshot {path} has the suffix of a video or a record, and it is neither: "
@@ -142,7 +142,7 @@ def check_snapshot(
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise ValueError if a file cannot be created at ``path``; ``option`` named it."""
+    """Raise ValueError if a file cannot be created at ``path``, the value of ``option``."""
     parent = path.parent
     while not parent.exists():
         if parent.is_symlink():
@@ -161,7 +161,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def _check_replaced(path: Path, overwrite: bool, option: str, *, folder: bool) -> None:
-    """Raise ValueError for what is at ``path`` already, unless it may and can be replaced."""
+    """Raise ValueError if something exists at ``path``, unless it may and can be replaced."""
     other = f"name another --{option}"
     if path.is_symlink() and not path.exists():
         raise ValueError(f"{path} cannot be written: it is a link to nothing; {other}.")
@@ -179,7 +179,7 @@ def _check_replaced(path: Path, overwrite: bool, option: str, *, folder: bool) -
 def _check_snapshots(
     snapshots: Snapshots, jobs: Sequence[VideoJob], reads: Sequence[Named], overwrite: bool
 ) -> None:
-    """Raise ValueError for a file that cannot hold the snapshots, or that something else is in."""
+    """Raise ValueError for a snapshot file that cannot be written, or holds something else."""
     path = snapshots.path
     if len(jobs) > 1:
         raise ValueError(
@@ -195,14 +195,14 @@ def _written(path: Path) -> list[Named]:
 
 
 def _continued(jobs: Sequence[VideoJob]) -> set[Path]:
-    """Videos that go on: whether they are there is for ``VideoStart.require`` to say."""
+    """The files of videos that are continued; ``VideoStart.require`` checks that they exist."""
     return {
         job.resume_point.start.path for job in jobs if job.resume_point and job.resume_point.start
     }
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether two names are of one file, which need not be there."""
+    """Whether two paths are of the same file, which need not exist."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)

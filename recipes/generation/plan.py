@@ -1,4 +1,4 @@
-"""What is decided before a video is generated: how, of what, into which files; no weights."""
+"""Planning of a generation: everything that is decided before weights are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,13 +31,13 @@ from longlive_recipes.run_record import NOT_IN_RECORDS
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedVideo:
-    """A video before it is made; ``frames`` and ``seconds`` are None where it has no end.
+    """The plan of one video.
 
-    ``name`` is that of its file. ``seconds`` is how long it plays. ``not_shown`` has what of its
-    prompts will not be in it, as far as that is known before the model is loaded.
-    ``image_sha256`` is of the picture's file, as it was when the video began.
-
-    ``start``: the frames that are there already, where it goes on from others.
+    ``name`` is the name of its file. ``frames`` is its length and ``seconds`` how long it plays;
+    both are None for a video without an end. ``not_shown`` has the parts of its prompts that will
+    not be in it, as far as that is known before the model is loaded. ``image_sha256`` is the hash
+    of its first picture's file when the video began. ``start`` has the existing frames of a video
+    that is continued.
     """
 
     name: str
@@ -54,10 +54,10 @@ class PlannedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is decided before a weight is read.
+    """Everything that is decided before weights are read.
 
-    ``fps`` is the rate of the files, ``model_fps`` that of the model, which seconds are counted at.
-    ``runtime`` is what was decided of the machine, and ``files`` hashes the model's weights once.
+    ``fps`` is the rate of the files, ``model_fps`` that of the model, at which seconds are counted.
+    ``runtime`` has the devices and precisions, and ``files`` hashes the model's weights once.
     """
 
     config: Generate
@@ -92,7 +92,7 @@ def plan(
 ) -> Plan:
     """Check everything that can be checked without reading weights.
 
-    ``ranks`` is the most that share a video, and its memory.
+    ``ranks`` is the largest number of ranks that share a video and its memory.
 
     Raises:
         ValueError: an unknown model, one that is not whole, a device, precision or seed that does
@@ -156,7 +156,7 @@ def plan(
 
 
 def warn_of_plan(planned: Plan) -> None:
-    """Say what of the prompts will not be in the videos: a ``PromptWarning`` for each kind."""
+    """Warn of parts of prompts that will not be in the videos, with ``PromptWarning``."""
     lacking = dict.fromkeys(video.not_shown for video in planned.videos)
     if any(found != NotShown() for found in lacking):
         words = read_words(resolve(planned.config.model, download=planned.config.download))
@@ -165,7 +165,7 @@ def warn_of_plan(planned: Plan) -> None:
 
 
 def settled(planned: Plan) -> Generate:
-    """The config with nothing left to the machine: what makes the same video again."""
+    """The config with every choice made, so that it makes the same video again elsewhere."""
     model = planned.config.model
     return replace(
         planned.config,
@@ -185,7 +185,7 @@ def settled(planned: Plan) -> Generate:
 
 
 def _settings(spec: ModelSpec, config: Generate) -> GenerationSettings:
-    """The model's settings with what is asked for changed."""
+    """The model's settings with the values of the config."""
     return spec.settings.override(
         sampler=config.sampler,
         steps=config.steps,
@@ -195,7 +195,7 @@ def _settings(spec: ModelSpec, config: Generate) -> GenerationSettings:
 
 
 def _check_job(job: VideoJob, path: Path) -> None:
-    """Raise ValueError for a seed or an image that cannot be, or frames that cannot be resumed."""
+    """Raise ValueError for an invalid seed or image, or for frames that cannot be continued."""
     check_seed(job.seed)
     if job.image is not None and job.resume_point is None:
         load_image(job.image)
@@ -213,7 +213,7 @@ def _check_job(job: VideoJob, path: Path) -> None:
 
 
 def _image_sha256(job: VideoJob) -> str | None:
-    """Of the picture that the video begins with; a snapshot holds its latents and its hash."""
+    """The hash of the video's first picture; that of a snapshot is in the snapshot."""
     if job.image is None or job.resume_point is not None:
         return job.image_sha256
     return fingerprint(job.image)
@@ -231,7 +231,7 @@ def _origin(weights: FileHash, runtime: Runtime, settings: GenerationSettings) -
 
 
 def _crf(config: Generate, videos: Sequence[PlannedVideo]) -> int | None:
-    """The quality of the mp4 files; None where there are none."""
+    """The quality of the mp4 files; None if there are none."""
     if all(video.path.suffix.lower() != ".mp4" for video in videos):
         return None
     return CRF if config.crf is None else config.crf

@@ -1,4 +1,4 @@
-"""One video while it is being written: its stream, its file, and what its record will say."""
+"""VideoSession: a video that is being written, with its stream, its file and its record."""
 
 import json
 import time
@@ -25,16 +25,16 @@ from longlive_recipes.run_record import as_plain, replace_file
 
 
 class VideoSession:
-    """A video being written, block by block; closing it ends the stream and the file.
+    """A video that is written block by block; closing it ends the stream and the file.
 
     Args:
-        pipeline: what makes it.
-        planned: what was decided for all videos of the run.
-        video: this one.
-        stream: at its first block that is to be written.
-        overwrite: replace a video that is there.
-        began: when its user started to wait, on ``time.perf_counter``.
-        blocks: how many are before that first block.
+        pipeline: the pipeline that makes it.
+        planned: the plan of all videos of the run.
+        video: the plan of this video.
+        stream: its stream, at the first block to be written.
+        overwrite: replace a file that exists.
+        began: when the user started to wait, by ``time.perf_counter``.
+        blocks: how many blocks are before that first one.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class VideoSession:
 
     @property
     def frames(self) -> int:
-        """Frames that are in the file once a block is, those before it counted."""
+        """The number of frames in the file, those before this session included."""
         return self._writer.frames
 
     @property
     def frames_made(self) -> int:
-        """Frames that this session wrote."""
+        """The number of frames that this session wrote."""
         return self._writer.frames - self._before
 
     def advance(self) -> VideoBlock | None:
-        """Make the next block and write it; None at the end."""
+        """Make and write the next block; returns None at the end."""
         block = next(self.stream, None)
         if block is None:
             return None
@@ -91,7 +91,7 @@ class VideoSession:
         return block
 
     def _write(self, block: VideoBlock) -> None:
-        """Append a block. From the first one on, no other process writes this file."""
+        """Append a block; the first one also locks the file."""
         path = destination(self.video.path)
         if self._lock is None and (self._overwrite or path.exists()):
             self._lock = reserve(path, folder=path != self.video.path)
@@ -99,7 +99,7 @@ class VideoSession:
         self._lock = self._lock or FileLock(path)
 
     def snapshot(self, path: Path) -> None:
-        """Write down where it stands, with what ``longlive generate --resume`` needs."""
+        """Save the state to a snapshot that ``longlive generate --resume`` can continue."""
         path.parent.mkdir(parents=True, exist_ok=True)
         config = as_plain(settled(self.planned))
         video = str(destination(self.video.path).resolve())
@@ -107,7 +107,7 @@ class VideoSession:
         self.stream.snapshot(path, notes={**notes, "image_sha256": self.video.image_sha256})
 
     def fork(self, path: Path) -> "VideoSession":
-        """A second session that begins with the same frames, to be written to ``path``."""
+        """Make a second session that begins with the same frames and is written to ``path``."""
         start = VideoStart(path=destination(self.video.path), frames=self.frames)
         video = replace(self.video, name=path.stem, path=path, start=start)
         return VideoSession(
@@ -126,9 +126,9 @@ class VideoSession:
         """Close the file and write its record.
 
         Args:
-            stopped_by: the signal that ended it early, or 0.
-            failure: what ended it early, if no signal did.
-            snapshot: what it can go on from.
+            stopped_by: the number of the signal that ended it early, or 0.
+            failure: the error that ended it early, as text.
+            snapshot: the file that it can be continued from.
         """
         self.close()
         result = Result(
@@ -157,7 +157,7 @@ class VideoSession:
         return result
 
     def keep(self, error: Exception, snapshot: Path | None = None) -> str:
-        """Close what a failure left of the video, with a record; returns a sentence about it."""
+        """Close the file after a failure and write its record; returns what is kept, in words."""
         failure = f"{type(error).__name__}: {error}"
         kept = f"{destination(self.video.path)} keeps the {self.frames} frames before that"
         try:
@@ -197,7 +197,7 @@ def open_video_session(
     began: float,
     on_step: OnStep | None = None,
 ) -> VideoSession:
-    """The video of a job at its first block: from prompts, or from its snapshot."""
+    """Open the session of a job at its first block, from its prompts or its snapshot."""
     blocks = 0
     if job.resume_point is None:
         stream = open_stream(pipeline, planned, job, on_step=on_step)
@@ -214,7 +214,7 @@ def open_video_session(
 def open_stream(
     pipeline: LongLivePipeline, planned: Plan, job: VideoJob, *, on_step: OnStep | None = None
 ) -> Stream:
-    """The blocks of a job that starts from prompts, none of them made yet."""
+    """Open the stream of a job that starts from prompts."""
     return pipeline.stream(
         job.story,
         seconds=planned.config.seconds,
@@ -230,7 +230,7 @@ def open_stream(
 
 
 def load_pipeline(planned: Plan, group: SequenceGroup | None = None) -> LongLivePipeline:
-    """The model that a plan names, as it says; over the ranks of a group, if one is given."""
+    """Load the model of a plan; it is shared by the ranks of ``group``, if one is given."""
     return LongLivePipeline.load(
         planned.config.model,
         planned.runtime,

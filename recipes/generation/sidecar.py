@@ -1,4 +1,4 @@
-"""What a video that is in its file was: the result, and the record that lies beside it."""
+"""The result of a video, and the record (a JSON file) that is written beside it."""
 
 import platform
 import resource
@@ -20,10 +20,11 @@ from longlive_recipes.run_record import as_plain, code_version, hardware
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A video is in its file; ``interrupted`` if it ends early, and can go on from ``snapshot``.
+    """The result of a video that was written; ``interrupted`` if it ended early.
 
-    ``frames`` and ``blocks`` count what was there before, ``frames_made`` does not. ``signal`` is
-    the number of the signal that ended it, ``failure`` what went wrong; 0 and None for neither.
+    ``frames`` and ``blocks`` include those that existed before, ``frames_made`` does not.
+    ``signal`` is the number of the signal that ended it, or 0; ``failure`` is the error that did,
+    or None. It can be continued from ``snapshot``, if there is one.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class Result:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: allocated on a GPU, resident on a CPU."""
+    """The peak of memory in use, in bytes: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -58,7 +59,7 @@ def video_record(
     stream: Stream,
     timings: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The sidecar: enough to make the video again, and to know what it took."""
+    """The record beside a video: all that is needed to make it again, and how long it took."""
     begins = [0, *accumulate(shot["blocks"] or 0 for shot in video.shots)]
     shown = [
         shot for shot, block in zip(video.shots, begins, strict=False) if block < result.blocks

@@ -1,4 +1,4 @@
-"""What a video may start from instead of prompts: a snapshot to resume, or a record to replay."""
+"""Starting points of a video other than prompts: a snapshot to resume, or a record to replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +22,7 @@ Config = TypeVar("Config")
 class ResumePoint:
     """A snapshot, and the frames that were in the file when it was taken.
 
-    ``start`` is None where only what comes next is wanted.
+    ``start`` is None if only the frames after the snapshot are written.
     """
 
     snapshot: Path
@@ -31,12 +31,12 @@ class ResumePoint:
 
     @property
     def stored(self) -> Mapping[str, Any]:
-        """The config that the frames so far were made and stored with, as far as it is known."""
+        """The config with which the frames so far were made and stored, as far as it is known."""
         config: Mapping[str, Any] = self.summary.notes.get("config", {})
         return config
 
     def require(self, here: Origin) -> None:
-        """Raise ValueError if what is ``here`` would not go on bit for bit, or nothing is left."""
+        """Raise ValueError if ``here`` would not continue bit for bit, or the video is complete."""
         self.summary.origin.require(here, self.snapshot)
         shots, block = self.summary.plan, self.summary.block
         if not shots.endless and block >= shots.blocks:
@@ -46,7 +46,7 @@ class ResumePoint:
             )
 
     def require_form(self, *, fps: float | None, crf: int | None) -> None:
-        """Raise ValueError where new frames would be stored otherwise than those in the file."""
+        """Raise ValueError if new frames would be stored in another way than those in the file."""
         if self.start is None:
             return
         for name, given in (("fps", fps), ("crf", crf)):
@@ -61,7 +61,7 @@ class ResumePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """The record of a video that is to be made again: what decides about its frames."""
+    """The part of a video's record that decides its frames, to make the video again."""
 
     path: Path
     model_sha256: str
@@ -69,7 +69,7 @@ class Recorded:
     config: Mapping[str, Any]
 
     def require(self, model_sha256: str, settings: Mapping[str, Any], config: Any) -> None:
-        """Raise ValueError if what is here would make another video."""
+        """Raise ValueError if the model, settings or config here would make another video."""
         changed = differences(completed(self.settings), completed(settings))
         recorded = as_plain(filled(self.config, config))
         changed += differences(recorded, as_plain(config), ignore=_ANY)
@@ -83,7 +83,7 @@ class Recorded:
             )
 
     def require_image(self, image: Path, before: str | None, now: str) -> None:
-        """Raise ValueError if the picture has changed; ``before`` is None where no record says."""
+        """Raise ValueError if the picture has changed; ``before`` is its old hash, or None."""
         if before not in (None, now):
             raise ValueError(
                 f"{self.path} is of a video that began with another picture than {image} is now "
@@ -93,14 +93,14 @@ class Recorded:
 
 
 _ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
-"""Fields of a config that do not decide what is shown."""
+"""Fields of a config that do not change the frames."""
 
 
 def read_resume_point(snapshot: Path, *, only_new: bool = False) -> ResumePoint:
-    """What a snapshot is of, with the video that it names, unless ``only_new``.
+    """Read a snapshot, with the video that it names unless ``only_new``.
 
     Raises:
-        ValueError: no snapshot, or one that names no video.
+        ValueError: the file is no snapshot, or names no video.
     """
     summary = SnapshotSummary.read(snapshot)
     shots, start = summary.plan, None
@@ -119,7 +119,7 @@ def read_resume_point(snapshot: Path, *, only_new: bool = False) -> ResumePoint:
 
 
 def read_record(path: Path) -> "Record":
-    """The record beside a video. Raises ValueError if it is none, or cannot be replayed."""
+    """Read the record beside a video. Raises ValueError if it is none, or cannot be replayed."""
     if not path.is_file():
         raise ValueError(
             f"there is no record {str(path)!r}: it is the .json file beside a video. "
@@ -137,7 +137,7 @@ def read_record(path: Path) -> "Record":
 
 
 def read_config(values: Any, kind: type[Config], path: Path) -> Config:
-    """A config that was written down; ValueError where this version has other fields."""
+    """Read a config from a record; ValueError if this version has other fields."""
     return build(kind, values, f"{path}, config", _RECORD_WAY_OUT)
 
 
@@ -146,7 +146,7 @@ _RECORD_WAY_OUT = "Name a file as `longlive generate` wrote it."
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What a record holds of how its video is made again."""
+    """The part of a record from which its video is made again."""
 
     config: dict[str, Any]
     seed: int
@@ -173,7 +173,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """What ``longlive generate`` writes into a snapshot; None where somebody else took it."""
+    """What ``longlive generate`` notes in a snapshot; None in snapshots of other programs."""
 
     config: dict[str, Any] | None = None
     video: Path | None = None
@@ -182,7 +182,7 @@ class Notes:
 
 
 def read_notes(summary: SnapshotSummary, path: Path) -> Notes:
-    """Those of a snapshot's notes that matter here. Raises ValueError for other types."""
+    """Read the notes of a snapshot. Raises ValueError for values of other types."""
     known = {name: summary.notes[name] for name in _names(Notes) if name in summary.notes}
     return build(Notes, known, f"{path}, notes", _RECORD_WAY_OUT)
 
