@@ -1,4 +1,4 @@
-"""How a command ends: a status, and one sentence where it failed.
+"""The exit status of commands, and the sentence that is printed if one failed.
 
 ======= ========================================================================================
 status  what happened
@@ -32,11 +32,11 @@ _USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Boundary(TyperGroup):
-    """The commands, each of which ends in a status and at most one sentence.
+    """The group of all commands; a command ends with a status and at most one sentence.
 
-    What a user can mend (a ValueError, a backend that is not there, the operating system's no) is
-    that sentence. A mistake of ours is one too, with its kind; `--debug`, anywhere on the line,
-    shows where.
+    The sentence is the message of what a user can mend: a ValueError, a missing backend, an error
+    of the operating system. A bug of this library is one sentence too, with the error's class;
+    `--debug`, anywhere on the line, shows the traceback.
     """
 
     def main(
@@ -77,7 +77,7 @@ class Boundary(TyperGroup):
 
 
 def tell(error: Exception, *, debug: bool) -> int:
-    """Say in one sentence what went wrong; returns the status that the process ends with."""
+    """Print an error as one sentence; returns the status that the process ends with."""
     if debug:
         note("".join(traceback.format_exception(error)))
     text, status = explained(error)
@@ -87,7 +87,7 @@ def tell(error: Exception, *, debug: bool) -> int:
 
 
 def explained(error: Exception) -> tuple[str, int]:
-    """A sentence for an error, and its status."""
+    """The sentence and the status of an error."""
     if isinstance(error, BrokenPipeError):
         return "nobody reads what is printed any more.", 128 + signal.SIGPIPE
     if isinstance(error, UnicodeError):  # of our own reading or writing, whose message is codecs'
@@ -117,25 +117,25 @@ def ending(error: KeyboardInterrupt) -> int:
 
 
 def name_of(status: int) -> str:
-    """How a signal's status is said: "interrupted", or "stopped by SIGTERM"."""
+    """The words for a signal's status: "interrupted", or "stopped by SIGTERM"."""
     if status == INTERRUPTED:
         return "interrupted"
     return f"stopped by {signal.Signals(status - 128).name}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, a GPU or torch's allocator on the CPU, which has no class for it, said no."""
+    """Whether an error says that memory ran out: Python's, a GPU's, or torch's on the CPU."""
     on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or _is_of("torch", "OutOfMemoryError", error) or on_cpu
 
 
 def _is_of(module: str, name: str, error: Exception) -> bool:
-    """Whether an error is of a class of a module that may not be imported: then it is not."""
+    """Whether an error is of a class of a module; False if the module is not imported."""
     return module in sys.modules and isinstance(error, vars(sys.modules[module])[name])
 
 
 def _system(error: OSError) -> str:
-    """What the operating system said, with the file's name, and the way out where one is known."""
+    """The message of an operating system's error, with the file's name and the way out, if known."""
     reason = error.strerror or str(error) or type(error).__name__
     advice = {
         errno.ENOSPC: "Make room, or write to another disk",
@@ -153,7 +153,7 @@ def _named(file: Any) -> str:
 
 
 def _usage(error: Any) -> str:
-    """What typer did not understand, in one line; help that was asked for as it is."""
+    """The message of typer's usage error in one line; help that was asked for is kept as it is."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return str(error.format_message())
     place = f" ({error.ctx.command_path} --help says more)" if error.ctx else ""
@@ -168,14 +168,14 @@ def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """Let a console of a small code page show escapes where it has no letter."""
+    """Let standard output escape characters that its encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _flushed(status: int) -> int:
-    """The status once what was printed is out; a failure to print is one of its own."""
+    """Flush what was printed; returns the status, or that of a failure to print."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

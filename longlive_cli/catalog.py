@@ -1,4 +1,4 @@
-"""The presets of the recipes: found by their `PRESETS` tables, named as they are there.
+"""The presets of the recipes, found in the modules' `PRESETS` tables.
 
 Tables are read from the source, so that a name can be looked up before any recipe is imported.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from longlive_core.names import did_you_mean
 
 CONFIGS = "configs"
-"""The folder of modules that hold a recipe's config and presets, and no more."""
+"""The folder of modules that hold the configs and presets of recipes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Preset:
 
 
 def presets(package: ModuleType | None = None) -> list[Preset]:
-    """All presets, by recipe and in the order of its table. Imports no recipe."""
+    """List all presets, by recipe and in the order of its table. Imports no recipe."""
     place = package or importlib.import_module("longlive_recipes")
     found = []
     for top in map(Path, place.__path__):
@@ -71,10 +71,10 @@ def presets(package: ModuleType | None = None) -> list[Preset]:
 
 
 def find(name: str, among: list[Preset]) -> Preset:
-    """The preset called `name`, or `recipe.name` where two recipes share it.
+    """Find the preset `name`, or `recipe.name` if two recipes share the name.
 
     Raises:
-        ValueError: none or several are called so.
+        ValueError: no preset or several have the name.
     """
     matches = [preset for preset in among if name in (preset.name, preset.full_name)]
     if len(matches) == 1:

@@ -22,21 +22,21 @@ def among(*words: str) -> Offer:
 
 
 def weights(incomplete: str) -> list[str]:
-    """How precise weights are."""
+    """Offers the precisions of weights."""
     from longlive_models.choices import WEIGHTS
 
     return _begin(("auto", *WEIGHTS), incomplete)
 
 
 def kv_caches(incomplete: str) -> list[str]:
-    """How the past is kept."""
+    """Offers the precisions of past keys and values."""
     from longlive_models.choices import KV_CACHES
 
     return _begin(("auto", *KV_CACHES), incomplete)
 
 
 def samplers(incomplete: str) -> list[str]:
-    """How noise becomes latents."""
+    """Offers the samplers."""
     from longlive_models.choices import SAMPLERS
 
     return _begin(SAMPLERS, incomplete)
@@ -61,7 +61,7 @@ def bench_fields(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def rules(incomplete: str) -> list[str]:
-    """How blocks of four-bit numbers are scaled."""
+    """Offers the scale rules of four-bit numbers."""
     from longlive_recipes.configs.quantize_weights import RULES
 
     return _begin(RULES, incomplete)
@@ -80,19 +80,19 @@ def recipes(start: str | tuple[str, ...] = "") -> Offer:
 
 
 def shown(incomplete: str) -> list[str]:
-    """What `longlive recipes show` takes."""
+    """Offers the names that `longlive recipes show` takes."""
     return _begin(["generate"], incomplete) + recipes()(incomplete)
 
 
 def generate_fields(incomplete: str) -> list[str]:
-    """Names of `--set` of a generation, each with its `=`."""
+    """Offers names of `--set` of a generation, each with its `=`."""
     from longlive_recipes.configs.generate import Generate
 
     return _names(Generate(), incomplete)
 
 
 def recipe_fields(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of `--set` of the recipe that the line names."""
+    """Offers names of `--set` of the recipe that the line names."""
     from longlive_cli.catalog import presets
 
     # while a line is not whole, its arguments may not have been given their names yet

@@ -1,4 +1,4 @@
-"""What a command line asks a video to be made of: prompts, a snapshot, or a record."""
+"""Reading what a command line asks to be made: prompts, a snapshot, or a record."""
 
 import os
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from longlive_recipes.generation.inputs import Named
 
 MOST_VIDEOS = 100_000
-"""Of one command: all of them are planned before the first is made."""
+"""The most videos of one command: all of them are planned before the first is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The options that say what is shown, as they were given; None and () were not."""
+    """The options that say what is shown; those that were not given are None or ()."""
 
     prompt: str | None = None
     prompts: Path | None = None
@@ -38,16 +38,17 @@ class Content:
         file: Path | None = None,
         base: "Generate | None" = None,
     ) -> "tuple[Generate, list[VideoJob]]":
-        """The config and the videos asked for.
+        """Read the config and the requested videos.
 
         Args:
-            options: those that are fields of the config; None were not given.
+            options: the options that are fields of the config; None if they were not given.
             overrides: ``name=value`` for other fields.
             file: a YAML file of fields.
-            base: what they change, where no snapshot or record brings a config along.
+            base: the config that they change, unless a snapshot or record has one.
 
-        Raises:
-            ValueError: nothing to show, two answers to one question, a file that cannot be read.
+            Raises:
+                ValueError: nothing is to be shown, two options contradict each other, or a file
+                    cannot be read.
         """
         from longlive_cli.overrides import apply_mapping, configure
         from longlive_recipes.configs.generate import Generate
@@ -60,7 +61,7 @@ class Content:
         return configure(apply_mapping(config, named), overrides=overrides), jobs
 
     def files(self) -> "list[Named]":
-        """The files that say what is shown; images are the jobs' own."""
+        """The files that say what is shown, without images, which the jobs have."""
         found: list[Named] = []
         for option, path in (("--prompts", self.prompts), ("--storyboard", self.storyboard)):
             inside = path.glob("**/*") if path is not None and path.is_dir() else ()
@@ -69,7 +70,7 @@ class Content:
 
     @staticmethod
     def output(jobs: "list[VideoJob]") -> Path:
-        """Where videos go that ``--output`` does not name a place for."""
+        """The output without ``--output``."""
         from longlive_recipes.generation.outputs import default_output
 
         return default_output(jobs)
@@ -138,7 +139,7 @@ class Content:
         return None, []
 
     def _from_prompts(self) -> "list[VideoJob]":
-        """The videos asked for, each with a name of its own: by id or place, and by seed."""
+        """The requested videos, each with its own name, made of its id or number and its seed."""
         from longlive_models.file_names import require_distinct, require_name
         from longlive_models.prompts.files import VideoRequest, read_prompts
         from longlive_models.prompts.storyboard import Storyboard
@@ -193,13 +194,13 @@ def look_at_files(
     *,
     typed: bool = False,
 ) -> "list[Named]":
-    """Check all that is read and written, and that the model is here, before torch is loaded.
+    """Check all inputs and outputs, and that the model exists, before torch is loaded.
 
     Args:
-        typed: lines are read from standard input, which may be a file too.
+        typed: commands are read from standard input, which may be a file.
 
     Returns:
-        what is read that is no job's own.
+        the inputs beside the jobs' own.
 
     Raises:
         ValueError: see ``outputs.check_files`` of the recipes, and ``hub.resolve`` of the models.
@@ -219,7 +220,7 @@ def look_at_files(
 
 
 def _require(path: Path, what: str, why: str) -> None:
-    """Raise ValueError unless a file is there."""
+    """Raise ValueError unless a file exists."""
     if not path.is_file():
         raise ValueError(f"there is no {what} {str(path)!r}: {why}. Check the path.")
 
@@ -233,10 +234,10 @@ def _refuse(leader: str, given: Mapping[str, Any], reason: str) -> None:
 
 
 def read_snapshots(path: Path | None, every: int | None) -> Any:
-    """Where and how often the video's state is written; None for never.
+    """The config of snapshots; None if none are asked for.
 
     Raises:
-        ValueError: how often without where, or less than a block.
+        ValueError: an interval without a file, or one below a block.
     """
     from longlive_recipes.configs.generate import Snapshots
 

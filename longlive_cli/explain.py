@@ -1,6 +1,6 @@
-"""What stands at the end of a command's help: examples, recipes, and the fields behind `--set`.
+"""The end of a command's help: examples, recipes, and the fields for `--set`.
 
-It is put together when help is asked for, and not before.
+It is made only when help is asked for.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ EXAMPLES = {
     "list": ("longlive recipes list",),
     "show": ("longlive recipes show ar_tiny", "longlive recipes show generate --fields"),
 }
-"""Of every command, lines that can be typed as they stand."""
+"""Examples of every command, which can be typed as they are."""
 
 
 LEFT_OPEN = {
@@ -60,11 +60,11 @@ LEFT_OPEN = {
     "fps": "the model's",
     "crf": "16",
 }
-"""What a generation takes where a field is none."""
+"""The values that a generation uses for fields that are None."""
 
 
 class Explained(TyperCommand):
-    """A command whose options all say their default, and whose help ends with `ending`."""
+    """A command whose help shows the default of every option and ends with `ending`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)

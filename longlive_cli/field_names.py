@@ -1,7 +1,8 @@
-"""The names of a recipe's fields, read from the source: a misspelt one is told before any import.
+"""The names of a recipe's fields, read from source code, so that typing errors are found early.
 
-A recipe's config is made of parts that load torch. What a field is called is written in the
-dataclasses themselves, so `--set stpes=3` need not wait for it. Values are left to the config.
+A recipe's config is made of parts that import torch. The names of its fields can be read from the
+source of the dataclasses, so `--set stpes=3` is refused before that. Values are checked later by
+the config.
 """
 
 import ast
@@ -41,7 +42,7 @@ class _Class:
 def check_names(preset: Preset, wanted: Mapping[str, Any]) -> None:
     """Raise ValueError for a name in ``wanted``, nested as a config is, that is no field.
 
-    What the source does not say plainly is left to the config itself.
+    Names that cannot be read from the source are checked later by the config.
     """
     home = f"{preset.package}.{preset.home}"
     make = _find(home, preset.function, ast.FunctionDef)

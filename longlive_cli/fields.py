@@ -1,4 +1,4 @@
-"""The fields of a config as `--set` names them: with what each takes, and what it is by default."""
+"""The fields of a config under their names for `--set`, with their types and defaults."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 from longlive_cli.overrides import kind_name
 
 LONGEST = 60
-"""Letters of a default in a list; the rest of a long one is left out."""
+"""The most characters of a default in a list; longer ones are shortened."""
 
 
 @dataclass(frozen=True, kw_only=True)

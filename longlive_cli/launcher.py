@@ -1,4 +1,4 @@
-"""What started this process, as its environment says: the one place that reads it.
+"""The launcher that started this process, as told by its environment, which only this module reads.
 
 A launcher (torchrun, srun, mpirun) starts a command several times. Where the command is to run as
 one process, each of them would write the same files.

@@ -1,7 +1,7 @@
-"""How the command line speaks: results on standard output, everything else on standard error.
+"""Printing: results go to standard output, everything else to standard error.
 
-Whatever is printed passes through here, so that no byte of a file name, a prompt or another
-program's message can move a terminal's cursor.
+All output passes through here, so that no character of a file name, a prompt or another program's
+message can move a terminal's cursor.
 """
 
 import json
@@ -22,7 +22,7 @@ _KEPT = "\n\t\u200c\u200d"
 
 
 def plain(text: str) -> str:
-    """Text as a terminal may get it: what it would obey rather than show becomes an escape."""
+    """Text that is safe for a terminal: control characters are escaped."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -32,7 +32,7 @@ def plain(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """A message as one line of readable length: its end, which says the way out, is kept."""
+    """A message as one line, shortened in the middle: its end, which says the way out, is kept."""
     words = [_shortened(word, MOST_OF_A_WORD) for word in plain(" ".join(text.split())).split()]
     return _shortened(" ".join(words), MOST_OF_A_MESSAGE)
 
@@ -42,12 +42,12 @@ def say(text: str) -> None:
     try:
         typer.echo(plain(text))
     except OSError as error:
-        error.add_note("What was to be printed could not be.")
+        error.add_note("The error that standard output cannot be written.")
         raise
 
 
 def note(text: str) -> None:
-    """Say something that is not a result; nobody may be there to hear it."""
+    """Print to standard error; errors in doing so are ignored, as it may be closed."""
     try:
         typer.echo(plain(text), err=True)
     except OSError:

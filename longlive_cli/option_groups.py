@@ -1,4 +1,4 @@
-"""Options that belong together, taken by several commands as one parameter."""
+"""Groups of options that several commands take as one parameter."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Options that several commands share: what they are called and what their help says."""
+"""Options that several commands share: their names and their help."""
 
 from pathlib import Path
 from typing import Annotated
@@ -55,8 +55,7 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same vid
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="How noise becomes latents: unipc, euler, or few_step for distilled models.  "
-        "[default: the model's]",
+        help="The sampler: unipc, euler, or few_step for distilled models.  [default: the model's]",
         autocompletion=complete.samplers,
     ),
 ]
@@ -77,7 +76,7 @@ Guidance = Annotated[
 NegativePrompt = Annotated[
     str | None,
     typer.Option(
-        help="What the video is to move away from; it needs a guidance above 1.  "
+        help="A prompt that the video moves away from; it needs a guidance above 1.  "
         "[default: the model's]"
     ),
 ]
@@ -86,8 +85,8 @@ Count = Annotated[
     typer.Option(
         min=1,
         max=10_000,
-        help="Make each video so often, from the seeds SEED, SEED+1, ...; their names say which: "
-        "circle-seed0.mp4, circle-seed1.mp4.",
+        help="Make each video this many times, from the seeds SEED, SEED+1, ...; their names say "
+        "which: circle-seed0.mp4, circle-seed1.mp4.",
     ),
 ]
 FPS = Annotated[
@@ -132,14 +131,15 @@ Weights = Annotated[
 KVCache = Annotated[
     str | None,
     typer.Option(
-        help="How the past is kept: fp32, bf16, fp8, int8, nvfp4, or auto.  [default: auto]",
+        help="Precision of past keys and values: fp32, bf16, fp8, int8, nvfp4, or auto.  "
+        "[default: auto]",
         autocompletion=complete.kv_caches,
     ),
 ]
 Attention = Annotated[
     str | None,
     typer.Option(
-        help="What attention runs on, by name; `longlive doctor` lists what there is.  "
+        help="The attention backend, by name; `longlive doctor` lists what there is.  "
         "[default: auto]"
     ),
 ]
@@ -154,13 +154,13 @@ Lane = Annotated[
 Linear = Annotated[
     str | None,
     typer.Option(
-        help="What products of quantized weights run on, by name; `longlive doctor` lists what "
+        help="The backend of products of quantized weights, by name; `longlive doctor` lists what "
         "there is.  [default: auto]"
     ),
 ]
 Strict = Annotated[
     bool | None,
-    typer.Option("--strict", help="Refuse to emulate a number format that the hardware has not."),
+    typer.Option("--strict", help="Refuse to emulate a number format that the hardware lacks."),
 ]
 Image = Annotated[
     Path | None,
@@ -174,7 +174,7 @@ Snapshot = Annotated[
     typer.Option(
         parser=file_name,
         metavar="FILE",
-        help="Write down where the video stands when Ctrl-C stops it (after the block that is "
+        help="A file to save the video's state to when Ctrl-C stops it (after the block that is "
         "being made; a second Ctrl-C does not wait), for --resume.",
     ),
 ]
@@ -188,8 +188,8 @@ Resume = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Go on from a snapshot. The file that the video was being written to is continued in "
-        "place: frames after the snapshot are dropped, and it ends as if it had never stopped. "
+        help="Continue from a snapshot. The file that the video was being written to is continued "
+        "in place: frames after the snapshot are dropped, and it ends as if it had never stopped. "
         "With --output the earlier frames are copied to the new file first.",
     ),
 ]

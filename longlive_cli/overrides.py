@@ -23,7 +23,7 @@ NOTHING = ("none", "null", "")
 def configure(
     config: Config, file: Path | None = None, overrides: Iterable[str] | None = None
 ) -> Config:
-    """The config with a YAML file's fields and every `name=value` applied, at once.
+    """Return the config with a YAML file's fields and every `name=value` applied, all at once.
 
     A config's checks see the result alone, so the order of overrides matters only where two are of
     the same field: the later one holds, and any holds over the file.
@@ -42,7 +42,7 @@ def configure(
 
 
 def _refusal(config: Any, values: Mapping[str, Any]) -> str | None:
-    """What is wrong with a file's fields by themselves; None if nothing is."""
+    """The error of a file's fields by themselves, if there is one."""
     try:
         apply_mapping(config, values)
     except ValueError as error:
@@ -51,7 +51,7 @@ def _refusal(config: Any, values: Mapping[str, Any]) -> str | None:
 
 
 def gather(file: Path | None = None, overrides: Iterable[str] | None = None) -> dict[str, Any]:
-    """A YAML file's fields and every `name=value` as one nested mapping.
+    """Merge a YAML file's fields and every `name=value` into one nested mapping.
 
     Raises:
         ValueError: no `=`, or a field that is set as a whole and in part.
@@ -65,7 +65,7 @@ def gather(file: Path | None = None, overrides: Iterable[str] | None = None) -> 
 
 
 def apply_mapping(config: Config, values: Mapping[str, Any], prefix: str = "") -> Config:
-    """The config with the fields of a nested mapping, as a YAML file holds it."""
+    """Return the config with the fields of a nested mapping, as a YAML file has it."""
     hints = get_type_hints(type(config))
     changes = {
         name: _changed(_field(config, name, f"{prefix}{name}"), hints[name], v, f"{prefix}{name}")
@@ -149,7 +149,7 @@ def _field(config: object, name: str, path: str) -> Any:
 
 
 def unknown_field(config: str, known: list[str], name: str, path: str) -> ValueError:
-    """What is said of a name that is none of the fields of the class called `config`."""
+    """The message about a name that is no field of the class named `config`."""
     hint = did_you_mean(name, known)
     place = f" (in {path})" if path != name else ""
     return ValueError(

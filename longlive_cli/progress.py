@@ -1,4 +1,4 @@
-"""What is seen of videos being generated: a bar that moves with every step, or a line a block."""
+"""Progress of generated videos: a bar that moves with every step, or a line for each block."""
 
 import time
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class Step(Protocol):
 
 @dataclass
 class _Pace:
-    """Where a video stood when its first step was done; the time left follows from there."""
+    """The state of a video when its first step was done, from which the time left is estimated."""
 
     began: float
     done: float
