@@ -135,7 +135,7 @@ def _is_of(module: str, name: str, error: Exception) -> bool:
 
 
 def _system(error: OSError) -> str:
-    """The message of an operating system's error, with the file's name and the way out, if known."""
+    """The message of a system error, with the file's name and the way out, if known."""
     reason = error.strerror or str(error) or type(error).__name__
     advice = {
         errno.ENOSPC: "Make room, or write to another disk",

@@ -189,7 +189,7 @@ def read_weight(
     if (problem := weight.scale_problem()) is not None:
         raise ValueError(
             f"{source} has a packed weight {name} that cannot be read: {problem}. The file is "
-            f"damaged, or was packed from weights that held no numbers. Take the original file."
+            f"damaged, or was packed from NaN or infinite weights. Take the original file."
         )
     return weight
 

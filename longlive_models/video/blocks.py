@@ -213,7 +213,7 @@ def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
         raise ValueError(
             f"pixels are numbers in [-1, 1], but some of this video of shape {list(video.shape)} "
             f"are NaN, infinite or above {LARGEST_VALUE:.0f}: as bytes they would be black or "
-            f"noise. Look for weights of the VAE, or latents, that are no numbers."
+            f"noise. Look for NaN in the VAE's weights or in the latents."
         )
     return _as_bytes(video[None])[0]
 
