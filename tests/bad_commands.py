@@ -200,7 +200,6 @@ OTHER_LINES = (
     "bench startup --set against=none",
     "bench startup --set against=there.mp4",
     "bench startup --set against=/bin/false",
-    "data",
     "data prepare",
     "data prepare none -o x",
     "data prepare folder -o x",
