@@ -66,7 +66,13 @@ class CacheWriter:
         self.lost: tuple[str, ...] = ()
         self.index = CacheIndex(settings=settings)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder)
+        try:
+            self._lock = FileLock(folder)
+        except ValueError as error:
+            raise ValueError(
+                f"another process is writing to the cache {folder}: two would replace each other's "
+                f"files. Wait for it, or name another folder."
+            ) from error
         try:
             if (folder / INDEX).is_file():
                 self._take_over()

@@ -38,8 +38,8 @@ def split_clips(index: CacheIndex, lengths: Collection[int], held_out: int) -> S
             longest = max((clip.blocks for clip in order), default=0)
             raise ValueError(
                 f"a phase trains on clips of {length} blocks, and the longest of the cache's "
-                f"{len(order)} clips has {longest}: shorter ones are not filled up. Set its length "
-                f"(--set phases.0.length={longest or 1}), or prepare longer clips."
+                f"{len(order)} clips has {longest}: shorter ones are not filled up. Shorten it "
+                f"(--set phases.N.length={longest or 1}), or prepare longer clips."
             )
     apart: set[str] = set()
     for length in sorted(fits, reverse=True):
