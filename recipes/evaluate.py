@@ -66,13 +66,13 @@ def run(
     """Generate and judge every suite; the result is plain data, as it is stored.
 
     Args:
-        config: what is generated, and how.
-        runtime: what was decided from the config, if that was done before.
-        made: told the suite, how many of all videos are generated, and how many there will be.
-        stored: given the result so far when a suite has ended, with ``complete`` False.
+        config: the config of the evaluation.
+        runtime: the runtime made from the config, if there is one already.
+        made: called with the suite, how many of all videos are generated, and how many there are.
+        stored: called with the result so far after each suite; its ``complete`` is False.
 
-    An interrupt ends it after the last whole suite: then ``complete`` is False, and ``signal`` is
-    the number of what interrupted it.
+        An interrupt ends it, with the suites that are complete: then ``complete`` is False, and
+        ``signal`` is the number of the signal.
 
     Raises:
         KeyboardInterrupt: an interrupt before the first suite has ended.

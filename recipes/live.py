@@ -1,7 +1,7 @@
-"""A video that is steered while it is being written: commands in, blocks out. Knows no screen.
+"""Making a video that is steered by commands while it is being written. Prints nothing itself.
 
-What steers takes effect at once, from whatever thread it comes; what needs the state between two
-blocks (a snapshot, a fork) waits for the block that is being made.
+Commands may come from any thread. Those that steer take effect at once; a snapshot or a fork,
+which needs the state between two blocks, waits for the block that is being made.
 
 Command:  longlive live "a red circle moves right on a navy background"
 """
@@ -30,16 +30,16 @@ _RECENT = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a video stands after a block.
+    """The state of a video after a block.
 
     Attributes:
-        block: the newest one in the file.
-        seconds: of the video so far, at the model's own rate, as times of commands are.
-        total: seconds that it will have; None where it has no end.
-        speed: frames a second that were made lately; 0 before two blocks are.
-        prompt: what the newest block shows.
-        window: pages that are held, each with what it is held as: "sink", "anchor" or "recent".
-        memory: the most bytes in use so far.
+        block: the number of the newest block in the file.
+        seconds: the length so far, at the model's own rate, like the times of commands.
+        total: the length that it will have, in seconds; None for a video without an end.
+        speed: frames a second of the last blocks; 0 before there are two.
+        prompt: the prompt of the newest block.
+        window: the pages in the cache, each as "sink", "anchor" or "recent".
+        memory: the peak of memory in use, in bytes.
     """
 
     block: int
@@ -55,11 +55,11 @@ class LiveSession:
     """A video that is being written, its forks, and the commands for them.
 
     Args:
-        session: of the video, at its first block.
-        tell: called with a line for every command, from the thread that it came from.
-        snapshot: where the state goes when the session is stopped before the video ends.
-        overwrite: replace files that are there.
-        reads: files that the video is made from, which no command may write over.
+        session: the session of the video, at its first block.
+        tell: called with a line of text for every command, on the thread that it came from.
+        snapshot: the file for the state if the session is stopped before the video ends.
+        overwrite: replace files that exist.
+        reads: files that the video is made from, which no command may overwrite.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class LiveSession:
         self._lock = threading.Lock()
 
     def receive(self, line: str) -> None:
-        """Understand a line and do it, or keep it for the end of a block or its time."""
+        """Carry out a line with a command, or keep it until the end of the block or its time."""
         try:
             command = parse(line)
             if command is not None:
@@ -92,7 +92,7 @@ class LiveSession:
             self._tell(" ".join(str(error).split()))
 
     def end_of_input(self) -> None:
-        """No more lines will come: a video without an end stops after the last command's block."""
+        """Tell that no lines will follow: an endless video stops after the last command's block."""
         self._no_more = True
 
     def run(self, show: Callable[[Status], None]) -> list[Result]:
@@ -134,7 +134,7 @@ class LiveSession:
         ]
 
     def status(self, prompt: str) -> Status:
-        """Where the main video stands."""
+        """The state of the main video."""
         session = self._sessions[0]
         settings, start = session.pipeline.settings, session.stream.shot_start
         anchors = range(start, start + settings.shot_sink)
@@ -164,7 +164,7 @@ class LiveSession:
                 self._waiting.append(command)
 
     def _advance(self, show: Callable[[Status], None]) -> bool:
-        """Do what is due, and make a block; whether there is more."""
+        """Carry out commands that are due, and make a block; returns whether there is more."""
         main = self._sessions[0]
         for command in self._due():
             try:
@@ -215,7 +215,7 @@ class LiveSession:
             self._fork(command.file, command.then)
 
     def _tell_what_was_not_done(self) -> None:
-        """Name commands that the end came before, and endings that got no block."""
+        """Tell of commands not carried out before the end, and of forks without a block."""
         with self._lock:
             left, self._waiting = self._waiting, []
         for command in left:
@@ -227,7 +227,7 @@ class LiveSession:
                 self._tell(f"{fork.video.path}: not written, the video ended before its next block")
 
     def _in_use(self) -> list[Named]:
-        """Files that no command may write over: inputs, and what this session writes."""
+        """Files that no command may overwrite: inputs, and the files that this session writes."""
         paths = [session.video.path for session in self._sessions]
         videos = [("a video that is being written", destination(path)) for path in paths]
         records = [("the record of a video here", sidecar_path(path)) for path in paths]
@@ -270,7 +270,7 @@ def open_live_session(
     overwrite: bool = False,
     reads: Sequence[Named] = (),
 ) -> LiveSession:
-    """Load the model of a plan for one video, and be ready to make its first block."""
+    """Load the model of a plan for one video, and open its session at the first block."""
     began = time.perf_counter()
     pipeline = load_pipeline(planned)
     [video] = planned.videos

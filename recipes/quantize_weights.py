@@ -1,4 +1,4 @@
-"""Pack a model's weights in four bits: a model folder in, a smaller one out.
+"""Packing a model's weights in four bits: reads a model folder and writes a smaller one.
 
 Only the transformer's block linears are packed; the ends of the network, the VAE and the text
 encoder stay in bfloat16. Weights are read, rounded and written one after another.
@@ -24,7 +24,7 @@ from longlive_recipes.configs.quantize_weights import check_output
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that is decided before a weight is read."""
+    """Everything that is decided before weights are read."""
 
     config: QuantizeWeights
     source: str
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A packed model is in its folder; bytes are the transformer's."""
+    """The result of packing a model; sizes in bytes are the transformer's."""
 
     folder: Path
     source_sha256: str
@@ -74,7 +74,7 @@ def plan(config: QuantizeWeights, output: Path) -> Plan:
 
 
 def run(config: QuantizeWeights, output: Path, *, progress: Progress | None = None) -> Result:
-    """Pack the model. Raises ValueError for whatever ``plan`` refuses."""
+    """Pack the model. Raises ValueError as ``plan`` does."""
     began = time.perf_counter()
     planned = plan(config, output)
     packed = pack_model_folder(

@@ -1,4 +1,4 @@
-"""What a run was: its config, the code, the machine. Written beside its checkpoints."""
+"""The record of a run: its config, the code's version and the machine; kept beside checkpoints."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ from longlive_models.file_names import part
 RECORD = "run.json"
 
 NOT_IN_RECORDS = {"in_records": False}
-"""The metadata of a dataclass's field that ``as_plain`` leaves out."""
+"""The metadata of a dataclass's field that makes ``as_plain`` leave it out."""
 
 OLD_NAMES = {"optimisation": "optimization", "quantised": "quantized"}
-"""Fields of a config as records had them before 0.2.0, and as they are named since."""
+"""Names of config fields in records before 0.2.0, and their names since."""
 
 
 def as_plain(value: Any) -> Any:
@@ -55,7 +55,7 @@ def code_version() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git prints; nothing if it fails or is not there."""
+    """The output of a git command; "" if it fails or git is missing."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -65,7 +65,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The machine a run used, as far as results depend on it."""
+    """Describe the machine, as far as results depend on it."""
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
@@ -78,7 +78,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def run_record(config: Any, device: torch.device) -> dict[str, Any]:
-    """Everything needed to say how a result was made."""
+    """Make the record of a run: all that is needed to say how a result was made."""
     return {
         "recipe": type(config).__name__,
         "config": as_plain(config),
@@ -103,7 +103,7 @@ def write_run_record(
     *,
     resumed: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``run.json``, or add to that of the same run that it was resumed.
+    """Write ``run.json``; for a run that is resumed, add to its file.
 
     Args:
         resumed: from which checkpoint and step; None for a run that begins here.
@@ -119,10 +119,10 @@ def write_run_record(
 
 
 def read_run_record(folder: Path) -> dict[str, Any] | None:
-    """What ``write_run_record`` wrote into ``folder``, or None; fields have the names of today.
+    """Read what ``write_run_record`` wrote into ``folder``, or None; fields get today's names.
 
     Raises:
-        ValueError: the file there is something else.
+        ValueError: the file is no record of a run.
     """
     file = folder / RECORD
     if not file.exists():
@@ -143,7 +143,7 @@ _KINDS: dict[type, str] = {str: "a text", dict: "an object {...}", list: "a list
 
 
 def differences(before: Any, now: Any, *, ignore: Collection[str] = ()) -> list[str]:
-    """What changed from one plain value to another, a line each: ``budget.steps: 4 -> 6``.
+    """List the differences of two plain values, as ``budget.steps: 4 -> 6``.
 
     Args:
         ignore: dotted names that may differ.
@@ -175,7 +175,7 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one at any moment."""
+    """Replace a file in one step, so that at any moment it is either the old or the new one."""
     new = path.with_name(part(path.name))
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
