@@ -38,11 +38,11 @@ def in_one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a result; an error says that it could not be."""
+    """Print a result to standard output; an OSError gets a note that this failed."""
     try:
         typer.echo(plain(text))
     except OSError as error:
-        error.add_note("The error that standard output cannot be written.")
+        error.add_note("What was to be printed could not be.")
         raise
 
 
