@@ -79,7 +79,7 @@ class DistillCMModule(TrainARModule):
                 negative=negative,
                 guidance=config.teacher_guidance,
                 noise=noise,
-                steps=steps.to(self.device),
+                steps=steps,
                 levels=self.levels,
                 mask=mask,
                 positions=positions,

@@ -88,7 +88,7 @@ def consistency_targets(
         negative: features of the negative prompt; None without guidance.
         guidance: of the teacher, which the student learns.
         noise: standard normal.
-        steps: of ``draw_steps``.
+        steps: of ``draw_steps``; drawn on the CPU, checking them waits for no device.
         levels: of ``step_schedule(n, shift)``. Let the student's number of steps divide ``n``:
             its own levels are among them then.
         mask: ``teacher_forcing_mask``.
@@ -102,6 +102,7 @@ def consistency_targets(
             f"steps of a consistency are 0 to {levels.steps - 1}, got {int(steps.min())} to "
             f"{int(steps.max())}: each leads from a level to the next. Draw them with draw_steps."
         )
+    steps = steps.to(latents.device)
     sigmas, timesteps = _at(levels.sigmas, steps), _at(levels.timesteps, steps)
     after, told = _at(levels.sigmas, steps + 1), _at((*levels.timesteps, 0.0), steps + 1)
     noisy = add_noise(latents, noise, sigmas)
