@@ -19,9 +19,9 @@ from longlive_models.block_steps import BlockSteps, check_block_steps
 from longlive_models.checkpoints.hub import INDEX
 from longlive_models.choices import MOST_GUIDANCE, check_sampler
 from longlive_models.diffusion import BlockSampler
-from longlive_models.diffusion.flow import check_shift
+from longlive_models.diffusion.flow import SHIFT, check_shift
 from longlive_models.documents import read_json, to_json
-from longlive_models.prompts.storyboard import BlockTiming
+from longlive_models.prompts.storyboard import SHOT_OFFSET, BlockTiming
 from longlive_models.schema import build
 from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanConfig
@@ -66,11 +66,11 @@ class GenerationSettings:
     sampler: str = "unipc"
     guidance: float = 1.0
     negative_prompt: str = ""
-    shift: float = 5.0
+    shift: float = SHIFT
     window: int = 4
     sink: int = 1
     shot_sink: int = 1
-    shot_offset: float = 8.0
+    shot_offset: float = SHOT_OFFSET
     t_scale: float = 1.0
 
     def __post_init__(self) -> None:

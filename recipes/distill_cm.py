@@ -55,7 +55,6 @@ class DistillCMModule(TrainARModule):
     def losses(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """The consistency errors of each frame of ``count`` random clips, under their masks."""
         config = self.config
-        self.sp.partition = config.partition(clips.ids.shape[1], clips.tokens_per_frame)
         some = clips.draw(count, generator)
         ids = self._drop(clips.ids[some], generator)
         steps = draw_steps(

@@ -10,6 +10,7 @@ Command:  longlive train ar_pocket          Measured: see recipes/README.md
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,6 +71,7 @@ class TrainARModule(TrainingModule):
         self.config = config
         self.ranks = Ranks() if ranks is None else ranks
         self.schedule = FlowSchedule(shift=config.shift)
+        self._exchanges: dict[tuple[int, int], BalancedSP] = {}
 
     def configure_model(self) -> None:
         """Build, quantize, shard, in that order; the first weights are the seed's."""
@@ -122,21 +124,19 @@ class TrainARModule(TrainingModule):
         split = split_clips(read_index(cache), config.lengths, config.validation_clips)
         for sets, some in ((self.sets, split.train), (self.fresh, split.fresh)):
             for blocks, clips in some.items():
-                self.sp.partition = config.partition(blocks, 1)
                 whole = load_clips(cache, clips, blocks=blocks, frames_per_block=frames)
-                own = self.sp.shard(whole.latents, 2).to(self.device).contiguous()
+                own = self.exchange(blocks, 1).shard(whole.latents, 2).to(self.device).contiguous()
                 sets[blocks] = self.tokenize(replace(whole, latents=own))
 
     def _prepare(self, one: ClipSet, seed: int, cache: str | None) -> LatentClips:
         """Encoded clips, this rank's frames of each."""
-        self.sp.partition = self.config.partition(one.blocks, 1)
         return prepare_clips(
             one,
             seed,
             clip_format=self.config.world,
             vae=self.config.vae,
             cache=cache,
-            sp=self.sp,
+            sp=self.exchange(one.blocks, 1),
             writes=self.ranks.first,
             device=self.device,
         )
@@ -170,9 +170,10 @@ class TrainARModule(TrainingModule):
     def losses(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """The loss of each frame of ``count`` random clips that is this rank's, under its mask."""
         config, ranks = self.config, self.ranks
-        self.sp.partition = config.partition(clips.ids.shape[1], clips.tokens_per_frame)
+        sp = self.exchange(clips.ids.shape[1], clips.tokens_per_frame)
         some = clips.draw(count, generator)
-        ids = self._own(self._drop(clips.ids[some], generator), blocks=1)
+        ids = self._drop(clips.ids[some], generator)
+        ids = sp.shard_blocks(ranks.clips(ids), 1)
         timesteps = self.schedule.draw(
             generator,
             batch=count,
@@ -181,33 +182,37 @@ class TrainARModule(TrainingModule):
         )
         latents = ranks.clips(clips.latents[some]).float()
         return frame_losses(
-            model,
+            model if sp.group.size == 1 else partial(model, exchange=sp),
             latents,
             self.text(ids.flatten(0, 1)).unflatten(0, ids.shape[:2]),
             noise=self._noise(clips, count),
-            timesteps=self._own(timesteps.to(self.device), frames=1),
+            timesteps=sp.shard(ranks.clips(timesteps.to(self.device)), 1),
             mask=clips.mask(ranks.clips(some)),
             schedule=self.schedule,
-            positions=self._own(clips.positions[some], frames=1),
+            positions=sp.shard(ranks.clips(clips.positions[some]), 1),
             context=latents + self._jitter(clips, count),
         )
 
-    def _own(self, x: Tensor, *, frames: int | None = None, blocks: int | None = None) -> Tensor:
-        """This rank's part of what was made for a whole batch: its clips, its frames or blocks."""
-        x = self.ranks.clips(x)
-        x = x if blocks is None else self.sp.shard_blocks(x, blocks)
-        return x if frames is None else self.sp.shard(x, frames)
+    def exchange(self, blocks: int, tokens_per_frame: int) -> BalancedSP:
+        """The exchange of sequences of this length: the same object for each, so that a compiled
+        model is traced once a length."""
+        key = blocks, tokens_per_frame
+        if key not in self._exchanges:
+            self._exchanges[key] = self.sp.over(self.config.partition(*key))
+        return self._exchanges[key]
 
     def _noise(self, clips: TokenClips, count: int) -> Tensor:
         """Noise of the batch's latents."""
         shape = [count, *clips.latents.shape[1:]]
         shape[2] = clips.positions.shape[1]  # of the whole clip
-        return self._own(torch.randn(shape, dtype=torch.float32, device=self.device), frames=2)
+        noise = torch.randn(shape, dtype=torch.float32, device=self.device)
+        sp = self.exchange(clips.ids.shape[1], clips.tokens_per_frame)
+        return sp.shard(self.ranks.clips(noise), 2)
 
     def _jitter(self, clips: TokenClips, count: int) -> Tensor:
         """A little noise for the clean context, of another strength in each clip."""
-        strength = self._own(torch.rand(count, 1, 1, 1, 1, dtype=torch.float32, device=self.device))
-        return self.config.context_jitter * strength * self._noise(clips, count)
+        strength = torch.rand(count, 1, 1, 1, 1, dtype=torch.float32, device=self.device)
+        return self.config.context_jitter * self.ranks.clips(strength) * self._noise(clips, count)
 
     def _drop(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Some clips lose their prompts (for guidance), some words become unknown."""

@@ -37,7 +37,7 @@ class BalancedSP:
 
     Args:
         group: the ranks that share the video.
-        partition: who holds what. Assign ``partition`` anew for a sequence of other sizes.
+        partition: who holds what; for a sequence of other sizes, ``over`` makes another exchange.
         heads: attention heads of the model.
         wire: how q, k, v and the output of attention are encoded for sending; unchanged if not
             given. Only a codec that rounds nothing carries gradients. Results of a codec that
@@ -46,7 +46,7 @@ class BalancedSP:
         round_alone: one rank alone rounds as the wire of several would, to make their numbers.
 
     Attributes:
-        group, wire, round_alone: as given.
+        group, partition, wire, round_alone: as given.
         heads: those that this rank attends with.
         bytes_sent: what this rank has sent to others so far, gradients included.
     """
@@ -61,6 +61,11 @@ class BalancedSP:
         round_alone: bool = False,
     ) -> None:
         heads = whole("heads", heads, at_most=2**20, why="they are the model's attention heads.")
+        if partition.ranks != group.size:
+            raise ValueError(
+                f"the partition is for {partition.ranks} ranks, the group has {group.size}. "
+                f"Build it with ranks=group.size."
+            )
         if heads < group.size:
             raise ValueError(
                 f"{heads} heads cannot be dealt out to {group.size} ranks: each needs one at "
@@ -75,21 +80,20 @@ class BalancedSP:
         self._heads_by_rank = tuple(len(r) for r in split_evenly(heads, group.size))
         self.heads = split_evenly(heads, group.size)[group.rank]
         self.partition = partition
-
-    @property
-    def partition(self) -> BalancedPartition:
-        """Who holds which part of the sequence that is exchanged."""
-        return self._partition
-
-    @partition.setter
-    def partition(self, partition: BalancedPartition) -> None:
-        if partition.ranks != self.group.size:
-            raise ValueError(
-                f"the partition is for {partition.ranks} ranks, the group has {self.group.size}. "
-                f"Build it with ranks=group.size."
-            )
-        self._partition = partition
         self._tokens_by_rank = partition.tokens_by_rank
+
+    def over(self, partition: BalancedPartition) -> "BalancedSP":
+        """The exchange of a sequence of other sizes: the same ranks, heads and wire.
+
+        It counts ``bytes_sent`` from 0. Raises ValueError for a partition of other ranks.
+        """
+        return BalancedSP(
+            self.group,
+            partition,
+            heads=sum(self._heads_by_rank),
+            wire=self.wire,
+            round_alone=self.round_alone,
+        )
 
     @property
     def frames(self) -> range:
@@ -261,7 +265,7 @@ class BalancedSP:
             "Heads that are fewer, of grouped keys, have a BalancedSP of their own with heads= "
             "theirs, repeated to one a rank if there are fewer than ranks."
             if x.shape[1] == tokens and x.shape[2] < heads
-            else "Shard the video by this partition, or assign the partition of this sequence."
+            else "Shard the video by this partition, or take ``over`` of this sequence's."
         )
         raise ValueError(
             f"rank {self.group.rank} of {self.group.size} exchanges {tokens} tokens of {heads} "

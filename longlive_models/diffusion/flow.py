@@ -15,6 +15,9 @@ from torch import Tensor
 from longlive_core.checks import real
 from longlive_models.choices import MOST_GUIDANCE
 
+SHIFT = 5.0
+"""The shift of noise levels that LongLive-2.0 trains and samples with."""
+
 MOST_SHIFT = 1e6
 """The largest shift; above it all levels of a schedule would be noise."""
 

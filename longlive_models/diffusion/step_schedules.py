@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from longlive_core.checks import real
+from longlive_models.diffusion.flow import SHIFT
 from longlive_models.diffusion.timesteps import SCALE, check_steps, sigma_grid
 
 MOST_STEPS = int(SCALE)
@@ -37,7 +38,7 @@ class StepSchedule:
         return len(self.timesteps)
 
 
-def step_schedule(steps: int, shift: float = 5.0) -> StepSchedule:
+def step_schedule(steps: int, shift: float = SHIFT) -> StepSchedule:
     """``steps`` shifted levels from pure noise down, for ``euler`` and ``few_step``.
 
     Timesteps are truncated to integers, levels are not: 4 steps of shift 5 give 1000, 937, 833

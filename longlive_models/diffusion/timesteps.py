@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from longlive_core.checks import hold_switches, hold_wholes, real, whole
-from longlive_models.diffusion.flow import check_level, check_shift, shift_sigma
+from longlive_models.diffusion.flow import SHIFT, check_level, check_shift, shift_sigma
 
 SCALE = 1000.0
 """Timesteps per unit of sigma."""
@@ -65,7 +65,7 @@ class FlowSchedule:
     level of sigma 0 and weight 0 ends the table, and timestep 0 means no noise.
     """
 
-    shift: float = 5.0
+    shift: float = SHIFT
     levels: int = 1000
     parity: bool = False
 

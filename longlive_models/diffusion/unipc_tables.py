@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_models.diffusion.flow import x0_from_velocity
+from longlive_models.diffusion.flow import SHIFT, x0_from_velocity
 from longlive_models.diffusion.step_schedules import MOST_STEPS, StepSchedule, truncated_timesteps
 from longlive_models.diffusion.timesteps import check_steps, sigma_grid
 
@@ -37,7 +37,7 @@ class UniPCHistory(NamedTuple):
     previous_x0: Tensor
 
 
-def unipc_schedule(steps: int, shift: float = 5.0) -> UniPCSchedule:
+def unipc_schedule(steps: int, shift: float = SHIFT) -> UniPCSchedule:
     """UniPC (bh2, order 2, x0 prediction, lower order at the end) over ``steps`` shifted levels.
 
     The grid is even from 0.999 to 0 before the shift. Timesteps are truncated to integers, as the

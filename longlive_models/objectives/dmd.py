@@ -19,7 +19,7 @@ from torch import Tensor
 from longlive_core.attention import AnyMask
 from longlive_core.checks import hold_reals, hold_wholes
 from longlive_models.diffusion import FlowSchedule, add_noise, x0_from_velocity
-from longlive_models.diffusion.flow import check_shift
+from longlive_models.diffusion.flow import SHIFT, check_shift
 from longlive_models.diffusion.timesteps import MOST_LEVELS, SCALE
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
 from longlive_models.objectives.guidance import NO_GUIDANCE, Guidance, Model, Text
@@ -37,7 +37,7 @@ class ScoreTimesteps:
         levels: how many there are before the shift, the first of them 0.
     """
 
-    shift: float = 5.0
+    shift: float = SHIFT
     least: float = 0.02
     most: float = 0.98
     levels: int = 1000

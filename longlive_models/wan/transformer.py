@@ -124,6 +124,7 @@ class WanTransformer(nn.Module):
         clean_timesteps: Float[Tensor, "B steps"] | None = None,
         memory: Memory | None = None,
         store: bool = False,
+        exchange: HeadExchange | None = None,
     ) -> Float[Tensor, "B out F Y X"]:
         """Predict the velocity ``noise - x0`` of ``latents``, in their dtype.
 
@@ -136,6 +137,8 @@ class WanTransformer(nn.Module):
         ``clean_timesteps`` are 0 by default. With ``memory``, the block is written to it, and kept
         if ``store``. Keys are written rotated; with ``key_positions``, the positions of all frames
         that the memory shows, in its order, they are written unrotated and rotated when read.
+
+        ``exchange`` is that of this call's sequence over ranks; the model's own unless given.
         """
         self._check(latents, timesteps, text, mask, clean, memory, key_positions)
         _, rows, columns = self.config.patch_size
@@ -159,7 +162,7 @@ class WanTransformer(nn.Module):
             memory=memory,
             store=store,
             key_rotation=key_rotation,
-            exchange=self.exchange,
+            exchange=self.exchange if exchange is None else exchange,
             copies=copies,
         )
         x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))

@@ -95,11 +95,11 @@ def train(process_group: dist.ProcessGroup, case: Case) -> dict[str, Tensor]:
         results[f"rope_unit{name}"] = _unit(own, height, width, config)
         if not name:
             results |= _losses(sp, model, (flow - sp.shard(target, 2)).square(), case)
-    sp.partition = BalancedPartition(**layout, copies=1)
+    sp = sp.over(BalancedPartition(**layout, copies=1))
     causal = block_causal_mask(frames, tokens, config.frames_per_block)
     own = sp.shard(positions, -1)
     with torch.no_grad():
-        flow = model(sp.shard(noisy, 2), **how, positions=own, mask=causal)
+        flow = model(sp.shard(noisy, 2), **how, positions=own, mask=causal, exchange=sp)
     return {**results, "flow_noclean": flow}
 
 

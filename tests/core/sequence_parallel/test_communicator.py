@@ -120,7 +120,9 @@ def test_what_does_not_fit_is_refused_with_its_numbers():
     with pytest.raises(ValueError, match="should count 4 blocks, and has 8 entries"):
         sp.shard_blocks(torch.zeros(2, 8), dim=1)
     with pytest.raises(ValueError, match="the partition is for 2 ranks, the group has 1"):
-        sp.partition = BalancedPartition(ranks=2, **EVEN)
+        sp.over(BalancedPartition(ranks=2, **EVEN))
+    longer = sp.over(BalancedPartition(ranks=1, **{**EVEN, "frames": 12}))
+    assert (len(longer.frames), len(sp.frames), longer.heads) == (12, 8, sp.heads)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         SequenceGroup(2, 2)
     with pytest.raises(ValueError, match="2 ranks has no process group"):
