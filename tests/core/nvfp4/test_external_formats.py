@@ -272,3 +272,15 @@ def test_what_a_convention_cannot_say_is_not_written():
         CONVENTIONS["modelopt"].write(grouped)
     with pytest.raises(ValueError, match="two orders of scales: say swizzled="):
         CONVENTIONS["torchao"].write(quantize(torch.randn(4, 32)))
+
+
+def test_padding_is_less_than_a_tile():
+    """A tile of 128 rows more than are needed is of another matrix."""
+    q = quantize(torch.randn(128, 64))
+    convention = CONVENTIONS["transformer_engine"]
+    tensors = convention.write(q, swizzled=False)
+    scales = tensors["rowwise_scale_inv"]
+    options = {"config": q.config, "shape": q.shape, "swizzled": False}
+    tensors["rowwise_scale_inv"] = torch.cat((scales.view(torch.uint8),) * 2).view(scales.dtype)
+    with pytest.raises(ValueError, match="does not hold 128 rows of 4"):
+        convention.read(tensors, **options)

@@ -56,3 +56,12 @@ def test_the_presets_have_the_published_and_the_promised_sizes():
     assert (len(sizes), sum(sizes)) == (825, 4_999_787_712)
     assert sum(p.numel() for p in pocket.parameters()) <= 16_000_000
     assert POCKET.head_dim == 48
+
+
+def test_what_a_config_leaves_out_is_the_published_models():
+    """Blocks of 8 latent frames, patches of 1 x 2 x 2, rotary base 10,000."""
+    needed = "dim ffn_dim num_heads num_layers in_channels out_channels text_dim text_len freq_dim"
+    plain = WanConfig(**{name: getattr(POCKET, name) for name in needed.split()})
+    assert (plain.frames_per_block, plain.patch_size) == (8, (1, 2, 2))
+    assert (plain.rope_theta, plain.eps) == (10_000, 1e-6)
+    assert plain.cross_attn_norm and plain.qk_norm
