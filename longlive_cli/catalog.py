@@ -85,7 +85,7 @@ def find(name: str, among: list[Preset]) -> Preset:
     names = [preset.name for preset in among]
     hint = did_you_mean(name, names)
     listed = ", ".join(dict.fromkeys(names)) or "none"
-    raise ValueError(f"there is no recipe {name!r}; {hint}The recipes: {listed}.")
+    raise ValueError(f"there is no recipe {name!r}{hint}The recipes: {listed}.")
 
 
 def _table(source: str) -> Iterator[tuple[str, str, str]]:

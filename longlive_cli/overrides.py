@@ -153,7 +153,7 @@ def unknown_field(config: str, known: list[str], name: str, path: str) -> ValueE
     hint = did_you_mean(name, known)
     place = f" (in {path})" if path != name else ""
     return ValueError(
-        f"{config} has no field {shown(name)}{place}; {hint}Its fields: {', '.join(known)}."
+        f"{config} has no field {shown(name)}{place}{hint}Its fields: {', '.join(known)}."
     )
 
 
@@ -212,7 +212,11 @@ def _as_literal(value: Any, choices: tuple[Any, ...]) -> Any:
 
 def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if isinstance(value, str):
-        value = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
+        value = [part.strip() for part in value.strip("()[]").split(",")]
+        if not value[-1]:  # "" and "4,"
+            value.pop()
+        if "" in value:  # "4,,2": dropping it would move what comes after
+            raise ValueError
     if not isinstance(value, list | tuple):
         raise ValueError
     if not kinds:

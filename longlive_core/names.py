@@ -17,12 +17,12 @@ def nearest(name: object, known: Iterable[str], *, likeness: float = 0.6) -> str
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """A clause for an error about an unknown name: ``"did you mean 'amax_6'? "``, or nothing.
+    """What ends a sentence about an unknown name: ``"; did you mean 'amax_6'? "``, or ``". "``.
 
     It ends with a space, so that the sentence that lists the names may follow.
     """
     near = nearest(name, known)
-    return "" if near is None else f"did you mean {near!r}? "
+    return ". " if near is None else f"; did you mean {near!r}? "
 
 
 def few(names: Sequence[str], most: int = 5) -> str:

@@ -14,6 +14,6 @@ def refuse_unknown_keys(kind: str, given: Iterable[str], known: Iterable[str]) -
     for key in given:
         if key not in names:
             raise ValueError(
-                f"{kind} has no key {key!r}; {did_you_mean(str(key), names)}Its keys: "
+                f"{kind} has no key {key!r}{did_you_mean(str(key), names)}Its keys: "
                 f"{', '.join(sorted(names))}."
             )

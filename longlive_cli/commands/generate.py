@@ -71,9 +71,11 @@ def generate(
     fields = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
     fields |= {"model": model, "negative_prompt": negative_prompt, "fps": fps, "crf": crf}
     fields |= runtime or {}
-    _refuse_endless(seconds)
+    _refuse_endless(seconds, "--seconds inf")
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = content.read(fields, overrides=overrides, file=config)
+    if resume is None and replay is None:  # of --set and --config
+        _refuse_endless(wanted.seconds, "seconds=inf")
     saving = read_snapshots(snapshot, snapshot_every)
     place = content.output(jobs) if output is None else output
     look_at_files(content, config, wanted, jobs, place, overwrite, saving)
@@ -113,10 +115,10 @@ def _spread(
     return parallel
 
 
-def _refuse_endless(seconds: float | None) -> None:
+def _refuse_endless(seconds: float | None, said: str) -> None:
     if seconds == math.inf:
         raise ValueError(
-            "--seconds inf is a video without an end, which `generate` would wait for: pass a "
+            f"{said} is a video without an end, which `generate` would wait for: pass a "
             "number of seconds, or use `longlive live`, which makes one until it is stopped."
         )
 

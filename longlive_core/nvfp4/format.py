@@ -218,7 +218,7 @@ def find_rule(rule: str) -> ScaleRule:
     names = [known.value for known in ScaleRule]
     if not isinstance(rule, str) or rule not in names:
         raise ValueError(
-            f"there is no scale rule {shown(rule)}; {did_you_mean(rule, names)}The rules: "
+            f"there is no scale rule {shown(rule)}{did_you_mean(rule, names)}The rules: "
             f"{', '.join(names)}."
         )
     return ScaleRule(rule)

@@ -106,7 +106,7 @@ def find(name: str) -> Benchmark:
     """The benchmark of this name. Raises ValueError with the names that exist."""
     if name not in BENCHMARKS:
         raise ValueError(
-            f"there is no benchmark {shown(name)}; {did_you_mean(name, BENCHMARKS)}The "
+            f"there is no benchmark {shown(name)}{did_you_mean(name, BENCHMARKS)}The "
             f"benchmarks: {', '.join(BENCHMARKS)}."
         )
     return BENCHMARKS[name]

@@ -76,7 +76,7 @@ def check_rule(name: str) -> None:
     """Raise ValueError unless ``name`` is a scale rule."""
     if name not in RULES:
         hint = did_you_mean(name, RULES)
-        raise ValueError(f"there is no scale rule {name!r}; {hint}The rules: {', '.join(RULES)}.")
+        raise ValueError(f"there is no scale rule {name!r}{hint}The rules: {', '.join(RULES)}.")
 
 
 def check_output(config: QuantizeWeights, output: Path) -> None:

@@ -78,8 +78,8 @@ def parse(line: str) -> Command | None:
         return Command(kind=name)
     names = (*STEERING[1:], *_FILES, *_ALONE)
     near = nearest(name, names)
-    hint = f"did you mean /{near}? " if near else ""
-    raise ValueError(f"{line!r} is no command; {hint}There are {', '.join(HELP)}.")
+    hint = f"; did you mean /{near}? " if near else ". "
+    raise ValueError(f"{line!r} is no command{hint}There are {', '.join(HELP)}.")
 
 
 def parse_ending(text: str) -> Command:

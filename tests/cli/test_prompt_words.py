@@ -143,6 +143,7 @@ def test_the_longest_name_that_can_be_has_its_record(model):
         (("a red circle", "--snapshot", "n" * 250), "shorter by"),
         (("a red circle", "--seconds", "1e18"), "positions in time are float32"),
         (("a red circle", "--seconds", "9" * 400), "--seconds inf is a video without an end"),
+        (("a red circle", "--set", "seconds=1e999"), "seconds=inf is a video without an end"),
         (("\u200b",), "at least one word, got '\\u200b'"),
         (("a\x1b[2J",), "control character U+001B"),
     ],

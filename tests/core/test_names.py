@@ -7,7 +7,7 @@ from longlive_core.names import did_you_mean, few, nearest
 
 @pytest.mark.parametrize(
     ("name", "clause"),
-    [("amax_7", "did you mean 'amax_6'? "), ("nothing like it", ""), (6, ""), (None, "")],
+    [("amax_7", "; did you mean 'amax_6'? "), ("nothing like", ". "), (6, ". "), (None, ". ")],
 )
 def test_the_nearest_name_is_offered(name, clause):
     assert did_you_mean(name, iter(("amax_6", "mse"))) == clause
