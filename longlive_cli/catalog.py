@@ -65,7 +65,7 @@ def presets(package: ModuleType | None = None) -> list[Preset]:
                 if file.is_file():
                     found += [
                         Preset(name, info.name, prefix + info.name, about, make, place.__name__)
-                        for name, make, about in _table(file.read_text(encoding="utf-8"))
+                        for name, make, about in _table(file, top / CONFIGS / file.name)
                     ]
     return sorted(found, key=lambda preset: preset.recipe)
 
@@ -88,14 +88,19 @@ def find(name: str, among: list[Preset]) -> Preset:
     raise ValueError(f"there is no recipe {name!r}{hint}The recipes: {listed}.")
 
 
-def _table(source: str) -> Iterator[tuple[str, str, str]]:
-    """Names in a module's `PRESETS`, each with its function and the first line of its docstring."""
+def _table(file: Path, config: Path) -> Iterator[tuple[str, str, str]]:
+    """Names in a module's `PRESETS`, each with its function and the first line of its docstring.
+
+    The functions are the module's own, or those of the recipe's module `config`, if there is one.
+    """
+    source = file.read_text(encoding="utf-8")
     if "\nPRESETS = {" not in source:
         return
     body = ast.parse(source).body
+    others = ast.parse(config.read_text(encoding="utf-8")).body if config.is_file() else []
     lines = {
         node.name: (ast.get_docstring(node) or "").partition("\n")[0]
-        for node in body
+        for node in [*others, *body]
         if isinstance(node, ast.FunctionDef)
     }
     for node in body:

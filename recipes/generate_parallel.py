@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -53,6 +54,8 @@ def check(
             f"device={config.device!r} is one device, and {parallel.ranks} ranks take one each: "
             f"use 'cuda', 'cpu' or 'auto'."
         )
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    parallel.check_room(torch.device("cuda" if on_gpu else "cpu"))
 
 
 def run(

@@ -75,6 +75,7 @@ def check_machine(run: Run, parallel: Parallel | None = None) -> torch.device:
     check_launch(parallel.ranks)
     with lightning_is_brief():
         device = find_device(_processes(run, parallel))
+    parallel.check_room(device)
     if run.precision == "16-mixed" and device.type == "cpu":
         raise ValueError(
             "run.precision=16-mixed is for a GPU, and this run is for a CPU: float16 is not "

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
@@ -27,11 +28,16 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from longlive_core.memory import require_room
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_recipes.configs.checked import YEAR, real_field, whole_field
 
 MOST_RANKS = 1 << 16
 """More than any job has: each is a process."""
+
+
+PROCESS_BYTES = 512 << 20
+"""The least memory of a process that has loaded torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,17 @@ class Parallel:
             raise ValueError(
                 f"{name} is {clips} clips, which parallel.data={self.data} ranks cannot share out "
                 f"evenly: make it a multiple."
+            )
+
+    def check_room(self, device: torch.device) -> None:
+        """Raise ValueError for more processes than this machine's memory can hold on a CPU."""
+        here = self.ranks // self.nodes
+        if device.type == "cpu":
+            require_room(
+                f"{here} processes",
+                here * PROCESS_BYTES,
+                device,
+                why="each rank is a process that loads torch and the model. Use fewer ranks.",
             )
 
     def check_compile(self, wanted: bool) -> None:

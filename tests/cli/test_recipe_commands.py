@@ -287,3 +287,4 @@ def test_what_a_recipe_prints_is_a_file_that_gives_it_again():
         config = preset.build()
         plain = yaml.safe_load(yaml.safe_dump(as_plain(config)))
         assert apply_mapping(config, plain) == config, preset.full_name
+        assert preset.about.endswith("."), f"{preset.full_name} says nothing of itself"

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from longlive_core.memory import device_memory
 from longlive_models import Storyboard
 from longlive_models.video.files import read_video
 from longlive_recipes.generate import Generate, VideoJob
@@ -32,6 +34,14 @@ def test_what_one_device_cannot_do_is_refused():
     job = VideoJob(name="a", story=Storyboard.of("a red circle"), seed=0)
     with pytest.raises(ValueError, match="device='cuda:1' is one device, and 2 ranks take one"):
         check(Generate(device="cuda:1"), [job], Parallel(sequence=2))
+
+
+def test_more_processes_than_memory_holds_are_refused():
+    job = VideoJob(name="a", story=Storyboard.of("a red circle"), seed=0)
+    too_many = device_memory(torch.device("cpu")) // (512 << 20) + 1
+    with pytest.raises(ValueError, match=f"{too_many} processes take .* Use fewer ranks"):
+        check(Generate(device="cpu"), [job], Parallel(sequence=too_many))
+    check(Generate(device="cpu"), [job], Parallel(sequence=2 * too_many, nodes=too_many))
 
 
 def longlive(*arguments: str) -> list[dict]:
