@@ -1,9 +1,10 @@
 """Score a model on moving shapes: generate from captions, judge from pixels alone.
 
-Suites: pairs seen in training, held-out pairs, storyboards with a cut, long videos (their end, and
-throughout), and the first block after a prompt was changed while the video was being made, one
-suite a way. ``right`` says of each video which of shape, colour, background and motion are, as in
-"1101": two models with the same settings are compared video by video (`longlive bench pairs`).
+The videos come in suites: pairs of attributes seen in training, held-out pairs, storyboards with a
+cut, long videos (their end, and all of their stretches), and the first block after a change of the
+prompt, with a suite for each way to treat the past. In a suite's result, ``right`` has a text for
+each video: 1 or 0 for its shape, colour, background and motion, as in "1101". By them two models
+with the same settings are compared video by video (`longlive bench pairs`).
 
 Command:  longlive evaluate --recipe pocket          Measured: see benchmarks/results/
 """
@@ -63,19 +64,22 @@ def run(
     made: Callable[[str, int, int], None] | None = None,
     stored: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Generate and judge every suite; the result is plain data, as it is stored.
+    """Generate and judge every suite.
 
     Args:
         config: the config of the evaluation.
-        runtime: the runtime made from the config, if there is one already.
-        made: called with the suite, how many of all videos are generated, and how many there are.
-        stored: called with the result so far after each suite; its ``complete`` is False.
+        runtime: the runtime made from the config; None makes one.
+        made: called with a suite's name, the number of videos generated so far in all suites, and
+            the number that there will be.
+        stored: called after each suite with the result so far; its ``complete`` is False.
 
-        An interrupt ends it, with the suites that are complete: then ``complete`` is False, and
-        ``signal`` is the number of the signal.
+    Returns:
+        The scores of each suite and the record of the run, as values that JSON can hold. After an
+        interrupt it has the suites that were complete: ``complete`` is False, and ``signal`` is
+        the number of the signal.
 
     Raises:
-        KeyboardInterrupt: an interrupt before the first suite has ended.
+        KeyboardInterrupt: an interrupt before the first suite was complete.
     """
     runtime = Runtime.choose(config) if runtime is None else runtime
     pipeline = LongLivePipeline.load(config.model, runtime)
@@ -109,7 +113,7 @@ def run(
 
 
 class _Count:
-    """The videos that an evaluation has generated, of those that it will."""
+    """Counts the videos that an evaluation has generated, and reports the count to ``made``."""
 
     def __init__(self, config: Evaluate, made: Callable[[str, int, int], None] | None) -> None:
         self._made = made
@@ -131,7 +135,7 @@ class _Count:
 def _suites(
     pipeline: LongLivePipeline, settings: GenerationSettings, config: Evaluate, count: _Count
 ) -> Iterator[dict[str, Any]]:
-    """The scores of one suite after another, by name; those of one past come together."""
+    """Yield scores by suite name, one suite at a time; suites made of the same videos together."""
     rng = np.random.default_rng(config.seed)
     setting = (pipeline, settings, config, rng, count)
     splits: tuple[tuple[str, Split, int], ...] = (
@@ -154,7 +158,7 @@ def _suites(
 
 
 def draw_looks(rng: np.random.Generator, split: Split, count: int) -> list[ShapeAttributes]:
-    """Looks with motions drawn evenly, as training has them."""
+    """Draw ``count`` looks of ``split``; every motion is as likely, as in training clips."""
     drawn: list[ShapeAttributes] = []
     while len(drawn) < count:
         choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
@@ -170,7 +174,14 @@ def generate_clips(
     plans: Sequence[ShotPlan],
     seeds: Sequence[int],
 ) -> np.ndarray:
-    """Videos side by side: uint8 [videos, frames, height, width, 3]. All are cut alike."""
+    """Generate videos in one batch: uint8 [videos, frames, height, width, 3], on the CPU.
+
+    Args:
+        pipeline: the model.
+        settings: sampler, steps and guidance.
+        plans: a plan for each video; all have as many blocks and frames as the first.
+        seeds: a seed for each video.
+    """
     generator = pipeline.generator(seeds, settings)
     decode = decoder(pipeline.vae, to_host=False)
     state, pieces = None, []
@@ -187,9 +198,17 @@ def steered_blocks(
     prompts: Sequence[tuple[str, str]],
     seeds: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """The first block after a change of prompt: uint8 [videos, frames, height, width, 3] by way.
+    """Generate the first block after a change of the prompt, in each way of ``STEERED``.
 
-    ``prompts`` are of each video the one before and the one after; the ways share their past.
+    Args:
+        pipeline: the model.
+        settings: sampler, steps and guidance.
+        prompts: for each video, the prompts before and after the change.
+        seeds: a seed for each video.
+
+    Returns:
+        By name of the way, uint8 [videos, frames, height, width, 3]. The blocks before the change
+        are the same for all ways.
     """
     generator = pipeline.generator(seeds, settings)
     decode = decoder(pipeline.vae, to_host=False)
@@ -212,7 +231,7 @@ def steered_blocks(
 def _decoded(
     pipeline: LongLivePipeline, decode: Callable, block: LatentBlock, state: StreamState | None
 ) -> tuple[torch.Tensor, StreamState]:
-    """A block's frames, uint8 [videos, frames, height, width, 3] on the CPU, and the state."""
+    """Decode a block: uint8 [videos, frames, height, width, 3] on the CPU, and the VAE's state."""
     block.checks.require(block.index, {"transformer": pipeline.transformer})
     latents = block.latents.to(pipeline.vae.conv2.weight.device)
     decoded, state = decode(latents, state)
@@ -261,7 +280,7 @@ def _long(
     rng: np.random.Generator,
     count: _Count,
 ) -> dict[str, dict[str, Any]]:
-    """Long videos: their end, and every stretch as long as it, from the start."""
+    """Score the last ``tail_seconds`` of long videos, and all their stretches of that length."""
     wanted = draw_looks(rng, "train", config.long)
     stories = [_story([base_caption(look)]) for look in wanted]
     clips = _generate(pipeline, settings, config, count, stories, config.long_seconds)
@@ -295,7 +314,7 @@ def _storyboards(
     rng: np.random.Generator,
     count: _Count,
 ) -> dict[str, Any]:
-    """Two shots of two blocks: is the cut found at its frame, and do both shots show theirs?"""
+    """Score storyboards of two shots of two blocks: where the cut is, and what each shot shows."""
     pairs = [draw_looks(rng, "train", 2) for _ in range(config.storyboards)]
     stories = [
         Storyboard(shots=tuple(Shot(prompt=base_caption(look), blocks=2) for look in pair))
@@ -318,7 +337,7 @@ def _steered(
     rng: np.random.Generator,
     count: _Count,
 ) -> dict[str, dict[str, Any]]:
-    """Does the first block after a new prompt show it? Its colour is always another one."""
+    """Score the first block after a new prompt, which always names another colour."""
     pairs: list[list[ShapeAttributes]] = []
     while len(pairs) < config.steered:
         before, after = draw_looks(rng, "train", 2)

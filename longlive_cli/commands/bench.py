@@ -118,7 +118,7 @@ def _configure(
     overrides: list[str] | None,
     given: Mapping[str, Any],
 ) -> "dict[str, Options]":
-    """The options of each benchmark. Raises ValueError for a name or field that is none."""
+    """The options of each benchmark. Raises ValueError for an unknown benchmark or field."""
     from longlive_cli.overrides import apply_mapping, configure
     from longlive_recipes.bench.catalog import find
 
@@ -133,7 +133,7 @@ def _configure(
 def _check_output(
     folder: Path, stems: Sequence[str], reads: list[tuple[str, Path]], overwrite: bool
 ) -> None:
-    """Raise ValueError if a record would replace what is read, or what is there."""
+    """Raise ValueError if a record would replace an input, or a file without ``overwrite``."""
     from longlive_recipes.bench.catalog import record_files
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.generation.outputs import check_writable
@@ -149,7 +149,7 @@ def _check_output(
 
 
 def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool) -> None:
-    """Run benchmarks, print and store each as it ends; exit with a status if one was wrong."""
+    """Run benchmarks, print and store each as it ends; exits with FAILED if a result is wrong."""
     from longlive_recipes.bench.record import write
 
     written: list[str] = []

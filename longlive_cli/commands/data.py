@@ -149,7 +149,7 @@ def check_data(
 
 
 def summary(result: Any) -> str:
-    """What was found, for people: a line each."""
+    """What `longlive data check` found, as text for people, with a line for each finding."""
     lengths = ", ".join(f"{count} of {n} blocks" for n, count in result.clips.items())
     lines = [
         f"{result.place}: {result.videos} videos can be used, {len(result.skipped)} cannot "
@@ -177,7 +177,7 @@ def _config(model: str, size: str | None, fps: float | None, blocks: int, device
 
 
 def _check_cache(output: Path) -> None:
-    """Raise ValueError where a cache would be mixed with files of others."""
+    """Raise ValueError if ``output`` holds files of something other than a cache of clips."""
     from longlive_recipes.data.cache_index import INDEX, read_index
 
     if (output / INDEX).is_file():
@@ -200,7 +200,7 @@ def _check_sheet(sheet: Path) -> None:
 
 
 class _Bar:
-    """Progress on standard error with the time left; without a terminal a line now and then."""
+    """Progress and time left on standard error: a bar on a terminal, else a line every 30 s."""
 
     EVERY = 30.0
 
@@ -233,7 +233,7 @@ class _Bar:
         self._bar.stop()
 
     def of(self, what: str) -> Any:
-        """What is told of one kind of work: how much of how much is done, and what is next."""
+        """Make a callback for the work named ``what``, to be called with (done, total, name)."""
         task, began, said = None, time.monotonic(), time.monotonic()
 
         def tell(done: int, total: int, name: str) -> None:
@@ -252,7 +252,7 @@ class _Bar:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration in seconds as text, in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -50,7 +50,7 @@ def doctor(
 
 
 def versions() -> dict[str, str]:
-    """Of what matters here: the version, or that it is not installed."""
+    """The version of Python and of each package that matters here, or "not installed"."""
     from importlib import metadata  # it takes as long as a third of `longlive --help`
 
     found = {"python": platform.python_version()}
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> list[str]:
-    """The CPU and every GPU."""
+    """The names of the CPU and of every GPU, as torch takes them."""
     import torch
 
     return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

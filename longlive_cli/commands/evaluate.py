@@ -1,4 +1,4 @@
-"""`longlive evaluate`: a model's score, or a judge's verdict on videos that are there."""
+"""`longlive evaluate`: a model's scores, or the judge's verdicts on existing videos."""
 
 import json
 from dataclasses import asdict
@@ -102,7 +102,7 @@ def evaluate(
 
 
 def _refuse_runtime(runtime: dict[str, Any]) -> None:
-    """Raise ValueError for options that say how a model runs, where none does."""
+    """Raise ValueError for options of how a model runs: judging videos runs no model."""
     if runtime:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in runtime)
         raise ValueError(
@@ -112,7 +112,7 @@ def _refuse_runtime(runtime: dict[str, Any]) -> None:
 
 
 def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:
-    """Raise ValueError if the result would replace what is read, or what is there."""
+    """Raise ValueError if the result would replace an input, or a file without ``overwrite``."""
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.generation.outputs import check_writable
 
@@ -123,7 +123,7 @@ def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) 
 
 
 def _store(result: Any, output: Path) -> None:
-    """Write a result whole, or leave what was there."""
+    """Write a result as JSON; if that fails, the file stays as it was."""
     from longlive_recipes.run_record import replace_file
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _store(result: Any, output: Path) -> None:
 
 
 def table(suites: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table: a line a suite, a column a number."""
+    """Scores as a Markdown table, with a row for each suite and a column for each number."""
     names = {
         name: None
         for scores in suites.values()
@@ -182,7 +182,7 @@ def _tell(path: Path, verdict: "ClipVerdict", as_json: bool) -> None:
 
 
 def describe(shot: "ShotVerdict") -> str:
-    """One line for people."""
+    """A verdict on a shot, as one line of text for people."""
     return (
         f"{shot.colour} {shot.shape}, motion {shot.motion}, on {shot.background}; steady in "
         f"{shot.steadiness:.0%} of its seconds, drift per second: colour {shot.colour_drift:.3f}, "

@@ -1,4 +1,4 @@
-"""`longlive generate`: prompts in, videos out."""
+"""`longlive generate`: makes videos from prompts, a snapshot or a record."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def generate(
 def _spread(
     config: Any, jobs: "list[VideoJob]", nproc: int, nodes: int, snapshots: Any
 ) -> "Parallel":
-    """How ranks share the videos. Raises ValueError for what several ranks cannot do."""
+    """How ranks share the videos. Raises ValueError if the videos cannot be made over ranks."""
     from longlive_recipes.generate_parallel import check, spread
 
     parallel = spread(nproc, len(jobs), nodes)
@@ -150,7 +150,7 @@ def _run(
 def _run_on_ranks(
     plan: "Plan", jobs: "list[VideoJob]", parallel: "Parallel", *, overwrite: bool
 ) -> "list[Result]":
-    """What was made, in the first process, which shows its own videos; the others tell nothing."""
+    """Generate over several ranks; only the first shows progress, of its own videos."""
     from longlive_cli.progress import FrameBar
     from longlive_recipes import generate_parallel as recipe
 
@@ -161,19 +161,19 @@ def _run_on_ranks(
 
 
 def tell(results: "list[Result]", *, as_json: bool) -> None:
-    """Print what was made, a line a video."""
+    """Print a line for each video that was made, as JSON or as text."""
     for result in results:
         say(json.dumps(as_record(result)) if as_json else summary(result))
 
 
 def end(results: "list[Result]") -> None:
-    """Leave with a status of its own where a signal ended a video."""
+    """Exit with the status 128 + the signal's number if a signal ended a video."""
     if stopped := [result.signal for result in results if result.interrupted]:
         raise typer.Exit(128 + stopped[0])
 
 
 def summary(result: "Result") -> str:
-    """One line for people."""
+    """A video that was made, as one line of text for people."""
     lead = f"{name_of(128 + result.signal)}; " if result.interrupted else ""
     more = f"; go on with: longlive generate --resume {result.snapshot}" if result.snapshot else ""
     return (
@@ -184,7 +184,10 @@ def summary(result: "Result") -> str:
 
 
 def as_record(result: "Result") -> dict[str, Any]:
-    """One JSON object for programs; `fps` is the video's, `generated_fps` the speed it came at."""
+    """A video that was made, as values for JSON.
+
+    `fps` is the frame rate of the video, `generated_fps` the frames made for each second of work.
+    """
     return {
         "output": str(result.path),
         "sidecar": str(result.sidecar),

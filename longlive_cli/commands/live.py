@@ -124,7 +124,7 @@ def _run(
 
 
 def _screen() -> "tuple[Terminal | Lines, Reader]":
-    """How to show and how to read: a panel where keys and cursor allow it, else lines."""
+    """The view and the reader of lines: a panel where a terminal can draw one, else plain lines."""
     from importlib.util import find_spec
 
     from rich.console import Console

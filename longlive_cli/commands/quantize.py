@@ -1,4 +1,4 @@
-"""`longlive quantize`: a model folder in, the same model in four bits out."""
+"""`longlive quantize`: writes a model again with its weights in four bits."""
 
 import json
 from pathlib import Path
@@ -94,12 +94,12 @@ def quantize(
 
 
 def summary(result: Any) -> str:
-    """What was done, for people."""
+    """The result of packing, as one line of text for people."""
     return f"{result.folder}: {result.report} (transformer), in {result.seconds:.1f} s"
 
 
 def as_record(result: Any) -> dict[str, Any]:
-    """What was done, for programs; bytes are the transformer's."""
+    """The result of packing, as values for JSON; the bytes are those of the transformer."""
     return {
         "output": str(result.folder),
         "source_sha256": result.source_sha256,

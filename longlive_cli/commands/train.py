@@ -1,4 +1,4 @@
-"""`longlive train`: a recipe, changed here and there, run."""
+"""`longlive train`: runs a training recipe, with fields changed by options and files."""
 
 import signal
 from contextlib import nullcontext
@@ -98,7 +98,7 @@ def _fields_for(cache: Path) -> dict[str, Any]:
 
 
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
-    """Raise ValueError where what the run writes would replace a file that it reads."""
+    """Raise ValueError if a file that the run writes would replace one that it reads."""
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.training.run_checks import run_files
 
@@ -112,7 +112,7 @@ def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
 
 
 def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
-    """Train; what stops the run is told with what of it can be gone on with."""
+    """Train; an error that stops the run gets a note on how the run can be resumed."""
     from longlive_recipes.generation.interrupts import Stopped
 
     try:

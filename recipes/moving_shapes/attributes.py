@@ -64,7 +64,7 @@ HELD_OUT_MOTIONS = (
 
 
 class ShapeAttributes(NamedTuple):
-    """What a shot shows and its caption names."""
+    """What a shot shows, in the names of `SHAPES`, `COLOURS`, `BACKGROUNDS` and `MOTIONS`."""
 
     shape: str
     colour: str
@@ -73,14 +73,14 @@ class ShapeAttributes(NamedTuple):
 
 
 def is_possible(attributes: ShapeAttributes) -> bool:
-    """Whether they can be seen: no spinning circle or ring, and enough contrast."""
+    """Whether a shot can show `attributes`: no spinning circle or ring, and enough contrast."""
     if attributes.motion == "spins" and attributes.shape in ROUND_SHAPES:
         return False
     return math.dist(COLOURS[attributes.colour], BACKGROUNDS[attributes.background]) >= MIN_CONTRAST
 
 
 def is_held_out(attributes: ShapeAttributes) -> bool:
-    """Whether they hold a (shape, colour) or (shape, motion) pair that training never sees."""
+    """Whether their (shape, colour) or (shape, motion) pair is kept out of training clips."""
     return (attributes.shape, attributes.colour) in HELD_OUT_COLOURS or (
         attributes.shape,
         attributes.motion,
@@ -88,7 +88,15 @@ def is_held_out(attributes: ShapeAttributes) -> bool:
 
 
 def is_in_split(attributes: ShapeAttributes, split: Split) -> bool:
-    """Whether `split` may draw them."""
+    """Whether clips of `split` may show `attributes`.
+
+    Args:
+        attributes: what a shot would show.
+        split: "train" has no held-out pair, "heldout" only looks with one, "any" has both.
+
+    Raises:
+        ValueError: an unknown split.
+    """
     if split not in get_args(Split):
         raise ValueError(
             f"split={split!r} is none of {get_args(Split)}: a clip is drawn from the training "
@@ -101,7 +109,7 @@ def is_in_split(attributes: ShapeAttributes, split: Split) -> bool:
 
 @cache
 def possible_attributes(split: Split, motion: str) -> tuple[ShapeAttributes, ...]:
-    """All attributes of `split` with `motion`."""
+    """Every look with `motion` that clips of `split` may show; empty where there is none."""
     products = itertools.product(SHAPES, COLOURS, BACKGROUNDS, (motion,))
     return tuple(
         attributes
@@ -112,7 +120,11 @@ def possible_attributes(split: Split, motion: str) -> tuple[ShapeAttributes, ...
 
 @cache
 def changes(split: Split, attributes: ShapeAttributes) -> tuple[tuple[ShapeAttributes, ...], ...]:
-    """All of `split` that differ from `attributes` in one of them, grouped by which one."""
+    """Every look of `split` that differs from `attributes` in exactly one attribute.
+
+    Returns:
+        A group for each attribute that can change, in the order shape, colour, background, motion.
+    """
     values = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "motion": MOTIONS}
     groups = (
         tuple(

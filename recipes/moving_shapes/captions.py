@@ -19,10 +19,10 @@ Choice = TypeVar("Choice")
 
 SCENE_TRANSITION = "The scene transitions."
 MAX_WORDS = 28
-"""Most words in a caption with the scene transition's words before it."""
+"""The most words that a caption has, those of `SCENE_TRANSITION` before it included."""
 
 BASE_SHARE = 0.35
-"""Share of captions in the base form."""
+"""The share of captions that are the plain sentence of `base_caption`; others paraphrase it."""
 
 SHAPE_WORDS = {
     "circle": ("circle", "disc", "ball"),
@@ -101,7 +101,10 @@ def base_caption(attributes: ShapeAttributes) -> str:
 
 
 def caption(attributes: ShapeAttributes, rng: np.random.Generator) -> str:
-    """A caption of `attributes`: the base form, or a paraphrase that says the same."""
+    """A random caption of `attributes`: `base_caption`, or a paraphrase of it.
+
+    Which of them, and the words of a paraphrase, are drawn from `rng`.
+    """
     if rng.random() < BASE_SHARE:
         return base_caption(attributes)
     noun = _pick(rng, SHAPE_WORDS[attributes.shape], plain=0.7)
@@ -124,7 +127,7 @@ def caption(attributes: ShapeAttributes, rng: np.random.Generator) -> str:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Every word of the grammar and of the scene transition: lower case, sorted, no punctuation."""
+    """All words of captions and of `SCENE_TRANSITION`, as `split_words` gives them, sorted."""
     templates = (
         template.format(object="", verb="", participle="", ground="") for template in _TEMPLATES
     )
@@ -138,13 +141,13 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words of `text` without punctuation."""
+    """The words of `text`, in order, in lower case and without ASCII punctuation."""
     return text.lower().translate(str.maketrans("", "", string.punctuation)).split()
 
 
 @cache
 def _phrases(motion: str) -> tuple[tuple[str, str], ...]:
-    """Verb and participle of every way to say `motion`, the plainest first."""
+    """Every way to say `motion`, as (verb, participle), the plainest first."""
     if motion in _IN_PLACE:
         return _IN_PLACE[motion]
     return tuple(
@@ -154,7 +157,7 @@ def _phrases(motion: str) -> tuple[tuple[str, str], ...]:
 
 
 def _pick(rng: np.random.Generator, choices: tuple[Choice, ...], *, plain: float) -> Choice:
-    """The first choice with probability `plain`, else any of them."""
+    """The first choice with probability `plain`, else one of all choices, each as likely."""
     return choices[0] if rng.random() < plain else choices[rng.integers(len(choices))]
 
 

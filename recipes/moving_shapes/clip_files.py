@@ -1,4 +1,4 @@
-"""Videos in files as the judge takes them: one after another, each at its own rate."""
+"""Reads videos from files and judges them, one after another, each at its own frame rate."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,16 +18,17 @@ def judge_files(
     note: Callable[[str], None],
     judged: Callable[[Path, ClipVerdict], None] | None = None,
 ) -> dict[Path, ClipVerdict]:
-    """A verdict for every video; one of them is in memory at a time.
+    """Judge videos, with one of them in memory at a time; returns the verdict of each path.
 
     Args:
-        videos: files, or folders of numbered png frames.
-        fps: the rate of all of them, where their own is not wanted.
-        note: told what a file lacks that was cut.
-        judged: told each verdict as soon as it is there.
+        videos: video files, or folders of numbered png frames.
+        fps: frames a second of all videos; None takes each video's own rate.
+        note: called with a message for each file that breaks off before its end.
+        judged: called with the path and the verdict of each video as soon as it is judged.
 
     Raises:
-        ValueError: a video that cannot be read or judged; all are looked for before the first.
+        ValueError: a video that does not exist, which is checked for all of them before the first
+            is read, or one that cannot be read or judged.
     """
     for path in videos:
         if not path.exists():
@@ -48,10 +49,16 @@ def judge_files(
 
 
 def read_clip(path: Path, fps: float | None = None) -> tuple[Frames, float]:
-    """Frames and rate of a video; that of a folder of frames is in the record beside it.
+    """Read a video: its frames, and how many of them there are a second.
+
+    Args:
+        path: a video file, or a folder of numbered png frames.
+        fps: frames a second. None takes a file's own rate; that of a folder FRAMES is read from
+            the record FRAMES.json beside it.
 
     Raises:
-        ValueError: see ``read_video``; a folder without a record, and no ``fps``.
+        ValueError: a video that ``read_video`` refuses, or a folder without such a record when
+            ``fps`` is None.
     """
     if fps is None and path.is_dir():
         record = path.resolve().with_name(f"{path.resolve().name}.json")

@@ -1,8 +1,8 @@
-"""Moving shapes: captioned clips of one coloured object, a pure function of (seed, index).
+"""Moving shapes: captioned clips of one coloured object, each a pure function of (seed, index).
 
-A clip is a row of blocks, as the model generates them. It shows one shot, or several shots with
-scene cuts between them, or one scene of which an attribute changes at a block's edge while the
-object stays where it is.
+A clip is a sequence of blocks, the units in which the model generates. It shows one shot, several
+shots with scene cuts between them, or one scene in which an attribute changes where a block begins
+while the object stays where it is.
 """
 
 from collections.abc import Sequence
@@ -32,22 +32,22 @@ from longlive_recipes.moving_shapes.drawing import OUTLINES, paint_groups
 from longlive_recipes.moving_shapes.motion import MotionPath, draw_paths
 
 ONE_SHOT_SHARE = 0.5
-"""Share of clips with one shot; cuts and changes have half of the rest each."""
+"""The share of clips with one shot; half of the others have cuts, half have changes."""
 MAX_EDGES = 3
-"""Most cuts, or changes, in a clip."""
+"""The most cuts, or changes, that a clip has."""
 MOST_SIZE = 16_384
-"""Pixels: H.264, in which samples are written, has no larger pictures."""
+"""The most pixels on a side: samples are written as H.264, which has no larger pictures."""
 MOST_FRAMES = 4_096
-"""Of a block; ten times what any model here makes at once."""
+"""The most pixel frames in a block: ten times what any model here makes at once."""
 MOST_FPS = 1_000
-"""Frames a second: faster ones would last less than a millisecond."""
+"""The most frames a second: at more, a frame would last less than a millisecond."""
 
 _BLOCKS = BlockTiming(fps=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """Picture size, rate, and frames in a block of the clips that are drawn.
+    """Picture size, frame rate and block lengths of the clips that are drawn.
 
     Attributes:
         size: pixels on a side.
@@ -84,13 +84,13 @@ class ClipFormat:
         )
 
     def first_frame(self, block: int) -> int:
-        """First pixel frame of `block`; of the block after the last one, the number of frames."""
+        """The first pixel frame of `block`, from 0: also the number of frames before that block."""
         return 0 if block == 0 else self.first_block_frames + (block - 1) * self.block_frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipShot:
-    """A run of blocks with one caption.
+    """Consecutive blocks of a clip with one caption.
 
     Attributes:
         attributes: shape, colour, background and motion.
@@ -111,7 +111,12 @@ class ClipShot:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A captioned clip, not yet drawn."""
+    """A captioned clip as its shots describe it; `draw` makes its pixels.
+
+    Attributes:
+        format: picture size, frame rate and block lengths.
+        shots: what the clip shows, in order, without gaps.
+    """
 
     format: ClipFormat
     shots: tuple[ClipShot, ...]
@@ -128,12 +133,12 @@ class Clip:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """The bare caption of every block."""
+        """The caption of every block, without the scene transition's prefix."""
         return tuple(shot.caption for shot in self.shots for _ in range(shot.blocks))
 
     @property
     def cuts(self) -> tuple[bool, ...]:
-        """Of every block, whether it starts with a scene cut."""
+        """For every block, whether a scene cut starts it."""
         return tuple(shot.cut and block == 0 for shot in self.shots for block in range(shot.blocks))
 
 
@@ -145,13 +150,13 @@ def clip(
     blocks: int = 6,
     split: Split = "train",
 ) -> Clip:
-    """Clip number `index` of the endless sequence of clips that `seed` stands for.
+    """Make clip number `index` of the endless sequence that `seed` determines.
 
     Args:
         seed: the sequence of clips; not negative.
         index: place in the sequence; not negative.
-        clip_format: picture size and rate; None is `ClipFormat()`.
-        blocks: length of the clip.
+        clip_format: picture size, rate and block lengths; None is `ClipFormat()`.
+        blocks: how many blocks the clip has, at least 1.
         split: "train" never shows a held-out pair, every shot of "heldout" does, "any" may.
 
     Raises:
@@ -194,10 +199,10 @@ def single_shot(
     blocks: int = 2,
     split: Split = "any",
 ) -> Clip:
-    """A clip of one shot that shows `attributes`, with the plain caption.
+    """Make a clip of one shot that shows `attributes`, captioned by `base_caption`.
 
     Raises:
-        ValueError: `attributes` is not possible, or not in `split`.
+        ValueError: a look that cannot be seen (`is_possible`) or is not in `split`.
     """
     if not is_in_split(attributes, split):
         raise ValueError(
@@ -308,15 +313,15 @@ def draw(
     Args:
         clips: one or more clips.
         device: where the pixels are computed.
-        objects: also return the coverage.
+        objects: whether to return as well how much of each pixel the object covers.
         frames: which pixel frames to draw; None draws all.
 
     Returns:
-        Float32 [clips, 3, frames, size, size] in [-1, 1]; with `objects` also the object's share
-        of every pixel, [clips, 1, frames, size, size] in [0, 1].
+        The video, float32 [clips, 3, frames, size, size] in [-1, 1]; with `objects` also the
+        share of every pixel that the object covers, [clips, 1, frames, size, size] in [0, 1].
 
     Raises:
-        ValueError: no clips, or clips of different formats or lengths.
+        ValueError: no clips, clips of different formats or lengths, or frames outside them.
     """
     shapes_of = {(each.format, each.frames) for each in clips}
     if len(shapes_of) != 1:

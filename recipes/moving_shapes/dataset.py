@@ -1,6 +1,6 @@
 """Training data: drawn frames for the VAE, encoded clips for the transformer.
 
-Both live on the training device and hand out batches that depend on a generator alone.
+Both are held on the training device. Which of them a batch has depends on a torch generator alone.
 """
 
 import json
@@ -27,11 +27,12 @@ from longlive_recipes.run_record import differences
 
 @dataclass(frozen=True, eq=False)
 class FramePool:
-    """Drawn clips, kept as bytes.
+    """Drawn clips that the VAE is trained on, stored as 8-bit pictures.
 
     Attributes:
         frames: uint8 [clips, 3, frames, height, width].
-        coverage: uint8 [clips, 1, frames, height, width], 255 inside the objects.
+        coverage: uint8 [clips, 1, frames, height, width], how much of each pixel the object
+            covers: 255 inside it, 0 outside.
     """
 
     frames: Tensor
@@ -45,7 +46,7 @@ class FramePool:
     def draw(
         cls, clip_format: ClipFormat, clips: int, seed: int, device: torch.device, blocks: int = 2
     ) -> "FramePool":
-        """Draw clips 0 .. ``clips`` - 1 of ``seed`` with ``blocks`` blocks each."""
+        """Draw clips 0 to ``clips`` - 1 of ``seed``, of ``blocks`` blocks each, on ``device``."""
         pictures, coverages = [], []
         for first in range(0, clips, 64):
             some = range(first, min(clips, first + 64))
@@ -56,13 +57,16 @@ class FramePool:
         return cls(torch.cat(pictures), torch.cat(coverages))
 
     def windows(self, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``count`` random windows of ``length`` frames, all or none of them mirrored.
+        """``count`` random windows of ``length`` consecutive frames.
+
+        The windows of a call are mirrored together: left to right, top to bottom, both or neither.
 
         Returns:
-            video float [count, 3, length, height, width] in [-1, 1], and coverage in [0, 1].
+            The video, float32 [count, 3, length, height, width] in [-1, 1], and the coverage,
+            float32 [count, 1, length, height, width] in [0, 1].
 
         Raises:
-            ValueError: the clips are shorter than ``length``.
+            ValueError: a ``length`` below 1, or above the number of frames in a clip.
         """
         clips, _, frames = self.frames.shape[:3]
         if not 1 <= length <= frames:
@@ -88,7 +92,7 @@ class FramePool:
         return from_bytes(cut(self.frames)), cut(self.coverage).float() / 255
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All clips in order, whole, ``size`` at a time."""
+        """All clips in order, ``size`` whole ones at a time: video and coverage, as ``windows``."""
         for pictures, coverage in zip(
             self.frames.split(size), self.coverage.split(size), strict=True
         ):
@@ -97,7 +101,7 @@ class FramePool:
 
 @dataclass(frozen=True, eq=False)
 class LatentClips:
-    """Encoded clips, and what each of their blocks was captioned.
+    """Clips encoded by a VAE, with the caption of each of their blocks.
 
     Attributes:
         latents: bfloat16 [clips, channels, frames, height, width], normalized.
@@ -113,12 +117,14 @@ class LatentClips:
         return len(self.captions)
 
     def save(self, folder: Path, source: Mapping[str, Any]) -> None:
-        """Write a latent cache, to be read back by :meth:`load`.
+        """Write the clips as a latent cache, which :meth:`load` reads.
 
-        The folder appears at once, whole: what is killed while it writes leaves none.
+        The cache is written beside ``folder`` and renamed when it is complete: a process that is
+        killed while it writes leaves no folder of that name.
 
         Args:
-            source: everything that the latents depend on, as plain values.
+            folder: the folder of the cache, which does not exist yet.
+            source: everything that the latents depend on, as values that JSON can hold.
         """
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -132,10 +138,10 @@ class LatentClips:
 
     @classmethod
     def load(cls, folder: Path, source: Mapping[str, Any], device: torch.device) -> "LatentClips":
-        """The clips that :meth:`save` wrote.
+        """Read the clips that :meth:`save` wrote, with their latents on ``device``.
 
         Raises:
-            ValueError: the cache was made from something else than ``source``.
+            ValueError: the cache was made from another ``source`` than this one.
         """
         recorded = json.loads((folder / "source.json").read_text())
         changed = differences(recorded, json.loads(json.dumps(source)))
@@ -159,7 +165,15 @@ def encode_clips(
     device: torch.device,
     batch: int = 16,
 ) -> LatentClips:
-    """Draw and encode clips of equal length with ``encode`` (video -> normalized latents)."""
+    """Draw clips and encode them, ``batch`` at a time.
+
+    Args:
+        encode: takes a video, float32 [clips, 3, frames, height, width] in [-1, 1], and returns
+            its normalized latents, [clips, channels, frames, height, width].
+        clips: clips of one format and length.
+        device: where they are drawn; the latents stay where ``encode`` puts them.
+        batch: how many clips are drawn and encoded at once.
+    """
     parts = [
         encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16).contiguous()
         for first in range(0, len(clips), batch)
@@ -174,15 +188,15 @@ def encode_clips(
 
 @dataclass(frozen=True, eq=False)
 class TokenClips:
-    """Encoded clips with what the teacher-forcing loss needs to know of each.
+    """Encoded clips with all inputs of the teacher-forcing loss.
 
     Attributes:
-        latents: bfloat16 [clips, channels, frames, height, width]; of several sequence ranks, the
-            frames of this one.
-        ids: [clips, blocks, text_len], the scene-cut prefix included.
-        positions: float32 [clips, frames], shot offsets included.
+        latents: bfloat16 [clips, channels, frames, height, width]; where several ranks share a
+            clip, the frames of this rank.
+        ids: token numbers of the prompts [clips, blocks, text_len], scene-cut prefixes included.
+        positions: float32 [clips, frames], in latent frames, shot offsets included.
         tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
-        tokens_per_frame: tokens of a latent frame.
+        tokens_per_frame: how many tokens a latent frame has.
     """
 
     latents: Tensor
@@ -203,9 +217,18 @@ class TokenClips:
         shot_offset: float,
         order: Sequence[tuple[int, bool]] | None = None,
     ) -> "TokenClips":
-        """Prompts as token numbers, cuts as positions and masks; all where the latents are.
+        """Turn captions into token numbers, and cuts into positions and masks.
 
-        ``order`` is of the masks' blocks, as ``teacher_forcing_table`` takes it.
+        All tensors of the result are on the device of the clips' latents.
+
+        Args:
+            clips: the encoded clips.
+            text: tokenizes the prompts.
+            window: which pages a block sees.
+            frames_per_block: latent frames in a block.
+            tokens_per_frame: tokens in a latent frame.
+            shot_offset: latent frames by which each cut moves the positions after it.
+            order: the order of blocks along a mask's sides, as ``teacher_forcing_table`` takes it.
         """
         blocks, device = clips.cuts.shape[1], clips.latents.device
         anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
@@ -229,13 +252,13 @@ class TokenClips:
         return len(self.ids)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """The indices of ``count`` random clips."""
+        """Draw ``count`` clips, with repetition: their indices, int64 [count]."""
         return torch.randint(len(self), (count,), generator=generator, device=generator.device).to(
             self.ids.device
         )
 
     def mask(self, some: Tensor) -> TableMask:
-        """The teacher-forcing mask of these clips: which tokens attend to which."""
+        """The teacher-forcing mask of the clips with indices ``some``: which tokens see which."""
         frames_per_block = self.positions.shape[1] // self.ids.shape[1]
         mask = TableMask(self.tables[some], self.tokens_per_frame * frames_per_block)
         if some.device.type == "cuda":
@@ -244,10 +267,10 @@ class TokenClips:
 
 
 def to_bytes(video: Tensor) -> Tensor:
-    """[-1, 1] to 0 .. 255."""
+    """Values in [-1, 1] as uint8 from 0 to 255; values outside are clamped."""
     return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_bytes(pictures: Tensor) -> Tensor:
-    """0 .. 255 to float32 [-1, 1]."""
+    """Values from 0 to 255 as float32 in [-1, 1]."""
     return pictures.float() / 127.5 - 1

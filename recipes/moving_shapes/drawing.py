@@ -1,9 +1,9 @@
 """Anti-aliased drawing of flat shapes from signed distances, in batches on any device.
 
-A shape is a function of two tensors: coordinates relative to its centroid, in radii, x to the
-right and y up. It returns the signed distance to the outline in radii, negative inside. The
-distance is exact near the outline but not far from it. Only correctly rounded operations are used
-on pixels, so a picture does not depend on what is drawn beside it.
+A shape is a function of two tensors, the coordinates of points relative to the shape's centroid:
+in radii, x to the right and y up. It returns each point's signed distance to the outline, in radii,
+negative inside; near the outline it is exact, farther away it is not. Pixels are computed with
+correctly rounded operations alone, so a picture does not depend on the others of its batch.
 """
 
 import math
@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 RIM_WIDTH = 0.16
-"""Width of the darker rim, in radii."""
+"""Width of the darker rim inside a shape's outline, in radii."""
 RIM_SHADE = 0.22
-"""How much of its brightness the rim loses."""
+"""How much darker the rim is, as a share of the object's brightness."""
 
 PIXELS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""Pixels drawn at once on a kind of device: within a processor's cache, or a GPU's memory."""
+"""How many pixels are drawn at once on a kind of device: what fits a CPU's cache or a GPU."""
 
 
 def _circle(x: Tensor, y: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def _triangle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Folded onto the tenth from a tip (up) to the notch beside it, which one line bounds."""
+    """A star with a tip up: points are folded onto a tenth of it, which one line bounds."""
     tip, notch = 1.13, 0.56
     side, up = math.sin(math.pi / 5), math.cos(math.pi / 5)
     x = x.abs()
@@ -91,17 +91,18 @@ def paint(
     backgrounds: Float[Tensor, "frames 3"],
     size: int,
 ) -> tuple[Float[Tensor, "frames 3 size size"], Float[Tensor, "frames 1 size size"]]:
-    """Draw one object of one shape in every frame, wrapped around the edges.
+    """Draw an object of one shape into every frame; what leaves at one edge enters at the other.
 
     Args:
         shape: a name of `OUTLINES`.
-        poses: x, y and radius as fractions of the side, cosine and sine of the angle (clockwise).
-        colours: colour of the object in [-1, 1].
-        backgrounds: colour behind it in [-1, 1].
+        poses: of each frame x, y and radius as fractions of the side, then cosine and sine of the
+            angle, clockwise.
+        colours: RGB of the object in each frame, in [-1, 1].
+        backgrounds: RGB behind it in each frame, in [-1, 1].
         size: pixels on a side.
 
     Returns:
-        The pictures, and the object's share of every pixel in [0, 1].
+        The pictures in [-1, 1], and the share of every pixel that the object covers, in [0, 1].
     """
     x, y, radius, cosine, sine = (column[:, None, None] for column in poses.unbind(1))
     centers = (torch.arange(size, device=poses.device, dtype=poses.dtype) + 0.5) / size
@@ -126,10 +127,18 @@ def paint_groups(
     *,
     coverage: bool = False,
 ) -> tuple[Float[Tensor, "frames 3 size size"], Float[Tensor, "frames 1 size size"] | None]:
-    """Draw frames of any shapes, those of one shape together; `shapes` counts in `OUTLINES`.
+    """Draw frames of different shapes; those of one shape are drawn together.
 
-    The other arguments are those of `paint`, on the device that draws; `shapes` lies on the CPU.
-    The coverage is None unless asked for.
+    Args:
+        shapes: of each frame the place of its shape in `OUTLINES`, from 0; on the CPU.
+        poses: as for `paint`, on the device that draws.
+        colours: as for `paint`.
+        backgrounds: as for `paint`.
+        size: pixels on a side.
+        coverage: whether to return the coverage as well.
+
+    Returns:
+        The pictures and the coverage, as from `paint`; without `coverage`, the pictures and None.
     """
     device = poses.device
     pictures = torch.empty(len(shapes), 3, size, size, dtype=torch.float32, device=device)

@@ -1,7 +1,7 @@
 """The judge: says from pixels alone what a clip of moving shapes shows.
 
-It names shape, colour, background and motion of every shot, finds the cuts, and measures how
-steady a shot stays. It never reads the caption or the numbers a clip was drawn from.
+The judge names the shape, colour, background and motion of every shot, finds the cuts, and measures
+how steady a shot stays. It reads neither the caption nor the numbers that a clip was drawn from.
 """
 
 import math
@@ -18,18 +18,18 @@ from longlive_recipes.moving_shapes.judge_motion import classify_motion
 NONE = "none"
 """Shape, colour and motion of a shot without an object."""
 UNCLEAR = "unclear"
-"""Shape of an object like none of the shapes; motion by none of the rules."""
+"""Shape of an object that is like none of the shapes; motion that follows none of the rules."""
 LEAST_LIKENESS = 0.8
-"""Least mean agreement with a shape's template to be that shape."""
+"""The least mean agreement with a shape's template at which an object is that shape."""
 CUT_JUMP = (0.05, 0.045)
-"""Least way of the object across a cut, in sides: fixed part, and part for every frame between."""
+"""The least way that the object jumps at a cut, in sides: a fixed part, and a part a frame."""
 CUT_FRAMES = 3
-"""Frames for which a label lasts to count, and within which labels change together at a cut."""
+"""A label counts if it lasts so many frames; labels that change within so many change at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShotVerdict:
-    """What a shot shows.
+    """What the judge says of a shot.
 
     Attributes:
         shape: a name of `SHAPES`, "none" without an object, or "unclear".
@@ -38,7 +38,8 @@ class ShotVerdict:
         motion: a name of `MOTIONS`, "still", "none" without an object, or "unclear".
         present: share of the frames that show an object.
         likeness: mean agreement of the object with the best shape's template, at most 1.
-        steadiness: share of the shot's seconds in which colour and shape are those of the first.
+        steadiness: share of the shot's seconds in which colour and shape are those of its first
+            second.
         colour_drift: change of the object's colour a second, as a share of the range of a channel.
         size_drift: change of the object's radius a second, as a share of it; 0 where it grows.
     """
@@ -55,20 +56,25 @@ class ShotVerdict:
 
     @property
     def drift_per_second(self) -> float:
-        """Change of the object's look a second: colour and size together."""
+        """Change of the object's look a second: `colour_drift` plus `size_drift`."""
         return self.colour_drift + self.size_drift
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipVerdict:
-    """What a clip shows: first frames of the shots after a cut, and a verdict for every shot."""
+    """What the judge says of a clip.
+
+    Attributes:
+        cuts: of every scene cut that was found, the first frame after it.
+        shots: a verdict for every shot.
+    """
 
     cuts: tuple[int, ...]
     shots: tuple[ShotVerdict, ...]
 
 
 class Score(NamedTuple):
-    """Which attributes of a shot are right."""
+    """For each attribute of a shot, whether it is the expected one."""
 
     shape: bool
     colour: bool
@@ -77,14 +83,14 @@ class Score(NamedTuple):
 
 
 def judge_shot(frames: np.ndarray, fps: float = 12.0) -> ShotVerdict:
-    """Judge frames that hold one shot.
+    """Judge a video that is one shot.
 
     Args:
         frames: uint8 [frames, side, side, 3].
         fps: frames a second.
 
     Raises:
-        ValueError: other frames, or a rate that is not above 0.
+        ValueError: frames of another type or shape, no frames, or a rate that is not above 0.
     """
     _check_rate(fps)
     return _judge_measured(measure(frames), fps)
@@ -98,12 +104,12 @@ def judge_clip(
     Args:
         frames: uint8 [frames, side, side, 3].
         fps: frames a second.
-        starts: frames at which the shots after the first one start, where a caption changes
-            without a cut; None takes the cuts that are found.
+        starts: the frames at which the shots after the first one start, for clips whose caption
+            changes without a cut; None splits the clip at the cuts that are found.
 
     Raises:
-        ValueError: other frames, a rate that is not above 0, or starts that are not rising
-            inside the clip.
+        ValueError: frames of another type or shape, no frames, a rate that is not above 0, or
+            ``starts`` that do not rise strictly between 0 and the number of frames.
     """
     _check_rate(fps)
     measured = measure(frames)
@@ -123,13 +129,16 @@ def judge_clip(
 
 
 def find_cuts(frames: np.ndarray) -> tuple[int, ...]:
-    """First frames of the shots after a scene cut.
+    """Find scene cuts; returns the first frame after each.
 
-    At a cut the background or the object's colour changes and the object jumps, or both change at
-    once. A change of one of them in place is no cut.
+    At a cut the background and the object's colour change at once, or one of them changes and the
+    object jumps. Where one of them changes and the object stays in place, there is no cut.
 
     Args:
         frames: uint8 [frames, side, side, 3].
+
+    Raises:
+        ValueError: frames of another type or shape, or no frames.
     """
     return _find_cuts(measure(frames))
 
@@ -190,20 +199,20 @@ def _judge_measured(measured: Measurements, fps: float) -> ShotVerdict:
 
 
 def _shape(seen: Measurements) -> tuple[str, float]:
-    """Best shape and its mean likeness; frames with a whole object count, if there are enough."""
+    """The likeliest shape and its mean likeness; only whole objects count if there are enough."""
     rows = seen.whole if seen.whole.mean() >= 0.2 else slice(None)
     means = seen.likeness[rows].mean(0)
     return SHAPES[int(means.argmax())], float(means.max())
 
 
 def _colour(seen: Measurements) -> str:
-    """The colour that most inner pixels are nearest to; every frame counts alike."""
+    """The colour nearest to most of the object's inner pixels; every frame has the same weight."""
     shares = seen.votes / np.maximum(seen.votes.sum(1, keepdims=True), 1)
     return list(COLOURS)[int(shares.sum(0).argmax())]
 
 
 def _steadiness(measured: Measurements, fps: float) -> float:
-    """Share of the seconds in which colour and shape are those of the first."""
+    """The share of the seconds whose colour and shape are those of the first second."""
     window = max(1, round(fps))
     seconds = [measured.at(slice(i, i + window)) for i in range(0, len(measured), window)]
     if len(seconds) > 1 and len(seconds[-1]) < window:
@@ -225,7 +234,7 @@ def _slope(seconds: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _find_cuts(measured: Measurements) -> tuple[int, ...]:
-    """First frames after the old scenes, from changes of the background and the object's colour."""
+    """The first frame after each cut, from changes of the background and the object's colour."""
     palette = np.array(list(BACKGROUNDS.values()))
     nearest = np.square(measured.background[:, None] - palette).sum(2).argmin(1)
     colour = np.where(measured.present, measured.votes.argmax(1), -1)
@@ -244,7 +253,7 @@ def _find_cuts(measured: Measurements) -> tuple[int, ...]:
 
 
 def _changes(labels: np.ndarray) -> list[tuple[int, int]]:
-    """Last frame of a lasting label and first frame of the next lasting one, where they differ."""
+    """Of each change between labels that last: the last frame of the one, the first of the next."""
     edges = np.flatnonzero(np.diff(labels)) + 1
     bounds = [0, *edges.tolist(), len(labels)]
     runs = [
@@ -260,7 +269,7 @@ def _changes(labels: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _jumps(measured: Measurements, last: int, first: int) -> bool:
-    """Whether the object goes farther between two frames than a motion could, across edges too."""
+    """Whether the object moves farther between two frames, edges wrapped, than a motion does."""
     if not (measured.present[last] and measured.present[first]):
         return False
     offset = measured.center[first] - measured.center[last]

@@ -1,8 +1,9 @@
-"""What a judge reads from pixels: of every frame, background, object, colour, shape and angle.
+"""What the judge measures in each frame: background, object, colour, shape and angle.
 
-The background is the frame's median colour, the object is what differs from it. The picture is
-taken as a torus, so an object that crosses an edge is one object. Shapes are compared with
-templates that go through the same measurements, at the same place and size.
+The background is the frame's median colour, and the object is the pixels that differ from it.
+Opposite edges of the picture are joined (a torus), so an object that crosses an edge is one object.
+Its shape is the one that agrees best with it when drawn at the same place and size, and measured
+the same way.
 """
 
 import math
@@ -27,18 +28,18 @@ SYMMETRY = {
     "ring": None,
     "diamond": 2,
 }
-"""How many turns of a shape look alike in a full turn; None: all. In the order of `SHAPES`."""
+"""How often a shape looks the same within a full turn; None: always. In the order of `SHAPES`."""
 
 LEAST_DISTANCE = 28.0
-"""Least distance from the background, in 8-bit RGB, of a pixel of an object."""
+"""The least distance in 8-bit RGB between a pixel of an object and the background."""
 CONTRAST_AREA = 0.015
-"""The share of the picture farthest from the background; its edge gives the object's contrast."""
+"""The object's contrast: the distance from the background that this share of pixels exceeds."""
 EDGE_SHARE = 0.38
-"""Share of that contrast above which a pixel is the object's."""
+"""The share of that contrast above which a pixel belongs to the object."""
 LEAST_AREA = 0.005
-"""Share of the picture below which there is no object."""
+"""The least share of the picture that an object covers; less than this is no object."""
 REACH = 0.34
-"""Farthest an object's pixel may lie from its centroid along one axis, in sides."""
+"""How far from its centroid, along one axis, an object's pixels may lie, in sides."""
 
 _PATCH = 32
 _PATCH_REACH = 1.8
@@ -48,18 +49,19 @@ _FRAMES_PER_CHUNK = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """Arrays over frames.
+    """What was measured in a video: arrays with a row for each frame.
 
     Attributes:
         background: [frames, 3] colour, 0 to 255.
-        present: [frames] whether there is an object; the arrays below mean nothing where not.
-        whole: [frames] whether the object touches no edge.
+        present: [frames] whether there is an object; where there is none, the arrays below mean
+            nothing.
+        whole: [frames] whether the object lies inside the picture and touches none of its edges.
         center: [frames, 2] x and y in sides, in [0, 1).
-        radius: [frames] of the disc of the same area, in sides.
-        colour: [frames, 3] mean of the object's inner pixels, 0 to 255.
-        votes: [frames, 10] inner pixels nearest to each of `COLOURS`.
+        radius: [frames] radius of a disc with the object's area, in sides.
+        colour: [frames, 3] mean RGB of the object's inner pixels, 0 to 255.
+        votes: [frames, 10] how many inner pixels are nearest to each of `COLOURS`.
         likeness: [frames, 8] best agreement with each of `SHAPES` over rotations, at most 1.
-        angle: [frames, 8] the rotation of that agreement, radians, positive is clockwise.
+        angle: [frames, 8] the rotation at which each shape agrees best, in radians, clockwise.
     """
 
     background: np.ndarray
@@ -76,18 +78,18 @@ class Measurements:
         return len(self.present)
 
     def at(self, frames: slice | np.ndarray) -> "Measurements":
-        """The measurements of some frames."""
+        """The measurements of the frames that a slice, an index array or a boolean array picks."""
         return Measurements(**{f.name: vars(self)[f.name][frames] for f in fields(self)})
 
 
 def measure(frames: np.ndarray) -> Measurements:
-    """Measure every frame by itself.
+    """Measure a video, every frame independently of the others.
 
     Args:
         frames: uint8 [frames, side, side, 3].
 
     Raises:
-        ValueError: another type or shape, or no frames.
+        ValueError: frames of another type or shape, or no frames.
     """
     square = frames.ndim == 4 and frames.shape[1] == frames.shape[2] and frames.shape[3] == 3
     if frames.dtype != np.uint8 or not square or not len(frames):

@@ -1,7 +1,7 @@
-"""Which of the eight motions a tracked object shows: rules on its place, radius and angle.
+"""Which of the eight motions an object shows, by rules on its place, radius and angle over time.
 
-A motion is accepted only while it lasts: an object that rests for more than a quarter of the shot
-is "still". What moves by none of the rules is "unclear".
+A motion counts only if it lasts: an object that rests for more than a quarter of the shot is
+"still". An object that moves, but as none of the rules says, is "unclear".
 """
 
 import math
@@ -14,7 +14,7 @@ from longlive_recipes.moving_shapes.motion import DIRECTIONS
 MOVING = 0.1
 """Least speed of a moving object, in sides a second."""
 STRAIGHT = 0.85
-"""Least share of a straight path's length that lies between its ends."""
+"""The least distance between the ends of a straight path, as a share of the path's length."""
 ALONG_AXIS = 0.35
 """Most sideways speed of a straight move, as a share of its speed."""
 ORBIT_SPREAD = 0.19
@@ -27,22 +27,22 @@ ORBIT_TURN = 0.8
 BOUNCE_SPREAD = 0.3
 """Most spread of a bounce's speed along an axis."""
 GROWING = 0.12
-"""Least growth of the radius, as a share of it, a second."""
+"""The least growth of a growing object's radius a second, as a share of the radius."""
 SPINNING = 0.6
 """Least rotation of a spinning object, in radians a second."""
 RESTING = 0.25
-"""Most of a shot's time that a motion may rest."""
+"""The largest share of a shot's time for which an object may rest and still have a motion."""
 
 
 def classify_motion(
     center: np.ndarray, radius: np.ndarray, angle: np.ndarray, shape: str, fps: float
 ) -> str:
-    """Name of the motion, "still" or "unclear".
+    """Name the motion of a tracked object: one of `MOTIONS`, "still" or "unclear".
 
     Args:
-        center: [frames, 2] x and y in sides, wrapped.
-        radius: [frames] in sides.
-        angle: [frames] radians, of a shape with the symmetry of `shape`.
+        center: [frames, 2] x and y of its centroid in sides, wrapped into [0, 1).
+        radius: [frames] its radius in sides.
+        angle: [frames] its rotation in radians, up to the symmetry of `shape`.
         shape: a name of `SHAPES`.
         fps: frames a second.
     """
@@ -66,18 +66,18 @@ def classify_motion(
 
 
 def unwrap(values: np.ndarray, period: float) -> np.ndarray:
-    """Values along axis 0 without the jumps of a period."""
+    """Undo wrapping along axis 0: whole periods are added so that neighbors differ the least."""
     return np.unwrap(values, period=period, axis=0)
 
 
 def _rates(values: np.ndarray, step: int) -> np.ndarray:
-    """Change a frame, over `step` frames."""
+    """The mean change a frame, between frames that are `step` apart."""
     step = min(step, len(values) - 1)
     return (values[step:] - values[:-step]) / step
 
 
 def _rests(activity: np.ndarray, least: float, fps: float) -> bool:
-    """Whether half-second windows of too little activity are more than `RESTING` of them."""
+    """Whether more than `RESTING` of the half-second windows have a median below `least`."""
     window = max(1, round(fps / 2))
     parts = [activity[i : i + window] for i in range(0, len(activity), window)]
     parts = [part for part in parts if len(part) == window] or [activity]
@@ -85,7 +85,7 @@ def _rests(activity: np.ndarray, least: float, fps: float) -> bool:
 
 
 def _travel(track: np.ndarray, velocity: np.ndarray, fps: float) -> str:
-    """Motion of an object that changes place."""
+    """Name the motion of an object that changes place."""
     mean = velocity.mean(0)
     speed = np.hypot(*velocity.T).mean()
     if np.hypot(*mean) >= STRAIGHT * speed:
@@ -102,7 +102,7 @@ def _travel(track: np.ndarray, velocity: np.ndarray, fps: float) -> str:
 
 
 def _fit_circle(track: np.ndarray) -> tuple[float, float]:
-    """Root mean square distance from the best circle in radii, and radians a frame around it."""
+    """Fit a circle: root mean square distance from it in radii, and radians a frame around it."""
     system = np.column_stack((2.0 * track, np.ones(len(track))))
     x, y, rest = np.linalg.lstsq(system, np.square(track).sum(1), rcond=None)[0]
     radius = math.sqrt(max(rest + x * x + y * y, 1e-9))

@@ -1,4 +1,4 @@
-"""Encoded clips for training: drawn, encoded by the ranks that share them, kept in a cache."""
+"""Makes the encoded clips that a transformer trains on, or reads them from a latent cache."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -18,22 +18,27 @@ from longlive_recipes.training.export import find_vae
 _log = logging.getLogger(__name__)
 
 MOST_BLOCKS = 99
-"""Blocks of the longest clip: ``FRESH`` seeds are between training clips and validation clips, and
-each length takes one."""
+"""The most blocks of a clip: each length has a seed of its own, and there are ``FRESH`` seeds
+between those of training clips and of validation clips."""
 
 FRESH = 100
-"""Between the seeds of training clips and of validation clips; no clip has as many blocks."""
+"""The distance between the seeds of training and validation clips; above ``MOST_BLOCKS``."""
 
 BATCH = 16
-"""Clips that are drawn and encoded at once."""
+"""How many clips are drawn and encoded at once."""
 
 MOST_CLIPS = 1 << 31
-"""More than any memory holds; what this machine's holds is asked before they are drawn."""
+"""The most clips of a set: more than any memory holds. A run checks its own memory earlier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSet:
-    """So many clips of so many blocks."""
+    """A set of clips of one length.
+
+    Attributes:
+        blocks: how many blocks each clip has.
+        clips: how many clips there are.
+    """
 
     blocks: int
     clips: int
@@ -69,14 +74,22 @@ def prepare_clips(
 ) -> LatentClips:
     """Draw and encode the first clips of ``seed``, or read them from the latent cache.
 
-    A rank gets its own frames of every clip: it encodes those, and as many before them as the VAE
-    looks back. A cache holds whole clips, and serves any number of ranks.
+    Where several ranks share a clip, each gets its own latent frames of every clip, and encodes
+    only those, with as many before them as the VAE looks back. A cache holds whole clips, and
+    serves any number of ranks.
 
     Args:
-        vae: a folder or a model's name.
-        cache: a folder to keep clips in, or None.
+        one: how many clips, and of how many blocks.
+        seed: the sequence of clips.
+        clip_format: picture size, rate and block lengths.
+        vae: the folder of a VAE, or a model's name.
+        cache: a folder to keep encoded clips in, or None.
         sp: the ranks that share a clip, with the partition of these clips.
         writes: whether this rank writes the cache.
+        device: where clips are encoded, and where the latents are afterwards.
+
+    Raises:
+        ValueError: the cache was made from other clips, or by another VAE.
     """
     source = {"world": as_plain(clip_format), "seed": seed}
     source |= as_plain(one) | {"vae": fingerprint(find_vae(vae))}
@@ -103,6 +116,6 @@ def prepare_clips(
 
 
 def trained_vae(name: str) -> WanVAE:
-    """A VAE by folder or model name, in evaluation mode, on the CPU."""
+    """Load a VAE, given its folder or a model's name, on the CPU and in evaluation mode."""
     settings, weights = load_part(find_vae(name))
     return load_vae(weights, config=VAEConfig.from_dict(settings))

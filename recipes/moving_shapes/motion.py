@@ -1,4 +1,4 @@
-"""Where an object is at a time: the eight motions as functions of seconds.
+"""Where an object is at each time: the eight motions as functions of seconds.
 
 Lengths are fractions of the picture's side, times are seconds, angles are radians; x runs right
 and y runs down. The picture is a torus: what leaves on one side enters on the other.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 EXTENT = 1.15
-"""Farthest point of any shape from its centroid, in radii."""
+"""The distance of the farthest point of any shape from its centroid, in radii."""
 RADIUS = (0.145, 0.205)
 GROWN_RADIUS = (0.1, 0.25)
 GROWTH_SECONDS = (2.4, 3.4)
@@ -30,7 +30,7 @@ DIRECTIONS = {
 
 
 class Pose(NamedTuple):
-    """Centroid, radius and angle of an object."""
+    """Centroid and radius of an object in sides, and its angle in radians, clockwise."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Pose(NamedTuple):
 
 
 class Track(NamedTuple):
-    """Poses over time, as arrays."""
+    """Poses at several times: arrays with a value for each time."""
 
     x: np.ndarray
     y: np.ndarray
@@ -49,17 +49,17 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionPath:
-    """One motion from a start pose on.
+    """One motion of an object, from a start pose on.
 
     Attributes:
         motion: a name of `MOTIONS`.
         start: seconds of the clip's time at which the object has `pose`.
         pose: the pose at `start`.
-        velocity: of moving and bouncing objects, sides a second to the right and down.
-        angular_velocity: of spinning and orbiting objects, radians a second; positive is clockwise.
-        orbit: of orbiting objects, the circle's radius.
-        phase: of orbiting objects, the place on the circle at `start`.
-        period: of growing objects, seconds from the smallest to the largest radius.
+        velocity: sides a second to the right and down, for moving and bouncing objects.
+        angular_velocity: radians a second, clockwise, for spinning and orbiting objects.
+        orbit: the circle's radius in sides, for orbiting objects.
+        phase: the angle of the place on the circle at `start`, for orbiting objects.
+        period: seconds from the smallest to the largest radius, for growing objects.
     """
 
     motion: str
@@ -100,7 +100,7 @@ class MotionPath:
 
 
 def _reflect(position: np.ndarray, margin: float) -> np.ndarray:
-    """Fold a straight line into [margin, 1 - margin], reflected at both ends."""
+    """Positions on a straight line, as reflected at both ends of [margin, 1 - margin]."""
     width = 1.0 - 2.0 * margin
     folded = np.mod(position - margin, 2.0 * width)
     return margin + np.minimum(folded, 2.0 * width - folded)
@@ -109,12 +109,13 @@ def _reflect(position: np.ndarray, margin: float) -> np.ndarray:
 def draw_paths(
     rng: np.random.Generator, motions: Sequence[tuple[str, float]], *, away_from: Pose | None = None
 ) -> tuple[MotionPath, ...]:
-    """Draw paths that follow one another without a jump.
+    """Draw a path for each motion; each starts at the pose where the one before it ends.
 
     Args:
         rng: source of all choices.
-        motions: name and start (seconds) of each motion; the first starts at a pose of its own.
-        away_from: a pose that the first one must be clearly away from (the shot before a cut).
+        motions: name and start (seconds) of each motion; the pose of the first is drawn.
+        away_from: where the shot before a cut ends: the first pose is at least a quarter of a
+            side away from it.
     """
     while True:
         first = _first_pose(rng, motions[0][0])
@@ -134,7 +135,7 @@ def draw_paths(
 
 
 def torus_distance(a: Pose, b: Pose) -> float:
-    """Distance of two centroids, across the edge where that is shorter."""
+    """Distance between two centroids in sides, across an edge where that is shorter."""
     dx, dy = abs(a.x - b.x), abs(a.y - b.y)
     return math.hypot(min(dx, 1.0 - dx), min(dy, 1.0 - dy))
 
