@@ -50,10 +50,11 @@ class Content:
                 ValueError: nothing is to be shown, two options contradict each other, or a file
                     cannot be read.
         """
-        from longlive_cli.overrides import apply_mapping, configure
+        from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
         from longlive_recipes.configs.generate import Generate
 
         named = {name: value for name, value in options.items() if value is not None}
+        refuse_given_twice(named, overrides)
         self._refuse_what_does_not_go_together(named, file)
         config, jobs = self._from_the_past()
         if not jobs:

@@ -50,6 +50,27 @@ def _refusal(config: Any, values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def refuse_given_twice(options: Iterable[str], overrides: Iterable[str] | None) -> None:
+    """Refuse a field that both its own option and `--set` give.
+
+    Args:
+        options: the fields whose options were given.
+        overrides: the `name=value` of `--set`.
+
+    Raises:
+        ValueError: one of them names such a field.
+    """
+    given = set(options)
+    for setting in overrides or ():
+        name = setting.partition("=")[0].strip()
+        if name in given:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"{shown(name)} is given twice, by --{option} and by --set {shown(setting)}: only "
+                f"one of them can hold. Leave one out."
+            )
+
+
 def gather(file: Path | None = None, overrides: Iterable[str] | None = None) -> dict[str, Any]:
     """Merge a YAML file's fields and every `name=value` into one nested mapping.
 

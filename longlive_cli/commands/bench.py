@@ -119,10 +119,11 @@ def _configure(
     given: Mapping[str, Any],
 ) -> "dict[str, Options]":
     """The options of each benchmark. Raises ValueError for an unknown benchmark or field."""
-    from longlive_cli.overrides import apply_mapping, configure
+    from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
     from longlive_recipes.bench.catalog import find
 
     changes = {name: value for name, value in given.items() if value is not None}
+    refuse_given_twice(changes, overrides)
     found = {name: find(name).options for name in names}
     return {
         name: configure(apply_mapping(configure(usual, config), changes), overrides=overrides)

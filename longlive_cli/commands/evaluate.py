@@ -60,10 +60,11 @@ def evaluate(
         _judge(videos, as_json, fps, output)
         return
     from longlive_cli.catalog import find, presets
-    from longlive_cli.overrides import apply_mapping, configure
+    from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
     from longlive_models.checkpoints.hub import resolve
 
     preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
+    refuse_given_twice(runtime or {}, overrides)
     chosen = apply_mapping(configure(preset.build(), config), runtime or {})
     wanted = configure(chosen, overrides=overrides)
     folder = resolve(wanted.model)

@@ -140,7 +140,8 @@ def test_names_say_the_seed_and_sort(model):
     ],
 )
 def test_what_cannot_be_is_refused_and_writes_nothing(model, arguments, message):
-    where = () if "--resume" in arguments or "--replay" in arguments else ("--set", "guidance=1")
+    has_one = {"--resume", "--replay", "--guidance"} & set(arguments)
+    where = () if has_one else ("--set", "guidance=1")
     done = generate(*arguments, *where, model=model)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -8,8 +8,10 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from longlive_cli.overrides import apply_mapping, configure
+from longlive_cli.main import app
+from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,3 +176,25 @@ def test_a_config_is_not_changed_in_place():
     config = Outer()
     apply_mapping(config, {"inner": {"rate": 0.5}})
     assert config == Outer()
+
+
+@pytest.mark.parametrize("settings", [["steps=4,2"], ["seed=1", " steps = 3"]])
+def test_a_field_of_an_option_and_of_set_is_refused(settings):
+    with pytest.raises(ValueError, match="'steps' is given twice, by --steps and by --set"):
+        refuse_given_twice(["seconds", "steps"], settings)
+    refuse_given_twice(["seconds"], settings)
+    refuse_given_twice(["seconds"], None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "a red circle", "--kv-cache", "fp32", "--set", "kv_cache=bf16"),
+        ("evaluate", "--device", "cpu", "--set", "device=cpu"),
+        ("bench", "generation", "--seconds", "2", "--set", "seconds=3"),
+    ],
+)
+def test_commands_refuse_what_is_given_twice(arguments):
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 2
+    assert "given twice" in done.output
