@@ -40,7 +40,6 @@ TORCH_S_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning
 NOT_RUN = {  # how a line begins, and why it is only understood
     "live 'a red circle moves right on a navy background'$": "waits for what a person types",
     "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
-    "data (check|prepare)$": "a command that the text is about",
     "train vae_pocket": GPU,
     "train ar_pocket": GPU,
     "generate .* --model runs/ar_pocket/model": "needs the model of that training",

@@ -87,7 +87,7 @@ def test_options_are_few_and_known():
     machine = {"model", "nproc", "nodes", "output", "overwrite"} | runtime
     known = {
         "generate": video | again | machine | changing | {"count"},
-        "train": {"recipe", "resume", "export"} | changing,
+        "train": {"recipe", "data", "resume", "export"} | changing,
         "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing | runtime,
         "bench": {"names", "listed", "model", "seconds", "steps", "guidance", "repeats"}
         | {"output", "overwrite"}

@@ -63,7 +63,9 @@ def first_step(module: TrainARModule, mask: bool) -> dict[str, Any]:
         counted = torch.rand(4, 24, generator=torch.Generator().manual_seed(1)) < 0.6
         counted[0] = False  # a clip of which nothing counts
         losses = module.losses(module.velocity, clips, 4, generator)
-        loss = masked_mean(losses, module._own(counted, frames=1), module.ranks.world)
+        sp = module.exchange(clips.ids.shape[1], clips.tokens_per_frame)
+        own = sp.shard(module.ranks.clips(counted), 1)
+        loss = masked_mean(losses, own, module.ranks.world)
     else:
         loss = module.loss(module.velocity, clips, 4, generator)
     loss.backward()
