@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers():
         sp.over(BalancedPartition(ranks=2, **EVEN))
     longer = sp.over(BalancedPartition(ranks=1, **{**EVEN, "frames": 12}))
     assert (len(longer.frames), len(sp.frames), longer.heads) == (12, 8, sp.heads)
+    assert (longer.wire, longer.round_alone) == (sp.wire, sp.round_alone)
     with pytest.raises(ValueError, match="rank 2 of 2"):
         SequenceGroup(2, 2)
     with pytest.raises(ValueError, match="2 ranks has no process group"):
