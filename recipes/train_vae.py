@@ -28,7 +28,7 @@ from longlive_recipes.configs.checked import (
     whole_field,
 )
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import ClipFormat
+from longlive_recipes.moving_shapes.clips import MOST_SIZE, ClipFormat
 from longlive_recipes.moving_shapes.dataset import FramePool
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
 from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
@@ -51,18 +51,44 @@ DRAWN = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+class VAEPhase(Phase):
+    """A part of the VAE's training: windows of ``length`` pixel frames.
+
+    Attributes:
+        crop: pixels on a side of the squares that are cut out near the objects, which is where the
+            error is; None trains on whole pictures.
+    """
+
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop is not None:
+            whole_field(
+                self,
+                "crop",
+                at_least=1,
+                at_most=MOST_SIZE,
+                why="it is the side of a square that is cut out of the pictures. Leave it out to "
+                "train on whole ones.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainVAE:
-    """Everything that the VAE's training depends on. Phase lengths are in pixel frames."""
+    """Everything that the VAE's training depends on."""
 
     vae: VAEConfig = POCKET_VAE
     world: ClipFormat = field(default_factory=ClipFormat)
     pool_clips: int = 3000  # clips of two blocks that windows are cut from
-    phases: tuple[Phase, ...] = (
-        Phase(length=1, batch=256, until=0.14),
-        Phase(length=17, batch=48, until=1.0),
+    phases: tuple[VAEPhase, ...] = (
+        VAEPhase(length=1, batch=256, until=0.1),
+        VAEPhase(length=17, batch=160, until=0.75, crop=64),
+        VAEPhase(length=17, batch=48, until=1.0),
     )
     kl_weight: float = 1e-4
-    object_weight: float = 4.0
+    object_weight: float = 4.0  # of pixels near an object, beside the 1 of all pixels
+    squared_weight: float = 8.0  # of the squared error, beside the 1 of the absolute one
     validation_clips: int = 64
     sample_clips: int = 4  # of the validation clips, shown beside their reconstructions
     start_from: str | None = None  # a folder with the weights to begin with
@@ -86,7 +112,7 @@ class TrainVAE:
             ("run", Run),
         ):
             part_field(self, name, kind)
-        parts_field(self, "phases", Phase)
+        parts_field(self, "phases", VAEPhase)
         check_phases(self.phases)
         for name, least in (("pool_clips", 1), ("validation_clips", 1), ("sample_clips", 0)):
             whole_field(
@@ -96,7 +122,7 @@ class TrainVAE:
                 at_most=MOST_CLIPS,
                 why="it is a number of clips, all of which are held in memory. Use 64, say.",
             )
-        for name in ("kl_weight", "object_weight"):
+        for name in ("kl_weight", "object_weight", "squared_weight"):
             real_field(
                 self,
                 name,
@@ -111,6 +137,13 @@ class TrainVAE:
         """Windows have to fit into the clips they are cut from, and into the VAE."""
         frames, stride = self.world.first_frame(POOL_BLOCKS), self.vae.temporal_stride
         for place, phase in enumerate(self.phases):
+            crop, side = phase.crop, self.vae.spatial_stride
+            if crop is not None and (crop > self.world.size or crop % side):
+                raise ValueError(
+                    f"phases.{place}.crop={crop}: squares are cut from pictures of "
+                    f"{self.world.size} pixels, and the VAE takes sides that are multiples of "
+                    f"{side}. Use {max(side, min(crop, self.world.size) // side * side)}."
+                )
             if phase.length > frames or (phase.length - 1) % stride:
                 raise ValueError(
                     f"phases.{place}.length={phase.length}: windows are cut from clips of {frames} "
@@ -134,7 +167,7 @@ def vae_pocket_finetune() -> TrainVAE:
     """The same VAE, tuned further on windows of 17 frames: one GPU, about three minutes."""
     return replace(
         vae_pocket(),
-        phases=(Phase(length=17, batch=48, until=1.0),),
+        phases=(VAEPhase(length=17, batch=48, until=1.0),),
         start_from="runs/vae_pocket/vae",
         budget=TrainingSchedule(steps=700, warmup_steps=50),
         optimization=Optimization(learning_rate=6e-4, weight_decay=0.0),
@@ -150,7 +183,7 @@ def vae_tiny() -> TrainVAE:
         vae=replace(POCKET_VAE, encoder_dim=8, decoder_dim=8),
         world=ClipFormat(size=32),
         pool_clips=2,
-        phases=(Phase(length=1, batch=2, until=0.5), Phase(length=5, batch=2, until=1.0)),
+        phases=(VAEPhase(length=1, batch=2, until=0.5), VAEPhase(length=5, batch=2, until=1.0)),
         validation_clips=1,
         budget=TrainingSchedule(steps=4, warmup_steps=1),
         run=Run(
@@ -194,12 +227,15 @@ class TrainVAEModule(TrainingModule):
 
     def training_step(self, step: int) -> dict[str, Tensor]:
         phase = current_phase(self.config.phases, self.progress)
-        video, coverage = self.pool.windows(phase.batch, phase.length, self.choices(step))
+        video, coverage = self.pool.windows(
+            phase.batch, phase.length, self.choices(step), crop=phase.crop
+        )
         reconstruct = self.compiled if phase.length > 1 else self.reconstruct
         restored, mean, logvar = reconstruct(video)
         weight = 1 + self.config.object_weight * near_objects(coverage)
         error = (restored.float() - video).abs()
-        picture = (weight * (error + error.square())).mean() / weight.mean()
+        squared = self.config.squared_weight * error.square()
+        picture = (weight * (error + squared)).mean() / weight.mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {"loss": picture + self.config.kl_weight * kl, "picture": picture, "kl": kl}
 
@@ -302,7 +338,10 @@ def memory_needed(config: TrainVAE) -> dict[str, float]:
     """Bytes that the device holds at one time at the very least, by what takes them."""
     plane = config.world.size**2
     frames = config.world.first_frame(POOL_BLOCKS)
-    batch = max(phase.batch * phase.length for phase in config.phases)
+    windows = max(
+        phase.batch * phase.length * (phase.crop or config.world.size) ** 2
+        for phase in config.phases
+    )
     return {
         "clips (pool_clips, validation_clips)": 4.0
         * (config.pool_clips + config.validation_clips)
@@ -312,7 +351,7 @@ def memory_needed(config: TrainVAE) -> dict[str, float]:
         * min(DRAWN, max(config.pool_clips, config.validation_clips))
         * frames
         * plane,
-        "windows of a step (phases.N.batch)": 16.0 * batch * plane,
+        "windows of a step (phases.N.batch)": 16.0 * windows,
     }
 
 

@@ -56,28 +56,44 @@ class FramePool:
             coverages.append((coverage * 255).round().to(torch.uint8))
         return cls(torch.cat(pictures), torch.cat(coverages))
 
-    def windows(self, count: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def windows(
+        self, count: int, length: int, generator: torch.Generator, crop: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """``count`` random windows of ``length`` consecutive frames.
 
         The windows of a call are mirrored together: left to right, top to bottom, both or neither.
+
+        Args:
+            count: how many windows.
+            length: frames in each.
+            generator: draws them.
+            crop: pixels on a side of a square that is cut out around the object of the window's
+                middle frame, with some chance, and inside the picture; None cuts none.
 
         Returns:
             The video, float32 [count, 3, length, height, width] in [-1, 1], and the coverage,
             float32 [count, 1, length, height, width] in [0, 1].
 
         Raises:
-            ValueError: a ``length`` below 1, or above the number of frames in a clip.
+            ValueError: a ``length`` below 1, or above the number of frames in a clip, or a ``crop``
+                larger than the picture.
         """
-        clips, _, frames = self.frames.shape[:3]
+        clips, _, frames, *sides = self.frames.shape
         if not 1 <= length <= frames:
             raise ValueError(
                 f"a window of {length} frames cannot be cut from clips of {frames}: "
                 f"use a length of 1 to {frames}."
             )
-        which = torch.randint(clips, (count,), generator=generator, device=generator.device)
-        first = torch.randint(
-            frames - length + 1, (count,), generator=generator, device=generator.device
-        )
+        if crop is not None and not 1 <= crop <= min(sides):
+            raise ValueError(
+                f"a square of {crop} pixels cannot be cut from pictures of {sides[0]} x "
+                f"{sides[1]}: use a crop of 1 to {min(sides)}."
+            )
+
+        def draw(end: int) -> Tensor:
+            return torch.randint(end, (count,), generator=generator, device=generator.device)
+
+        which, first = draw(clips), draw(frames - length + 1)
         mirrored = (
             torch.rand(2, generator=generator, dtype=torch.float32, device=generator.device) < 0.5
         )
@@ -85,9 +101,24 @@ class FramePool:
         index = (first[:, None] + torch.arange(length, dtype=torch.int64, device="cpu")).to(device)
         which = which[:, None].to(device)
         flips = [axis for axis, flip in zip((-1, -2), mirrored.tolist(), strict=True) if flip]
+        places: tuple[Tensor, ...] = ()
+        if crop is not None:
+            middle = self.coverage[which[:, 0], 0, index[:, length // 2]]
+            chance = torch.rand((2, count), generator=generator, dtype=torch.float32, device="cpu")
+            places = _square(middle, crop, chance.to(device))
 
         def cut(pool: Tensor) -> Tensor:
-            return pool.transpose(1, 2)[which, index].transpose(1, 2).flip(flips)
+            by_frame = pool.transpose(1, 2)
+            if not places:
+                return by_frame[which, index].transpose(1, 2).flip(flips)
+            rows, columns = (place[:, None, :] for place in places)
+            picked = by_frame.permute(0, 1, 3, 4, 2)[
+                which[:, :, None, None],
+                index[:, :, None, None],
+                rows[..., None],
+                columns[..., None, :],
+            ]
+            return picked.permute(0, 4, 1, 2, 3).contiguous().flip(flips)
 
         return from_bytes(cut(self.frames)), cut(self.coverage).float() / 255
 
@@ -97,6 +128,31 @@ class FramePool:
             self.frames.split(size), self.coverage.split(size), strict=True
         ):
             yield from_bytes(pictures), coverage.float() / 255
+
+
+def _square(coverage: Tensor, side: int, chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns, int64 [count, side], of a square near the object of each picture.
+
+    Args:
+        coverage: [count, height, width], how much of each pixel the object covers; where it covers
+            none, the square lies in the middle.
+        side: of the square, in pixels.
+        chance: [2, count] in [0, 1): by how much the square misses the object's center, at 0.5
+            nothing, at the ends 0.3 of its side.
+    """
+    found = []
+    for axis, luck in zip((1, 2), chance, strict=True):
+        weight = coverage.float().sum(3 - axis)
+        size = weight.shape[1]
+        turn = torch.arange(size, dtype=torch.float32, device=weight.device) * (2 * torch.pi / size)
+        center = torch.atan2((weight * turn.sin()).sum(1), (weight * turn.cos()).sum(1))
+        center = center.remainder(2 * torch.pi) * (size / (2 * torch.pi))  # the picture is a torus
+        center = torch.where(weight.sum(1) > 0, center, size / 2)
+        start = (
+            (center + (luck - 0.5) * (0.6 * side) - side / 2).round().long().clamp(0, size - side)
+        )
+        found.append(start[:, None] + torch.arange(side, dtype=torch.int64, device=weight.device))
+    return found[0], found[1]
 
 
 @dataclass(frozen=True, eq=False)

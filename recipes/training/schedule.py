@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 from longlive_recipes.configs.checked import YEAR, real_field, whole_field
 
@@ -144,7 +145,10 @@ class Phase:
         )
 
 
-def check_phases(phases: tuple[Phase, ...]) -> None:
+AnyPhase = TypeVar("AnyPhase", bound=Phase)
+
+
+def check_phases(phases: tuple[AnyPhase, ...]) -> None:
     """Raise ValueError unless ``phases`` follow each other to the end of a run."""
     ends = [phase.until for phase in phases]
     if not ends or ends[-1] != 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
@@ -154,7 +158,7 @@ def check_phases(phases: tuple[Phase, ...]) -> None:
         )
 
 
-def current_phase(phases: tuple[Phase, ...], progress: float) -> Phase:
+def current_phase(phases: tuple[AnyPhase, ...], progress: float) -> AnyPhase:
     """The phase that a run at ``progress`` is in."""
     return next((phase for phase in phases if progress < phase.until), phases[-1])
 

@@ -18,6 +18,7 @@ from longlive_recipes.moving_shapes.dataset import FramePool, to_bytes
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.train_vae import (
     TrainVAEModule,
+    VAEPhase,
     latent_statistics,
     measure,
     near_objects,
@@ -25,7 +26,7 @@ from longlive_recipes.train_vae import (
 )
 from longlive_recipes.training.fit import fit
 from longlive_recipes.training.optimizers import Optimization
-from longlive_recipes.training.schedule import Phase, TrainingSchedule
+from longlive_recipes.training.schedule import TrainingSchedule
 from tests.recipes.tiny_runs import (
     assert_equal,
     assert_same_run,
@@ -106,7 +107,7 @@ def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path):
 def test_it_learns_a_few_clips(tmp_path):
     config = vae_config(
         tmp_path,
-        phases=(Phase(length=1, batch=2, until=0.3), Phase(length=5, batch=2, until=1.0)),
+        phases=(VAEPhase(length=1, batch=2, until=0.3), VAEPhase(length=5, batch=2, until=1.0)),
         world=ClipFormat(size=16),
         pool_clips=1,
         budget=TrainingSchedule(steps=30, warmup_steps=3),
@@ -128,9 +129,9 @@ def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
     config = vae_config(
         tmp_path,
         phases=(
-            Phase(length=1, batch=2, until=0.25),
-            Phase(length=5, batch=1, until=0.75),
-            Phase(length=9, batch=3, until=1.0),
+            VAEPhase(length=1, batch=2, until=0.25),
+            VAEPhase(length=5, batch=1, until=0.75, crop=8),
+            VAEPhase(length=9, batch=3, until=1.0),
         ),
         budget=TrainingSchedule(steps=8, warmup_steps=1),
         world=ClipFormat(size=16),
@@ -139,18 +140,18 @@ def test_phases_switch_at_their_progress(tmp_path, monkeypatch):
     seen = []
     windows = FramePool.windows
 
-    def watched(pool, count, length, generator):
-        seen.append((length, count))
-        return windows(pool, count, length, generator)
+    def watched(pool, count, length, generator, crop=None):
+        seen.append((length, count, crop))
+        return windows(pool, count, length, generator, crop)
 
     monkeypatch.setattr(FramePool, "windows", watched)
     fit(TrainVAEModule(config), config.run, config)
-    assert seen == [(1, 2)] * 2 + [(5, 1)] * 4 + [(9, 3)] * 2
+    assert seen == [(1, 2, None)] * 2 + [(5, 1, 8)] * 4 + [(9, 3, None)] * 2
 
 
 def test_objects_count_more_than_the_background(tmp_path):
     """The loss against its formula, for a reconstruction that is grey everywhere."""
-    config = vae_config(tmp_path, phases=(Phase(length=5, batch=2, until=1.0),))
+    config = vae_config(tmp_path, phases=(VAEPhase(length=5, batch=2, until=1.0),))
     module = module_on_the_cpu(config)
     mean, logvar = torch.full((2, 16, 2, 4, 4), 0.5), torch.full((2, 16, 2, 4, 4), -1.0)
     module.compiled = lambda video: (torch.zeros_like(video), mean, logvar)
@@ -158,7 +159,7 @@ def test_objects_count_more_than_the_background(tmp_path):
     video, coverage = module.pool.windows(2, 5, module.choices(0))
     near = F.conv3d((coverage > 0).float(), torch.ones(1, 1, 1, 5, 5), padding=(0, 2, 2)) > 0
     weight = torch.where(near, 5.0, 1.0)
-    picture = (weight * (video.abs() + video**2)).sum() / 3 / weight.sum()
+    picture = (weight * (video.abs() + config.squared_weight * video**2)).sum() / 3 / weight.sum()
     kl = 0.5 * (0.25 + math.exp(-1) - 1 + 1)
     assert near.any() and not near.all()
     assert got["picture"] == pytest.approx(picture.item(), rel=1e-5)
@@ -262,7 +263,11 @@ def test_missing_weights_are_refused_before_anything_is_written(tmp_path):
 
 def test_phases_are_checked():
     with pytest.raises(ValueError, match="the last at 1"):
-        replace(train_vae.vae_tiny(), phases=(Phase(length=1, batch=1, until=0.5),))
+        replace(train_vae.vae_tiny(), phases=(VAEPhase(length=1, batch=1, until=0.5),))
+    for crop, fitting in ((12, 8), (40, 32), (4, 8)):
+        phases = (VAEPhase(length=1, batch=1, until=1.0, crop=crop),)
+        with pytest.raises(ValueError, match=rf"phases.0.crop={crop}: .* Use {fitting}\."):
+            replace(train_vae.vae_tiny(), phases=phases)
 
 
 def test_the_pocket_presets_make_what_is_shipped():

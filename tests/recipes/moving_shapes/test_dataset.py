@@ -92,6 +92,39 @@ def test_windows_come_from_everywhere_and_are_mirrored_in_half_the_draws():
     assert starts == set(range(5))
 
 
+def test_a_crop_is_cut_out_of_its_window_around_the_object():
+    """An object of 3 x 3 pixels on numbered ground, also across the edges of the picture."""
+    side, crop = 24, 12
+    ground = torch.arange(side * side).remainder(251).view(side, side).to(torch.uint8)
+    for y, x in ((12, 5), (0, 23), (23, 12)):
+        coverage = torch.zeros(1, 1, 3, side, side, dtype=torch.uint8)
+        rows, columns = ([(c + d) % side for d in (-1, 0, 1)] for c in (y, x))
+        coverage[..., torch.tensor(rows)[:, None], torch.tensor(columns)] = 255
+        pool = FramePool(ground.expand(1, 3, 3, side, side).clone(), coverage)
+        for seed in range(12):
+            video, cover = pool.windows(4, 3, torch.Generator().manual_seed(seed), crop=crop)
+            assert video.shape == (4, 3, 3, crop, crop)
+            assert cover.shape == (4, 1, 3, crop, crop)
+            assert (cover.flatten(1).sum(1) > 0).all()
+            squares = ground.unfold(0, crop, 1).unfold(1, crop, 1).flatten(0, 1)
+            covers = coverage[0, 0, 0].unfold(0, crop, 1).unfold(1, crop, 1).flatten(0, 1)
+            for picture, covered in zip(to_bytes(video), cover, strict=True):
+                places = {
+                    int(place)
+                    for dims in ((), (-1,), (-2,), (-1, -2))
+                    for place in (squares == picture[0, 0].flip(dims)).all(2).all(1).nonzero()
+                    if torch.equal(covers[place][0], (covered[0, 0].flip(dims) * 255).byte())
+                }
+                assert len(places) == 1, "a crop is a square of the picture, with its coverage"
+                assert torch.equal(picture, picture[:1, :1].expand_as(picture))
+
+
+@pytest.mark.parametrize("crop", [0, 4])
+def test_a_crop_larger_than_the_picture_is_refused(crop):
+    with pytest.raises(ValueError, match=f"square of {crop} pixels .* pictures of 3 x 3"):
+        numbered_pool().windows(1, 1, torch.Generator(), crop=crop)
+
+
 @pytest.mark.parametrize("length", [0, 8])
 def test_a_window_longer_than_the_clips_is_refused(length):
     with pytest.raises(ValueError, match=f"a window of {length} frames .* clips of 7"):
