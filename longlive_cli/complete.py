@@ -96,7 +96,8 @@ def recipe_fields(ctx: typer.Context, incomplete: str) -> list[str]:
     from longlive_cli.catalog import presets
 
     # while a line is not whole, its arguments may not have been given their names yet
-    words = {ctx.params.get("recipe"), *ctx.args}
+    given = ctx.params.get("recipe") or ()
+    words = {*((given,) if isinstance(given, str) else given), *ctx.args}
     named = [preset for preset in presets() if words & {preset.name, preset.full_name}]
     return [name for preset in named for name in _names(preset.build(), incomplete)]
 

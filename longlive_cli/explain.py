@@ -24,6 +24,7 @@ EXAMPLES = {
         "longlive train ar_pocket --set budget.minutes=30 --set seed=1 --dry-run",
         "longlive train ar_pocket --resume runs/ar_pocket",
         "longlive train ar_pocket --data cache",
+        "longlive train --plot runs/ar_pocket runs/longer -o runs.html",
     ),
     "prepare": (
         "longlive data prepare clips -o cache",

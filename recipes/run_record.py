@@ -17,8 +17,7 @@ import torch
 from longlive_core import __version__
 from longlive_models.documents import read_json, to_json
 from longlive_models.file_names import part
-
-RECORD = "run.json"
+from longlive_recipes.training.run_folder import RECORD as RECORD
 
 NOT_IN_RECORDS = {"in_records": False}
 """The metadata of a dataclass's field that makes ``as_plain`` leave it out."""

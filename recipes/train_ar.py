@@ -160,6 +160,10 @@ class TrainARModule(TrainingModule):
         clips = self.sets[phase.length]
         return {"loss": self.loss(self.velocity, clips, phase.batch, self.choices(step))}
 
+    def frames_of_step(self) -> int:
+        phase = current_phase(self.config.phases, self.progress)
+        return phase.batch * self.config.world.first_frame(phase.length)
+
     def loss(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """The teacher-forcing loss of ``count`` random clips: of all of them, on every rank."""
         losses = self.losses(model, clips, count, generator)

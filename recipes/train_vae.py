@@ -239,6 +239,10 @@ class TrainVAEModule(TrainingModule):
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {"loss": picture + self.config.kl_weight * kl, "picture": picture, "kl": kl}
 
+    def frames_of_step(self) -> int:
+        phase = current_phase(self.config.phases, self.progress)
+        return phase.batch * phase.length
+
     def reconstruct(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The video through latents with noise; their mean and log-variance, both float32."""
         mean, logvar = self.vae.moments(video)

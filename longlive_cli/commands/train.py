@@ -11,13 +11,15 @@ import typer
 from longlive_cli import complete
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
+from longlive_cli.options import file_name
 
 
 def train(
     recipe: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="A recipe; they are listed below.",
+            metavar="RECIPE",
+            help="A recipe; they are listed below. With --plot, folders of runs.",
             autocompletion=complete.recipes(complete.TRAINING),
         ),
     ],
@@ -49,8 +51,52 @@ def train(
     export: Annotated[
         bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
     ] = False,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot",
+            help="Write a page that shows runs side by side, and train nothing: name their "
+            "folders in place of a recipe.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=file_name,
+            metavar="FILE",
+            help="Where --plot writes, an .html file.  [default: runs.html]",
+        ),
+    ] = None,
 ) -> None:
     """Train a model with a recipe."""
+    if plot:
+        say(str(_plot(recipe, output, overrides or config or data or resume or export)))
+        return
+    if len(recipe) > 1:
+        raise ValueError(
+            f"a run has one recipe, got {len(recipe)}: {', '.join(recipe)}. Train one after the "
+            f"other; --plot takes the folders of several runs."
+        )
+    if output is not None:
+        raise ValueError(
+            f"--output {output} is the file of --plot; a run writes into the folder run.output. "
+            f"Use --set run.output=FOLDER."
+        )
+    _train(recipe[0], overrides, config, data, resume, as_json, dry_run, export)
+
+
+def _train(
+    recipe: str,
+    overrides: list[str] | None,
+    config: Path | None,
+    data: Path | None,
+    resume: str | None,
+    as_json: bool,
+    dry_run: bool,
+    export: bool,
+) -> None:
     from longlive_cli.catalog import find, presets
     from longlive_cli.field_names import check_names
     from longlive_cli.overrides import apply_mapping, configure, gather
@@ -89,6 +135,33 @@ def train(
 
     if is_first_process():
         say(str(result))
+
+
+def _plot(folders: list[str], output: Path | None, other: object) -> Path:
+    """Write the page of ``--plot``; its path. Raises ValueError for what is no run's folder."""
+    from longlive_recipes.generation.outputs import check_writable
+    from longlive_recipes.training.page import is_page
+    from longlive_recipes.training.report import comparison, report, write_page
+    from longlive_recipes.training.run_folder import RunFolder
+
+    if other:
+        raise ValueError(
+            "--plot shows runs that are there, and takes no option but --output: nothing is "
+            "trained. Leave the others out."
+        )
+    path = Path("runs.html") if output is None else output
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--output {path} is written as a page: name a file that ends in .html.")
+    if path.exists() and not (path.is_file() and is_page(path)):
+        raise ValueError(
+            f"{path} exists and is no page of runs, which alone is replaced: name another file "
+            f"with --output."
+        )
+    runs = [RunFolder.read(Path(folder)) for folder in folders]
+    check_writable(path, "output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_page(path, report(runs[0]) if len(runs) == 1 else comparison(runs))
+    return path
 
 
 def _fields_for(cache: Path) -> dict[str, Any]:

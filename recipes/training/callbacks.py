@@ -1,5 +1,6 @@
 """What a training run needs beside its steps: its progress, its record, its checkpoint."""
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,11 @@ from longlive_recipes.generation.interrupts import Interrupts
 from longlive_recipes.run_record import write_run_record
 from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
 from longlive_recipes.training.parallel import own_part
+from longlive_recipes.training.report import write_report
+from longlive_recipes.training.run_folder import LOSSES
 from longlive_recipes.training.schedule import Stopwatch, TrainingSchedule
+
+_log = logging.getLogger(__name__)
 
 
 class RunProgress(Callback):
@@ -92,6 +97,30 @@ class Record(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             write_run_record(self.folder, self.config, pl_module.device, resumed=self.resumed)
+
+
+class Report(Callback):
+    """Writes ``report.html`` when a run ends, and when it is interrupted after some steps.
+
+    A report that cannot be written is said in the log: the run is not lost for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        try:
+            write_report(self.folder)
+        except (OSError, ValueError) as error:
+            _log.warning("no report of the run was written: %s", error)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if (self.folder / LOSSES).is_file():
+            self.on_train_end(trainer, pl_module)
 
 
 class LastCheckpoint(Checkpoint):

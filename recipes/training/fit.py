@@ -1,8 +1,8 @@
 """What the training recipes share: where a run goes, how it is watched, how it begins and resumes.
 
 A run's folder holds ``run.json`` (what it is), ``train.csv`` and ``validation.csv`` (its numbers),
-``tensorboard/``, ``samples/`` (videos made on the way), ``checkpoints/last.ckpt``, and the model
-that the recipe writes.
+``speed.csv``, ``tensorboard/``, ``samples/`` (videos made on the way), ``checkpoints/last.ckpt``,
+``report.html`` (all of that to look at), and the model that the recipe writes.
 """
 
 import logging
@@ -23,7 +23,7 @@ from longlive_models.checkpoints.folder import fill
 from longlive_models.schema import filled
 from longlive_recipes.configs.run import Run
 from longlive_recipes.run_record import as_plain, differences, read_run_record
-from longlive_recipes.training.callbacks import LastCheckpoint, Record
+from longlive_recipes.training.callbacks import LastCheckpoint, Record, Report
 from longlive_recipes.training.checkpoint_files import (
     CHECKPOINT,
     WholeCheckpoints,
@@ -34,25 +34,21 @@ from longlive_recipes.training.checkpoint_files import (
     read_state,
 )
 from longlive_recipes.training.checkpoint_layout import averages_in, left_out
+from longlive_recipes.training.log_tables import Table
 from longlive_recipes.training.module import TrainingModule, check_same_parts
-from longlive_recipes.training.monitoring import (
-    LossLog,
-    ProgressBar,
-    SampleVideos,
-    Table,
-    Validation,
-)
+from longlive_recipes.training.monitoring import LossLog, ProgressBar, SampleVideos, Validation
 from longlive_recipes.training.parallel import Parallel, check_launch, environment
 from longlive_recipes.training.run_checks import (
-    TABLES,
     Processes,
     check_folder,
     find_device,
     one_at_a_time,
 )
+from longlive_recipes.training.run_folder import LOSSES, SPEEDS, VALIDATIONS
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from longlive_recipes.training.sharded_strategy import strategy
+from longlive_recipes.training.speed import Speed
 
 MAY_CHANGE = (
     "parallel",
@@ -256,23 +252,26 @@ def build_trainer(
     if checkpoint is not None:
         step = completed_steps(checkpoint)
         resumed, purge = {"checkpoint": str(checkpoint), "step": step}, step + 1
-    losses = LossLog(Table(output / TABLES[0]), every=run.log_every)
-    validation = Validation(Table(output / TABLES[1]), every=run.validate_every)
+    losses = LossLog(Table(output / LOSSES), every=run.log_every)
+    speed = Speed(Table(output / SPEEDS), every=run.log_every)
+    validation = Validation(Table(output / VALIDATIONS), every=run.validate_every)
     callbacks: list[Callback] = [
         Record(output, config, resumed=resumed),
         module.run_progress,
         *module.averages.values(),
         losses,
+        speed,
         validation,
     ]
     if run.samples_every:
         every = run.validate_every * run.samples_every
         callbacks.append(SampleVideos(output / "samples", every=every))
     if run.progress_bar:
-        callbacks.append(ProgressBar(losses, validation))
+        callbacks.append(ProgressBar(losses, speed, validation))
     callbacks.append(
         LastCheckpoint(output / CHECKPOINT, module.run_progress, minutes=run.checkpoint_minutes)
     )
+    callbacks.append(Report(output))
     processes = _processes(run, parallel)
     return Trainer(
         accelerator=processes.accelerator,

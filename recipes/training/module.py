@@ -115,6 +115,10 @@ class TrainingModule(LightningModule, ABC):
     def samples(self) -> dict[str, Video]:
         """A few videos to look at, by name, made with the weights as they are."""
 
+    def frames_of_step(self) -> int:
+        """How many frames of video all ranks learn from in the step that comes; 0: not told."""
+        return 0
+
     @property
     def progress(self) -> float:
         """The share of the run that is over, from 0 to 1."""

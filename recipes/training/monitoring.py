@@ -4,7 +4,6 @@ Everything is written when the step that it belongs to is over and before the ne
 that a run which goes on from a checkpoint goes on with its logs, too.
 """
 
-import csv
 import math
 import time
 from collections.abc import Mapping
@@ -18,56 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from longlive_models.stream import Video
-from longlive_recipes.run_record import replace_file
+from longlive_recipes.training.log_tables import Table, log_numbers
 from longlive_recipes.training.module import TrainingModule
-
-
-class Table:
-    """A CSV file with a row for a step; a row is in the file once it is added.
-
-    A column is begun by the first row that has a value for it, and is empty where a row has none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        columns = self._columns()
-        if new := [name for name in values if name not in columns]:
-            columns = self._widen([*(columns or ["step"]), *new])
-        row = [step if name == "step" else values.get(name, "") for name in columns]
-        with self.path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)  # as `rewind` writes them
-
-    def _columns(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        with self.path.open() as file:
-            return file.readline().rstrip().split(",")
-
-    def _widen(self, columns: list[str]) -> list[str]:
-        """Write the file anew with these columns, of which it has the first ones."""
-        rows = self.path.read_text().splitlines()[1:] if self.path.exists() else []
-        wide = [row + "," * (len(columns) - 1 - row.count(",")) for row in rows]
-        replace_file(self.path, "\n".join([",".join(columns), *wide]) + "\n")
-        return columns
-
-    def rewind(self, step: int) -> None:
-        """Remove rows after ``step``, and a row that a full disk cut off."""
-        if not self.path.exists():
-            return
-        header, *rows = self.path.read_text().splitlines(keepends=True)
-        columns = header.count(",")
-        whole = [
-            row.rstrip("\n") for row in rows if row.endswith("\n") and row.count(",") == columns
-        ]
-        kept = [row for row in whole if int(row.partition(",")[0]) <= step]
-        if kept:
-            replace_file(self.path, "\n".join([header.rstrip(), *kept]) + "\n")
-        else:
-            self.path.unlink()
+from longlive_recipes.training.run_folder import SHEET
+from longlive_recipes.training.speed import Speed, told
 
 
 def is_loss(name: str) -> bool:
@@ -184,13 +137,20 @@ class SampleVideos(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar on standard error: how much of the budget is used up, speed, time left, numbers.
+    """A bar on standard error: how much of the run is over, losses, speed, time left, memory.
 
     Where no terminal is, a line is written for every validation instead.
     """
 
-    def __init__(self, losses: LossLog, validation: Validation, console: Console | None = None):
+    def __init__(
+        self,
+        losses: LossLog,
+        speed: Speed,
+        validation: Validation,
+        console: Console | None = None,
+    ) -> None:
         self.losses = losses
+        self.speed = speed
         self.validation = validation
         self.console = console or Console(stderr=True)
         self._bar = Progress(
@@ -201,25 +161,25 @@ class ProgressBar(Callback):
         )
         self._task = self._bar.add_task("the first step", total=1.0)
         self._told: dict[str, float] = {}
-        self._start = (0.0, 0.0, 0)
+        self._start = (0.0, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
-        self._start = (time.monotonic(), pl_module.progress, pl_module.steps_taken)
+        self._start = (time.monotonic(), pl_module.progress)
         if trainer.is_global_zero:
             self._bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainingModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:
-        began, progress, steps = self._start
-        now, step, seconds = pl_module.progress, pl_module.steps_taken, time.monotonic() - began
+        began, progress = self._start
+        now, seconds = pl_module.progress, time.monotonic() - began
         left = seconds * (1 - now) / (now - progress) if now > progress else 0.0
-        speed = f"{(step - steps) / seconds:.2f} steps/s, {clock_time(left)} left"
         logged = self.losses.latest
         losses = [
             f"{name.replace('_', ' ')} {logged[name]:.4g}" for name in filter(is_loss, logged)
         ]
-        text = ", ".join([f"step {step}", *losses, speed])
+        speed = [*told(self.speed.latest), f"{clock_time(left)} left"]
+        text = ", ".join([f"step {pl_module.steps_taken}", *losses, *speed])
         self._bar.update(self._task, completed=now, description=text)
         if trainer.is_global_zero and self.validation.latest != self._told:
             self._told = self.validation.latest
@@ -260,14 +220,8 @@ def write_samples(folder: Path, videos: Mapping[str, Video], *, columns: int) ->
         )
         shown.append(video.frames[places])
     sheet = contact_sheet(torch.cat(shown), columns=columns)
-    write_png(folder / "sheet.png", sheet)
+    write_png(folder / SHEET, sheet)
     return sheet
-
-
-def log_numbers(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-    """Hand a row to TensorBoard, and to whichever other loggers a trainer has."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step)
 
 
 def clock_time(seconds: float) -> str:

@@ -17,12 +17,10 @@ from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from longlive_recipes.run_record import RECORD
 from longlive_recipes.training.checkpoint_files import CHECKPOINT
+from longlive_recipes.training.run_folder import LOSSES, RECORD, REPORT, SPEEDS, VALIDATIONS
 
 GIB = 1 << 30
-TABLES = ("train.csv", "validation.csv")
-"""The files of losses and of validations."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +30,10 @@ def run_files(output: Path) -> list[tuple[str, Path]]:
     return [
         ("the run's record", output / RECORD),
         ("the run's checkpoint", output / CHECKPOINT),
-        ("the run's losses", output / TABLES[0]),
-        ("the run's validation", output / TABLES[1]),
+        ("the run's losses", output / LOSSES),
+        ("the run's validation", output / VALIDATIONS),
+        ("the run's speed", output / SPEEDS),
+        ("the run's report", output / REPORT),
         ("the model that is trained", output / "model"),
         ("the VAE that is trained", output / "vae"),
     ]

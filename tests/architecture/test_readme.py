@@ -156,6 +156,8 @@ def test_commands_are_understood(words, tmp_path, monkeypatch):
     if words[0] == "data" or "--data" in words:  # clips are the reader's own
         needs = ("there is no folder 'clips'", "cache is no cache of clips")
         assert any(need in done.stderr for need in needs), done.output
+    elif "--plot" in words:  # runs, too
+        assert "is no folder: a run's folder is what run.output names" in done.stderr
     elif any(word in words for word in ("--model", "--resume")) or "model=" in " ".join(words):
         needs = ("there is no model", "--resume", "is no model")
         assert done.exit_code == 0 or any(need in done.stderr for need in needs), done.output

@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from longlive_cli.main import app
 from longlive_models.video.files import read_video
 from longlive_recipes.train_ar import TrainARModule
 
+PATHS = {"PYTHONPATH": str(Path(__file__).parents[2])}
 PAGE = Path(__file__).parents[2] / "recipes" / "README.md"
 
 
@@ -185,7 +188,7 @@ def test_the_page_of_the_recipes_shows_commands_that_are_understood(tmp_path):
     assert len(lines) > 7
     for line in lines:
         words = shlex.split(line, comments=True)
-        if "--data" in words:  # a cache of the reader's own: test_data.py makes one
+        if {"--data", "--plot"} & {*words}:  # of the reader's own: see test_data.py, and below
             continue
         done = longlive(*words, *(["--dry-run"] if words[0] == "train" else []))
         assert done.exit_code == 0, (line, done.output)
@@ -226,3 +229,47 @@ def test_a_run_beside_its_config_is_no_clash(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("run: {output: runs/own}\n")
     assert longlive("train", "ar_tiny", "--config", str(file), "--dry-run").exit_code == 0
+
+
+def test_runs_are_drawn_side_by_side_without_torch(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text('{"recipe": "Toy", "config": {"seed": 1}}')
+        (tmp_path / name / "train.csv").write_text("step,loss\n1,0.5\n2,0.25\n")
+    code = (
+        "import sys\n"
+        "from longlive_cli.main import app\n"
+        "try:\n"
+        "    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+
+    def plot(*words: str):
+        command = [sys.executable, "-c", code, "train", "--plot", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=PATHS)
+
+    done = plot("one", "two")
+    assert (done.returncode, done.stdout) == (0, "runs.html\n"), done.stderr
+    assert "side by side" in (tmp_path / "runs.html").read_text()
+    assert plot("one", "-o", "runs.html").stdout == "runs.html\n"  # a page of ours is replaced
+    assert "side by side" not in (tmp_path / "runs.html").read_text()
+    done = plot("one", "nowhere", "-o", "new/a.html")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("longlive: nowhere is no folder: a run's folder is what run.out")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_pages_of_runs_replace_nothing_else_and_train_nothing(tmp_path):
+    (tmp_path / "own.html").write_text("<html>mine</html>")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"config": {}}')
+    assert "own.html exists and is no page of runs" in refused(
+        "train", "--plot", "run", "-o", "own.html"
+    )
+    assert "ends in .html" in refused("train", "--plot", "run", "-o", "runs.png")
+    assert "takes no option but --output" in refused("train", "--plot", "run", "--set", "seed=1")
+    assert "a run has one recipe, got 2: ar_tiny, run" in refused("train", "ar_tiny", "run")
+    assert "is the file of --plot" in refused("train", "ar_tiny", "-o", "a.html")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["own.html", "run"]

@@ -1,6 +1,7 @@
 """Tables that can be rewound, sample videos, TensorBoard, the bar."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -13,14 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from longlive_models.stream import Video
 from longlive_models.video.files import read_video
 from longlive_recipes.training.fit import lightning_is_brief
+from longlive_recipes.training.log_tables import Table
 from longlive_recipes.training.monitoring import (
     LossLog,
     ProgressBar,
-    Table,
     Validation,
     clock_time,
     write_samples,
 )
+from longlive_recipes.training.speed import Speed
 from tests.recipes.tiny_runs import (
     Stopped,
     Toy,
@@ -118,12 +120,20 @@ def test_the_bar_tells_a_terminal_how_far_it_is_and_a_file_what_was_measured(tmp
         losses = LossLog(Table(tmp_path / str(terminal) / "train.csv"), every=1)
         validation = Validation(Table(tmp_path / str(terminal) / "validation.csv"), every=4)
         console = Console(file=text, force_terminal=terminal, width=120)
-        bar = ProgressBar(losses, validation, console)
+        speed = Speed(Table(tmp_path / str(terminal) / "speed.csv"), every=1)
+        bar = ProgressBar(losses, speed, validation, console)
         trainer = Trainer(
             accelerator="cpu",
             max_steps=8,
             logger=False,
-            callbacks=[module.run_progress, *module.averages.values(), losses, validation, bar],
+            callbacks=[
+                module.run_progress,
+                *module.averages.values(),
+                losses,
+                speed,
+                validation,
+                bar,
+            ],
             enable_checkpointing=False,
             enable_progress_bar=False,
             limit_val_batches=0,
@@ -134,6 +144,7 @@ def test_the_bar_tells_a_terminal_how_far_it_is_and_a_file_what_was_measured(tmp
         assert len(lines) == 2
         assert " 50% step 4, loss " in lines[0]
         assert "100% step 8, loss " in lines[1]
+        assert re.search(r" ms a step, [\d.]+ GiB, \d+:\d\d left: ", lines[0])
         assert lines[1].endswith(f"offset {validation.latest['offset']:.4g}")
         assert ("100 %" in text.getvalue()) == terminal
 

@@ -1,0 +1,155 @@
+"""The files of a training run's folder by name, and a reader of what they say. Needs no torch."""
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longlive_models.documents import read_json, read_text
+
+RECORD = "run.json"
+LOSSES, VALIDATIONS, SPEEDS = "train.csv", "validation.csv", "speed.csv"
+SAMPLES, SHEET = "samples", "sheet.png"
+REPORT = "report.html"
+
+Points = list[tuple[int, float]]
+"""Steps and values, in the order of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A picture of sample videos: a row of frames of each.
+
+    Attributes:
+        step: after how many steps they were made.
+        png: the file's bytes.
+        videos: the names of the videos, as their files have them.
+    """
+
+    step: int
+    png: bytes
+    videos: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """What a run has written so far.
+
+    Attributes:
+        path: the folder.
+        record: ``run.json``: the config, the code, the machine.
+        losses, validations, speeds: the tables, by column; columns without a number are left out.
+        sheets: sheets of samples, the newest last.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    losses: Mapping[str, Points]
+    validations: Mapping[str, Points]
+    speeds: Mapping[str, Points]
+    sheets: tuple[Sheet, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "RunFolder":
+        """Read a folder, of a run that is over or still going on.
+
+        Raises:
+            ValueError: there is no run in it, or a file of it is damaged.
+        """
+        if not path.is_dir():
+            raise ValueError(
+                f"{path} is no folder: a run's folder is what run.output names. Check the path."
+            )
+        if not (path / RECORD).is_file():
+            raise ValueError(
+                f"{path} holds no training run: there is no {RECORD} in it, which a run writes "
+                f"before its first step. Name the folder that run.output names."
+            )
+        record = read_json(path / RECORD, "the record of a run")
+        if not isinstance(record.get("config"), dict):
+            raise ValueError(
+                f"{path / RECORD} is no record of a run: it has no config. Name another folder."
+            )
+        return cls(
+            path=path,
+            record=record,
+            losses=read_table(path / LOSSES),
+            validations=read_table(path / VALIDATIONS),
+            speeds=read_table(path / SPEEDS),
+            sheets=_sheets(path / SAMPLES),
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    @property
+    def steps(self) -> int:
+        """How many steps the tables tell of."""
+        tables = (self.losses, self.validations, self.speeds)
+        return max((points[-1][0] for table in tables for points in table.values()), default=0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config's fields by their names for ``--set``."""
+        return flat(self.record["config"])
+
+
+def read_table(path: Path) -> dict[str, Points]:
+    """The columns of a table of numbers, by name; empty where the file is not there.
+
+    A row that is cut off, an empty place and what is no finite number are passed over.
+
+    Raises:
+        ValueError: the file's first column is not the number of the step.
+    """
+    if not path.exists():
+        return {}
+    lines = list(csv.reader(read_text(path, "a run's table").splitlines()))
+    header, rows = lines[0] if lines else [], lines[1:]
+    if header[:1] != ["step"]:
+        raise ValueError(
+            f"{path} is no table of a run: its first column is not 'step'. Name the folder of a "
+            f"run that nobody has changed."
+        )
+    found: dict[str, Points] = {name: [] for name in header[1:]}
+    for row in rows:
+        if len(row) == len(header) and row[0].isdecimal():
+            for name, text in zip(header[1:], row[1:], strict=True):
+                value = _number(text)
+                if math.isfinite(value):
+                    found[name].append((int(row[0]), value))
+    return {name: points for name, points in found.items() if points}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names; a list of plain values is one value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+            value = {str(place): one for place, one in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _sheets(folder: Path) -> tuple[Sheet, ...]:
+    found = []
+    for place in sorted(folder.glob("step_*")):
+        number = place.name.removeprefix("step_")
+        if number.isdecimal() and (place / SHEET).is_file():
+            videos = tuple(sorted(video.stem for video in place.glob("*.mp4")))
+            found.append(Sheet(step=int(number), png=(place / SHEET).read_bytes(), videos=videos))
+    return tuple(sorted(found, key=lambda sheet: sheet.step))
