@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longlive_models.checkpoints.folder import fill, load_part, save_part, unfilled
+from longlive_models.checkpoints.folder import (
+    fill,
+    load_part,
+    read_config,
+    save_part,
+    unfilled,
+)
 from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.stream import Video, to_frames
 from longlive_models.vae import POCKET_VAE, VAEConfig, WanVAE
@@ -24,6 +30,7 @@ from longlive_recipes.configs.checked import (
     part_field,
     parts_field,
     real_field,
+    switch_field,
     text_field,
     whole_field,
 )
@@ -92,6 +99,7 @@ class TrainVAE:
     validation_clips: int = 64
     sample_clips: int = 4  # of the validation clips, shown beside their reconstructions
     start_from: str | None = None  # a folder with the weights to begin with
+    frozen_encoder: bool = False  # train the decoder alone: latents stay those of start_from
     budget: TrainingSchedule = field(default_factory=lambda: TrainingSchedule(steps=2_500))
     optimization: Optimization = field(
         default_factory=lambda: Optimization(learning_rate=1e-3, weight_decay=0.0)
@@ -130,6 +138,12 @@ class TrainVAE:
                 why="it is the weight of a part of the loss, 0 or more. Use the default.",
             )
         text_field(self, "start_from", optional=True)
+        switch_field(self, "frozen_encoder")
+        if self.frozen_encoder and self.start_from is None:
+            raise ValueError(
+                "frozen_encoder=True leaves an encoder as it is, and without start_from there is "
+                "none but random weights. Name the folder of a VAE as start_from."
+            )
         check_seed(self)
         self._check_lengths()
 
@@ -213,6 +227,9 @@ class TrainVAEModule(TrainingModule):
             self.vae = WanVAE(config.vae)
         if config.start_from:
             start_from(self.vae, Path(config.start_from))
+        if config.frozen_encoder:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.conv1.requires_grad_(False)
         self.compiled = maybe_compile(self.reconstruct, config.run.compile)
 
     def on_fit_start(self) -> None:
@@ -251,7 +268,14 @@ class TrainVAEModule(TrainingModule):
         return self.vae.decode(self.vae.normalize(sample)), mean, logvar
 
     def validate(self) -> dict[str, float]:
-        return write_vae(self.vae, self.fresh, Path(self.config.run.output) / "vae")
+        return self.write(self.fresh)
+
+    def write(self, pool: FramePool) -> dict[str, float]:
+        """Write the VAE to ``<output>/vae``, with its scores on a pool; returns them."""
+        config, known = self.config, None
+        if config.frozen_encoder and config.start_from:
+            known = VAEConfig.from_dict(read_config(Path(config.start_from)))
+        return write_vae(self.vae, pool, Path(config.run.output) / "vae", statistics=known)
 
     def samples(self) -> dict[str, Video]:
         """Clips on the left, their reconstructions on the right."""
@@ -267,16 +291,22 @@ class TrainVAEModule(TrainingModule):
 
 
 @torch.no_grad()
-def write_vae(vae: WanVAE, pool: FramePool, folder: Path) -> dict[str, float]:
+def write_vae(
+    vae: WanVAE, pool: FramePool, folder: Path, statistics: VAEConfig | None = None
+) -> dict[str, float]:
     """Write the VAE to ``folder`` in bfloat16, with its latent statistics and its scores.
 
-    The weights are rounded first: what is measured is what is written.
+    The weights are rounded first: what is measured is what is written. Latent statistics are
+    those of another config, where one is given, and are measured on the pool otherwise.
     """
     rounded = copy.deepcopy(vae)
     for parameter in rounded.parameters():
         parameter.copy_(parameter.to(torch.bfloat16))
     scores = measure(rounded, pool)
-    mean, std = latent_statistics(rounded, pool)
+    if statistics is None:
+        mean, std = latent_statistics(rounded, pool)
+    else:
+        mean, std = statistics.latent_mean, statistics.latent_std
     config = replace(vae.config, latent_mean=mean, latent_std=std)
     save_part(folder, config.to_dict(), rounded.state_dict(), dtype=torch.bfloat16)
     (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
@@ -376,7 +406,8 @@ def export(config: TrainVAE, *, resume: str) -> Path:
 
 
 def _write(module: TrainVAEModule, device: torch.device) -> Path:
-    config, folder = module.config, Path(module.config.run.output) / "vae"
+    config = module.config
     fresh = FramePool.draw(config.world, config.validation_clips, config.seed + 2, device)
-    write_vae(module.vae.to(device).eval(), fresh, folder)
-    return folder
+    module.vae.to(device).eval()
+    module.write(fresh)
+    return Path(config.run.output) / "vae"

@@ -22,6 +22,7 @@ from longlive_recipes.training.checkpoint_layout import (
     optimizers_in,
     steps_in,
 )
+from longlive_recipes.training.muon import BUFFER
 from longlive_recipes.training.optimizers import ONLY
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import (
@@ -228,14 +229,14 @@ def _check_optimizers(checkpoint: Path, state: dict[str, Any]) -> None:
 
 
 def _is_of(optimizer: dict[str, Any], weights: list[Tensor]) -> bool:
-    """Whether an AdamW's state is of these weights."""
+    """Whether an optimizer's state is of these weights: AdamW's numbers, or Muon's."""
     [group] = optimizer["param_groups"]
     numbers = group["params"]
     return len(numbers) == len(weights) and all(
         one[name].shape == weight.shape
         for number, weight in zip(numbers, weights, strict=True)
         if (one := optimizer["state"].get(number)) is not None
-        for name in ("exp_avg", "exp_avg_sq")
+        for name in ((BUFFER,) if BUFFER in one else ("exp_avg", "exp_avg_sq"))
     )
 
 

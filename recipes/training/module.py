@@ -33,7 +33,14 @@ from longlive_recipes.training.checkpoint_layout import (
     optimizer_values,
     optimizers_in,
 )
-from longlive_recipes.training.optimizers import Optimization, OptimizationPlan, frozen
+from longlive_recipes.training.muon import MuonAdamW
+from longlive_recipes.training.optimizers import (
+    AdamW,
+    Optimization,
+    OptimizationPlan,
+    frozen,
+    select,
+)
 from longlive_recipes.training.schedule import LearningRateCurve, TrainingSchedule
 
 NOISE, CHOICES = 0, 1
@@ -229,13 +236,7 @@ class TrainingModule(LightningModule, ABC):
         self._trained = self.plan.trained(self)
         self.plan.averaged(self)  # refuses what cannot be averaged before anything is learnt
         optimizers = {
-            name: torch.optim.AdamW(
-                [parameters[one] for one in self._trained[name]],
-                lr=plan.adamw.learning_rate,
-                betas=plan.adamw.betas,
-                weight_decay=plan.adamw.weight_decay,
-                foreach=True,
-            )
+            name: _optimizer(plan.adamw, {one: parameters[one] for one in self._trained[name]})
             for name, plan in self.plan.optimizers.items()
         }
         if not self.automatic_optimization:
@@ -285,6 +286,22 @@ class TrainingModule(LightningModule, ABC):
 
     def train_dataloader(self) -> "StepNumbers":
         return StepNumbers(self.training_schedule.steps)
+
+
+def _optimizer(config: AdamW, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of these parameters."""
+    numbers: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+        "foreach": True,
+    }
+    trained: list[Tensor] = list(parameters.values())
+    if not config.muon:
+        return torch.optim.AdamW(trained, **numbers)
+    chosen = select(parameters, config.muon, "muon")
+    matrices = [parameters[name] for name in chosen if parameters[name].ndim > 1]
+    return MuonAdamW(trained, matrices, rate=config.muon_rate, **numbers)
 
 
 def check_same_parts(plan: OptimizationPlan, checkpoint: Mapping[str, Any]) -> None:

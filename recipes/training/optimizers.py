@@ -13,7 +13,7 @@ from torch import nn
 
 from longlive_core.checks import real, shown
 from longlive_core.names import few
-from longlive_recipes.configs.checked import real_field, switch_field
+from longlive_recipes.configs.checked import parts_field, real_field, switch_field
 from longlive_recipes.training.schedule import LearningRateCurve
 
 Selection = str | tuple[str, ...] | Callable[[str], bool]
@@ -37,12 +37,17 @@ class AdamW:
         betas: how much of the past is in the averages of gradients and of their squares.
         weight_decay: each update takes ``learning_rate * weight_decay`` of a weight away.
         max_grad_norm: longer gradients are scaled down to this length; 0 scales none.
+        muon: patterns of names; what they choose and has two dimensions or more is moved by Muon
+            instead (``longlive_recipes.training.muon``).
+        muon_rate: Muon's learning rate at its peak; its updates are five times smaller than it.
     """
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    muon: tuple[str, ...] = ()
+    muon_rate: float = 3e-3
 
     def __post_init__(self) -> None:
         real_field(
@@ -83,6 +88,15 @@ class AdamW:
             "max_grad_norm",
             at_least=0,
             why="longer gradients are cut to this length. Use 1.0, say, or 0 to cut none.",
+        )
+        parts_field(self, "muon", str)
+        real_field(
+            self,
+            "muon_rate",
+            above=0,
+            at_most=1,
+            why="an update moves each weight by about a fifth of it, and weights are below 1. Use "
+            "3e-3, say.",
         )
 
 
