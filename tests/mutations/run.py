@@ -89,14 +89,18 @@ def mirrored(file: str) -> list[str]:
     return [str(test.relative_to(ROOT)) for test in [*own, *others]]
 
 
-def run_one(mutation: Mutation, tree: Path) -> Outcome:
-    """Run a fault's tests in a copy of the tree; the copy is as it was afterwards."""
+def run_one(mutation: Mutation, tree: Path, without: Sequence[str] = ()) -> Outcome:
+    """Run a fault's tests in a copy of the tree; the copy is as it was afterwards.
+
+    ``without`` names tests that fail on this machine anyhow.
+    """
     file = tree / mutation.file
     source = file.read_text()
     tests = mirrored(mutation.file)
     began = time.perf_counter()
     file.write_text(mutation.apply(source))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [word for test in without for word in ("--deselect", test)]
     paths = [str(tree), os.environ.get("PYTHONPATH", "")]  # the tree's own packages come first
     try:
         done = subprocess.run(
@@ -115,7 +119,7 @@ def run_one(mutation: Mutation, tree: Path) -> Outcome:
     return Outcome(mutation, fate, time.perf_counter() - began, tuple(tests))
 
 
-def run(drawn: Sequence[Mutation], jobs: int) -> list[Outcome]:
+def run(drawn: Sequence[Mutation], jobs: int, without: Sequence[str] = ()) -> list[Outcome]:
     """Every fault's outcome, in the order they were drawn; prints each as it is known."""
     trees: SimpleQueue[Path] = SimpleQueue()
     with tempfile.TemporaryDirectory() as work:
@@ -128,7 +132,7 @@ def run(drawn: Sequence[Mutation], jobs: int) -> list[Outcome]:
         def job(mutation: Mutation) -> Outcome:
             tree = trees.get()
             try:
-                outcome = run_one(mutation, tree)
+                outcome = run_one(mutation, tree, without)
             finally:
                 trees.put(tree)
             sys.stdout.write(f"{outcome.seconds:6.1f} s {outcome}\n")
@@ -145,9 +149,12 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--packages", nargs="+", default=list(PACKAGES))
+    options.add_argument(
+        "--deselect", nargs="*", default=[], help="tests that fail without a fault"
+    )
     options.add_argument("-o", "--output", type=Path, help="a JSON file of all outcomes")
     given = options.parse_args()
-    outcomes = run(draw(given.count, given.seed, given.packages), given.jobs)
+    outcomes = run(draw(given.count, given.seed, given.packages), given.jobs, given.deselect)
     lasting = [outcome for outcome in outcomes if outcome.fate == "survived"]
     if given.output:
         rows = [{**vars(o.mutation), "fate": o.fate, "seconds": o.seconds} for o in outcomes]
