@@ -160,6 +160,10 @@ class TrainARModule(TrainingModule):
         clips = self.sets[phase.length]
         return {"loss": self.loss(self.velocity, clips, phase.batch, self.choices(step))}
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return tuple(f"loss_{blocks}_blocks" for blocks in sorted(self.config.lengths))
+
     def frames_of_step(self) -> int:
         phase = current_phase(self.config.phases, self.progress)
         return phase.batch * self.config.world.first_frame(phase.length)

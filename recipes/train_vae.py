@@ -256,6 +256,10 @@ class TrainVAEModule(TrainingModule):
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {"loss": picture + self.config.kl_weight * kl, "picture": picture, "kl": kl}
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return "psnr", "psnr_objects"
+
     def frames_of_step(self) -> int:
         phase = current_phase(self.config.phases, self.progress)
         return phase.batch * phase.length

@@ -13,66 +13,92 @@ from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
 from longlive_cli.options import file_name
 
+Recipe = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe; they are listed below. With --plot, folders of runs.",
+        autocompletion=complete.recipes(complete.TRAINING),
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a field.",
+        autocompletion=complete.recipe_fields,
+    ),
+]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of fields.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CACHE",
+        help="Train on clips of your own: what `longlive data prepare` wrote. Sets the field "
+        "data, and size, rate, words and sample prompts as the clips have them.",
+    ),
+]
+Resume = Annotated[
+    str | None, typer.Option(help="Go on with this run: its folder, or a checkpoint file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print --dry-run's config as JSON.")]
+DryRun = Annotated[bool, typer.Option(help="Print the config and train nothing.")]
+Export = Annotated[
+    bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
+]
+Best = Annotated[
+    bool,
+    typer.Option(
+        "--best",
+        help="With --export: of the run's best checkpoint (run.best_metric), not its last.",
+    ),
+]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Send the numbers to wandb or mlflow, too; may be given for each.",
+        autocompletion=complete.among("wandb", "mlflow"),
+    ),
+]
+Plot = Annotated[
+    bool,
+    typer.Option(
+        "--plot",
+        help="Write a page that shows runs side by side, and train nothing: name their "
+        "folders in place of a recipe.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        parser=file_name,
+        metavar="FILE",
+        help="Where --plot writes, an .html file.  [default: runs.html]",
+    ),
+]
+
 
 def train(
-    recipe: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECIPE",
-            help="A recipe; they are listed below. With --plot, folders of runs.",
-            autocompletion=complete.recipes(complete.TRAINING),
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a field.",
-            autocompletion=complete.recipe_fields,
-        ),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CACHE",
-            help="Train on clips of your own: what `longlive data prepare` wrote. Sets the field "
-            "data, and size, rate, words and sample prompts as the clips have them.",
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(help="Go on with this run: its folder, or a checkpoint file.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print --dry-run's config as JSON.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the config and train nothing.")] = False,
-    export: Annotated[
-        bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
-    ] = False,
-    plot: Annotated[
-        bool,
-        typer.Option(
-            "--plot",
-            help="Write a page that shows runs side by side, and train nothing: name their "
-            "folders in place of a recipe.",
-        ),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=file_name,
-            metavar="FILE",
-            help="Where --plot writes, an .html file.  [default: runs.html]",
-        ),
-    ] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    config: Config = None,
+    data: Data = None,
+    resume: Resume = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    export: Export = False,
+    best: Best = False,
+    logger: Loggers = None,
+    plot: Plot = False,
+    output: Output = None,
 ) -> None:
     """Train a model with a recipe."""
     if plot:
-        say(str(_plot(recipe, output, overrides or config or data or resume or export)))
+        say(str(_plot(recipe, output, overrides or config or data or resume or export or logger)))
         return
     if len(recipe) > 1:
         raise ValueError(
@@ -84,7 +110,11 @@ def train(
             f"--output {output} is the file of --plot; a run writes into the folder run.output. "
             f"Use --set run.output=FOLDER."
         )
-    _train(recipe[0], overrides, config, data, resume, as_json, dry_run, export)
+    if export and resume is None:
+        raise ValueError("--export writes the model of a run: name it with --resume RUN.")
+    resume = _best_of(resume, export) if best else resume
+    fields = _fields_of_loggers(logger, overrides)
+    _train(recipe[0], overrides, config, data, fields, resume, as_json, dry_run, export)
 
 
 def _train(
@@ -92,6 +122,7 @@ def _train(
     overrides: list[str] | None,
     config: Path | None,
     data: Path | None,
+    fields: dict[str, Any],
     resume: str | None,
     as_json: bool,
     dry_run: bool,
@@ -108,10 +139,9 @@ def _train(
     of_data = {} if data is None else _fields_for(data)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
-        wanted = configure(apply_mapping(preset.build(), of_data), config, overrides)
+        begun = apply_mapping(apply_mapping(preset.build(), of_data), fields)
+        wanted = configure(begun, config, overrides)
         module = preset.module
-    if export and resume is None:
-        raise ValueError("--export writes the model of a run: name it with --resume RUN.")
     reads = [("--config", config)] if config is not None else []
     _refuse_to_replace(wanted, reads)
     if dry_run:
@@ -162,6 +192,34 @@ def _plot(folders: list[str], output: Path | None, other: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, report(runs[0]) if len(runs) == 1 else comparison(runs))
     return path
+
+
+def _best_of(resume: str | None, export: bool) -> str:
+    """The best checkpoint of the run that is exported."""
+    from longlive_recipes.training.run_folder import best_checkpoint
+
+    if resume is None or not export:
+        raise ValueError(
+            "--best says which checkpoint --export writes a model of: give it with --export and "
+            "--resume RUN."
+        )
+    return str(best_checkpoint(Path(resume)))
+
+
+def _fields_of_loggers(names: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:
+    """What --logger sets. Raises ValueError for a logger that cannot be had here."""
+    if not names:
+        return {}
+    from longlive_recipes.training.loggers import check_loggers
+
+    for setting in overrides or ():
+        if setting.partition("=")[0].strip() == "run.loggers":
+            raise ValueError(
+                f"run.loggers is given twice, by --logger and by --set {setting!r}: only one of "
+                f"them can hold. Leave one out."
+            )
+    check_loggers(names)
+    return {"run": {"loggers": list(dict.fromkeys(names))}}
 
 
 def _fields_for(cache: Path) -> dict[str, Any]:

@@ -1,19 +1,14 @@
-"""What a training run needs beside its steps: its progress, its record, its checkpoint."""
+"""What a training run needs beside its steps: its progress, its record, its report."""
 
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
-from torch import Tensor, nn
 
-from longlive_recipes.generation.interrupts import Interrupts
 from longlive_recipes.run_record import write_run_record
 from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
-from longlive_recipes.training.parallel import own_part
 from longlive_recipes.training.report import write_report
 from longlive_recipes.training.run_folder import LOSSES
 from longlive_recipes.training.schedule import Stopwatch, TrainingSchedule
@@ -121,72 +116,3 @@ class Report(Callback):
     ) -> None:
         if (self.folder / LOSSES).is_file():
             self.on_train_end(trainer, pl_module)
-
-
-class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, the newest: every few minutes, at the end, and when a run is to stop.
-
-    It is written after a step, when all other callbacks have done their work for it, and replaces
-    the one before in one move: whenever the process is killed, a whole one is there. The first
-    Ctrl-C stops the run after the step in progress, with its checkpoint; the next one at once.
-    """
-
-    def __init__(self, path: Path, progress: RunProgress, *, minutes: float) -> None:
-        self.path = path
-        self.progress = progress
-        self.seconds = 60 * minutes
-        self._saved = time.monotonic()
-        self._interrupts = Interrupts(wait=False)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved = time.monotonic()
-        self._interrupts = Interrupts(wait=True)
-        self._interrupts.__enter__()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        asked = bool(self._interrupts.asked)
-        due = asked or trainer.received_sigterm or time.monotonic() - self._saved >= self.seconds
-        anyone = trainer.strategy.reduce_boolean_decision
-        if not (self.progress.finished or anyone(due, all=False)):
-            return
-        self._save(trainer, pl_module)
-        if anyone(asked, all=False):
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interrupts.__exit__(None, None, None)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._interrupts.__exit__(None, None, None)
-
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        lost = next((name for name, p in _trained(pl_module).items() if not _is_finite(p)), None)
-        if trainer.strategy.reduce_boolean_decision(lost is not None, all=False):
-            raise FloatingPointError(
-                f"the weights after step {self.progress.steps} are no finite numbers "
-                f"({lost or 'on another rank'}): nothing is learnt from here on, and the "
-                f"checkpoint before is kept. Lower optimization.learning_rate, or resume from that "
-                f"checkpoint into a fresh folder with another seed."
-            )
-        try:
-            trainer.save_checkpoint(self.path, weights_only=False)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"the checkpoint of step {self.progress.steps} could not be written "
-                f"({error.strerror})",
-                str(self.path),
-            ) from error
-        self._saved = time.monotonic()
-
-
-def _is_finite(parameter: Tensor) -> bool:
-    return bool(own_part(parameter).detach().isfinite().all())
-
-
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}

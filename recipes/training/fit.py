@@ -19,11 +19,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from longlive_core.checks import shown
+from longlive_core.names import did_you_mean
 from longlive_models.checkpoints.folder import fill
 from longlive_models.schema import filled
 from longlive_recipes.configs.run import Run
 from longlive_recipes.run_record import as_plain, differences, read_run_record
-from longlive_recipes.training.callbacks import LastCheckpoint, Record, Report
+from longlive_recipes.training.callbacks import Record, Report
 from longlive_recipes.training.checkpoint_files import (
     CHECKPOINT,
     WholeCheckpoints,
@@ -34,7 +36,9 @@ from longlive_recipes.training.checkpoint_files import (
     read_state,
 )
 from longlive_recipes.training.checkpoint_layout import averages_in, left_out
+from longlive_recipes.training.kept_checkpoints import BestCheckpoints, LastCheckpoint
 from longlive_recipes.training.log_tables import Table
+from longlive_recipes.training.loggers import check_loggers, make_loggers
 from longlive_recipes.training.module import TrainingModule, check_same_parts
 from longlive_recipes.training.monitoring import LossLog, ProgressBar, SampleVideos, Validation
 from longlive_recipes.training.parallel import Parallel, check_launch, environment
@@ -56,6 +60,8 @@ MAY_CHANGE = (
     "run.samples_every",
     "run.checkpoint_minutes",
     "run.progress_bar",
+    "run.best_k",
+    "run.loggers",
 )
 """Fields of a config that a resumed run may have changed: weights and logs do not depend on them,
 but for the last digits, where another number of ranks adds up in another order."""
@@ -100,6 +106,7 @@ def check_run(
     """
     output = Path(run.output)
     check_folder("run.output", output)
+    check_loggers(run.loggers)
     own, earlier = output / CHECKPOINT, read_run_record(output)
     if resume is not None:
         checkpoint = find_checkpoint(resume)
@@ -189,6 +196,7 @@ def fit(
             "run.precision=16-mixed is for recipes with one optimizer: one scale of losses serves "
             "one. Use bf16-mixed or 32-true."
         )
+    check_best(run, module.measured)
     checkpoint = None if resume is None else find_checkpoint(resume)
     if checkpoint is not None:
         check_same_parts(module.plan, read_state(checkpoint))
@@ -200,6 +208,17 @@ def fit(
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     module.copy_averages()
     return trainer
+
+
+def check_best(run: Run, measured: tuple[str, ...]) -> None:
+    """Raise ValueError where ``run.best_metric`` is none of what a validation measures."""
+    if run.best_metric is not None and run.best_metric not in measured:
+        hint = did_you_mean(run.best_metric, measured)
+        names = ", ".join(measured) or "nothing that the recipe tells of"
+        raise ValueError(
+            f"run.best_metric={shown(run.best_metric)} is not measured{hint}A validation of this "
+            f"run measures {names}."
+        )
 
 
 def what_is_left(run: Run, resume: str | None = None) -> str:
@@ -268,10 +287,17 @@ def build_trainer(
         callbacks.append(SampleVideos(output / "samples", every=every))
     if run.progress_bar:
         callbacks.append(ProgressBar(losses, speed, validation))
-    callbacks.append(
-        LastCheckpoint(output / CHECKPOINT, module.run_progress, minutes=run.checkpoint_minutes)
-    )
-    callbacks.append(Report(output))
+    best = None
+    if run.best_metric is not None:
+        best = BestCheckpoints(
+            output, validation, metric=run.best_metric, mode=run.best_mode, count=run.best_k
+        )
+        callbacks.append(best)
+    minutes, last = run.checkpoint_minutes, output / CHECKPOINT
+    callbacks += [
+        LastCheckpoint(last, module.run_progress, minutes=minutes, best=best),
+        Report(output),
+    ]
     processes = _processes(run, parallel)
     return Trainer(
         accelerator=processes.accelerator,
@@ -285,7 +311,10 @@ def build_trainer(
         max_steps=module.training_schedule.steps if module.automatic_optimization else -1,
         max_epochs=-1,
         gradient_clip_val=module.max_grad_norm,
-        logger=TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
+        logger=[
+            TensorBoardLogger(str(output), name="tensorboard", version="", purge_step=purge),
+            *make_loggers(run, config),
+        ],
         callbacks=callbacks,
         log_every_n_steps=1,  # Lightning logs nothing by itself here
         limit_val_batches=0,

@@ -122,6 +122,11 @@ class TrainingModule(LightningModule, ABC):
     def samples(self) -> dict[str, Video]:
         """A few videos to look at, by name, made with the weights as they are."""
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of the numbers that ``validate`` gives; none where a module does not tell."""
+        return ()
+
     def frames_of_step(self) -> int:
         """How many frames of video all ranks learn from in the step that comes; 0: not told."""
         return 0

@@ -83,12 +83,18 @@ class LossLog(Callback):
 
 
 class Validation(Callback):
-    """Every few steps and at the end, measures the averaged weights and logs the numbers."""
+    """Every few steps and at the end, measures the averaged weights and logs the numbers.
+
+    Attributes:
+        latest: the newest numbers.
+        step: how many steps the run had behind it when they were measured.
+    """
 
     def __init__(self, table: Table, *, every: int) -> None:
         self.table = table
         self.every = every
         self.latest: dict[str, float] = {}
+        self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingModule) -> None:
         if trainer.is_global_zero:
@@ -101,7 +107,7 @@ class Validation(Callback):
         if step % self.every and not pl_module.run_progress.finished:
             return
         with pl_module.averaged(), trainer.precision_plugin.forward_context():
-            self.latest = pl_module.validate()
+            self.latest, self.step = pl_module.validate(), step
         if trainer.is_global_zero:
             self.table.add(step, self.latest)
         log_numbers(trainer, self.latest, step)

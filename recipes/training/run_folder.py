@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longlive_core.checks import real, whole
 from longlive_models.documents import read_json, read_text
 
 RECORD = "run.json"
 LOSSES, VALIDATIONS, SPEEDS = "train.csv", "validation.csv", "speed.csv"
 SAMPLES, SHEET = "samples", "sheet.png"
 REPORT = "report.html"
+BEST = Path("checkpoints") / "best"
+BEST_INDEX = BEST / "best.json"
 
 Points = list[tuple[int, float]]
 """Steps and values, in the order of the steps."""
@@ -123,6 +126,47 @@ def read_table(path: Path) -> dict[str, Points]:
                 if math.isfinite(value):
                     found[name].append((int(row[0]), value))
     return {name: points for name, points in found.items() if points}
+
+
+def best_file(folder: Path, step: int) -> Path:
+    """The checkpoint of a run's folder that is kept for the validation after ``step`` steps."""
+    return folder / BEST / f"step_{step:07d}.ckpt"
+
+
+def read_best(folder: Path) -> list[tuple[int, float]]:
+    """Steps and numbers of the best validations of which checkpoints are kept, the best first.
+
+    Raises:
+        ValueError: the list of them is damaged.
+    """
+    index = folder / BEST_INDEX
+    if not index.is_file():
+        return []
+    try:
+        return [
+            (whole("step", one["step"], at_least=1, why=""), real("value", one["value"], why=""))
+            for one in read_json(index, "the best checkpoints")["kept"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{index} does not list the best checkpoints of a run: it has no steps and values "
+            f"under 'kept'. Move it away to go on without them."
+        ) from error
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the best validation of a run.
+
+    Raises:
+        ValueError: the run has kept none.
+    """
+    there = [file for step, _ in read_best(folder) if (file := best_file(folder, step)).exists()]
+    if not there:
+        raise ValueError(
+            f"{folder} has no best checkpoint: a run keeps some with run.best_k above 0, once it "
+            f"has validated. Leave --best out to take the last one."
+        )
+    return there[0]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

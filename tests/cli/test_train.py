@@ -273,3 +273,43 @@ def test_pages_of_runs_replace_nothing_else_and_train_nothing(tmp_path):
     assert "a run has one recipe, got 2: ar_tiny, run" in refused("train", "ar_tiny", "run")
     assert "is the file of --plot" in refused("train", "ar_tiny", "-o", "a.html")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["own.html", "run"]
+
+
+def test_the_model_of_the_best_checkpoint_is_written(tmp_path):
+    quiet = ("--set", "run.samples_every=0", "--set", "run.progress_bar=false")
+    keep = ("--set", "run.best_k=1", "--set", "run.best_metric=psnr", "--set", "run.best_mode=max")
+    keep = (*quiet, *keep, "--set", "run.validate_every=1", "--set", "optimization.ema_decay=0")
+    message = refused("train", "vae_tiny", *keep, "--set", "run.best_metric=psn")
+    assert "did you mean 'psnr'?" in message
+    assert list(tmp_path.iterdir()) == []
+    done = longlive("train", "vae_tiny", *keep)
+    assert done.exit_code == 0, done.output
+    [best] = (tmp_path / "runs" / "vae_tiny" / "checkpoints" / "best").glob("*.ckpt")
+    file = tmp_path / "runs" / "vae_tiny" / "vae" / "model.safetensors"
+    written = {}
+    for name, words in {
+        "last": ("runs/vae_tiny",),
+        "best": ("runs/vae_tiny", "--best"),
+        "named": (str(best),),
+    }.items():
+        done = longlive("train", "vae_tiny", "--resume", *words, "--export", *keep)
+        assert done.exit_code == 0, done.output
+        written[name] = file.read_bytes()
+    assert written["best"] == written["named"]
+    assert (written["best"] == written["last"]) == ("0004" in best.name)
+    assert "--best says which checkpoint" in refused("train", "vae_tiny", "--best")
+    nothing = ("--resume", "runs", "--export", "--best")
+    assert "runs has no best checkpoint" in refused("train", "vae_tiny", *nothing)
+
+
+def test_loggers_that_cannot_be_had_are_refused_before_torch_is_loaded(tmp_path):
+    for name, said in (("comet", "there is no logger 'comet'"), ("wandb", "longlive[wandb]")):
+        code = (
+            "import sys\nfrom longlive_cli.main import app\n"
+            "sys.modules['wandb'] = None\n"  # as if it was not installed
+            "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules\n"
+        )
+        command = [sys.executable, "-c", code, "train", "ar_tiny", "--logger", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=PATHS)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert said in done.stderr

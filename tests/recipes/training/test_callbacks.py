@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longlive_recipes.training.callbacks import LastCheckpoint, Record, RunProgress
+from longlive_recipes.training.callbacks import Record, RunProgress
 from longlive_recipes.training.schedule import TrainingSchedule
 
 
@@ -48,52 +48,3 @@ def test_a_run_is_recorded_and_so_is_that_it_was_resumed(tmp_path):
     record = json.loads((tmp_path / "run.json").read_text())
     assert [entry["step"] for entry in record.pop("resumed")] == [2, 4]
     assert record == first
-
-
-def test_a_checkpoint_is_due_after_its_minutes_at_the_end_and_on_sigterm(tmp_path, monkeypatch):
-    from longlive_recipes.training import callbacks
-
-    now, saved = [0.0], []
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    trainer = SimpleNamespace(
-        received_sigterm=False,
-        save_checkpoint=lambda path, weights_only: saved.append(now[0]),
-        strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
-    )
-    progress = RunProgress(TrainingSchedule())
-    keeper = LastCheckpoint(tmp_path / "last.ckpt", progress, minutes=1.0)
-    module = torch.nn.Linear(1, 1)
-    keeper.on_train_start(trainer, module)
-
-    def step(seconds):
-        now[0] += seconds
-        keeper.on_train_batch_end(trainer, module, None, 0, 0)
-
-    for _ in range(13):
-        step(10)
-    assert saved == [60, 120]
-    progress.finished = True
-    step(1)
-    progress.finished, trainer.received_sigterm = False, True
-    step(1)
-    assert saved == [60, 120, 131, 132]
-    keeper.on_train_end(trainer, module)
-
-
-def test_a_checkpoint_of_numbers_that_are_none_replaces_nothing(tmp_path):
-    saved = []
-    trainer = SimpleNamespace(
-        received_sigterm=False,
-        save_checkpoint=lambda path, weights_only: saved.append(path),
-        strategy=SimpleNamespace(reduce_boolean_decision=lambda due, all: due),
-    )
-    module = torch.nn.Linear(2, 1)
-    progress = RunProgress(TrainingSchedule())
-    progress.steps = 7
-    keeper = LastCheckpoint(tmp_path / "last.ckpt", progress, minutes=0.0)
-    keeper.on_train_batch_end(trainer, module, None, 0, 0)
-    with torch.no_grad():
-        module.weight[0, 1] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"after step 7 are no finite numbers \(weight\)"):
-        keeper.on_train_batch_end(trainer, module, None, 0, 0)
-    assert len(saved) == 1
