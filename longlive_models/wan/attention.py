@@ -1,6 +1,7 @@
 """Self- and cross-attention, and the protocols of the cache and sequence exchange that they use."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask, attention, masked_attention
+from longlive_models.wan.recomputation import Attend, KeptAttention
 from longlive_models.wan.rope import Rotation, rotate
 
 Heads = Float[Tensor, "batch tokens heads head_dim"]
@@ -83,6 +85,7 @@ class AttentionContext:
         key_rotation: the rotation of all keys that the memory gives, if it holds them unrotated.
         exchange: exchanges tokens for heads with the other ranks.
         copies: 2 for a sequence [clean | noisy], whose copies have the same text; else 1.
+        kept: what keeps attention's output for the backward pass of a checkpoint; None if nothing.
     """
 
     rotation: Rotation
@@ -92,6 +95,7 @@ class AttentionContext:
     key_rotation: Rotation | None = None
     exchange: HeadExchange = field(default_factory=NoExchange)
     copies: int = 1
+    kept: KeptAttention | None = None
 
 
 class RMSNorm(nn.RMSNorm):
@@ -158,10 +162,10 @@ class SelfAttention(_Projections):
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))
         if key_rotation is not None:
             k = rotate(k, key_rotation)
-        if context.mask is None:
-            out = attention(q, k, v, backend=self.backend)
-        else:
-            out = masked_attention(q, k, v, context.mask, backend=self.masked_backend)
+        attend: Attend = partial(attention, backend=self.backend)
+        if context.mask is not None:
+            attend = partial(masked_attention, mask=context.mask, backend=self.masked_backend)
+        out = attend(q, k, v) if context.kept is None else context.kept.attend(attend, q, k, v)
         return self.o(exchange.to_sequence(out).flatten(2))
 
 

@@ -12,6 +12,7 @@ from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
 from longlive_models.wan.attention import Memory
 from longlive_models.wan.config import WanConfig
+from longlive_models.wan.recomputation import Checkpointing
 from longlive_models.wan.transformer import TextContext, WanTransformer
 
 
@@ -33,7 +34,7 @@ class ParallelTransformer(WanTransformer):
         *,
         attention: str = "auto",
         masked_attention: str = "auto",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
     ) -> None:
         super().__init__(
             config,

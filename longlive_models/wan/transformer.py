@@ -1,13 +1,12 @@
 """WanTransformer, which predicts the velocity of noisy latents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from longlive_core.attention import AnyMask
 from longlive_core.memory import require_room
@@ -15,6 +14,12 @@ from longlive_models.wan.attention import AttentionContext, HeadExchange, Memory
 from longlive_models.wan.block import WanBlock
 from longlive_models.wan.config import WanConfig
 from longlive_models.wan.embeddings import Head, PatchEmbedding, sinusoid, unpatchify
+from longlive_models.wan.recomputation import (
+    Checkpointing,
+    KeptAttention,
+    check_checkpointing,
+    recomputed,
+)
 from longlive_models.wan.rope import Rotation, rotation
 
 
@@ -38,7 +43,8 @@ class WanTransformer(nn.Module):
 
     ``exchange`` splits attention over ranks; ``attention`` and ``masked_attention`` name backends
     of ``longlive_core.attention``; ``gradient_checkpointing`` recomputes each block in the
-    backward pass. Parameters carry the published names.
+    backward pass, or all of it but attention (``"attention"``: faster, for the memory of one more
+    hidden state a block). Parameters carry the published names.
     """
 
     def __init__(
@@ -48,9 +54,10 @@ class WanTransformer(nn.Module):
         exchange: HeadExchange | None = None,
         attention: str = "auto",
         masked_attention: str = "auto",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
     ) -> None:
         super().__init__()
+        check_checkpointing("gradient_checkpointing", gradient_checkpointing)
         require_room(
             f"a transformer's {config.parameters:,} weights in float32",
             4 * config.parameters,
@@ -186,7 +193,9 @@ class WanTransformer(nn.Module):
             texts = [self._embed_text(text)] * len(self.blocks)
         for block, block_text in zip(self.blocks, texts, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, block_text, context, use_reentrant=False)
+                keep = KeptAttention() if self.gradient_checkpointing == "attention" else None
+                given = context if keep is None else replace(context, kept=keep)
+                x = recomputed(block, x, modulation, block_text, given, keep=keep)
             else:
                 x = block(x, modulation, block_text, context)
         return x

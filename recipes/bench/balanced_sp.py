@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from longlive_models.wan import WAN_5B
 from longlive_recipes.bench.options import BalancedSPOptions, Rows
 from longlive_recipes.bench.ranks import on_ranks
 from longlive_recipes.bench.shared_generation import (
@@ -19,7 +18,13 @@ from longlive_recipes.bench.shared_generation import (
     work_on_block,
     work_on_video,
 )
-from longlive_recipes.bench.shared_sizes import TOLERANCE, Sizes
+from longlive_recipes.bench.shared_sizes import (
+    TOLERANCE,
+    Sizes,
+    given_or,
+    note_on_layers,
+    sizes_of_training,
+)
 from longlive_recipes.bench.shared_training import Values, work_on_training
 
 Answers = dict[int, list[dict[str, Any]]]
@@ -69,24 +74,11 @@ def sizes_of(options: BalancedSPOptions) -> Sizes:
     Raises:
         ValueError: sizes that do not go together.
     """
-    usual = Sizes.of(options.device)
-    heads = _or(options.heads, usual.model.num_heads)
-    model = replace(
-        usual.model,
-        num_layers=_or(options.layers, usual.model.num_layers),
-        num_heads=heads,
-        dim=heads * _or(options.head_dim, usual.model.head_dim),
-        ffn_dim=_or(options.ffn, usual.model.ffn_dim),
-    )
+    trained = sizes_of_training(options)
     return replace(
-        usual,
-        model=model,
-        latent_frames=_or(options.latent_frames, usual.latent_frames),
-        height=_or(options.height, usual.height),
-        width=_or(options.width, usual.width),
-        pages=_or(options.pages, usual.pages),
-        steps=_or(options.steps, usual.steps),
-        repeats=_or(options.repeats, usual.repeats),
+        trained,
+        pages=given_or(options.pages, trained.pages),
+        steps=given_or(options.steps, trained.steps),
         video_model=options.video_model,
         video_seconds=options.video_seconds,
     )
@@ -103,7 +95,7 @@ def measure(options: RankComparison, about: str) -> dict[str, Any]:
     videos = _on_each(options, work_on_video)
     bound, pixels = TOLERANCE[options.device], MAX_PIXEL_DIFFERENCE[options.device]
     return {
-        "about": about + _note_on_layers(options) + _note_on_cpu(options),
+        "about": about + note_on_layers(options.sizes) + _note_on_cpu(options),
         "parts": {
             "Training step: the transformer": training_rows(trained),
             "Training step: encoding its clip": encoding_rows(trained, options.sizes),
@@ -194,10 +186,6 @@ def wire_rows(blocks: Answers) -> Rows:
     }
 
 
-def _or(given: int | None, usual: int) -> int:
-    return usual if given is None else given
-
-
 def _on_each(options: RankComparison, work: Callable[..., dict[str, Any]]) -> Answers:
     """What ranks find, one rank first: the others are checked against its values."""
     found: Answers = {}
@@ -218,14 +206,6 @@ def _ranks(count: int) -> str:
 
 def _name(options: RankComparison) -> str:
     return Path(options.sizes.video_model).name
-
-
-def _note_on_layers(options: RankComparison) -> str:
-    """That layers are those of the 5B but not all of them, where that is so."""
-    model = options.sizes.model
-    if replace(model, num_layers=WAN_5B.num_layers) != WAN_5B:
-        return ""
-    return f" Layers are the 5B's, {model.num_layers} of its {WAN_5B.num_layers}."
 
 
 def _note_on_cpu(options: RankComparison) -> str:

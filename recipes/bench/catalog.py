@@ -11,6 +11,7 @@ from longlive_recipes.bench.options import (
     Options,
     PairsOptions,
     StartupOptions,
+    TrainingStepOptions,
 )
 
 
@@ -80,6 +81,16 @@ BENCHMARKS = {
             "ones, are dealt out, and each rank encodes the whole clip. Efficiency is t(1) / (P "
             "t(P)); bytes are those that one rank sends to others.",
             options=BalancedSPOptions(),
+            left_open="the device's",
+        ),
+        Benchmark(
+            name="training_step",
+            line="a training step whose blocks run again in the backward pass, attention or not",
+            about="The forward and backward pass of the teacher-forcing loss, without encoding and "
+            "the optimizer, on one device. Steps take turns, and the medians are compared. "
+            "Differences are from the step whose blocks run again as a whole; of that step, from "
+            "a second run of it. Memory is the peak of a step, weights and gradients in it.",
+            options=TrainingStepOptions(),
             left_open="the device's",
         ),
         Benchmark(

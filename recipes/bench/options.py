@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from longlive_core.checks import real, whole
+from longlive_core.checks import real, switch, whole
 from longlive_models.block_steps import check_block_steps
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.choices import MOST_GUIDANCE
@@ -98,11 +98,7 @@ class BalancedSPOptions:
     video_seconds: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise ValueError(
-                f"device must be cpu or cuda, got {self.device!r}: every rank has a thread of the "
-                f"one or a GPU of the other."
-            )
+        _check_device(self.device, "every rank has a thread of the one or a GPU of the other")
         if not self.ranks:
             raise ValueError("ranks are one number or more, 1,2,4 say, got none.")
         for ranks in self.ranks:
@@ -121,6 +117,47 @@ class BalancedSPOptions:
     def inputs(self) -> list[Named]:
         """What is read. Raises ValueError if there is no such model."""
         return [("the model", resolve(self.video_model))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStepOptions:
+    """One training step on one device; sizes that are not given are those of the device.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        layers, heads, head_dim, ffn: of the transformer.
+        latent_frames, height, width: of the video that is trained on; frames are in pixels.
+        compiled: time the step compiled as a whole, too: that takes a minute before.
+        repeats: how often a thing is timed.
+
+    Raises ValueError for a number that is none or does not fit.
+    """
+
+    device: str = "cpu"
+    layers: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    ffn: int | None = None
+    latent_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    compiled: bool = False
+    repeats: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_device(self.device, "a step has one of the two")
+        for name in ("layers", "heads", "head_dim", "ffn", "latent_frames", "height", "width"):
+            _count_if_given(name, getattr(self, name))
+        _count_if_given("repeats", self.repeats)
+        switch("compiled", self.compiled, why="It is timed as well, or it is not.")
+
+    def stem(self, name: str) -> str:
+        """What the files of benchmark ``name`` are called."""
+        return f"{name}_{self.device}"
+
+    def inputs(self) -> list[Named]:
+        """What is read: nothing."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +221,12 @@ class StartupOptions:
         return reads
 
 
-Options = BenchOptions | BalancedSPOptions | PairsOptions | StartupOptions
+Options = BenchOptions | BalancedSPOptions | TrainingStepOptions | PairsOptions | StartupOptions
+
+
+def _check_device(value: str, why: str) -> None:
+    if value not in DEVICES:
+        raise ValueError(f"device must be cpu or cuda, got {value!r}: {why}.")
 
 
 def _count(name: str, value: int) -> None:

@@ -16,7 +16,7 @@ from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.precision import in_short
 from longlive_models.runtime import Runtime
-from longlive_recipes.bench import balanced_sp, pairs, startup
+from longlive_recipes.bench import balanced_sp, pairs, startup, training_step
 from longlive_recipes.bench.catalog import find
 from longlive_recipes.bench.measurements import (
     DEVICE_MEASUREMENTS,
@@ -30,6 +30,7 @@ from longlive_recipes.bench.options import (
     Options,
     PairsOptions,
     StartupOptions,
+    TrainingStepOptions,
 )
 from longlive_recipes.bench.ranks import reset_peak_memory
 from longlive_recipes.bench.record import command_line, stamped, table
@@ -84,6 +85,14 @@ def prepare(name: str, options: Options) -> Prepared:
                 return stamped(found, compared, torch.device(options.device), command)
 
             return Prepared(name=name, stem=options.stem(name), measure=over_ranks)
+        case TrainingStepOptions():
+            step = training_step.StepComparison.of(options)
+
+            def stepped() -> dict[str, Any]:
+                found = {"benchmark": name, **training_step.measure(step, benchmark.about)}
+                return stamped(found, step, torch.device(options.device), command)
+
+            return Prepared(name=name, stem=options.stem(name), measure=stepped)
         case PairsOptions():
             one, other = (pairs.read(some) for some in (options.one, options.other))
             suites = pairs.compare(one, other)

@@ -10,6 +10,7 @@ from longlive_models.vae import POCKET_VAE, WAN22_VAE, VAEConfig
 from longlive_models.wan import WAN_5B, WanConfig, WanTransformer
 from longlive_models.wan.block import WanBlock
 from longlive_recipes.bench.checks import require
+from longlive_recipes.bench.options import BalancedSPOptions, TrainingStepOptions
 
 CPU_MODEL = WanConfig(
     dim=256,
@@ -100,6 +101,43 @@ class Sizes:
             frames_per_block=self.model.frames_per_block,
             copies=copies,
         )
+
+
+def sizes_of_training(options: BalancedSPOptions | TrainingStepOptions) -> Sizes:
+    """The sizes of the options' device, with those of a training step that the options name.
+
+    Raises:
+        ValueError: sizes that do not go together.
+    """
+    usual = Sizes.of(options.device)
+    heads = given_or(options.heads, usual.model.num_heads)
+    model = replace(
+        usual.model,
+        num_layers=given_or(options.layers, usual.model.num_layers),
+        num_heads=heads,
+        dim=heads * given_or(options.head_dim, usual.model.head_dim),
+        ffn_dim=given_or(options.ffn, usual.model.ffn_dim),
+    )
+    return replace(
+        usual,
+        model=model,
+        latent_frames=given_or(options.latent_frames, usual.latent_frames),
+        height=given_or(options.height, usual.height),
+        width=given_or(options.width, usual.width),
+        repeats=given_or(options.repeats, usual.repeats),
+    )
+
+
+def given_or(given: int | None, usual: int) -> int:
+    """A number that an option gives, or the usual one."""
+    return usual if given is None else given
+
+
+def note_on_layers(sizes: Sizes) -> str:
+    """That layers are those of the 5B but not all of them, where that is so."""
+    if replace(sizes.model, num_layers=WAN_5B.num_layers) != WAN_5B:
+        return ""
+    return f" Layers are the 5B's, {sizes.model.num_layers} of its {WAN_5B.num_layers}."
 
 
 def randomize_zero_layers(model: WanTransformer) -> None:

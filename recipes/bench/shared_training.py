@@ -6,6 +6,7 @@ noisy ones, are dealt out in that order; which frames a rank needs depends on th
 rank encodes the whole clip.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from longlive_models.diffusion import FlowSchedule, add_noise, velocity
 from longlive_models.objectives import frame_losses, teacher_forcing_mask
 from longlive_models.vae import WanVAE, encode_window
 from longlive_models.wan import WanTransformer
+from longlive_models.wan.recomputation import Checkpointing
 from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory, slowest_seconds
 from longlive_recipes.bench.shared_sizes import (
     TOLERANCE,
@@ -31,10 +33,24 @@ Values = dict[str, Tensor]
 
 
 class TrainingStep:
-    """A forward and a backward pass of the teacher-forcing loss, in one of the layouts."""
+    """A forward and a backward pass of the teacher-forcing loss, in one of the layouts.
+
+    ``checkpointing`` says whether blocks run again in the backward pass: on a GPU they do, unless
+    given.
+
+    Attributes:
+        model: the transformer; its ``gradient_checkpointing`` can be set between two runs.
+        forward: what is called to run the model; the model itself, until it is set.
+    """
 
     def __init__(
-        self, group: SequenceGroup, device: torch.device, sizes: Sizes, *, balanced: bool
+        self,
+        group: SequenceGroup,
+        device: torch.device,
+        sizes: Sizes,
+        *,
+        balanced: bool,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
         self.device, self.sizes, self.balanced = device, sizes, balanced
         self.group, self.schedule = group, FlowSchedule()
@@ -43,9 +59,14 @@ class TrainingStep:
         torch.manual_seed(0)
         with device:
             self.model = WanTransformer(
-                sizes.model, exchange=self.sp, gradient_checkpointing=device.type == "cuda"
+                sizes.model,
+                exchange=self.sp,
+                gradient_checkpointing=device.type == "cuda"
+                if checkpointing is None
+                else checkpointing,
             )
         randomize_zero_layers(self.model)
+        self.forward: Callable[..., Tensor] = self.model
         self.mask = teacher_forcing_mask(
             sizes.latent_frames,
             partition.tokens_per_frame,
@@ -96,7 +117,7 @@ class TrainingStep:
     def _balanced_loss(self) -> Tensor:
         sp = self.sp
         losses = frame_losses(
-            self.model,
+            self.forward,
             sp.shard(self.latents, 2),
             sp.shard_blocks(self.text, 1),
             noise=sp.shard(self.noise, 2),
@@ -113,7 +134,7 @@ class TrainingStep:
         noisy = add_noise(clean, self.noise, self.schedule.sigma(timesteps))
         both = sp.shard(torch.cat((clean, noisy), 2), 2)
         times = sp.shard(torch.cat((torch.zeros_like(timesteps), timesteps), 1), 1)
-        predicted = self.model(
+        predicted = self.forward(
             both,
             times,
             sp.shard_blocks(self.text.repeat(1, 2, 1, 1), 1),

@@ -9,11 +9,11 @@ from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
 from longlive_models.settings import GenerationSettings
 from longlive_models.text import PocketTextConfig
 from longlive_models.wan import POCKET, WanConfig
+from longlive_models.wan.recomputation import Checkpointing, check_checkpointing
 from longlive_recipes.configs.checked import (
     part_field,
     parts_field,
     real_field,
-    switch_field,
     text_field,
     whole_field,
 )
@@ -55,7 +55,7 @@ class TrainAR:
     latent_cache: str | None = None  # keep the encoded clips here
     data: str | None = None  # a cache of one's own clips, in place of sets and drawn clips
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
-    checkpointing: bool = False  # recompute blocks in the backward pass: less memory, more time
+    checkpointing: Checkpointing = False  # recompute blocks, or all of them but "attention"
     parallel: Parallel = field(default_factory=Parallel)
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
     validation_clips: int = 32  # of each length, never trained on
@@ -120,7 +120,7 @@ class TrainAR:
         parts_field(self, "sample_prompts", str)
         text_field(self, "vae")
         text_field(self, "latent_cache", "data", "start_from", optional=True)
-        switch_field(self, "checkpointing")
+        check_checkpointing(f"{type(self).__name__}.checkpointing", self.checkpointing)
         check_seed(self)
         check_captions(self.text, self.sample_prompts, drawn=self.data is None)
 

@@ -33,6 +33,7 @@ from longlive_recipes.training.checkpoint_layout import (
     optimizer_values,
     optimizers_in,
 )
+from longlive_recipes.training.compilation import maybe_compile as maybe_compile
 from longlive_recipes.training.muon import MuonAdamW
 from longlive_recipes.training.optimizers import (
     AdamW,
@@ -369,15 +370,3 @@ def start_from(module: nn.Module, folder: Path) -> None:
     _, tensors = load_part(folder)
     dtype = next(module.parameters()).dtype
     fill(module, decode_state(tensors, dtype), folder)
-
-
-def maybe_compile(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
-    """``function``, compiled if ``wanted``.
-
-    Every shape is compiled by itself. Torch 2.11's analysis of tilings fails an assertion on
-    broadcasts that these models have.
-    """
-    if not wanted:
-        return function
-    options: dict[str, Any] = {"triton.coalesce_tiling_analysis": False}
-    return torch.compile(function, dynamic=False, options=options)

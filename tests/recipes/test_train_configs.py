@@ -86,7 +86,7 @@ WRONG = {
         "latent_cache": ("", 3),
         "data": ("", 3),
         "quantized": (None, "nvfp4"),
-        "checkpointing": (1, None, "yes"),
+        "checkpointing": (1, None, "yes", "full"),
         "parallel": (None, 2),
         "start_from": ("", 3),
         "validation_clips": NO_COUNTS,

@@ -22,6 +22,7 @@ from longlive_models.objectives import (
 from longlive_models.prompts.storyboard import BlockPrompt
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import ParallelTransformer, WanConfig, WanTransformer
+from longlive_models.wan.recomputation import Checkpointing
 from tests.models.tiny_pipeline import TEXT
 
 CONFIG = WanConfig(
@@ -57,7 +58,7 @@ def training_step(
     heads: int,
     kind: str,
     loss_mask: bool,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
     linears: TrainingConfig | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss, and every parameter's gradient after averaging over the group."""

@@ -44,6 +44,7 @@ def check_step(ranks: Ranks, *how: object) -> None:
     [
         (4, "whole past", False, False),
         (4, "window", True, True),
+        (4, "window", True, "attention"),
         (8, "table", True, False),
         (4, "short", False, False),  # the last block is shorter, so ranks hold unequal parts
     ],

@@ -40,8 +40,9 @@ def test_so_are_those_of_frames_that_count(shape, ranks, folder):
     assert_as_one_rank(ranks, folder, shape, mask=True)
 
 
-def test_so_are_those_of_recomputed_blocks(ranks, folder):
-    assert_as_one_rank(ranks, folder, (2, 2), checkpointing=True)
+@pytest.mark.parametrize("checkpointing", [True, "attention"])
+def test_so_are_those_of_recomputed_blocks(ranks, folder, checkpointing):
+    assert_as_one_rank(ranks, folder, (2, 2), checkpointing=checkpointing)
 
 
 def test_so_are_those_of_products_in_four_bits(ranks, folder):

@@ -1,0 +1,149 @@
+"""A training step by what its backward pass computes again: gradients first, then time and memory.
+
+Steps of one model take turns, so that what the machine does beside them falls on all alike.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.wan.recomputation import Checkpointing
+from longlive_recipes.bench.checks import require
+from longlive_recipes.bench.options import Rows, TrainingStepOptions
+from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory
+from longlive_recipes.bench.shared_sizes import (
+    TOLERANCE,
+    Sizes,
+    note_on_layers,
+    relative_error,
+    sizes_of_training,
+)
+from longlive_recipes.bench.shared_training import TrainingStep
+from longlive_recipes.training.compilation import maybe_compile
+
+TODAY = "blocks run again"
+KEPT = "blocks run again, attention does not"
+COMPILED = ", compiled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepComparison:
+    """What is compared: on "cpu" or "cuda", at which sizes, and whether compiled as well."""
+
+    device: str
+    sizes: Sizes
+    compiled: bool
+
+    @classmethod
+    def of(cls, options: TrainingStepOptions) -> "StepComparison":
+        """What the options ask for; sizes that they leave open are the device's."""
+        sizes = sizes_of_training(options)
+        return cls(device=options.device, sizes=sizes, compiled=options.compiled)
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "training_step on cuda needs a GPU, and this host has none: write --device cpu."
+            )
+        self.sizes.balanced(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """One way to take the step."""
+
+    checkpointing: Checkpointing
+    forward: Callable[..., Tensor]
+
+
+def measure(options: StepComparison, about: str) -> dict[str, Any]:
+    """Check the loss and all gradients, then time, each way in turn.
+
+    Raises:
+        AssertionError: a loss or gradients differ by more than rounding.
+    """
+    device = torch.device(options.device)
+    step = TrainingStep(SequenceGroup(), device, options.sizes, balanced=True)
+    compiled = maybe_compile(step.model.forward, options.compiled)
+    ways = {
+        TODAY: _Way(checkpointing=True, forward=step.model),
+        KEPT: _Way(checkpointing="attention", forward=step.model),
+    }
+    if options.compiled:
+        ways[KEPT + COMPILED] = _Way(checkpointing="attention", forward=compiled)
+    bound = TOLERANCE[options.device]
+    rows = _differences(step, ways, bound)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.sizes.repeats):
+        for name, way in ways.items():
+            reset_peak_memory(device)
+            times[name].append(_seconds(step, way))
+            rows[name] |= peak_gpu_memory(step.group, device)
+    today = median(times[TODAY])
+    for name, row in rows.items():
+        seconds = median(times[name])
+        rows[name] = {"seconds": seconds, "times_faster": today / seconds, **row}
+    return {
+        "about": about + note_on_layers(options.sizes),
+        "rows": rows,
+        "checked": f"the loss and the gradients together differ by at most {bound:g}, relative",
+    }
+
+
+def _differences(step: TrainingStep, ways: dict[str, _Way], bound: float) -> Rows:
+    """How far each way's loss and gradients are from today's; today's from those of another run."""
+    want_loss, want = _values(step, ways[TODAY])
+    rows: Rows = {}
+    for name, way in ways.items():
+        loss, found = _values(step, way)
+        off = {
+            "loss_difference": relative_error(loss, want_loss),
+            "gradient_difference": _whole_error(found, want),
+        }
+        for what, value in off.items():
+            require(value <= bound, f"{name}: {what} {value:.1e}, more than {bound:g}")
+        rows[name] = {**off, "largest_gradient_difference": _largest_error(found, want)}
+    return rows
+
+
+def _values(step: TrainingStep, way: _Way) -> tuple[Tensor, dict[str, Tensor]]:
+    loss = _run(step, way)
+    parameters = step.model.named_parameters()
+    return loss, {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
+
+
+def _run(step: TrainingStep, way: _Way) -> Tensor:
+    step.model.gradient_checkpointing, step.forward = way.checkpointing, way.forward
+    return step.run()
+
+
+def _seconds(step: TrainingStep, way: _Way) -> float:
+    _finish(step.device)
+    began = perf_counter()
+    _run(step, way)
+    _finish(step.device)
+    return perf_counter() - began
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _whole_error(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
+    """The norm of all differences over the norm of all gradients."""
+    require(found.keys() == want.keys(), "other parameters have a gradient")
+    off = sum(float((found[name] - value).double().norm()) ** 2 for name, value in want.items())
+    whole = sum(float(value.double().norm()) ** 2 for value in want.values())
+    return (off / whole) ** 0.5
+
+
+def _largest_error(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
+    """The largest difference of one parameter's gradient, relative to it."""
+    return max(relative_error(found[name], value) for name, value in want.items())
