@@ -23,6 +23,9 @@ class Content:
     one_video_a_line: bool = False
     storyboard: Path | None = None
     image: Path | None = None
+    video: Path | None = None
+    cut: bool = False
+    video_prompt: str | None = None
     seed: int | None = None
     count: int = 1
     resume: Path | None = None
@@ -54,6 +57,7 @@ class Content:
         from longlive_recipes.configs.generate import Generate
 
         named = {name: value for name, value in options.items() if value is not None}
+        _refuse_empty(named)
         refuse_given_twice(named, overrides)
         self._refuse_what_does_not_go_together(named, file)
         config, jobs = self._from_the_past()
@@ -86,6 +90,7 @@ class Content:
         }
         rest = {
             "--image": self.image,
+            "--video": self.video,
             "--seed": self.seed,
             "--count": None if self.count == 1 else self.count,
             **{
@@ -106,6 +111,7 @@ class Content:
             raise ValueError(
                 "--one-video-a-line says how the lines of --prompts FILE are read: add it."
             )
+        self._refuse_half_a_clip()
         if self.resume is not None:
             says = f"{self.resume} says what is shown, and how"
             _refuse("--resume", {**shown, **rest, "--replay": self.replay}, says)
@@ -118,6 +124,22 @@ class Content:
                 raise ValueError(
                     f"a video needs one of PROMPT, --prompts FILE and --storyboard FILE, got {got}."
                 )
+
+    def _refuse_half_a_clip(self) -> None:
+        if self.video is None and (self.cut or self.video_prompt is not None):
+            given = "--cut" if self.cut else "--video-prompt"
+            raise ValueError(
+                f"{given} is about the clip of --video FILE, that a video goes on from: add it."
+            )
+        if self.video_prompt is not None and not self.cut:
+            raise ValueError(
+                "--video-prompt is for a clip that a cut follows: without one, the clip and what "
+                "comes next are one shot with one prompt. Add --cut, or leave it out."
+            )
+        if self.video is not None and self.image is not None:
+            raise ValueError(
+                "--image and --video both say what the video begins with: leave one of them out."
+            )
 
     def _from_the_past(self) -> "tuple[Any, list[VideoJob]]":
         if self.resume is None and self.replay is None:
@@ -144,7 +166,7 @@ class Content:
         from longlive_models.file_names import require_distinct, require_name
         from longlive_models.prompts.files import VideoRequest, read_prompts
         from longlive_models.prompts.storyboard import Storyboard
-        from longlive_recipes.configs.generate import VideoJob
+        from longlive_recipes.configs.generate import GivenClip, VideoJob
         from longlive_recipes.generation.outputs import seed_names
 
         file = self.prompts or self.storyboard
@@ -162,6 +184,10 @@ class Content:
                 f"{len(requests)} prompts, {self.count} times each, are more than the "
                 f"{MOST_VIDEOS:,} videos that one command plans: lower --count."
             )
+        clip = None
+        if self.video is not None:
+            path = Path(os.path.realpath(self.video))
+            clip = GivenClip(path=path, cut=self.cut, prompt=self.video_prompt)
         alone = "video" if file is None else file.stem
         jobs: list[VideoJob] = []
         for place, request in enumerate(requests):
@@ -178,6 +204,7 @@ class Content:
                         story=request.storyboard,
                         seed=seed,
                         image=Path(os.path.realpath(image)) if image else None,
+                        clip=None if request.image else clip,
                     )
                 )
         require_distinct([job.name for job in jobs], f"prompts of {file}")
@@ -224,6 +251,16 @@ def _require(path: Path, what: str, why: str) -> None:
     """Raise ValueError unless a file exists."""
     if not path.is_file():
         raise ValueError(f"there is no {what} {str(path)!r}: {why}. Check the path.")
+
+
+def _refuse_empty(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that was given and is empty; a negative prompt may be."""
+    for name, value in options.items():
+        if isinstance(value, str) and not value.strip() and name != "negative_prompt":
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value!r} says nothing: write a value, or leave the "
+                f"option out for its default."
+            )
 
 
 def _refuse(leader: str, given: Mapping[str, Any], reason: str) -> None:

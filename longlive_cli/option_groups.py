@@ -18,27 +18,44 @@ RUNTIME = {
 """An option for every field of `longlive_models.runtime_options.RuntimeOptions`."""
 
 
-def with_runtime(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options of `RUNTIME` in place of its parameter `runtime`.
+SAMPLING = {
+    "sampler": options.Sampler,
+    "steps": options.Steps,
+    "guidance": options.Guidance,
+    "negative_prompt": options.NegativePrompt,
+    "fps": options.FPS,
+    "crf": options.CRF,
+    "model": options.Model,
+}
+"""Options of how a video is made and stored, which are fields of the config of a generation."""
+
+GROUPS = {"runtime": RUNTIME, "sampling": SAMPLING}
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with the options of a group in place of its parameter `runtime` or `sampling`.
 
     The command gets a mapping of those that were given.
     """
     shape = inspect.signature(command)
+    groups = {name: GROUPS[name] for name in shape.parameters if name in GROUPS}
     parameters: list[inspect.Parameter] = []
     for parameter in shape.parameters.values():
-        if parameter.name != "runtime":
+        if parameter.name not in groups:
             parameters.append(parameter)
             continue
         parameters += [
             inspect.Parameter(name, parameter.kind, default=None, annotation=option)
-            for name, option in RUNTIME.items()
+            for name, option in groups[parameter.name].items()
         ]
 
     @wraps(command)
     def with_options(**given: object) -> None:
-        values = {name: given.pop(name) for name in RUNTIME}
-        runtime = {name: value for name, value in values.items() if value is not None}
-        command(**given, runtime=runtime)
+        grouped = {}
+        for group, options_of in groups.items():
+            values = {name: given.pop(name) for name in options_of}
+            grouped[group] = {name: value for name, value in values.items() if value is not None}
+        command(**given, **grouped)
 
     vars(with_options)["__signature__"] = shape.replace(parameters=parameters)
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -169,6 +169,32 @@ Image = Annotated[
         "videos, those that name none."
     ),
 ]
+Video = Annotated[
+    Path | None,
+    typer.Option(
+        parser=file_name,
+        metavar="FILE",
+        help="A clip that the video goes on from: its last blocks are remembered as if they had "
+        "been made. Of any size and rate: it is cropped and resampled. The output has what comes "
+        "after it.",
+    ),
+]
+Cut = Annotated[bool, typer.Option("--cut", help="With --video: begin a new shot after the clip.")]
+VideoPrompt = Annotated[
+    str | None,
+    typer.Option(help="With --cut: what the clip shows.  [default: the first shot's prompt]"),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes: errors and results alone.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Say what runs where, and why nothing faster; how long each block takes.",
+    ),
+]
 Snapshot = Annotated[
     Path | None,
     typer.Option(

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from longlive_core.checks import real, whole
-from longlive_core.kv_cache import (
-    AbsolutePositions,
-    PagedKVCache,
-    PositionPolicy,
-)
+from longlive_core.kv_cache import AbsolutePositions, PagedKVCache, PositionPolicy
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import BlockSampler, guide, sample, x0_from_velocity
 from longlive_models.diffusion.flow import check_guidance
@@ -24,7 +20,14 @@ from longlive_models.diffusion.samplers import Constrain, StepDone, unchanged
 from longlive_models.finite import LARGEST_WEIGHT, Check, Checks, sound, sound_weights
 from longlive_models.first_frame import clean_first_frame, pin_first_frame
 from longlive_models.gradient_memory import GradientMemory
-from longlive_models.latent_block import GeneratorState, Image, KeptBlock, LatentBlock, Latents
+from longlive_models.latent_block import (
+    GeneratorState,
+    Image,
+    KeptBlock,
+    LatentBlock,
+    Latents,
+    check_latents,
+)
 from longlive_models.prompt_encoder import PromptEncoder
 from longlive_models.prompts.storyboard import BlockPrompt, PromptSchedule
 from longlive_models.text import TextEncoder
@@ -91,7 +94,9 @@ class BlockGenerator:
         seeds = [check_seed(seed) for seed in seeds]
         why = "it multiplies temporal positions. Pass 1.0 for the model's own."
         t_scale = real("t_scale", t_scale, above=0, why=why)
-        _check_image(image, (len(seeds), model.config.in_channels, 1, *latent_size))
+        if image is not None:
+            shape = (len(seeds), model.config.in_channels, 1, *latent_size)
+            check_latents("an image", image, shape)
         self.model = model
         self.text = text
         self.cache = cache
@@ -135,6 +140,19 @@ class BlockGenerator:
             answers[weights] = sound_weights(self.model)
         self._finish(index, prompt, text, latents)
         return LatentBlock(index, latents, prompt, Checks.join(answers))
+
+    @torch.no_grad()
+    def remember(self, index: int, prompts: Sequence[BlockPrompt], latents: Latents) -> None:
+        """Take given latents as block ``index``: one clean pass writes them to the cache.
+
+        Raises:
+            ValueError: as ``generate``, and for latents of another shape than a block's.
+        """
+        wan = self.model.config
+        shape = (len(self.seeds), wan.in_channels, wan.frames_per_block, *self.latent_size)
+        check_latents("a block", latents, shape)
+        prompt, text = self._begin(index, prompts)
+        self._finish(index, prompt, text, latents.to(self.device, torch.float32))
 
     def rollout(
         self,
@@ -380,13 +398,3 @@ def check_seed(seed: int) -> int:
     """Return the seed as an int. Raises ValueError for anything but a whole number of 64 bits."""
     gaussian(seed, [], (1,))
     return int(seed)
-
-
-def _check_image(image: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for a first frame that has not the shape of the video's latents."""
-    if image is not None and tuple(image.shape) != shape:
-        raise ValueError(
-            f"the first frame's latents must be {shape} (videos, channels, 1, height, width), got "
-            f"{tuple(image.shape)}: they take the place of the first latent frame. "
-            f"Encode an image of the video's size for each video."
-        )

@@ -52,3 +52,13 @@ class GeneratorState:
     cache: CacheSnapshot
     kept: dict[int, KeptBlock]
     image: Image | None
+
+
+def check_latents(what: str, latents: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for latents of another shape than ``shape``; ``what`` names their source."""
+    if tuple(latents.shape) != shape:
+        raise ValueError(
+            f"the latents of {what} must be {shape} (videos, channels, frames, height, width), got "
+            f"{tuple(latents.shape)}: they take the place of what the model would make. Encode "
+            f"{what} of the video's size for each video."
+        )

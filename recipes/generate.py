@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from longlive_models.callbacks import StepReport
+from longlive_models.video.blocks import Timing
 from longlive_recipes.configs.generate import Generate as Generate
 from longlive_recipes.configs.generate import Snapshots as Snapshots
 from longlive_recipes.configs.generate import VideoJob as VideoJob
@@ -23,11 +24,16 @@ from longlive_recipes.generation.plan import plan as plan
 from longlive_recipes.generation.plan import warn_of_plan as warn_of_plan
 from longlive_recipes.generation.session import VideoSession, load_pipeline, open_video_session
 from longlive_recipes.generation.sidecar import Result as Result
+from longlive_recipes.generation.sidecar import peak_memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """The report of a block that was written; ``frames_before`` were in the file before the run."""
+    """The report of a block that was written.
+
+    ``frames_before`` were in the file before the run, ``timing`` has the seconds of the block's
+    parts, and ``memory`` the peak so far in bytes (0: not measured).
+    """
 
     job: VideoJob
     index: int
@@ -36,6 +42,8 @@ class BlockReport:
     frames_total: int
     seconds: float
     frames_before: int = 0
+    timing: Timing | None = None
+    memory: int = 0
 
 
 Progress = Callable[[BlockReport], None]
@@ -130,9 +138,9 @@ def generate_one(
     stopped_by, saved = 0, None
     with session, Interrupts(wait=snapshots is not None) as interrupts:
         try:
-            while session.advance() is not None:
+            while (block := session.advance()) is not None:
                 if progress is not None:
-                    progress(_report(session, job))
+                    progress(_report(session, job, block.timing))
                 stopped_by = interrupts.asked if session.frames != session.video.frames else 0
                 if snapshots is not None and (
                     stopped_by or (snapshots.every and session.blocks % snapshots.every == 0)
@@ -152,14 +160,16 @@ def generate_one(
     return session.finish(stopped_by=stopped_by, snapshot=saved if stopped_by else None)
 
 
-def _report(session: VideoSession, job: VideoJob) -> BlockReport:
+def _report(session: VideoSession, job: VideoJob, timing: Timing) -> BlockReport:
     plan = session.stream.plan
     return BlockReport(
         job=job,
         index=session.blocks - 1,
         blocks=plan.blocks,
         frames_done=session.frames,
-        frames_total=plan.frames,
+        frames_total=plan.new_frames,
         seconds=time.perf_counter() - session.began,
         frames_before=session.frames - session.frames_made,
+        timing=timing,
+        memory=peak_memory(session.pipeline.runtime.device),
     )

@@ -11,7 +11,7 @@ from longlive_cli import complete, options
 from longlive_cli.boundary import FAILED
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import in_one_line, note, say, show, spinning
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longlive_recipes.bench.run import Prepared
 
 
-@with_runtime
+@with_groups
 def bench(
     names: Annotated[
         list[str] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longlive_cli.messages import say
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.option_groups import with_groups
 
 if TYPE_CHECKING:
     from longlive_models.runtime_options import RuntimeOptions
@@ -18,7 +18,7 @@ QUANTIZED = ("fp8", "nvfp4", "nvfp4-w4a4")
 OPTIONAL = ("xformers", "flash-attn", "flash-attn-4", "humming-kernels", "transformer-engine")
 
 
-@with_runtime
+@with_groups
 def doctor(
     head_dim: Annotated[int, typer.Option(min=1, help="The size of an attention head.")] = 128,
     training: Annotated[bool, typer.Option(help="Ask for backends that have a backward.")] = False,

@@ -11,7 +11,7 @@ from longlive_cli import complete
 from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.option_groups import with_groups
 from longlive_cli.options import ResultFile
 from longlive_recipes.generation.interrupts import Stoppable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longlive_recipes.moving_shapes.judge import ClipVerdict, ShotVerdict
 
 
-@with_runtime
+@with_groups
 def evaluate(
     videos: Annotated[
         list[Path] | None,

@@ -11,9 +11,10 @@ import typer
 from longlive_cli import options
 from longlive_cli.boundary import name_of
 from longlive_cli.content import Content, look_at_files, read_snapshots
+from longlive_cli.detail import how_much, tell_plan
 from longlive_cli.launcher import check_ranks, is_first
-from longlive_cli.messages import note, say, show
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.messages import say, show
+from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -21,24 +22,21 @@ if TYPE_CHECKING:
     from longlive_recipes.training.parallel import Parallel
 
 
-@with_runtime
+@with_groups
 def generate(
     prompt: options.Prompt = None,
     prompts: options.Prompts = None,
     one_video_a_line: options.OneVideoALine = False,
     storyboard: options.Storyboard = None,
     image: options.Image = None,
+    video: options.Video = None,
+    cut: options.Cut = False,
+    video_prompt: options.VideoPrompt = None,
     output: options.Output = None,
     seconds: options.Seconds = None,
     seed: options.Seed = None,
     count: options.Count = 1,
-    sampler: options.Sampler = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    negative_prompt: options.NegativePrompt = None,
-    fps: options.FPS = None,
-    crf: options.CRF = None,
-    model: options.Model = None,
+    sampling: dict[str, Any] | None = None,
     runtime: dict[str, Any] | None = None,
     snapshot: options.Snapshot = None,
     snapshot_every: options.SnapshotEvery = None,
@@ -53,6 +51,8 @@ def generate(
     overwrite: options.Overwrite = False,
     nproc: options.Nproc = 1,
     nodes: options.Nodes = 1,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Generate one or more videos from prompts, from a snapshot, or again from a record."""
     content = Content(
@@ -61,6 +61,9 @@ def generate(
         one_video_a_line=one_video_a_line,
         storyboard=storyboard,
         image=image,
+        video=video,
+        cut=cut,
+        video_prompt=video_prompt,
         seed=seed,
         count=count,
         resume=resume,
@@ -68,10 +71,9 @@ def generate(
         only_new=only_new,
         replay=replay,
     )
-    fields = {"seconds": seconds, "sampler": sampler, "steps": steps, "guidance": guidance}
-    fields |= {"model": model, "negative_prompt": negative_prompt, "fps": fps, "crf": crf}
-    fields |= runtime or {}
+    fields = {"seconds": seconds, **(sampling or {}), **(runtime or {})}
     _refuse_endless(seconds, "--seconds inf")
+    detail = how_much(quiet, verbose)
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = content.read(fields, overrides=overrides, file=config)
     if resume is None and replay is None:  # of --set and --config
@@ -83,22 +85,21 @@ def generate(
     from longlive_recipes import generate as recipe
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving, ranks=nproc)
-    recipe.warn_of_plan(plan)
-    parallel = None
-    if max(nproc, nodes) > 1:
-        parallel = _spread(wanted, jobs, nproc, nodes, saving)
+    if detail != "quiet":
+        recipe.warn_of_plan(plan, jobs)
+    ranked = max(nproc, nodes) > 1
+    parallel = _spread(wanted, jobs, nproc, nodes, saving) if ranked else None
     if dry_run:
         show(plan, as_json=as_json)
         return
-    if "weights" in (runtime or {}) and plan.stored.partition(",")[0] not in plan.weights:
-        note(f"longlive: the files hold {plan.stored}; weights become {plan.weights}.")
+    tell_plan(plan, detail, named="weights" in (runtime or {}))
     results: list[Result] = []
     try:
         with Stoppable():
             if parallel is not None:
-                results += _run_on_ranks(plan, jobs, parallel, overwrite=overwrite)
+                results += _run_on_ranks(plan, jobs, parallel, detail, overwrite=overwrite)
             else:
-                _run(plan, jobs, saving, overwrite=overwrite, done=results.append)
+                _run(plan, jobs, saving, detail, overwrite=overwrite, done=results.append)
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
     end(results)
@@ -127,14 +128,15 @@ def _run(
     plan: "Plan",
     jobs: "list[VideoJob]",
     snapshots: Any,
+    detail: str,
     *,
     overwrite: bool,
     done: "Callable[[Result], None]",
 ) -> None:
-    from longlive_cli.progress import FrameBar
+    from longlive_cli.detail import view
     from longlive_recipes import generate as recipe
 
-    with FrameBar([video.name for video in plan.videos]) as bar:
+    with view(detail, [video.name for video in plan.videos]) as bar:
         recipe.run_plan(
             plan,
             jobs,
@@ -148,15 +150,15 @@ def _run(
 
 
 def _run_on_ranks(
-    plan: "Plan", jobs: "list[VideoJob]", parallel: "Parallel", *, overwrite: bool
+    plan: "Plan", jobs: "list[VideoJob]", parallel: "Parallel", detail: str, *, overwrite: bool
 ) -> "list[Result]":
     """Generate over several ranks; only the first shows progress, of its own videos."""
-    from longlive_cli.progress import FrameBar
+    from longlive_cli.detail import view
     from longlive_recipes import generate_parallel as recipe
 
     if not is_first():
         return recipe.run_plan(plan, jobs, parallel, overwrite=overwrite)
-    with FrameBar([video.name for video in plan.videos[:: parallel.data]]) as bar:
+    with view(detail, [video.name for video in plan.videos[:: parallel.data]]) as bar:
         return recipe.run_plan(plan, jobs, parallel, progress=bar, overwrite=overwrite)
 
 

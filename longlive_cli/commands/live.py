@@ -14,7 +14,7 @@ from longlive_cli.commands.generate import end, tell
 from longlive_cli.content import Content, look_at_files
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show, warnings_are_lines
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Reader = Callable[["LiveSession"], AbstractContextManager[object]]
 
 
-@with_runtime
+@with_groups
 def live(
     prompt: options.Prompt = None,
     storyboard: options.Storyboard = None,
@@ -47,13 +47,7 @@ def live(
         typer.Option(help="How long the video lasts.  [default: until it is stopped]"),
     ] = None,
     seed: options.Seed = None,
-    sampler: options.Sampler = None,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    negative_prompt: options.NegativePrompt = None,
-    fps: options.FPS = None,
-    crf: options.CRF = None,
-    model: options.Model = None,
+    sampling: dict[str, Any] | None = None,
     runtime: dict[str, Any] | None = None,
     snapshot: options.Snapshot = None,
     resume: options.Resume = None,
@@ -74,9 +68,7 @@ def live(
     take the place of the panel.
     """
     content = Content(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
-    fields = {"seconds": seconds, "model": model}
-    fields |= {"sampler": sampler, "steps": steps, "guidance": guidance}
-    fields |= {"negative_prompt": negative_prompt, "fps": fps, "crf": crf, **(runtime or {})}
+    fields = {"seconds": seconds, **(sampling or {}), **(runtime or {})}
     from longlive_recipes.configs.generate import Generate, Snapshots
 
     check_ranks(1)
@@ -90,7 +82,7 @@ def live(
     from longlive_recipes import generate as recipe
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving)
-    recipe.warn_of_plan(plan)
+    recipe.warn_of_plan(plan, jobs)
     if dry_run:
         show(plan, as_json=as_json)
         return

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 from longlive_core.checks import real, shown, whole
+from longlive_models.prompts.past import Past as Past
 from longlive_models.prompts.text import require_prompt
 from longlive_models.timing import BlockTiming as BlockTiming
 from longlive_models.timing import Number as Number
@@ -129,6 +130,11 @@ class Storyboard:
         if isinstance(value, Mapping):
             refuse_unknown_keys("a storyboard", value, ("shots",))
             value = value.get("shots", ())
+        elif not isinstance(value, list | tuple):
+            raise ValueError(
+                f"a prompt is a text, a list of shots or a storyboard, got {shown(value)}: it says "
+                f"what to show. Write for example 'a red circle moves right on a navy background'."
+            )
         if not isinstance(value, list | tuple):
             raise ValueError(
                 f"a storyboard's shots are a list, got {shown(value)}: shots have an order. "
@@ -144,22 +150,24 @@ class Storyboard:
         blocks: int | None = None,
         shot_offset: Number = SHOT_OFFSET,
         prefix: str = SCENE_CUT_PREFIX,
+        past: Past | None = None,
     ) -> "ShotPlan":
         """Give every shot whole blocks.
 
         A shot's own seconds round to the nearest number of blocks, at least one. A total in
-        ``seconds`` (the video is then cut to that many frames) or in ``blocks`` shares what is
-        left among the shots without a length, the first ones taking the remainder, and extends
-        the last shot to it. Shots with lengths of their own that begin past it are left out, and
-        the plan says so. Without a total, every shot needs a length. ``seconds=math.inf`` makes an
-        endless plan: the last shot goes on for ever, and every other needs a length. Raises
-        ValueError where that cannot be, for a total that is not positive or beyond any video, and
-        for shots without a length that the total has no block for.
+        ``seconds`` (the video is then cut to that many frames) or in ``blocks`` shares what is left
+        among the shots without a length, the first ones taking the remainder, and extends the last
+        shot to it. Shots with lengths of their own that begin past it are left out, and the plan
+        says so. Without a total, every shot needs a length. ``seconds=math.inf`` makes an endless
+        plan: the last shot goes on for ever, and every other needs a length. ``past`` puts the
+        blocks of a clip before the shots; lengths do not count them. Raises ValueError where that
+        cannot be, for a total that is not positive or beyond any video, and for shots without a
+        length that the total has no block for.
         """
         if seconds == math.inf and blocks is None:
             last = replace(self.shots[-1], seconds=None, blocks=1)
             known = Storyboard(shots=(*self.shots[:-1], last))
-            plan = known.plan(timing, shot_offset=shot_offset, prefix=prefix)
+            plan = known.plan(timing, shot_offset=shot_offset, prefix=prefix, past=past)
             return replace(plan, endless=True)
         if seconds is not None and blocks is not None:
             raise ValueError(
@@ -168,14 +176,19 @@ class Storyboard:
             )
         if blocks is not None:
             blocks = blocks_of("blocks", blocks, at_most=timing.most_blocks)
-        frames = None if seconds is None else timing.frames_in(seconds)
-        total = blocks if frames is None else timing.blocks_covering(frames)
-        wanted = self._lengths(timing, total)
+        given_blocks = 0 if past is None else past.blocks
+        frames = None
+        if seconds is not None:
+            frames = timing.frames_in(seconds) + timing.frames(given_blocks)
+        total = blocks if frames is None else timing.blocks_covering(frames) - given_blocks
+        wanted = self._lengths(timing, total, opening=past is None)
         lengths = _fit(wanted, total)
         rest = self.shots[len(lengths) :]
         if any(shot.seconds is None and shot.blocks is None for shot in rest):
             needed = math.ceil(timing.seconds(sum(wanted)))
-            given = timing.seconds(sum(lengths)) if frames is None else frames / timing.fps
+            given = timing.seconds(sum(lengths))
+            if seconds is not None:
+                given = timing.frames_in(seconds) / timing.fps
             raise ValueError(
                 f"{len(self.shots)} shots do not fit into {given:.4g} s: a "
                 f"shot lasts a block ({timing.block_seconds:.4g} s) or more, so {len(rest)} of "
@@ -183,20 +196,24 @@ class Storyboard:
                 f"make a video of each line of a file, pass --one-video-a-line (lines='videos' in "
                 f"read_prompts)."
             )
+        prompts = tuple(shot.prompt for shot in self.shots[: len(lengths)])
+        if past is not None:
+            prompts, lengths = past.before(prompts, lengths)
         return ShotPlan(
-            prompts=tuple(shot.prompt for shot in self.shots[: len(lengths)]),
+            prompts=prompts,
             lengths=lengths,
             timing=timing,
             frames=timing.frames(sum(lengths)) if frames is None else frames,
             shot_offset=shot_offset,
             prefix=prefix,
             left_out=(*self.left_out, *(shot.prompt for shot in rest)),
+            past=given_blocks,
         )
 
-    def _lengths(self, timing: BlockTiming, total: int | None) -> list[int]:
+    def _lengths(self, timing: BlockTiming, total: int | None, *, opening: bool) -> list[int]:
         """Blocks of each shot, at least one, before they are made to fit the total."""
         lengths = [
-            timing.blocks_nearest(shot.seconds, opening=place == 0)
+            timing.blocks_nearest(shot.seconds, opening=opening and place == 0)
             if shot.seconds is not None
             else shot.blocks
             for place, shot in enumerate(self.shots)
@@ -224,7 +241,8 @@ class ShotPlan:
 
     ``frames`` is the length of the video, which may end inside its last block. A video that is
     ``endless`` has no length: ``blocks`` and ``frames`` then end with the last shot's first block.
-    ``left_out`` has the prompts of shots that are not shown.
+    ``left_out`` has the prompts of shots that are not shown. The first ``past`` blocks are those
+    of a clip, which are given and not made; all other numbers count them.
 
     Raises ValueError for lengths that do not belong to the prompts, or frames not to the blocks.
     """
@@ -237,6 +255,7 @@ class ShotPlan:
     prefix: str = SCENE_CUT_PREFIX
     endless: bool = False
     left_out: tuple[str, ...] = ()
+    past: int = 0
 
     def __post_init__(self) -> None:
         for prompt in self.prompts:
@@ -251,12 +270,19 @@ class ShotPlan:
         why = "a video ends within its last block. Make the plan with Storyboard.plan."
         most = self.timing.frames(self.blocks)
         whole("a plan's frames", self.frames, at_least=1, at_most=most, why=why)
+        why = "a clip's blocks come before those that are made. Make the plan with Storyboard.plan."
+        whole("a plan's past", self.past, at_least=0, at_most=self.blocks - 1, why=why)
         real("shot_offset", self.shot_offset, why="a cut moves positions in time by it. Use 8.0.")
 
     @property
     def blocks(self) -> int:
         """How many blocks the plan has."""
         return sum(self.lengths)
+
+    @property
+    def new_frames(self) -> int:
+        """How many frames are made: those of the clip that it goes on from are not."""
+        return self.frames - self.timing.frames(self.past)
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -289,23 +315,27 @@ class ShotPlan:
         )
 
     def describe(self) -> list[dict[str, Any]]:
-        """Describe each shot for records: prompt, blocks, start and seconds.
+        """Describe each shot that is made, for records: prompt, blocks, start and seconds.
 
-        Blocks and seconds are None for the last shot of an endless plan.
+        Blocks and seconds are None for the last shot of an endless plan. A clip that the video
+        goes on from is not described, and the start is counted from its end.
         """
-        ends = [min(self.timing.frames(end), self.frames) for end in accumulate(self.lengths)]
-        begins = [0, *ends[:-1]]
-        described: list[dict[str, Any]] = [
-            {
-                "prompt": prompt,
-                "blocks": length,
-                "start": begin / self.timing.fps,
-                "seconds": (end - begin) / self.timing.fps,
-            }
-            for prompt, length, begin, end in zip(
-                self.prompts, self.lengths, begins, ends, strict=True
+        given = self.timing.frames(self.past)
+        described: list[dict[str, Any]] = []
+        for prompt, first, length in zip(self.prompts, self.starts, self.lengths, strict=True):
+            start, end = max(first, self.past), first + length
+            if start >= end:
+                continue
+            begins = self.timing.frames(start) - given
+            ends = min(self.timing.frames(end), self.frames) - given
+            described.append(
+                {
+                    "prompt": prompt,
+                    "blocks": end - start,
+                    "start": begins / self.timing.fps,
+                    "seconds": (ends - begins) / self.timing.fps,
+                }
             )
-        ]
         if self.endless:
             described[-1] |= {"blocks": None, "seconds": None}
         return described
@@ -315,7 +345,11 @@ class ShotPlan:
 
 
 def plan_video(
-    prompt: StoryboardLike, timing: BlockTiming, seconds: float | None, shot_offset: float
+    prompt: StoryboardLike,
+    timing: BlockTiming,
+    seconds: float | None,
+    shot_offset: float,
+    past: Past | None = None,
 ) -> ShotPlan:
     """Plan the blocks of a video; it has ``DEFAULT_SECONDS`` if no length is given."""
     storyboard = Storyboard.of(prompt)
@@ -323,7 +357,7 @@ def plan_video(
         shot.seconds is None and shot.blocks is None for shot in storyboard.shots
     ):
         seconds = DEFAULT_SECONDS
-    return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset)
+    return storyboard.plan(timing, seconds=seconds, shot_offset=shot_offset, past=past)
 
 
 def _shot(prompt: Any, seconds: Any, blocks: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from longlive_models.block_steps import check_block_steps
 from longlive_models.choices import MOST_GUIDANCE, check_sampler
 from longlive_models.prompts.storyboard import Storyboard
 from longlive_models.runtime_options import RuntimeOptions
+from longlive_recipes.configs.given_clip import GivenClip as GivenClip
 
 if TYPE_CHECKING:
     from longlive_recipes.generation.commands import Command
@@ -70,6 +71,7 @@ class VideoJob:
         seed: the seed of its noise.
         image: the picture that it starts with.
         image_sha256: the hash of that file, if a record or a snapshot has it.
+        clip: the clip that it goes on from.
         events: events of another video (``Stream.events``), which are repeated.
         like: the record of the video that this one must equal.
         resume_point: the snapshot that it is continued from.
@@ -81,6 +83,7 @@ class VideoJob:
     seed: int
     image: Path | None = None
     image_sha256: str | None = None
+    clip: GivenClip | None = None
     events: tuple[dict[str, Any], ...] = ()
     like: "Recorded | None" = None
     resume_point: "ResumePoint | None" = None
@@ -97,6 +100,8 @@ class VideoJob:
     def reads(self) -> list[tuple[str, Path]]:
         """The files that this video is made from, each with what it is."""
         found = [] if self.image is None else [("the image", self.image)]
+        if self.clip is not None and self.resume_point is None:
+            found.append(("the clip", self.clip.path))
         if self.like is not None:
             found.append(("the record to replay", self.like.path))
         if self.resume_point is not None:

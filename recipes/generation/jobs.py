@@ -36,6 +36,7 @@ def resume(
         seed=summary.seed,
         image=notes.image,
         image_sha256=notes.image_sha256,
+        clip=notes.clip,
         resume_point=resume_point,
     )
     if notes.config is not None:
@@ -75,6 +76,7 @@ def replay(path: Path) -> tuple[Generate, VideoJob]:
         seed=again.seed,
         image=again.image,
         image_sha256=again.image_sha256,
+        clip=again.clip,
         events=tuple(event.to_dict() for event in again.events),
         like=Recorded(
             path=path,

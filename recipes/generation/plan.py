@@ -1,5 +1,6 @@
 """Planning of a generation: everything that is decided before weights are read."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,20 +12,21 @@ from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.model_folder import read_spec, read_words
 from longlive_models.checkpoints.weight_hash import FileHash
+from longlive_models.clip import Clip
 from longlive_models.first_frame import load_image
 from longlive_models.generator import check_seed
 from longlive_models.loading import weights_of
 from longlive_models.precision import stored_precision
 from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import LiveSchedule
-from longlive_models.prompts.storyboard import ShotPlan, plan_video
+from longlive_models.prompts.storyboard import Past, ShotPlan, plan_video
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.stream_snapshot import Origin
 from longlive_models.video.append import VideoStart
 from longlive_models.video.file_name import destination
 from longlive_models.video.files import CRF, check_crf, check_rate, check_size
-from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
+from longlive_recipes.configs.generate import Generate, GivenClip, Snapshots, VideoJob
 from longlive_recipes.generation.outputs import check_files
 from longlive_recipes.run_record import NOT_IN_RECORDS
 
@@ -36,7 +38,8 @@ class PlannedVideo:
     ``name`` is the name of its file. ``frames`` is its length and ``seconds`` how long it plays;
     both are None for a video without an end. ``not_shown`` has the parts of its prompts that will
     not be in it, as far as that is known before the model is loaded. ``image_sha256`` is the hash
-    of its first picture's file when the video began. ``start`` has the existing frames of a video
+    of its first picture's file when the video began, and ``clip`` the clip that it goes on from,
+    whose blocks are not among ``frames``. ``start`` has the existing frames of a video
     that is continued.
     """
 
@@ -49,6 +52,7 @@ class PlannedVideo:
     not_shown: NotShown = NotShown()
     image: Path | None = None
     image_sha256: str | None = None
+    clip: GivenClip | None = None
     start: VideoStart | None = None
 
 
@@ -76,6 +80,7 @@ class Plan:
     kv_cache: str
     lane: str
     attention: str
+    attention_receipt: str = field(metadata=NOT_IN_RECORDS, compare=False)
     linears: tuple[str, ...]
     videos: tuple[PlannedVideo, ...]
     runtime: Runtime = field(metadata=NOT_IN_RECORDS, compare=False)
@@ -111,7 +116,7 @@ def plan(
     settings = _settings(spec, config)
     spec.require_room(runtime.codec(), runtime.device, samples=settings.branches, ranks=ranks)
     fps = settings.fps if config.fps is None else config.fps
-    attention = runtime.receipt(spec.transformer.head_dim).backend
+    attention = runtime.receipt(spec.transformer.head_dim)
     videos, words = [], read_words(folder)
     for job, path in zip(jobs, paths, strict=True):
         _check_job(job, path)
@@ -126,8 +131,9 @@ def plan(
             job.resume_point.require_form(fps=config.fps, crf=config.crf)
             shots = job.resume_point.summary.plan
         else:
-            shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset)
-        schedule = LiveSchedule(shots, _events(job))
+            past = _past(job, spec)
+            shots = plan_video(job.story, spec.timing, config.seconds, settings.shot_offset, past)
+        schedule = LiveSchedule(shots, _events(job), begun=shots.past)
         away = settings.negative_prompt if settings.branches > 1 else ""
         lacking = not_shown(words, schedule.prompts(), shots.left_out, negative=away)
         videos.append(_planned(job, path, shots, fps, lacking))
@@ -147,7 +153,8 @@ def plan(
         compute=runtime.compute,
         kv_cache=runtime.kv_cache,
         lane=runtime.lane,
-        attention=attention,
+        attention=attention.backend,
+        attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
         videos=tuple(videos),
         runtime=runtime,
@@ -155,13 +162,34 @@ def plan(
     )
 
 
-def warn_of_plan(planned: Plan) -> None:
-    """Warn of parts of prompts that will not be in the videos, with ``PromptWarning``."""
+def warn_of_plan(planned: Plan, jobs: Sequence[VideoJob]) -> None:
+    """Warn of parts of prompts that will not be in the videos, and of shots of other lengths."""
     lacking = dict.fromkeys(video.not_shown for video in planned.videos)
     if any(found != NotShown() for found in lacking):
         words = read_words(resolve(planned.config.model, download=planned.config.download))
         for found in lacking:
             warn_of(found, words)
+    _warn_of_rounding(planned, jobs)
+
+
+def _warn_of_rounding(planned: Plan, jobs: Sequence[VideoJob]) -> None:
+    """Warn of shots that become longer or shorter, as they are made of whole blocks."""
+    for job, video in zip(jobs, planned.videos, strict=False):
+        if job.resume_point is not None:
+            continue
+        pairs = enumerate(zip(job.story.shots, video.shots, strict=False), start=1)
+        changed = [
+            f"shot {number} lasts {made['seconds']:.4g} s in place of {shot.seconds:g}"
+            for number, (shot, made) in pairs
+            if shot.seconds is not None
+            and made["seconds"] is not None
+            and abs(made["seconds"] - shot.seconds) > 1 / planned.model_fps
+        ]
+        if changed:
+            warnings.warn(
+                f"{video.name}: a shot is made of whole blocks, so {', '.join(changed)}.",
+                stacklevel=2,
+            )
 
 
 def settled(planned: Plan) -> Generate:
@@ -200,7 +228,10 @@ def _check_job(job: VideoJob, path: Path) -> None:
     if job.image is not None and job.resume_point is None:
         load_image(job.image)
         if job.like is not None:
-            job.like.require_image(job.image, job.image_sha256, fingerprint(job.image))
+            job.like.require_file("picture", job.image, job.image_sha256, fingerprint(job.image))
+    if job.clip is not None and job.like is not None:
+        clip = job.clip
+        job.like.require_file("clip", clip.path, clip.sha256, fingerprint(clip.path))
     start = None if job.resume_point is None else job.resume_point.start
     if start is None:
         return
@@ -210,6 +241,27 @@ def _check_job(job: VideoJob, path: Path) -> None:
             f"are. Give it the same suffix, or pass --only-new."
         )
     start.require()
+
+
+def _past(job: VideoJob, spec: ModelSpec) -> Past | None:
+    """The blocks of the clip that a video goes on from. Raises ValueError if it is no such clip."""
+    if job.clip is None:
+        return None
+    if job.image is not None:
+        raise ValueError(
+            f"{job.name} starts from the picture {job.image} and goes on from the clip "
+            f"{job.clip.path}: a video begins in one way. Leave one out."
+        )
+    clip = Clip.open(job.clip.path, spec.timing.fps)
+    blocks = clip.blocks(spec.timing, spec.settings.policy)
+    return Past(blocks=blocks, cut=job.clip.cut, prompt=job.clip.prompt)
+
+
+def _clip(job: VideoJob) -> GivenClip | None:
+    """The clip with the hash of its file; that of a snapshot is in the snapshot."""
+    if job.clip is None or job.resume_point is not None:
+        return job.clip
+    return replace(job.clip, sha256=fingerprint(job.clip.path))
 
 
 def _image_sha256(job: VideoJob) -> str | None:
@@ -248,11 +300,12 @@ def _planned(
         name=path.stem,
         path=path,
         seed=job.seed,
-        frames=None if shots.endless else shots.frames,
-        seconds=None if shots.endless else shots.frames / fps,
+        frames=None if shots.endless else shots.new_frames,
+        seconds=None if shots.endless else shots.new_frames / fps,
         shots=shots.describe(),
         not_shown=lacking,
         image=job.image,
         image_sha256=_image_sha256(job),
+        clip=_clip(job),
         start=job.resume_point.start if job.resume_point else None,
     )

@@ -104,7 +104,8 @@ class VideoSession:
         config = as_plain(settled(self.planned))
         video = str(destination(self.video.path).resolve())
         notes = {"config": config, "video": video, "image": as_plain(self.video.image)}
-        self.stream.snapshot(path, notes={**notes, "image_sha256": self.video.image_sha256})
+        notes |= {"image_sha256": self.video.image_sha256, "clip": as_plain(self.video.clip)}
+        self.stream.snapshot(path, notes=notes)
 
     def fork(self, path: Path) -> "VideoSession":
         """Make a second session that begins with the same frames and is written to ``path``."""
@@ -201,6 +202,7 @@ def open_video_session(
     blocks = 0
     if job.resume_point is None:
         stream = open_stream(pipeline, planned, job, on_step=on_step)
+        blocks = stream.plan.past
     else:
         stream = pipeline.resume(job.resume_point.snapshot, on_step=on_step)
         blocks = job.resume_point.summary.block
@@ -224,6 +226,9 @@ def open_stream(
         guidance=planned.guidance,
         negative_prompt=planned.negative_prompt,
         image=job.image,
+        video=None if job.clip is None else job.clip.path,
+        cut=job.clip is not None and job.clip.cut,
+        video_prompt=None if job.clip is None else job.clip.prompt,
         events=job.events,
         on_step=on_step,
     )

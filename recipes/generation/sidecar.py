@@ -60,7 +60,8 @@ def video_record(
     timings: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The record beside a video: all that is needed to make it again, and how long it took."""
-    begins = [0, *accumulate(shot["blocks"] or 0 for shot in video.shots)]
+    lengths = (shot["blocks"] or 0 for shot in video.shots)
+    begins = list(accumulate(lengths, initial=stream.plan.past))
     shown = [
         shot for shot, block in zip(video.shots, begins, strict=False) if block < result.blocks
     ]
@@ -83,6 +84,7 @@ def video_record(
             "seed": video.seed,
             "image": as_plain(video.image),
             "image_sha256": video.image_sha256,
+            "clip": as_plain(video.clip),
             "shots": [{"prompt": shot["prompt"], "blocks": shot["blocks"]} for shot in shown],
             "events": events,
         },

@@ -13,6 +13,7 @@ from longlive_models.schema import build, filled
 from longlive_models.settings import GenerationSettings, completed
 from longlive_models.stream_snapshot import Origin, SnapshotSummary
 from longlive_models.video.append import VideoStart
+from longlive_recipes.configs.given_clip import GivenClip
 from longlive_recipes.run_record import as_plain, differences
 
 Config = TypeVar("Config")
@@ -73,6 +74,7 @@ class Recorded:
         changed = differences(completed(self.settings), completed(settings))
         recorded = as_plain(filled(self.config, config))
         changed += differences(recorded, as_plain(config), ignore=_ANY)
+        changed = list(dict.fromkeys(changed))  # some settings are fields of the config as well
         if self.model_sha256 != model_sha256:
             changed.insert(0, f"weights' hash: {self.model_sha256[:12]} -> {model_sha256[:12]}")
         if changed:
@@ -82,13 +84,13 @@ class Recorded:
                 f"or generate a video of its own from prompts."
             )
 
-    def require_image(self, image: Path, before: str | None, now: str) -> None:
-        """Raise ValueError if the picture has changed; ``before`` is its old hash, or None."""
+    def require_file(self, what: str, file: Path, before: str | None, now: str) -> None:
+        """Raise ValueError if a file, such as a picture, has changed; ``before`` may be unknown."""
         if before not in (None, now):
             raise ValueError(
-                f"{self.path} is of a video that began with another picture than {image} is now "
-                f"(its SHA-256 was {before:.12}, and is {now:.12}): a replay makes the same video. "
-                f"Put the picture back, or generate a video of its own from prompts."
+                f"{self.path} is of a video that began with another {what} than {file} is now (its "
+                f"SHA-256 was {before:.12}, and is {now:.12}): a replay makes the same video. Put "
+                f"the {what} back, or generate a video of its own from prompts."
             )
 
 
@@ -104,7 +106,7 @@ def read_resume_point(snapshot: Path, *, only_new: bool = False) -> ResumePoint:
     """
     summary = SnapshotSummary.read(snapshot)
     shots, start = summary.plan, None
-    if not only_new and summary.block:
+    if not only_new and summary.block > shots.past:
         video = read_notes(summary, snapshot).video
         if video is None:
             raise ValueError(
@@ -112,9 +114,10 @@ def read_resume_point(snapshot: Path, *, only_new: bool = False) -> ResumePoint:
                 f"`longlive generate`: pass --only-new and -o, for a file of what comes next."
             )
         frames = shots.timing.frames(summary.block)
+        given = shots.timing.frames(shots.past)
         if not shots.endless:
             frames = min(frames, shots.frames)
-        start = VideoStart(path=video, frames=frames)
+        start = VideoStart(path=video, frames=frames - given)
     return ResumePoint(snapshot=snapshot, summary=summary, start=start)
 
 
@@ -154,6 +157,7 @@ class Replay:
     shots: tuple[Shot, ...]
     events: tuple[SteeringEvent, ...]
     image_sha256: str | None = None
+    clip: GivenClip | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -179,6 +183,7 @@ class Notes:
     video: Path | None = None
     image: Path | None = None
     image_sha256: str | None = None
+    clip: GivenClip | None = None
 
 
 def read_notes(summary: SnapshotSummary, path: Path) -> Notes:

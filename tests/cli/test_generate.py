@@ -127,6 +127,13 @@ def test_an_image_is_for_videos_that_name_none(recipe):
     assert [job.image for job in jobs] == [Path("start.png").resolve(), Path("own.png").resolve()]
 
 
+@pytest.mark.parametrize("option", ["--sampler", "--steps", "--model", "--weights", "--device"])
+def test_an_option_that_is_empty_is_refused(recipe, option):
+    done = longlive("a", option, "")
+    assert (done.exit_code, recipe.calls) == (2, [])
+    assert f"longlive: {option} '' says nothing: write a value" in done.stderr
+
+
 def test_precisions_are_options(recipe):
     longlive("a", "--weights", "nvfp4", "--kv-cache", "fp8")
     assert recipe.calls[0][0] == Generate(weights="nvfp4", kv_cache="fp8")

@@ -235,7 +235,7 @@ def test_what_would_not_go_on_bit_for_bit_is_refused(tmp_path):
 
 def test_a_snapshot_of_another_version_is_refused(tmp_path, monkeypatch):
     path = start("inline").snapshot(tmp_path / "a.safetensors")
-    monkeypatch.setattr("longlive_models.pipeline.__version__", "0.0.1")
+    monkeypatch.setattr("longlive_models.video_maker.__version__", "0.0.1")
     with pytest.raises(ValueError, match="made with version '.*', but here it is '0.0.1'"):
         on_lane("inline").resume(path)
 
