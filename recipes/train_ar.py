@@ -67,7 +67,7 @@ class TrainARModule(TrainingModule):
     velocity: Model
 
     def __init__(self, config: TrainAR, ranks: Ranks | None = None) -> None:
-        super().__init__(config.budget, config.optimization, config.seed)
+        super().__init__(config.budget, config.plan, config.seed)
         self.config = config
         self.ranks = Ranks() if ranks is None else ranks
         self.schedule = FlowSchedule(shift=config.shift)
@@ -98,12 +98,16 @@ class TrainARModule(TrainingModule):
         if config.quantized.quantizes:
             reduce_amax = self.sp.max_over_group if shared else None
             convert_linears(self.model, config.quantized, reduce_amax=reduce_amax)
-        if config.parallel.ranks > 1:
+        self.distribute()
+
+    def distribute(self) -> None:
+        """Share the weights out over the ranks; one rank alone may compile."""
+        if self.config.parallel.ranks > 1:
             shard(self.model, self.model.blocks, self.ranks.world)
             shard(self.text, (), self.ranks.world)
             self.velocity = self.model.__call__  # with hooks; a module would be a part, held twice
         else:
-            self.velocity = maybe_compile(self.model.forward, config.run.compile)
+            self.velocity = maybe_compile(self.model.forward, self.config.run.compile)
 
     def on_fit_start(self) -> None:
         config = self.config
@@ -246,26 +250,42 @@ class TrainARModule(TrainingModule):
     def samples(self) -> dict[str, Video]:
         """A video of each sample prompt, from the pipeline that users have; by the first rank."""
         config = self.config
-        tensors = self.ranks.whole(self.model), self.ranks.whole(self.text)
-        if not self.ranks.first:
+        exact = RuntimeOptions(device=str(self.device), weights="fp32", kv_cache="fp32")
+        pipeline = self.pipeline(exact)
+        if pipeline is None:
             return {}
-        with unfilled():
-            parts = WanTransformer(config.model), PocketTextEncoder(config.text)
-        for part, whole in zip(parts, tensors, strict=True):
-            fill(part, copy.deepcopy(whole), "the module")  # a pipeline freezes its parts
-        pipeline = LongLivePipeline(
-            parts[0],
-            trained_vae(config.vae),
-            parts[1],
-            settings=config.generation,
-            runtime=Runtime.choose(
-                RuntimeOptions(device=str(self.device), weights="fp32", kv_cache="fp32")
-            ),
-        )
         return {
             f"prompt_{number}": pipeline(prompt, seconds=config.sample_seconds, seed=number)
             for number, prompt in enumerate(config.sample_prompts)
         }
+
+    def pipeline(self, options: RuntimeOptions) -> LongLivePipeline | None:
+        """A copy of the model as users have it; None on all ranks but the first.
+
+        All ranks must call it.
+        """
+        config = self.config
+        tensors = self.whole_model(), self.ranks.whole(self.text)
+        if not self.ranks.first:
+            return None
+        with unfilled():
+            parts = WanTransformer(config.model), PocketTextEncoder(config.text)
+        for part, whole in zip(parts, tensors, strict=True):
+            fill(part, copy.deepcopy(whole), "the module")  # a pipeline freezes its parts
+        return LongLivePipeline(
+            parts[0],
+            trained_vae(config.vae),
+            parts[1],
+            settings=config.generation,
+            runtime=Runtime.choose(options),
+        )
+
+    def whole_model(self) -> dict[str, Tensor]:
+        """The transformer's weights as a model folder has them; nothing on ranks after the first.
+
+        All ranks must call it.
+        """
+        return self.ranks.whole(self.model)
 
     def export(self, folder: Path, step: int) -> None:
         """Write a model folder: transformer and text encoder in bfloat16, and the VAE.
@@ -273,7 +293,7 @@ class TrainARModule(TrainingModule):
         All ranks must call it, and the first one writes.
         """
         config = self.config
-        tensors = self.ranks.whole(self.model), self.ranks.whole(self.text)
+        tensors = self.whole_model(), self.ranks.whole(self.text)
         if not self.ranks.first:
             return
         parts = folder / "transformer", folder / "text_encoder"
@@ -290,8 +310,18 @@ class TrainARModule(TrainingModule):
         )
 
 
-def check(config: TrainAR, *, resume: str | None = None) -> None:
-    """Raise ValueError for what can be seen to fail before anything is drawn or written."""
+def check(
+    config: TrainAR,
+    *,
+    resume: str | None = None,
+    parts: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Raise ValueError for what can be seen to fail before anything is drawn or written.
+
+    Args:
+        parts: gives the parts that a checkpoint has to fit, without weights, where a recipe has
+            others than AR training.
+    """
     device = check_machine(config.run, config.parallel)
     vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
     spec = ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
@@ -304,11 +334,11 @@ def check(config: TrainAR, *, resume: str | None = None) -> None:
         config,
         resume=resume,
         steps=config.budget.steps,
-        parts=lambda: _parts(config),
+        parts=parts or (lambda: unfilled_parts(config)),
     )
     if config.start_from:
         names = {"model": "transformer", "text": "text_encoder"}
-        check_start(Path(config.start_from), _parts(config), names)
+        check_start(Path(config.start_from), unfilled_parts(config), names)
     if config.latent_cache:
         check_folder("latent_cache", Path(config.latent_cache))
     check_not_replaced(
@@ -323,7 +353,7 @@ def check(config: TrainAR, *, resume: str | None = None) -> None:
         linear.receipts()
 
 
-def _parts(config: TrainAR) -> nn.ModuleDict:
+def unfilled_parts(config: TrainAR) -> nn.ModuleDict:
     """The module's parts, without weights."""
     with unfilled():
         model, text = WanTransformer(config.model), PocketTextEncoder(config.text)

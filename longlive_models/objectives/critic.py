@@ -13,7 +13,7 @@ from torch import Tensor
 from longlive_core.attention import AnyMask
 from longlive_models.diffusion import FlowSchedule, velocity
 from longlive_models.objectives.dmd import noised
-from longlive_models.objectives.guidance import Model, Text
+from longlive_models.objectives.guidance import NO_GUIDANCE, Model, Text
 from longlive_models.objectives.teacher_forcing import counted_mean
 
 
@@ -28,6 +28,7 @@ def critic_loss(
     mask: AnyMask,
     positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
     image: Float[Tensor, "B C 1 Y X"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
     loss_mask: Bool[Tensor, "B F"] | Float[Tensor, "B F"] | None = None,
 ) -> Float[Tensor, ""]:
     """The critic's loss on a generated video; float32, 0 if no frame counts.
@@ -35,9 +36,18 @@ def critic_loss(
     Gradients go to the critic alone. ``text``, ``mask``, ``positions`` and ``image`` are those of
     the student's rollout: a critic that is asked otherwise scores another distribution.
     ``timesteps`` come from ``ScoreTimesteps``; ``loss_mask`` says which frames count, and leaves
-    out a given first frame.
+    out a given first frame. ``context`` is the clean past that ``dmd_loss`` gives both networks.
     """
     seen = noised(generated, noise=noise, timesteps=timesteps, schedule=schedule, image=image)
-    predicted = critic(seen.latents, seen.timesteps, text, positions=positions, mask=mask)
-    errors = (predicted.float() - velocity(generated.detach(), noise)).square().mean((1, 3, 4))
+    predicted = NO_GUIDANCE.velocity(
+        critic,
+        seen.latents,
+        seen.timesteps,
+        text,
+        None,
+        mask=mask,
+        positions=positions,
+        clean=None if context is None else context.detach().float(),
+    )
+    errors = (predicted - velocity(generated.detach(), noise)).square().mean((1, 3, 4))
     return counted_mean(errors, loss_mask)

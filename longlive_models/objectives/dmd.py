@@ -6,7 +6,9 @@ A generated video ``x`` is noised to one level, and two networks say what it was
     g = (fake - real) / mean |x - real|            mean over the block's frames, channels, pixels
     loss = 1/2 mean (x - stop(x - g))^2            so that d loss / d x = g / (numbers in x)
 
-No gradient goes through the two networks. Where both agree there is nothing to learn.
+No gradient goes through the two networks. Where both agree there is nothing to learn. Scores of a
+block may be asked given the clean past (``context``), and are then of ``p(block | past)``: what a
+teacher that was trained by teacher forcing knows.
 Source: DMD2 (arXiv 2405.14867); LongLive-2.0 (arXiv 2605.18739), normalized block by block.
 """
 
@@ -121,6 +123,7 @@ def dmd_loss(
     fake_guidance: Guidance = NO_GUIDANCE,
     normalize: bool = True,
     image: Float[Tensor, "B C 1 Y X"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
     loss_mask: Bool[Tensor, "B F"] | Float[Tensor, "B F"] | None = None,
 ) -> Float[Tensor, ""]:
     """The student's loss: the mean of ``g^2 / 2``, with ``g`` over the numbers as its gradient.
@@ -133,9 +136,13 @@ def dmd_loss(
         negative: features of the negative prompt; None without guidance.
         guidance: of the teacher; ``fake_guidance`` of the critic.
         noise, timesteps: what the video is noised with; timesteps of ``ScoreTimesteps``.
-        mask: ``block_causal_mask``, with the student's window where it has one.
+        mask: ``block_causal_mask``, with the student's window where it has one; with ``context`` a
+            ``teacher_forcing_mask``.
         frames_per_block, first_block_frames, normalize: see ``dmd_gradient``.
         image: latents of a given first frame; leave it out of ``loss_mask`` as well.
+        context: the past that each block is scored after, clean: the video itself, as a rule. For
+            networks that have only ever seen a clean past, as those of teacher forcing. Without it
+            the past is noised to its own level, as networks that know whole videos have it.
         loss_mask: frames that count; all if not given.
 
     Raises:
@@ -146,7 +153,14 @@ def dmd_loss(
 
         def estimate(model: Model, how: Guidance) -> Tensor:
             velocity = how.velocity(
-                model, seen.latents, seen.timesteps, text, negative, mask=mask, positions=positions
+                model,
+                seen.latents,
+                seen.timesteps,
+                text,
+                negative,
+                mask=mask,
+                positions=positions,
+                clean=None if context is None else context.detach().float(),
             )
             return x0_from_velocity(seen.latents, velocity, seen.sigmas)
 

@@ -11,13 +11,14 @@ Source: classifier-free guidance (arXiv 2207.12598).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.attention import AnyMask
-from longlive_core.checks import hold_reals, shown
+from longlive_core.checks import hold_reals, hold_switches, shown
 from longlive_models.diffusion import guide
 from longlive_models.diffusion.flow import check_guidance
 from longlive_models.wan import TextContext
@@ -37,10 +38,12 @@ class Guidance:
     Attributes:
         scale: how strong, as the convention counts.
         convention: see the head of this file.
+        together: make both passes in one batch of twice the size; they take twice the memory.
     """
 
     scale: float
     convention: Literal["from_unconditional", "from_conditional"] = "from_unconditional"
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.convention not in CONVENTIONS:
@@ -50,6 +53,7 @@ class Guidance:
                 f"one that the scale {shown(self.scale)} is meant in."
             )
         hold_reals(self, "scale", why="it weighs a prompt. Pass 3.0, say.")
+        hold_switches(self, "together", why="two passes are made at once or not.")
         check_guidance(self.weight)
 
     @property
@@ -79,7 +83,8 @@ class Guidance:
 
         Both passes get the same latents, timesteps and past; they differ in the text alone. At
         weight 1 the second pass is left out. ``clean`` is the past of teacher forcing, at
-        timestep 0.
+        timestep 0. A mask that differs by sample has to serve twice as many (``TableMask`` does)
+        where both passes are made ``together``.
 
         Raises:
             ValueError: there is guidance, and no negative text to move away from.
@@ -90,22 +95,45 @@ class Guidance:
                 f"what it moves away from. Pass those of an empty prompt, or a weight of 1."
             )
 
-        def predicted(prompt: Text) -> Tensor:
-            if clean is None:
-                return model(latents, timesteps, prompt, positions=positions, mask=mask)
-            return model(
-                latents,
-                timesteps,
-                prompt,
-                positions=positions,
-                mask=mask,
-                clean=clean,
-                clean_timesteps=timesteps.new_zeros(timesteps.shape),
-            )
-
+        both = self.weight != 1 and negative is not None and self.together
+        times = 2 if both else 1
+        inputs = _again(latents, times), _again(timesteps, times)
+        how: dict[str, Any] = {"mask": mask, "positions": positions}
+        if positions is not None and positions.ndim == 2:
+            how["positions"] = _again(positions, times)
+        if clean is not None:
+            how["clean"] = _again(clean, times)
+            how["clean_timesteps"] = torch.zeros_like(inputs[1])
         if self.weight == 1 or negative is None:
-            return predicted(text).float()
-        return guide(predicted(text), predicted(negative), self.weight)
+            return model(*inputs, text, **how).float()
+        if both:
+            of_both = model(*inputs, _side_by_side(text, negative), **how)
+            conditional, unconditional = of_both.chunk(2)
+            return guide(conditional, unconditional, self.weight)
+        conditional = model(*inputs, text, **how)
+        return guide(conditional, model(*inputs, negative, **how), self.weight)
+
+
+def _again(x: Tensor, times: int) -> Tensor:
+    """A batch so often, one after the other; the tensor itself for once."""
+    return x if times == 1 else torch.cat([x] * times)
+
+
+def _side_by_side(
+    text: Tensor | TextContext, negative: Tensor | TextContext
+) -> Tensor | TextContext:
+    """The texts of two passes as those of one batch."""
+    if isinstance(text, TextContext) and isinstance(negative, TextContext):
+        layers = zip(text.layers, negative.layers, strict=True)
+        return TextContext(
+            tuple((torch.cat((k, no_k)), torch.cat((v, no_v))) for (k, v), (no_k, no_v) in layers)
+        )
+    if isinstance(text, TextContext) or isinstance(negative, TextContext):
+        raise ValueError(
+            "passes that are made together take two texts of one kind, got features and "
+            "TextContext: they become one batch. Embed both (embed_text), or none."
+        )
+    return torch.cat((text, negative))
 
 
 NO_GUIDANCE = Guidance(scale=1.0)

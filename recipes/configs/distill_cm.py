@@ -3,71 +3,68 @@
 from dataclasses import dataclass, field, replace
 
 from longlive_models.objectives.guidance import Guidance
-from longlive_models.settings import GenerationSettings
-from longlive_recipes.configs.checked import part_field, whole_field
+from longlive_recipes.configs.checked import real_field
+from longlive_recipes.configs.distill import MOST_DECAY, Distill
+from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.run import Run
-from longlive_recipes.configs.train_ar import TrainAR, ar_tiny
-from longlive_recipes.training.optimizers import Optimization
-from longlive_recipes.training.schedule import TrainingSchedule
+from longlive_recipes.configs.train_ar import ar_tiny
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
+from longlive_recipes.training.optimizers import AverageOf, Optimization, OptimizationPlan
+from longlive_recipes.training.schedule import Phase, TrainingSchedule
 
-MOST_LEVELS = 1000
+TARGET = "target"
+"""The name of the average that is the target network."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillCM(TrainAR):
+class DistillCM(Distill):
     """As AR training, but for the objective. ``start_from`` is the teacher, and where to begin.
 
-    The average of the weights is the target network, and the model that is written.
+    The student is drawn to what its target network, a quick average of its own weights, says one
+    step further on. The model that is written has a slower average (``optimization.ema_decay``).
     """
 
     start_from: str | None = "runs/ar_pocket/model"
-    teacher_guidance: Guidance = field(default_factory=lambda: Guidance(scale=2.0))
-    levels: int = 48  # noise levels between which the teacher takes a step
-    prompt_dropout: float = 0.0  # a student is run without guidance
-    sampling_steps: int = 4
-    guidance: float = 1.0
+    target_decay: float = 0.95  # how much of the past is in the target network
     optimization: Optimization = field(
-        default_factory=lambda: Optimization(learning_rate=1e-4, weight_decay=0.0, ema_decay=0.95)
+        default_factory=lambda: Optimization(learning_rate=2e-4, weight_decay=0.0, ema_decay=0.995)
     )
     run: Run = field(default_factory=lambda: Run(output="runs/cm_pocket", compile=True))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        part_field(self, "teacher_guidance", Guidance)
-        whole_field(
+        real_field(
             self,
-            "levels",
-            at_least=1,
-            at_most=MOST_LEVELS,
-            why="the teacher takes one step between two neighbors of them. Use 48, say.",
+            "target_decay",
+            at_least=0,
+            at_most=MOST_DECAY,
+            why="it is how much of the past is in the target network, and at 1 it would never "
+            "follow the student. Use 0.95, say, or 0 for the student itself.",
         )
-        if self.start_from is None:
+        if self.quantized.quantizes and self.parallel.ranks > 1:
             raise ValueError(
-                "DistillCM.start_from is the folder of a model, got none: it is the teacher, and "
-                "the weights that the student begins with. Use runs/ar_pocket/model, say."
-            )
-        if self.levels % self.sampling_steps:
-            raise ValueError(
-                f"DistillCM.sampling_steps divide levels, got {self.sampling_steps} of "
-                f"{self.levels}: else the student is run at noise levels that it never saw. Use "
-                f"levels={12 * self.sampling_steps}, say."
-            )
-        if self.guidance != 1:
-            raise ValueError(
-                f"DistillCM.guidance is 1, got {self.guidance:g}: the student has learnt that of "
-                f"its teacher. Set teacher_guidance.scale."
-            )
-        if self.quantized.quantizes or self.parallel.ranks > 1:
-            raise ValueError(
-                "consistency distillation runs on one rank with linears as they are, got "
-                "another quantized or parallel: the teacher beside the student is neither packed "
-                "nor sharded. Leave both out."
+                "consistency distillation in four bits runs on one rank, got "
+                f"{self.parallel.ranks}: the target network is the student's twin. Leave quantized "
+                "or parallel out."
             )
 
     @property
-    def generation(self) -> GenerationSettings:
-        """How the student is meant to be run."""
-        return replace(super().generation, sampler="few_step")
+    def plan(self) -> OptimizationPlan:
+        """One optimizer, the average that is written, and the target network."""
+        plan = self.optimization.plan()
+        target = AverageOf(decay=self.target_decay, evaluated=False)
+        return replace(plan, averages={**plan.averages, TARGET: target})
+
+
+def cm_pocket() -> DistillCM:
+    """The pocket model in four steps and without guidance, after ar_pocket: six minutes."""
+    return DistillCM(
+        teacher_guidance=Guidance(scale=2.0, together=True),
+        sets=(ClipSet(blocks=6, clips=3_000),),
+        phases=(Phase(length=6, batch=12, until=1.0),),
+        budget=TrainingSchedule(steps=4_000, minutes=6, warmup_steps=100, final_rate=0.1),
+        run=Run(output="runs/cm_pocket", compile=True, validate_every=500, samples_every=4),
+    )
 
 
 def cm_tiny() -> DistillCM:
@@ -85,6 +82,7 @@ def cm_tiny() -> DistillCM:
         sample_prompts=tiny.sample_prompts,
         sample_seconds=tiny.sample_seconds,
         sampling_steps=tiny.sampling_steps,
+        judged=Judged(videos=2, seconds=1.0, batch=2, threads=1),
         budget=TrainingSchedule(steps=4, warmup_steps=1),
         run=replace(tiny.run, output="runs/cm_tiny"),
     )

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_core.sequence_parallel import BalancedPartition
-from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.block_steps import BlockSteps, check_block_steps
+from longlive_models.choices import MOST_GUIDANCE
 from longlive_models.settings import GenerationSettings
 from longlive_models.text import PocketTextConfig
 from longlive_models.wan import POCKET, WanConfig
@@ -22,7 +23,7 @@ from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.module import check_seed
-from longlive_recipes.training.optimizers import Optimization
+from longlive_recipes.training.optimizers import Optimization, OptimizationPlan
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule, check_phases
 
@@ -65,7 +66,7 @@ class TrainAR:
         "a green square bounces on a white background",
     )
     sample_seconds: float = 5.0
-    sampling_steps: int = 8  # of samples, and what the model's index names
+    sampling_steps: BlockSteps = 8  # of samples, and what the model's index names
     guidance: float = 2.0
     budget: TrainingSchedule = field(
         default_factory=lambda: TrainingSchedule(steps=40_000, minutes=15, warmup_steps=200)
@@ -165,13 +166,9 @@ class TrainAR:
             at_most=3600,
             why="samples are held in memory whole, an hour at most. Use 5, say.",
         )
-        whole_field(
-            self,
-            "sampling_steps",
-            at_least=1,
-            at_most=MOST_STEPS,
-            why="a block is denoised in so many steps, of a thousand noise levels. Use 8, say.",
-        )
+        name = f"{type(self).__name__}.sampling_steps"
+        steps = check_block_steps(name, self.sampling_steps)
+        object.__setattr__(self, "sampling_steps", steps)
         whole_field(
             self,
             "validation_clips",
@@ -179,6 +176,11 @@ class TrainAR:
             at_most=MOST_CLIPS,
             why="the loss is measured on so many clips of each length. Use 32, say.",
         )
+
+    @property
+    def plan(self) -> OptimizationPlan:
+        """The optimizers and averages of the run."""
+        return self.optimization.plan()
 
     def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
         """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""

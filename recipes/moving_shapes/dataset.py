@@ -253,6 +253,8 @@ class TokenClips:
         positions: float32 [clips, frames], in latent frames, shot offsets included.
         tables: bool [clips, 2 blocks, 2 blocks], the teacher-forcing mask.
         tokens_per_frame: how many tokens a latent frame has.
+        prompts: of each clip, what its ids are of, block by block.
+        cuts: bool [clips, blocks] on the CPU, True where a block begins with a cut.
     """
 
     latents: Tensor
@@ -260,6 +262,8 @@ class TokenClips:
     positions: Tensor
     tables: Tensor
     tokens_per_frame: int
+    prompts: tuple[tuple[str, ...], ...]
+    cuts: Tensor
 
     @classmethod
     def of(
@@ -302,6 +306,10 @@ class TokenClips:
             positions=(frames + shots * shot_offset).float().to(device),
             tables=torch.stack([known[a] for a in anchors]).to(device),
             tokens_per_frame=tokens_per_frame,
+            prompts=tuple(
+                tuple(prompts[n : n + blocks]) for n in range(0, len(prompts), max(blocks, 1))
+            ),
+            cuts=clips.cuts.cpu(),
         )
 
     def __len__(self) -> int:
@@ -312,6 +320,12 @@ class TokenClips:
         return torch.randint(len(self), (count,), generator=generator, device=generator.device).to(
             self.ids.device
         )
+
+    def draw_alike(self, count: int, generator: torch.Generator) -> Tensor:
+        """As ``draw``, of clips with the same cuts as one that is drawn first; on the CPU."""
+        first = int(torch.randint(len(self), (1,), generator=generator))
+        alike = (self.cuts == self.cuts[first]).all(1).nonzero().flatten()
+        return alike[torch.randint(len(alike), (count,), generator=generator)]
 
     def mask(self, some: Tensor) -> TableMask:
         """The teacher-forcing mask of the clips with indices ``some``: which tokens see which."""

@@ -93,7 +93,7 @@ def judge_shot(frames: np.ndarray, fps: float = 12.0) -> ShotVerdict:
         ValueError: frames of another type or shape, no frames, or a rate that is not above 0.
     """
     _check_rate(fps)
-    return _judge_measured(measure(frames), fps)
+    return judge_measured(measure(frames), fps)
 
 
 def judge_clip(
@@ -122,7 +122,7 @@ def judge_clip(
             "shot's 0"
         )
     shots = tuple(
-        _judge_measured(measured.at(slice(first, end)), fps)
+        judge_measured(measured.at(slice(first, end)), fps)
         for first, end in zip(edges, edges[1:], strict=False)
     )
     return ClipVerdict(cuts=cuts, shots=shots)
@@ -161,8 +161,8 @@ def _check_rate(fps: float) -> None:
         )
 
 
-def _judge_measured(measured: Measurements, fps: float) -> ShotVerdict:
-    """A verdict on one shot."""
+def judge_measured(measured: Measurements, fps: float) -> ShotVerdict:
+    """A verdict on one shot that has been measured."""
     palette = np.array(list(BACKGROUNDS.values()))
     mean = np.median(measured.background, axis=0)
     background = list(BACKGROUNDS)[int(np.square(palette - mean).sum(1).argmin())]

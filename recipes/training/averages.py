@@ -102,6 +102,20 @@ class MovingAverage(Callback):
         values = [parameters[name].detach().float() for name in self._average]
         torch._foreach_lerp_(list(self._average.values()), values, 1 - decay)
 
+    def lend(self, module: nn.Module, *, of: str) -> None:
+        """Let a network compute with the averages: its parameters share their memory from now on.
+
+        Parameters that are not averaged stay as they are. To be called again in every step, since a
+        checkpoint that is loaded brings other tensors.
+
+        Args:
+            module: a network like the averaged one, and no part of the module.
+            of: the averaged one's name in the module, which its parameters' names begin with.
+        """
+        for name, parameter in module.named_parameters():
+            if (average := self._average.get(f"{of}.{name}")) is not None:
+                parameter.data = average
+
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Within the block, ``module`` holds the averaged weights."""
@@ -114,6 +128,7 @@ class MovingAverage(Callback):
             with torch.no_grad():
                 for name, weight in kept.items():
                     parameters[name].copy_(weight)
+            torch.clear_autocast_cache()
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
@@ -121,6 +136,7 @@ class MovingAverage(Callback):
         parameters = dict(module.named_parameters())
         for name, average in self._average.items():
             parameters[name].copy_(average)
+        torch.clear_autocast_cache()  # it holds the weights of before, rounded
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self._average, "step": self._updates}

@@ -179,6 +179,7 @@ class TrainingModule(LightningModule, ABC):
         if length:
             self.clip_gradients(optimizer, gradient_clip_val=length, gradient_clip_algorithm="norm")
         optimizer.step()
+        torch.clear_autocast_cache()  # it holds the weights of before, rounded
         self._drop_gradients()
         self._updates[name] += 1
         self.updated |= set(self._trained[name])

@@ -159,6 +159,33 @@ class Ranks:
         tensors: dict[str, Any] = get_model_state_dict(module, options=options)
         return tensors
 
+    def agree(self, value: Any) -> Any:
+        """What the first rank says, on all of them. All ranks must call it."""
+        if self.world.size == 1:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said, src=0, group=self.world.process_group)
+        return said[0]
+
+    def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients of parameters that every rank holds whole, in one exchange."""
+        held = [p.grad for p in parameters if p.grad is not None]
+        if self.world.size == 1 or not held:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in held]) / self.world.size
+        dist.all_reduce(flat, group=self.world.process_group)
+        parts = flat.split([gradient.numel() for gradient in held])
+        for gradient, part in zip(held, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a number that is logged; without gradients."""
+        if self.world.size == 1:
+            return value.detach()
+        total = value.detach().clone()
+        dist.all_reduce(total, group=self.world.process_group)
+        return total / self.world.size
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks in their order, on the first rank; nothing on the others."""
         if self.world.size == 1:

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, TrainingConfig
 from longlive_core.sequence_parallel import SequenceGroup, masked_mean
+from longlive_recipes.distill_cm import DistillCMModule, cm_tiny
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, TrainARModule
 from longlive_recipes.training.fit import fit
@@ -83,6 +84,37 @@ def step_on_ranks(
     """``first_step`` with the ranks of a mesh of this shape."""
     config = shared_config(folder, *shape, **changes)
     return first_step(TrainARModule(config, place(group, *shape)), mask)
+
+
+def consistency_step(folder: str, shape: tuple[int, int], ranks: Ranks) -> list[float]:
+    """The loss of a step of consistency distillation, and the sizes of a few gradients."""
+    shared = shared_config(folder, *shape)
+    config = replace(
+        cm_tiny(),
+        vae=shared.vae,
+        start_from=f"{folder}/run/model",
+        sets=shared.sets,
+        phases=shared.phases,
+        validation_clips=shared.validation_clips,
+        parallel=shared.parallel,
+    )
+    module = DistillCMModule(config, ranks)
+    module.configure_model()
+    module.on_fit_start()
+    for average in module.averages.values():
+        average.start(module)
+    torch.manual_seed(5)
+    loss = module.loss(module.velocity, module.sets[3], 4, module.choices(0))
+    loss.backward()
+    gradients = [whole(p.grad).norm() for p in module.model.parameters()]
+    return [float(loss.detach()), *map(float, gradients[::5])]
+
+
+def consistency_step_on_ranks(
+    group: dist.ProcessGroup, folder: str, shape: tuple[int, int]
+) -> list[float]:
+    """``consistency_step`` with the ranks of a mesh of this shape."""
+    return consistency_step(folder, shape, place(group, *shape))
 
 
 @contextmanager

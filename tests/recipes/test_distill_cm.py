@@ -6,12 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from longlive_core.nvfp4 import TrainingConfig
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import load_part
+from longlive_models.objectives import Guidance
 from longlive_recipes import distill_cm, train_ar
 from longlive_recipes.distill_cm import DistillCM, DistillCMModule, cm_tiny
-from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.parallel import Parallel, Ranks
 from longlive_recipes.training.schedule import TrainingSchedule
+from tests.recipes.on_ranks import (
+    consistency_step,
+    consistency_step_on_ranks,
+    shared_config,
+)
 from tests.recipes.tiny_runs import (
     ar_config,
     assert_equal,
@@ -55,7 +62,7 @@ def test_the_tiny_preset_takes_its_steps(trained):
     losses = column(trained / "train.csv", "loss")
     assert len(losses) == cm_tiny().budget.steps == 4
     assert all(map(math.isfinite, losses))
-    assert all(map(math.isfinite, column(trained / "validation.csv", "loss_3_blocks")))
+    assert all(map(math.isfinite, column(trained / "validation.csv", "score")))
 
 
 def test_a_killed_run_goes_on_bit_for_bit(trained, tmp_path, folders):
@@ -99,24 +106,33 @@ def test_what_it_writes_is_run_in_few_steps_without_guidance(trained):
 
 def test_the_target_is_the_average_and_gets_no_gradients(tmp_path, folders):
     module = ready(config(tmp_path, folders))
-    [average] = module.averages.values()
-    average.start(module)
+    for average in module.averages.values():
+        average.start(module)
     with torch.no_grad():
         for weight in module.model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     moved = [weight.detach().clone() for weight in module.model.parameters()]
     seen = []
 
-    def student(*given, **how):
-        seen.append((torch.is_grad_enabled(), [w.clone() for w in module.model.parameters()]))
-        return module.model(*given, **how)
+    def watched(network):
+        def forward(*given, **how):
+            seen.append((network, torch.is_grad_enabled(), len(given[0])))
+            return network(*given, **how)
 
-    module.losses(student, module.sets[2], 1, torch.Generator().manual_seed(0)).mean().backward()
-    (of_target, averaged), (of_student, own) = seen
-    assert not of_target
-    assert of_student
-    assert all(map(torch.equal, own, moved))
-    assert all(map(torch.equal, averaged, module.teachers[0].parameters()))
+        return forward
+
+    module.frozen = watched
+    chance = torch.Generator().manual_seed(0)
+    module.losses(watched(module.model), module.sets[2], 1, chance).mean().backward()
+    [twin], [teacher] = module.twins, module.teachers
+    assert [one[0] for one in seen] == [teacher, teacher, twin, module.model]
+    assert [one[1] for one in seen] == [False, False, False, True]
+    assert all(map(torch.equal, module.model.parameters(), moved))
+    assert all(map(torch.equal, twin.parameters(), teacher.parameters()))
+    assert not any(map(torch.equal, twin.parameters(), moved))
+    assert all(weight.grad is None for weight in twin.parameters())
+    module.averages["target"].update(module)  # its twin follows without being told
+    assert not any(map(torch.equal, twin.parameters(), teacher.parameters()))
     assert all(weight.grad is None for weight in module.teachers[0].parameters())
 
 
@@ -136,10 +152,13 @@ def test_it_learns_a_few_clips(tmp_path, folders):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"start_from": None}, "start_from is the folder of a model, got none: it is the teacher"),
+        ({"start_from": None}, "start_from is the folder of a model, got none: it is the weights"),
         ({"sampling_steps": 3}, "sampling_steps divide levels, got 3 of 8"),
         ({"guidance": 2.0}, "has learnt that of its teacher"),
-        ({"parallel": Parallel(data=2)}, "on one rank"),
+        (
+            {"parallel": Parallel(data=2), "quantized": TrainingConfig()},
+            "in four bits runs on one rank, got 2",
+        ),
         ({"levels": 0}, "levels"),
     ],
 )
@@ -154,3 +173,22 @@ def test_a_teacher_of_another_size_is_refused(tmp_path, folders):
     wide = replace(cm_tiny().model, num_layers=3)
     with pytest.raises(ValueError, match=r"blocks\.2"):
         distill_cm.run(config(tmp_path, folders, model=wide))
+
+
+def test_a_teacher_that_is_run_without_guidance_cannot_be_guided(tmp_path, folders, trained):
+    """As a student that is taken for a teacher."""
+    vae, _ = folders
+    made = config(tmp_path, (vae, trained / "model"))
+    with pytest.raises(ValueError, match=r"uncond \+ 2 .* run without guidance .*empty prompt"):
+        distill_cm.check(made)
+    distill_cm.check(replace(made, teacher_guidance=Guidance(scale=1.0)))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2)])
+def test_ranks_share_clips_and_frames_and_have_one_ranks_losses(tmp_path, ranks, shape):
+    """The target network is then the student under the average, whose weights are sharded."""
+    write_tiny_vae(tmp_path / "vae")
+    train_ar.run(shared_config(str(tmp_path)))
+    alone = consistency_step(str(tmp_path), (1, 1), Ranks())
+    for made in ranks(2, consistency_step_on_ranks, str(tmp_path), shape):
+        assert made == pytest.approx(alone, rel=1e-4)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longlive_models.objectives import Guidance, block_causal_mask
 from longlive_models.objectives.guidance import NO_GUIDANCE
+from longlive_models.wan import TextContext
 from tests.models.objectives.unchecked import unchecked
 
 MASK = block_causal_mask(4, 1, 2)
@@ -60,6 +61,51 @@ def test_both_passes_are_asked_the_same_but_for_the_text():
     assert how1.keys() == how2.keys() and all(how1[name] is how2[name] for name in how1)
     assert text is TEXTS[0]
     assert negative is TEXTS[1]
+
+
+def test_passes_together_are_one_batch_and_give_the_same_velocity():
+    """Compared with the passes one after the other, of a model that mixes no samples."""
+    weight = torch.randn(3, 3)
+
+    def model(latents, timesteps, text, *, mask, positions, clean, clean_timesteps):
+        assert len(latents) == len(timesteps) == len(text) == len(positions) == len(clean)
+        assert not clean_timesteps.any()
+        sizes.append(len(latents))
+        mixed = torch.einsum("bcfyx,cd->bdfyx", latents + clean, weight)
+        prompt = text.mean((1, 2, 3))[:, None, None, None, None]
+        return mixed * timesteps[:, None, :, None, None] + prompt
+
+    latents, clean = torch.randn(2, 2, 3, 4, 2, 2)
+    timesteps, positions = torch.rand(2, 4), torch.rand(2, 4)
+    texts = torch.randn(2, 1, 5, 7), torch.randn(2, 1, 5, 7)
+    sizes: list[int] = []
+    one, other = (
+        Guidance(scale=3.0, together=together).velocity(
+            model, latents, timesteps, *texts, mask=MASK, positions=positions, clean=clean
+        )
+        for together in (False, True)
+    )
+    assert sizes == [2, 2, 4]
+    torch.testing.assert_close(one, other)
+
+
+def test_passes_together_take_texts_of_one_kind():
+    keys = torch.randn(2, 1, 5, 2, 4)
+    embedded = TextContext(((keys, keys + 1),))
+    seen = []
+
+    def model(latents, timesteps, text, **how):
+        seen.append(text)
+        return latents
+
+    how = Guidance(scale=3.0, together=True)
+    latents, timesteps = torch.randn(2, 3, 4, 2, 2), torch.rand(2, 4)
+    how.velocity(model, latents, timesteps, embedded, embedded, mask=MASK)
+    [(k, v)] = seen[0].layers
+    assert torch.equal(k, torch.cat((keys, keys)))
+    assert torch.equal(v, torch.cat((keys, keys)) + 1)
+    with pytest.raises(ValueError, match="two texts of one kind"):
+        how.velocity(model, latents, timesteps, embedded, torch.zeros(2, 1, 5, 8), mask=MASK)
 
 
 def test_without_guidance_there_is_one_pass():

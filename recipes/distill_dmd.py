@@ -1,0 +1,310 @@
+"""Distribution matching distillation: a student of few steps learns from its own long videos.
+
+The student makes videos as inference does, beyond its window. A critic, which began as the teacher,
+learns what these look like; where it and the teacher disagree about them, the student is moved. The
+critic learns alone at first, then several times for each update of the student. All weights are
+trained, or adapters of both beside one frozen base. What the judge sees of the student is in
+``validation.csv`` and ``curve.svg``, and the best is kept, not the last.
+Objectives: longlive_models/objectives/dmd.py, critic.py and rollout.py
+
+Command:  longlive train cm_pocket && longlive train dmd_pocket
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longlive_core.attention import TableMask
+from longlive_models.checkpoints.folder import unfilled
+from longlive_models.lora import add_lora, save_lora
+from longlive_models.objectives import (
+    critic_loss,
+    dmd_loss,
+    draw_exit_steps,
+    shot_anchors,
+    teacher_forcing_table,
+)
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
+from longlive_models.wan import WanTransformer
+from longlive_recipes import train_ar
+from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_pocket, dmd_tiny
+from longlive_recipes.configs.distill_dmd import DistillDMD as DistillDMD
+from longlive_recipes.distillation.adapters import merged_weights, only_adapters, share_base
+from longlive_recipes.distillation.checks import check_base, check_teacher
+from longlive_recipes.distillation.module import DistillModule, run_distillation
+from longlive_recipes.distillation.rollouts import PromptBook, Rollouts
+from longlive_recipes.distillation.twins import twin
+from longlive_recipes.moving_shapes.dataset import TokenClips
+from longlive_recipes.training.checkpoint_layout import LEFT_OUT
+from longlive_recipes.training.fit import load_average
+from longlive_recipes.training.module import maybe_compile
+from longlive_recipes.training.optimizers import trainable
+from longlive_recipes.training.parallel import Parallel, Ranks
+from longlive_recipes.training.schedule import current_phase
+
+PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny}
+
+LORA = "lora"
+"""The folder of a run with the student's adapter by itself."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a batch of videos is asked to show; student, teacher and critic get the same.
+
+    Attributes:
+        prompts: of each of this rank's videos, one a block.
+        cuts: the blocks of all videos that begin with a cut.
+        text: the prompts' features, [videos, blocks, length, width].
+        book: has read them.
+        how: ``mask`` and ``positions`` of the scores.
+    """
+
+    prompts: Sequence[tuple[str, ...]]
+    cuts: tuple[bool, ...]
+    text: Tensor
+    book: PromptBook
+    how: dict[str, Any]
+
+
+class DistillDMDModule(DistillModule):
+    """A student with its text encoder, and a critic; the teacher is in no checkpoint.
+
+    Every rank holds all weights. It makes its part of a batch of videos, and gradients are averaged
+    over ranks, so that all make the same updates.
+    """
+
+    config: DistillDMD
+    target = STUDENT
+    critic: WanTransformer
+
+    def __init__(self, config: DistillDMD, ranks: Ranks | None = None) -> None:
+        super().__init__(config, ranks)
+        self.sampler = config.generation.block_sampler
+        self._masks: dict[tuple[bool, ...], TableMask] = {}
+
+    def distribute(self) -> None:
+        """Nothing is shared out: weights that are trained are few, or the base is frozen."""
+
+    def add_networks(self) -> None:
+        config = self.config
+        if config.lora_rank:
+            shared = share_base(self.model, config.lora, kept=config.base, student=config.lora_from)
+            self.critic, self.teachers = shared.critic, (shared.teacher,)
+        else:
+            teacher = self.load_teacher()
+            self.critic = copy.deepcopy(teacher)
+            self.teachers = (teacher.requires_grad_(False).eval(),)
+        self.twins = (twin(self.model),)
+        self.velocity = maybe_compile(self.model.forward, config.run.compile)
+        self.critic_velocity = maybe_compile(self.critic.forward, config.run.compile)
+
+    @contextmanager
+    def update(self, name: str) -> Iterator[Callable[[Tensor], None]]:
+        with super().update(name) as backward:
+            yield backward
+            if self.ranks.world.size > 1:
+                part = self.model if name == STUDENT else self.critic
+                self.ranks.mean_gradients(part.parameters())
+
+    def training_step(self, step: int) -> dict[str, Tensor]:
+        config, chance = self.config, self.choices(step)
+        phase = current_phase(config.phases, self.progress)
+        clips, count = self.sets[phase.length], phase.batch
+        logged: dict[str, Tensor] = {}
+        if config.trains_student(step):
+            with self.update(STUDENT) as backward:
+                loss = self.student_loss(self.ask(clips, count, chance), count, chance)
+                logged["student_loss"] = self.ranks.mean(loss)
+                backward(loss)
+                if config.pull:
+                    loss = self.losses(self.velocity, clips, count, chance).mean()
+                    logged["pull_loss"] = self.ranks.mean(loss)
+                    backward(config.pull * loss)
+        with self.update(CRITIC) as backward:
+            loss = self.critic_loss(self.ask(clips, count, chance), count, chance)
+            logged["critic_loss"] = self.ranks.mean(loss)
+            backward(loss)
+        return logged
+
+    def student_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
+        """The distribution matching loss of this rank's part of ``count`` new videos."""
+        config = self.config
+        videos = self.roll_out(asked, count, chance, config.trained_blocks)
+        return dmd_loss(
+            videos,
+            asked.text,
+            real=self.frozen(self.teachers[0]),
+            fake=self.frozen(self.critic),
+            negative=self.empty_prompt().expand_as(asked.text),
+            guidance=config.teacher_guidance,
+            frames_per_block=config.model.frames_per_block,
+            loss_mask=self._trained_frames(videos),
+            **self.scoring(videos, asked, count, chance),
+        )
+
+    def critic_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
+        """The critic's loss on this rank's part of ``count`` new videos."""
+        videos = self.roll_out(asked, count, chance, 0)
+        how = self.scoring(videos, asked, count, chance)
+        return critic_loss(self.critic_velocity, videos, asked.text, **how)
+
+    def ask(self, clips: TokenClips, count: int, chance: torch.Generator) -> Asked:
+        """Draw what ``count`` videos are to show, of clips with the same cuts.
+
+        Clips that are shorter than a video go on with their last prompt.
+        """
+        blocks, frames = self.config.rollout_blocks, self.config.model.frames_per_block
+        drawn = clips.draw_alike(count, chance)
+        cuts = tuple((clips.cuts[drawn[0]].tolist() + [False] * blocks)[:blocks])
+        prompts = [
+            lengthened(clips.prompts[clip], blocks) for clip in self.ranks.clips(drawn).tolist()
+        ]
+        book = PromptBook(self.text, prompts)
+        rows = book.encode([prompt for some in prompts for prompt in some])
+        shots = torch.tensor(cuts, dtype=torch.int64, device="cpu").cumsum(0)
+        positions = torch.arange(blocks * frames, dtype=torch.float32, device="cpu")
+        positions += self.config.shot_offset * shots.repeat_interleave(frames)
+        return Asked(
+            prompts=prompts,
+            cuts=cuts,
+            text=rows.unflatten(0, (len(prompts), blocks)),
+            book=book,
+            how={
+                "mask": self._mask(cuts, clips.tokens_per_frame * frames),
+                "positions": positions.to(self.device),
+            },
+        )
+
+    def roll_out(
+        self, asked: Asked, count: int, chance: torch.Generator, trained: int | None
+    ) -> Tensor:
+        """The student's videos, [videos, C, F, Y, X]; gradients in the last ``trained`` blocks."""
+        config = self.config
+        size = self.sets[config.phases[0].length].latents.shape[3:]
+        how = Rollouts(
+            sampler=self.sampler,
+            window=config.window,
+            latent_size=(size[0], size[1]),
+            shot_offset=config.shot_offset,
+        )
+        shape = (count, config.model.in_channels, config.model.frames_per_block, *size)
+        exits = draw_exit_steps(
+            self.sampler, chance, blocks=config.rollout_blocks, same=config.same_exit_step
+        )
+        return how.make(
+            self.model,
+            asked.book,
+            asked.prompts,
+            asked.cuts,
+            exit_steps=exits,
+            draw=lambda: self._draw(shape),
+            trained_blocks=trained,
+        ).latents
+
+    def scoring(
+        self, videos: Tensor, asked: Asked, count: int, chance: torch.Generator
+    ) -> dict[str, Any]:
+        """How videos are scored: what both networks get, noise and levels included."""
+        config, frames = self.config, videos.shape[2]
+        given_past = config.scores == "given_past"
+        timesteps = config.timesteps.draw(
+            chance,
+            batch=count,
+            frames=frames,
+            frames_per_block=config.model.frames_per_block if given_past else frames,
+        )
+        return {
+            "noise": self._draw((count, *videos.shape[1:])),
+            "timesteps": self.ranks.clips(timesteps.to(self.device)),
+            "schedule": self.schedule,
+            "context": videos.detach() if given_past else None,
+            **asked.how,
+        }
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Noise of a batch, alike on all ranks: this rank's part of it."""
+        return self.ranks.clips(torch.randn(shape, dtype=torch.float32, device=self.device))
+
+    def _mask(self, cuts: tuple[bool, ...], run: int) -> TableMask:
+        """The mask of scores for videos with these cuts: the student's window in either form."""
+        if cuts not in self._masks:
+            blocks = len(cuts)
+            starts = shot_anchors(blocks, [block for block, cut in enumerate(cuts) if cut])
+            table = teacher_forcing_table(self.config.window, starts)
+            if self.config.scores == "whole":
+                table = table[:blocks, :blocks]
+            self._masks[cuts] = TableMask(table[None].to(self.device), run)
+            self._masks[cuts].prepare(self.device)
+        return self._masks[cuts]
+
+    def _trained_frames(self, videos: Tensor) -> Tensor | None:
+        """1 for frames of blocks that train; None for all."""
+        trained = self.config.trained_blocks
+        if trained is None:
+            return None
+        frames = videos.shape[2]
+        first = frames - trained * self.config.model.frames_per_block
+        counted = torch.arange(frames, dtype=torch.int64, device=videos.device) >= first
+        return counted.expand(len(videos), -1)
+
+    def whole_model(self) -> dict[str, Tensor]:
+        return merged_weights(self.model) if self.config.lora_rank else super().whole_model()
+
+    def export(self, folder: Path, step: int) -> None:
+        """As ``TrainARModule.export``; adapters are merged, and lie in ``lora`` by themselves."""
+        super().export(folder, step)
+        if self.config.lora_rank and self.ranks.first:
+            save_lora(self.model, folder.with_name(LORA), base_model=self.config.teacher)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if not self.plan.store_frozen:  # nor what several networks share, nor what is packed
+            kept, state = set(trainable(self)), checkpoint["state_dict"]
+            checkpoint[LEFT_OUT] = [name for name in self.state_dict() if name not in kept]
+            checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
+
+
+def lengthened(prompts: tuple[str, ...], blocks: int) -> tuple[str, ...]:
+    """The prompts of a video's blocks, of those of a clip, which may be shorter."""
+    last = prompts[-1].removeprefix(SCENE_CUT_PREFIX)
+    return (*prompts, *[last] * (blocks - len(prompts)))[:blocks]
+
+
+def check(config: DistillDMD, *, resume: str | None = None) -> None:
+    """Raise ValueError for what can be seen to fail before anything is drawn or written."""
+    check_teacher(config)
+    check_base(config, same_weights=config.lora_rank > 0)
+    train_ar.check(config, resume=resume, parts=lambda: _parts(config))
+
+
+def _parts(config: DistillDMD) -> nn.ModuleDict:
+    """What a checkpoint holds, without weights; of adapters only these."""
+    parts = train_ar.unfilled_parts(config)
+    with unfilled():
+        parts["critic"] = WanTransformer(config.model)
+        if not config.lora_rank:
+            return parts
+        for name in ("model", "critic"):
+            add_lora(parts[name], config.lora)
+    return nn.ModuleDict({name: only_adapters(parts[name]) for name in ("model", "critic")})
+
+
+def run(config: DistillDMD, *, resume: str | None = None) -> Path:
+    """Distill; the folder ``<output>/model`` has the best student that the judge has seen."""
+    check(config, resume=resume)
+    return run_distillation(DistillDMDModule(config), resume=resume)
+
+
+def export(config: DistillDMD, *, resume: str) -> Path:
+    """Write the model folder ``<output>/model`` of a checkpoint."""
+    check(config, resume=resume)
+    module = DistillDMDModule(replace(config, parallel=Parallel()))
+    module.configure_model()
+    return train_ar.write(module, load_average(module, resume))

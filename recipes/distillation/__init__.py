@@ -1,0 +1,1 @@
+"""What the recipes of distillation share: rollouts, teachers and twins, and the judge's curve."""
