@@ -323,9 +323,9 @@ class TokenClips:
 
     def draw_alike(self, count: int, generator: torch.Generator) -> Tensor:
         """As ``draw``, of clips with the same cuts as one that is drawn first; on the CPU."""
-        first = int(torch.randint(len(self), (1,), generator=generator))
+        first = int(torch.randint(len(self), (1,), generator=generator, device="cpu"))
         alike = (self.cuts == self.cuts[first]).all(1).nonzero().flatten()
-        return alike[torch.randint(len(alike), (count,), generator=generator)]
+        return alike[torch.randint(len(alike), (count,), generator=generator, device="cpu")]
 
     def mask(self, some: Tensor) -> TableMask:
         """The teacher-forcing mask of the clips with indices ``some``: which tokens see which."""
