@@ -11,7 +11,7 @@ Source: classifier-free guidance (arXiv 2207.12598).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -96,22 +96,31 @@ class Guidance:
             )
 
         both = self.weight != 1 and negative is not None and self.together
-        times = 2 if both else 1
-        inputs = _again(latents, times), _again(timesteps, times)
-        how: dict[str, Any] = {"mask": mask, "positions": positions}
+        repeats = 2 if both else 1
+        x, times = _again(latents, repeats), _again(timesteps, repeats)
+        past = None if clean is None else _again(clean, repeats)
         if positions is not None and positions.ndim == 2:
-            how["positions"] = _again(positions, times)
-        if clean is not None:
-            how["clean"] = _again(clean, times)
-            how["clean_timesteps"] = torch.zeros_like(inputs[1])
+            positions = _again(positions, repeats)
+
+        def predicted(prompt: Text) -> Tensor:
+            if past is None:
+                return model(x, times, prompt, positions=positions, mask=mask)
+            return model(
+                x,
+                times,
+                prompt,
+                positions=positions,
+                mask=mask,
+                clean=past,
+                clean_timesteps=torch.zeros_like(times),
+            )
+
         if self.weight == 1 or negative is None:
-            return model(*inputs, text, **how).float()
+            return predicted(text).float()
         if both:
-            of_both = model(*inputs, _side_by_side(text, negative), **how)
-            conditional, unconditional = of_both.chunk(2)
+            conditional, unconditional = predicted(_side_by_side(text, negative)).chunk(2)
             return guide(conditional, unconditional, self.weight)
-        conditional = model(*inputs, text, **how)
-        return guide(conditional, model(*inputs, negative, **how), self.weight)
+        return guide(predicted(text), predicted(negative), self.weight)
 
 
 def _again(x: Tensor, times: int) -> Tensor:

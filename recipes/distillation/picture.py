@@ -7,7 +7,7 @@ from html import escape
 Row = Mapping[str, float]
 
 WIDTH, HEIGHT, GAP = 420, 190, 46
-COLOURS = (
+COLORS = (
     "#1b6ca8",
     "#d1495b",
     "#2e933c",
@@ -110,18 +110,18 @@ def _panel(
         f'stroke-dasharray="1 3"><title>the best: step {best:g}</title></line>'
     )
     for number, (name, label) in enumerate(names):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         points = [(row["step"], row[name]) for row in rows if _drawn(row, name)]
         drawn = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
         if _drawn(teacher, name):
             level = f"{y(teacher[name]):.1f}"
             lines.append(
-                f'<line x1="40" x2="{40 + inner}" y1="{level}" y2="{level}" stroke="{colour}" '
+                f'<line x1="40" x2="{40 + inner}" y1="{level}" y2="{level}" stroke="{color}" '
                 f'stroke-dasharray="5 4" stroke-opacity="0.5"/>'
             )
         lines += [
-            f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-width="1.6"/>',
-            f'<text x="{48 + inner}" y="{34 + 15 * number}" fill="{colour}">{escape(label)}</text>',
+            f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="1.6"/>',
+            f'<text x="{48 + inner}" y="{34 + 15 * number}" fill="{color}">{escape(label)}</text>',
         ]
     column, row = place
     shift = f"translate({column * WIDTH} {row * (HEIGHT + GAP)})"
