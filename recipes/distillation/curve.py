@@ -1,6 +1,6 @@
 """The curve of a distillation: what the judge sees of a student as it learns, and the best so far.
 
-A loss does not say when to stop: motion fades and pictures grow more saturated while it still falls. So
+A loss does not say when to stop: motion fades and pictures grow more saturated while it falls. So
 videos are generated at every validation, the same prompts and seeds each time, and judged by their
 pixels. ``score`` is the share of videos with all four attributes right, less the mean distance
 of what prompts leave free to the teacher's (``coverage``). The student with the largest is kept.
