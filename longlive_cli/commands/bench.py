@@ -84,14 +84,15 @@ def bench(
     reads = [read for one in wanted.values() for read in one.inputs()]
     reads += [("--config", config)] if config else []
     if output is not None:
-        stems = [stem for name, one in wanted.items() if (stem := one.stem(name)) is not None]
-        _check_output(output, stems, reads, overwrite)
+        _check_output(
+            output, {name: one.stem(name) for name, one in wanted.items()}, reads, overwrite
+        )
 
     from longlive_recipes.bench.run import prepare
 
     prepared = [prepare(name, one) for name, one in wanted.items()]
     if output is not None:
-        _check_output(output, [one.stem for one in prepared], reads, overwrite)
+        _check_output(output, {one.name: one.stem for one in prepared}, reads, overwrite)
     if dry_run:
         show(wanted, as_json=as_json)
         return
@@ -132,15 +133,15 @@ def _configure(
 
 
 def _check_output(
-    folder: Path, stems: Sequence[str], reads: list[tuple[str, Path]], overwrite: bool
+    folder: Path, stems: Mapping[str, str | None], reads: list[tuple[str, Path]], overwrite: bool
 ) -> None:
     """Raise ValueError if a record would replace an input, or a file without ``overwrite``."""
-    from longlive_recipes.bench.catalog import record_files
+    from longlive_recipes.bench.catalog import find, record_files
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.generation.outputs import check_writable
 
-    for stem in stems:
-        for path in record_files(folder, stem):
+    for name, stem in stems.items():
+        for path in () if stem is None else record_files(folder, stem, plots=find(name).plots):
             refuse_inputs([("a record", path)], reads, option="--output")
             if path.is_dir() or (path.exists() and not overwrite):
                 raise ValueError(
@@ -168,7 +169,8 @@ def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool)
             text = each.table(record)
             say(json.dumps(record) if as_json else text)
             if output is not None:
-                written += [str(path) for path in write(record, text, output, each.stem)]
+                picture = None if each.picture is None else each.picture(record)
+                written += map(str, write(record, text, output, each.stem, picture))
     except (Exception, KeyboardInterrupt) as error:
         if written:
             error.add_note(f"Before that, {', '.join(written)} were written.")

@@ -8,6 +8,8 @@ from longlive_core.names import did_you_mean
 from longlive_recipes.bench.options import (
     BalancedSPOptions,
     BenchOptions,
+    ContinuedOptions,
+    CurvesOptions,
     Options,
     PairsOptions,
     StartupOptions,
@@ -25,6 +27,7 @@ class Benchmark:
         about: what the numbers include, as its record says it.
         options: what it takes where nothing is given.
         left_open: whose number holds where a field is none.
+        plots: whether its record comes with a picture.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Benchmark:
     about: str
     options: Options = BenchOptions()
     left_open: str = "the model's"
+    plots: bool = False
 
 
 BENCHMARKS = {
@@ -94,6 +98,26 @@ BENCHMARKS = {
             left_open="the device's",
         ),
         Benchmark(
+            name="nvfp4_curves",
+            line="the pocket trained from nothing in bfloat16 and NVFP4: curves of every rule",
+            about="Runs with the same first weights, batches, noise and steps: bfloat16, and NVFP4 "
+            "with two rules for gradients, rounded at random or to nearest, with and without the "
+            "Hadamard transform. The loss is that of averaged weights on fixed clips, each run in "
+            "its own arithmetic; the standard error is of the percent above bfloat16, over pairs "
+            "under the same noise. Runs share the device, so seconds are no speeds.",
+            options=CurvesOptions(),
+            plots=True,
+        ),
+        Benchmark(
+            name="nvfp4_continued",
+            line="a finished teacher trained on in NVFP4 and in bfloat16, packed, judged in pairs",
+            about="Both continuations begin with the teacher's weights and have the same batches, "
+            "noise and steps; one trains in bfloat16, the other in NVFP4. Both are packed alike, "
+            "and make the same videos from the same prompts and seeds.",
+            options=ContinuedOptions(),
+            left_open="the teacher's",
+        ),
+        Benchmark(
             name="pairs",
             line="two evaluations of the same prompts and seeds, compared video by video",
             about="What only one of two models, or of two precisions of one, gets right.",
@@ -129,6 +153,7 @@ def lines() -> list[str]:
     return [f"{one.name:{width}}  {one.line}" for one in BENCHMARKS.values()]
 
 
-def record_files(folder: Path, stem: str) -> tuple[Path, Path]:
-    """Where the record and the table of one benchmark go: JSON, and Markdown."""
-    return folder / f"{stem}.json", folder / f"{stem}.md"
+def record_files(folder: Path, stem: str, *, plots: bool = False) -> tuple[Path, ...]:
+    """Where the record and the table of one benchmark go: JSON, Markdown, and SVG if it plots."""
+    suffixes = ("json", "md", "svg") if plots else ("json", "md")
+    return tuple(folder / f"{stem}.{suffix}" for suffix in suffixes)

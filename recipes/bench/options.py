@@ -6,7 +6,7 @@ from pathlib import Path
 from longlive_core.checks import real, switch, whole
 from longlive_models.block_steps import check_block_steps
 from longlive_models.checkpoints.hub import resolve
-from longlive_models.choices import MOST_GUIDANCE
+from longlive_models.choices import MOST_GUIDANCE, WEIGHTS, check_choice
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.generation.inputs import Named, require_inputs
 
@@ -161,6 +161,106 @@ class TrainingStepOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurvesOptions:
+    """Training runs of one model in bfloat16 and in NVFP4.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        model: "pocket", or "tiny", which learns nothing and shows that everything runs.
+        steps, batch: of each run, and clips in a step.
+        clips: that are drawn and encoded once for all runs.
+        validation_clips, noises: the loss is measured on so many clips under so many noises.
+        at_once: runs that train at the same time, each in a process of its own.
+        seed: of weights, clips and batches.
+
+    Raises ValueError for a number that is none or does not fit.
+    """
+
+    device: str = "cpu"
+    model: str = "pocket"
+    steps: int = 1000
+    batch: int = 32
+    clips: int = 4000
+    validation_clips: int = 64
+    noises: int = 8
+    at_once: int = 9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_device(self.device, "runs are on one of the two")
+        if self.model not in ("pocket", "tiny"):
+            raise ValueError(f"model must be pocket or tiny, got {self.model!r}.")
+        for name in ("steps", "batch", "clips", "validation_clips", "noises", "at_once"):
+            _count(name, getattr(self, name))
+        whole("seed", self.seed, at_least=0, at_most=MOST, why="it begins all random numbers.")
+
+    def stem(self, name: str) -> str:
+        """What the files of benchmark ``name`` are called."""
+        return f"{name}_{self.device}"
+
+    def inputs(self) -> list[Named]:
+        """What is read: nothing but the pocket's VAE, which ships."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuedOptions:
+    """A teacher that is trained on in bfloat16 and in NVFP4, packed and judged.
+
+    Attributes:
+        teacher: a model that was trained on moving shapes, by name or folder.
+        device: "cpu" or "cuda".
+        steps, batch, learning_rate: of both continuations.
+        clips: that are drawn and encoded.
+        pairs: pairs of videos, a third of them of held-out attributes.
+        seconds: length of each.
+        weights: how packed weights compute: "nvfp4", or "nvfp4-w4a4" with inputs in four bits too.
+        evaluation_steps: denoising steps of a block; the teacher's own unless given.
+        evaluation_batch, workers: videos made at once, and processes that judge.
+        at_once: continuations that train at the same time, one or both.
+        seed: of batches, prompts and videos.
+
+    Raises ValueError for a number that is none or does not fit.
+    """
+
+    teacher: str = "pocket"
+    device: str = "cpu"
+    steps: int = 500
+    batch: int = 64
+    learning_rate: float = 1e-4
+    clips: int = 4000
+    pairs: int = 400
+    seconds: float = 4.0
+    weights: str = "nvfp4"
+    evaluation_steps: int | None = None
+    evaluation_batch: int = 50
+    workers: int = 1
+    at_once: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_device(self.device, "continuations are on one of the two")
+        check_choice("weights", self.weights, WEIGHTS)
+        for name in ("steps", "batch", "clips", "evaluation_batch", "workers", "at_once"):
+            _count(name, getattr(self, name))
+        whole("pairs", self.pairs, at_least=3, at_most=MOST, why="a third are held out. Use 400.")
+        _count_if_given("evaluation_steps", self.evaluation_steps)
+        why = "a step moves each weight about so far. Use 1e-4, say."
+        real("learning_rate", self.learning_rate, above=0, at_most=1, why=why)
+        why = "videos are judged whole. Use 4, say."
+        real("seconds", self.seconds, above=0, at_most=LONGEST, why=why)
+        whole("seed", self.seed, at_least=0, at_most=MOST, why="it begins all random numbers.")
+
+    def stem(self, name: str) -> str:
+        """What the files of benchmark ``name`` are called."""
+        return f"{name}_{self.device}"
+
+    def inputs(self) -> list[Named]:
+        """What is read. Raises ValueError if there is no such teacher."""
+        return [("the teacher", resolve(self.teacher))]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairsOptions:
     """Two sides of evaluations that are compared video by video.
 
@@ -221,7 +321,15 @@ class StartupOptions:
         return reads
 
 
-Options = BenchOptions | BalancedSPOptions | TrainingStepOptions | PairsOptions | StartupOptions
+Options = (
+    BenchOptions
+    | BalancedSPOptions
+    | TrainingStepOptions
+    | CurvesOptions
+    | ContinuedOptions
+    | PairsOptions
+    | StartupOptions
+)
 
 
 def _check_device(value: str, why: str) -> None:

@@ -78,11 +78,15 @@ def table(record: dict[str, Any]) -> str:
     )
 
 
-def write(record: dict[str, Any], text: str, folder: Path, stem: str) -> tuple[Path, Path]:
-    """Store a record, and its table ``text`` beside it; returns both paths."""
+def write(
+    record: dict[str, Any], text: str, folder: Path, stem: str, picture: str | None = None
+) -> tuple[Path, ...]:
+    """Store a record, and its table ``text`` and its picture beside it; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = record_files(folder, stem)
-    for path, content in zip(paths, (json.dumps(record, indent=2) + "\n", text), strict=True):
+    paths = record_files(folder, stem, plots=picture is not None)
+    contents = [json.dumps(record, indent=2) + "\n", text]
+    contents += [] if picture is None else [picture]
+    for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
     return paths
 

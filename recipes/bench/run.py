@@ -7,6 +7,7 @@ Python. Nothing is written unless ``record.write`` is called with what was measu
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 import torch
@@ -16,7 +17,7 @@ from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.precision import in_short
 from longlive_models.runtime import Runtime
-from longlive_recipes.bench import balanced_sp, pairs, startup, training_step
+from longlive_recipes.bench import balanced_sp, pairs, startup
 from longlive_recipes.bench.catalog import find
 from longlive_recipes.bench.measurements import (
     DEVICE_MEASUREMENTS,
@@ -27,6 +28,8 @@ from longlive_recipes.bench.measurements import (
 from longlive_recipes.bench.options import (
     BalancedSPOptions,
     BenchOptions,
+    ContinuedOptions,
+    CurvesOptions,
     Options,
     PairsOptions,
     StartupOptions,
@@ -46,12 +49,14 @@ class Prepared:
         measure: checks, then measures; the record as it is stored. Raises AssertionError where a
             result is wrong: then nothing is timed.
         table: a record as Markdown.
+        picture: a record as SVG, of a benchmark that plots.
     """
 
     name: str
     stem: str
     measure: Callable[[], dict[str, Any]]
     table: Callable[[dict[str, Any]], str] = table
+    picture: Callable[[dict[str, Any]], str] | None = None
 
 
 def prepare(name: str, options: Options) -> Prepared:
@@ -85,14 +90,8 @@ def prepare(name: str, options: Options) -> Prepared:
                 return stamped(found, compared, torch.device(options.device), command)
 
             return Prepared(name=name, stem=options.stem(name), measure=over_ranks)
-        case TrainingStepOptions():
-            step = training_step.StepComparison.of(options)
-
-            def stepped() -> dict[str, Any]:
-                found = {"benchmark": name, **training_step.measure(step, benchmark.about)}
-                return stamped(found, step, torch.device(options.device), command)
-
-            return Prepared(name=name, stem=options.stem(name), measure=stepped)
+        case TrainingStepOptions() | CurvesOptions() | ContinuedOptions():
+            return _prepare_training(name, options, command)
         case PairsOptions():
             one, other = (pairs.read(some) for some in (options.one, options.other))
             suites = pairs.compare(one, other)
@@ -116,6 +115,37 @@ def prepare(name: str, options: Options) -> Prepared:
             return Prepared(name=name, stem=options.stem(name), measure=started)
         case _:
             assert_never(options)
+
+
+def _prepare_training(
+    name: str, options: TrainingStepOptions | CurvesOptions | ContinuedOptions, command: str
+) -> Prepared:
+    """A benchmark that trains. What trains takes seconds to load, so it is loaded here."""
+    from longlive_recipes.bench import nvfp4_continued, nvfp4_curves, training_step
+
+    about = find(name).about
+    told: Any = options
+    table_of, picture = table, None
+    measure: Callable[[], dict[str, Any]]
+    match options:
+        case TrainingStepOptions():
+            told = training_step.StepComparison.of(options)
+            measure = partial(training_step.measure, told, about)
+        case CurvesOptions():
+            measure, picture = partial(nvfp4_curves.measure, options, about), nvfp4_curves.drawn
+        case ContinuedOptions():
+            measure = partial(nvfp4_continued.measure, options, about)
+            table_of = nvfp4_continued.as_markdown
+        case _:
+            assert_never(options)
+
+    def measured() -> dict[str, Any]:
+        found = {"benchmark": name, **measure()}
+        return stamped(found, told, torch.device(options.device), command)
+
+    return Prepared(
+        name=name, stem=options.stem(name), measure=measured, table=table_of, picture=picture
+    )
 
 
 def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:
