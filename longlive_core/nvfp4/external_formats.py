@@ -1,7 +1,9 @@
 """Packed matrices of other libraries, read and written: their names, their scales, their orders.
 
-All store the same codes, two a byte, low nibble first, and the same E4M3 block scales. They differ
-in what stands beside them (A is the largest magnitude, R the rule's full scale, 6 * 448 mostly):
+All store the same codes, two a byte, and the same E4M3 block scales. The first value of a byte is
+in its low nibble, but in ComfyUI's files in the high one; GGUF has values 0 and 8, 1 and 9, ... of
+a block in a byte. They differ in what stands beside them (A is the largest magnitude, R the rule's
+full scale, 6 * 448 mostly):
 
     convention          tensors                                     tensor scale      block scales
     longlive            quantized_weight_{values, scale_factors,    A                 swizzled
@@ -12,6 +14,10 @@ in what stands beside them (A is the largest magnitude, R the rule's full scale,
     modelopt            weight, weight_scale, weight_scale_2        A / R             linear
     compressed_tensors  weight_packed, weight_scale,                R / A             linear
                         weight_global_scale
+    comfyui             weight, weight_scale, weight_scale_2,       A / R             swizzled
+                        comfy_quant
+    mlx                 weight (uint32), scales, global_scale       2688 A / R, none  linear
+    gguf                blocks, scale                               A / R, or none    in blocks
 
 (longlive is the original LongLive-2.0, whose quantizer is fouroversix.) Where A is stored, the bits
 mean nothing without the rule, and no convention stores the rule: the caller says it. Where A / R is
@@ -21,24 +27,50 @@ Some write a matrix of zeros with a tensor scale of 0 beside scales and codes th
 is read as zeros. Any other scale that is 0, negative, infinite or NaN is refused.
 
 Swizzled and linear scales of whole tiles have the same size, so the order is never guessed.
+ComfyUI's and ModelOpt's names are the same but for ``comfy_quant``; without it ModelOpt is meant.
+
+A matrix that was made of several (queries, keys and values in one) may have a tensor scale for each
+of them: ``groups`` says of how many, and no scale is taken for that of another.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from longlive_core.checks import shown
+from longlive_core.nvfp4.external_codes import (
+    CODES,
+    SCALES,
+    Tensors,
+    activation_problem,
+    amax_compressed,
+    amax_mlx,
+    amax_of_decode_scale,
+    as_bytes,
+    cropped,
+    in_tile_rows,
+    in_whole_tiles,
+    is_dead,
+    logical_shape,
+    longlive_scale,
+    mlx_scale,
+    pack_comfyui,
+    pack_gguf,
+    pack_mlx,
+    plain,
+    require_groups,
+    same,
+    stored_amax,
+    unpack_comfyui,
+    unpack_gguf,
+    unpack_mlx,
+    zeros_like,
+)
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
-from longlive_core.nvfp4.scale_layout import swizzle, swizzled_size, unswizzle
-from longlive_core.nvfp4.scale_rules import decode_scale, divide, encode_scale
+from longlive_core.nvfp4.scale_layout import unswizzle
+from longlive_core.nvfp4.scale_rules import decode_scale, encode_scale
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
-
-Tensors = Mapping[str, Tensor]
-
-_ACTIVATION_SCALES = ("act_per_tensor_scale", "input_scale", "input_global_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +86,9 @@ class Convention:
         amax: from its tensors, for a matrix quantized under a config.
         scale: the tensors it has beside codes and block scales.
         lay_out: linear block scales as it stores them, swizzled or not.
+        unpack, pack: from its tensors to those with codes and block scales apart and the first
+            value of a byte in its low nibble, and back.
+        padded: whether codes and scales may be padded to whole tiles.
     """
 
     name: str
@@ -64,6 +99,14 @@ class Convention:
     amax: Callable[[Tensors, QuantizeConfig], Tensor]
     scale: Callable[[NVFP4Tensor], dict[str, Tensor]]
     lay_out: Callable[[Tensor, bool], Tensor]
+    unpack: Callable[[Tensors], dict[str, Tensor]] = same
+    pack: Callable[[Tensors], dict[str, Tensor]] = same
+    padded: bool = True
+
+    @property
+    def _held(self) -> tuple[str, str]:
+        """The names of codes and block scales once they are unpacked."""
+        return (self.names[0], self.names[1]) if len(self.names) > 1 else (CODES, SCALES)
 
     def read(
         self,
@@ -72,12 +115,14 @@ class Convention:
         config: QuantizeConfig | None = None,
         shape: tuple[int, int] | None = None,
         swizzled: bool | None = None,
+        groups: int = 1,
     ) -> NVFP4Tensor:
         """The matrix that ``tensors``, by the names of this convention, hold.
 
         ``config`` says by which rule it was quantized, ``shape`` its size where it was padded,
-        ``swizzled`` the order of block scales where the convention leaves it open. Raises
-        ValueError for whatever is missing, does not fit, or would have to be guessed.
+        ``swizzled`` the order of block scales where the convention leaves it open, ``groups`` how
+        many equal groups of rows may have a tensor scale each. Raises ValueError for whatever is
+        missing, does not fit, or would have to be guessed.
         """
         self._check_names(tensors)
         if config is None:
@@ -88,19 +133,22 @@ class Convention:
                     f"config=QuantizeConfig(rule=..., bound=..., block=...)."
                 )
             config = QuantizeConfig()
-        codes, scales = (_as_bytes(tensors[name], name) for name in self.names[:2])
-        size = _logical_shape(tensors, codes, shape)
+        tensors = self.unpack(tensors)
+        codes, scales = (as_bytes(tensors[name], name) for name in self._held)
+        size = logical_shape(tensors, codes, shape)
         rows, cols = padded_size(size, config)
+        amax = self.amax(tensors, config).to(codes.device)
+        require_groups(amax, groups)
         q = NVFP4Tensor(
-            codes=_cropped(codes, rows, cols // 2, self.names[0]),
+            codes=cropped(codes, rows, cols // 2, self._held[0], padded=self.padded),
             block_scales=self._linear(scales, rows, cols // BLOCK, swizzled),
-            amax=self.amax(tensors, config),
+            amax=amax,
             config=config,
             shape=size,
         )
-        if _is_dead(q):
-            return _zeros_like(q)
-        if (problem := q.scale_problem() or _activation_problem(tensors)) is not None:
+        if is_dead(q):
+            return zeros_like(q)
+        if (problem := q.scale_problem() or activation_problem(tensors)) is not None:
             raise ValueError(
                 f"a matrix in the {self.name} convention cannot be read: {problem}. The file is "
                 f"damaged, or was made of weights that held no numbers. Take the original file."
@@ -123,7 +171,8 @@ class Convention:
             raise ValueError(f"the {self.name} convention has two orders of scales: say swizzled=.")
         in_tiles = swizzled if self.swizzled is None else self.swizzled
         scales = self.lay_out(q.block_scales, bool(in_tiles))
-        return {self.names[0]: q.codes, self.names[1]: scales, **self.scale(q)}
+        codes, block_scales = self._held
+        return self.pack({codes: q.codes, block_scales: scales, **self.scale(q)})
 
     def _check_names(self, tensors: Tensors) -> None:
         missing = [name for name in self.names if name not in tensors]
@@ -147,7 +196,9 @@ class Convention:
             )
         if in_tiles:
             return unswizzle(scales.view(torch.float8_e4m3fn), rows, cols)
-        return _cropped(scales, rows, cols, self.names[1]).view(torch.float8_e4m3fn)
+        return cropped(scales, rows, cols, self._held[1], padded=self.padded).view(
+            torch.float8_e4m3fn
+        )
 
 
 def identify(names: Iterable[str]) -> Convention:
@@ -157,6 +208,9 @@ def identify(names: Iterable[str]) -> Convention:
     """
     found = set(names)
     fits = [one for one in CONVENTIONS.values() if found >= set(one.names)]
+    if len(fits) > 1:  # one may have all the names of another, and a marker
+        whole = [one for one in fits if found <= {*one.names, *one.also}]
+        fits = whole if len(whole) == 1 else fits
     if len(fits) == 1:
         return fits[0]
     what = " and ".join(one.name for one in fits) if fits else "no convention that is known here"
@@ -165,141 +219,6 @@ def identify(names: Iterable[str]) -> Convention:
         f"{'which one is meant cannot be told' if fits else 'they hold no packed matrix'}. "
         f"Conventions: {', '.join(CONVENTIONS)}."
     )
-
-
-def _is_dead(q: NVFP4Tensor) -> bool:
-    """Whether it was packed from zeros: a tensor scale of 0, and nothing that contradicts it."""
-    if bool(q.amax.any()):
-        return False
-    scales = q.block_scales.view(torch.uint8) & 0x7F
-    return bool(((scales == 0) | (scales == 0x7F)).all()) or not bool((q.codes & 0x77).any())
-
-
-def _zeros_like(q: NVFP4Tensor) -> NVFP4Tensor:
-    scales = torch.zeros_like(q.block_scales.view(torch.uint8)).view(torch.float8_e4m3fn)
-    return replace(q, codes=torch.zeros_like(q.codes), block_scales=scales)
-
-
-def _activation_problem(tensors: Tensors) -> str | None:
-    """Scales of activations are not used; one that is none says that the file is damaged."""
-    for name in _ACTIVATION_SCALES:
-        scale = tensors.get(name)
-        if scale is not None and not bool((scale.isfinite() & (scale > 0)).all()):
-            return f"its {name} is {shown(scale.flatten().tolist())}, and a scale is above 0"
-    return None
-
-
-def _stored_amax(name: str) -> Callable[[Tensors, QuantizeConfig], Tensor]:
-    def amax(tensors: Tensors, config: QuantizeConfig) -> Tensor:
-        return _scalar(tensors[name], name)
-
-    return amax
-
-
-def _amax_of(
-    stored: Tensor,
-    guess: Tensor,
-    scale: Callable[[Tensor, QuantizeConfig], Tensor],
-    config: QuantizeConfig,
-) -> Tensor:
-    """The A whose ``scale`` is ``stored``, to the bit where there is one; else next to it.
-
-    ``guess`` may be a neighbor of it, because its own computation rounds.
-    """
-    for to in (torch.inf, -torch.inf):
-        other = torch.nextafter(guess, torch.full_like(guess, to))
-        better = (scale(guess, config) != stored) & (scale(other, config) == stored)
-        guess = torch.where(better, other, guess)
-    return guess
-
-
-def _amax_torchao(tensors: Tensors, config: QuantizeConfig) -> Tensor:
-    name = "per_tensor_scale"
-    if name in tensors:
-        stored = _scalar(tensors[name], name)
-    else:  # a matrix with one level of scales
-        stored = torch.ones((), dtype=torch.float32, device=tensors["qdata"].device)
-    return _amax_of(stored, stored * config.full_scale, decode_scale, config)
-
-
-def _amax_modelopt(tensors: Tensors, config: QuantizeConfig) -> Tensor:
-    stored = _scalar(tensors["weight_scale_2"], "weight_scale_2")
-    return _amax_of(stored, stored * config.full_scale, decode_scale, config)
-
-
-def _amax_compressed(tensors: Tensors, config: QuantizeConfig) -> Tensor:
-    stored = _scalar(tensors["weight_global_scale"], "weight_global_scale")
-    return _amax_of(stored, divide(config.full_scale, stored), encode_scale, config)
-
-
-def _longlive_scale(q: NVFP4Tensor) -> dict[str, Tensor]:
-    rows, cols = q.shape
-    padded = (-(-rows // 128) * 128, -(-cols // 64) * 64)
-    metadata = torch.tensor((rows, cols, *padded), dtype=torch.int32, device=q.device)
-    return {
-        "quantized_weight_amax": q.amax.reshape(1),
-        "quantized_weight_metadata": metadata,
-    }
-
-
-def _plain(scales: Tensor, swizzled: bool) -> Tensor:
-    return swizzle(scales) if swizzled else scales
-
-
-def _in_whole_tiles(scales: Tensor, swizzled: bool) -> Tensor:
-    """Transformer Engine pads either order, and shapes both as the padded matrix."""
-    rows, cols = scales.shape
-    height, width = swizzled_size(rows, cols)
-    if swizzled:
-        return swizzle(scales).view(height, width)
-    padded = F.pad(scales.view(torch.uint8), (0, width - cols, 0, height - rows))
-    return padded.view(torch.float8_e4m3fn)
-
-
-def _in_tile_rows(scales: Tensor, swizzled: bool) -> Tensor:
-    """TorchAO shapes swizzled scales 32 by 16 a tile."""
-    height, width = swizzled_size(*scales.shape)
-    return swizzle(scales).view(height // 4, width * 4) if swizzled else scales
-
-
-def _cropped(matrix: Tensor, rows: int, cols: int, name: str) -> Tensor:
-    """The part that is not padding; padding fills whole tiles of 128 rows and 64 columns."""
-    height, width = matrix.shape if matrix.ndim == 2 else (0, 0)
-    if not (rows <= height <= rows + 127 and cols <= width <= -(-cols // 32) * 32):
-        raise ValueError(
-            f"{name} has shape {tuple(matrix.shape)}, which does not hold {rows} rows of {cols}. "
-            f"Is it of another matrix, or of another convention?"
-        )
-    return matrix[:rows, :cols].contiguous()
-
-
-def _logical_shape(
-    tensors: Tensors, codes: Tensor, shape: tuple[int, int] | None
-) -> tuple[int, int]:
-    if shape is None and "quantized_weight_metadata" in tensors:
-        rows, cols = tensors["quantized_weight_metadata"].tolist()[:2]
-        return rows, cols
-    if codes.ndim != 2:
-        raise ValueError(f"packed codes are a matrix of bytes, got shape {tuple(codes.shape)}.")
-    return (codes.shape[0], codes.shape[1] * 2) if shape is None else shape
-
-
-def _as_bytes(tensor: Tensor, name: str) -> Tensor:
-    if tensor.element_size() != 1:
-        raise ValueError(
-            f"{name} holds bytes (codes or E4M3 scales), got {tensor.dtype}: the checkpoint was "
-            f"cast when it was saved. Take the original file."
-        )
-    return tensor.view(torch.uint8)
-
-
-def _scalar(tensor: Tensor, name: str) -> Tensor:
-    if tensor.numel() != 1 or tensor.dtype != torch.float32:
-        raise ValueError(
-            f"{name} is one float32 number for the matrix, got {tensor.dtype} of shape "
-            f"{tuple(tensor.shape)}: scales of rows or experts are not read here."
-        )
-    return tensor.reshape(())
 
 
 CONVENTIONS = {
@@ -319,9 +238,9 @@ CONVENTIONS = {
             ),
             swizzled=True,
             needs_rule=True,
-            amax=_stored_amax("quantized_weight_amax"),
-            scale=_longlive_scale,
-            lay_out=_plain,
+            amax=stored_amax("quantized_weight_amax"),
+            scale=longlive_scale,
+            lay_out=plain,
         ),
         Convention(
             name="transformer_engine",
@@ -329,9 +248,9 @@ CONVENTIONS = {
             also=("columnwise_data", "columnwise_scale_inv", "amax_columnwise"),
             swizzled=None,
             needs_rule=True,
-            amax=_stored_amax("amax_rowwise"),
+            amax=stored_amax("amax_rowwise"),
             scale=lambda q: {"amax_rowwise": q.amax.reshape(1)},
-            lay_out=_in_whole_tiles,
+            lay_out=in_whole_tiles,
         ),
         Convention(
             name="torchao",
@@ -339,9 +258,9 @@ CONVENTIONS = {
             also=("per_tensor_scale", "act_per_tensor_scale"),
             swizzled=None,
             needs_rule=False,
-            amax=_amax_torchao,
+            amax=amax_of_decode_scale("per_tensor_scale"),
             scale=lambda q: {"per_tensor_scale": decode_scale(q.amax.reshape(()), q.config)},
-            lay_out=_in_tile_rows,
+            lay_out=in_tile_rows,
         ),
         Convention(
             name="modelopt",
@@ -349,9 +268,10 @@ CONVENTIONS = {
             also=("input_scale",),
             swizzled=False,
             needs_rule=False,
-            amax=_amax_modelopt,
+            amax=amax_of_decode_scale("weight_scale_2"),
             scale=lambda q: {"weight_scale_2": decode_scale(q.amax.reshape(()), q.config)},
-            lay_out=_plain,
+            lay_out=plain,
+            padded=False,
         ),
         Convention(
             name="compressed_tensors",
@@ -359,10 +279,74 @@ CONVENTIONS = {
             also=("input_global_scale",),
             swizzled=False,
             needs_rule=False,
-            amax=_amax_compressed,
+            amax=amax_compressed,
             scale=lambda q: {"weight_global_scale": encode_scale(q.amax.reshape(1), q.config)},
-            lay_out=_plain,
+            lay_out=plain,
+            padded=False,
+        ),
+        Convention(
+            name="comfyui",
+            names=("weight", "weight_scale", "weight_scale_2", "comfy_quant"),
+            also=("input_scale",),
+            swizzled=True,
+            needs_rule=False,
+            amax=amax_of_decode_scale("weight_scale_2"),
+            scale=lambda q: {"weight_scale_2": decode_scale(q.amax.reshape(()), q.config)},
+            lay_out=in_whole_tiles,
+            unpack=unpack_comfyui,
+            pack=pack_comfyui,
+        ),
+        Convention(
+            name="mlx",
+            names=("weight", "scales"),
+            also=("global_scale",),
+            swizzled=False,
+            needs_rule=False,
+            amax=amax_mlx,
+            scale=mlx_scale,
+            lay_out=plain,
+            unpack=unpack_mlx,
+            pack=pack_mlx,
+            padded=False,
+        ),
+        Convention(
+            name="gguf",
+            names=("blocks",),
+            also=("scale", "input_scale"),
+            swizzled=False,
+            needs_rule=False,
+            amax=amax_of_decode_scale("scale"),
+            scale=lambda q: {"scale": decode_scale(q.amax.reshape(1), q.config)},
+            lay_out=plain,
+            unpack=unpack_gguf,
+            pack=pack_gguf,
+            padded=False,
         ),
     )
 }
 """Every convention, by name."""
+
+
+def split_rows(q: NVFP4Tensor, parts: int) -> list[NVFP4Tensor]:
+    """Equal groups of rows of a matrix that was made of several, each with its tensor scale.
+
+    Raises ValueError if the rows do not divide, or a block covers rows of two.
+    """
+    rows = q.shape[0] // parts
+    if q.shape[0] % parts or rows % q.config.block[0] or q.amax.numel() not in (1, parts):
+        raise ValueError(
+            f"a matrix of {q.shape[0]} rows with {q.amax.numel()} tensor scales does not divide "
+            f"into {parts} parts of whole blocks: it was not made of so many. Take the model with "
+            f"its layers apart."
+        )
+    scales = q.amax.expand(parts) if q.amax.numel() == 1 else q.amax
+    return [
+        replace(
+            q,
+            codes=q.codes[i * rows : (i + 1) * rows],
+            block_scales=q.block_scales[i * rows : (i + 1) * rows],
+            amax=scales[i].reshape(()),
+            shape=(rows, *q.shape[1:]),
+        )
+        for i in range(parts)
+    ]

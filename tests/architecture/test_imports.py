@@ -24,6 +24,7 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "transformer_engine",
     "transformer_engine_torch",  # its binding
     "humming",
+    "gguf",
     "diffusers",  # asked for its tables where somebody has models of it
 }
 HOMES = {
@@ -44,6 +45,7 @@ HOMES = {
         file.parts[:2] in (("longlive_models", "text"), ("longlive_models", "ecosystem"))
     ),
     "diffusers": lambda file: file.parts[:2] == ("longlive_models", "ecosystem"),
+    "gguf": lambda file: file == Path("longlive_models/layouts/gguf_files.py"),
     "peft": lambda file: False,  # its adapters know our layers as linears; nothing is imported
     "av": lambda file: file.parts[:2] == ("longlive_models", "video"),
     "PIL": lambda file: file.parts[:2] == ("longlive_models", "video"),

@@ -1,6 +1,7 @@
 """Packed matrices of other libraries: what is written is read back; what is unclear is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, dequantize, quantize
-from longlive_core.nvfp4.external_formats import CONVENTIONS, identify
+from longlive_core.nvfp4.external_formats import CONVENTIONS, identify, split_rows
 
-EXACT = ("longlive", "transformer_engine", "torchao", "modelopt")
+EXACT = ("longlive", "transformer_engine", "torchao", "modelopt", "comfyui", "gguf")
+APART = [name for name in CONVENTIONS if name != "gguf"]
+"""Conventions that have codes and block scales in tensors of their own."""
+WIDTH = {"gguf": 64}
+"""The number of columns that rows must divide into, where it is not 16."""
 OPEN = [name for name, one in CONVENTIONS.items() if one.swizzled is None]
 
 
@@ -26,17 +31,17 @@ CASES = st.fixed_dictionaries(
 )
 
 
-def packed(kind, height, rows, cols, exponent, seed):
+def packed(kind, height, rows, cols, exponent, seed, width=16):
     """A quantized matrix of whole blocks, of any rule, block and magnitude."""
     (rule, bound), generator = kind, torch.Generator().manual_seed(seed)
-    x = torch.randn(rows * height, cols * 16, generator=generator) * 10.0**exponent
+    x = torch.randn(rows * height, cols * width, generator=generator) * 10.0**exponent
     return quantize(x, QuantizeConfig(rule=rule, bound=bound, block=(height, 16)))
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 @given(case=CASES, swizzled=st.booleans())
 def test_what_is_written_is_read_back(name, case, swizzled):
-    q = packed(**case)
+    q = packed(**case, width=WIDTH.get(name, 16))
     convention = CONVENTIONS[name]
     order = swizzled if name in OPEN else None
     tensors = convention.write(q, swizzled=order)
@@ -51,19 +56,22 @@ def test_what_is_written_is_read_back(name, case, swizzled):
         torch.testing.assert_close(dequantize(back), dequantize(q), rtol=4e-7, atol=0)
 
 
-@pytest.mark.parametrize("name", ["torchao", "modelopt", "compressed_tensors"])
+@pytest.mark.parametrize(
+    "name", ["torchao", "modelopt", "compressed_tensors", "comfyui", "mlx", "gguf"]
+)
 @given(case=CASES)
 def test_a_stored_decode_scale_needs_no_rule(name, case):
-    q = packed(**case)
+    q = packed(**case, width=WIDTH.get(name, 16))
     order = False if name in OPEN else None
-    back = CONVENTIONS[name].read(CONVENTIONS[name].write(q, swizzled=order), swizzled=order)
+    tensors = CONVENTIONS[name].write(q, swizzled=order)
+    back = CONVENTIONS[name].read(tensors, shape=q.shape, swizzled=order)
     assert back.config == QuantizeConfig()
     torch.testing.assert_close(dequantize(back), dequantize(q), rtol=4e-7, atol=0)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_a_matrix_of_zeros_stays_zeros(name):
-    q = quantize(torch.zeros(3, 32))
+    q = quantize(torch.zeros(3, 64))
     order = True if name in OPEN else None
     tensors = CONVENTIONS[name].write(q, swizzled=order)
     back = CONVENTIONS[name].read(tensors, config=q.config, shape=q.shape, swizzled=order)
@@ -76,6 +84,9 @@ SCALES = {
     "torchao": "per_tensor_scale",
     "modelopt": "weight_scale_2",
     "compressed_tensors": "weight_global_scale",
+    "comfyui": "weight_scale_2",
+    "mlx": "global_scale",
+    "gguf": "scale",
 }
 
 
@@ -103,7 +114,7 @@ def test_a_tensor_scale_that_was_cast_is_refused(name, dtype):
         CONVENTIONS[name].read(tensors, **options)
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
+@pytest.mark.parametrize("name", APART)
 @pytest.mark.parametrize(
     ("byte", "places", "message"),
     [
@@ -118,12 +129,12 @@ def test_a_block_scale_that_is_none_is_refused(name, byte, places, message):
     scales = CONVENTIONS[name].names[1]
     changed = tensors[scales].view(torch.uint8).clone()
     changed.view(-1)[places] = byte
-    tensors[scales] = changed.view(torch.float8_e4m3fn)
+    tensors[scales] = changed.view(tensors[scales].dtype)
     with pytest.raises(ValueError, match=message):
         CONVENTIONS[name].read(tensors, **options)
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
+@pytest.mark.parametrize("name", APART)
 @pytest.mark.parametrize(("code", "scale"), [(0xCC, 0xFF), (0x00, 0x38), (0x88, 0x7F), (0x77, 0)])
 def test_a_dead_layer_is_zeros_whatever_else_is_stored(name, code, scale):
     """TorchAO writes NaN scales and codes of -2 for it, ModelOpt scales of 1 or NaN."""
@@ -131,7 +142,7 @@ def test_a_dead_layer_is_zeros_whatever_else_is_stored(name, code, scale):
     codes, scales = CONVENTIONS[name].names[:2]
     tensors[codes] = torch.full_like(tensors[codes], code)
     bytes_ = torch.full_like(tensors[scales].view(torch.uint8), scale)
-    tensors[scales] = bytes_.view(torch.float8_e4m3fn)
+    tensors[scales] = bytes_.view(tensors[scales].dtype)
     dead = math.inf if name == "compressed_tensors" else 0.0  # it stores R / A
     tensors[SCALES[name]] = torch.full_like(tensors[SCALES[name]], dead)
     back = CONVENTIONS[name].read(tensors, **options)
@@ -284,3 +295,102 @@ def test_padding_is_less_than_a_tile():
     tensors["rowwise_scale_inv"] = torch.cat((scales.view(torch.uint8),) * 2).view(scales.dtype)
     with pytest.raises(ValueError, match="does not hold 128 rows of 4"):
         convention.read(tensors, **options)
+
+
+GRID = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def test_comfyui_has_the_first_value_in_the_high_nibble():
+    q = quantize(torch.randn(20, 80))
+    tensors = CONVENTIONS["comfyui"].write(q)
+    assert tensors["weight"].shape == (32, 40)  # rows are padded to multiples of 16
+    assert tensors["weight_scale"].shape == (128, 8)  # and scales to whole tiles
+    assert bytes(tensors["comfy_quant"].tolist()) == b'{"format": "nvfp4"}'
+    first = tensors["weight"][:20] >> 4
+    assert torch.equal(first, q.codes & 15)
+    back = CONVENTIONS["comfyui"].read(tensors, shape=q.shape)
+    assert torch.equal(dequantize(back), dequantize(q))
+
+
+def test_gguf_has_values_that_are_eight_apart_in_a_byte():
+    q = quantize(torch.randn(3, 128))
+    tensors = CONVENTIONS["gguf"].write(q)
+    assert tensors["blocks"].shape == (3, 72)
+    block = tensors["blocks"][1, 36:]
+    assert torch.equal(block[:4], q.block_scales.view(torch.uint8)[1, 4:])
+    values = dequantize(q)[1, 64:80]
+    scale = block[:1].view(torch.float8_e4m3fn).float() * tensors["scale"]
+    torch.testing.assert_close(GRID[(block[4:12] & 15).long()] * scale, values[:8])
+    torch.testing.assert_close(GRID[(block[4:12] >> 4).long()] * scale, values[8:])
+
+
+def test_mlx_has_eight_codes_in_a_word_and_may_have_no_global_scale():
+    q = quantize(torch.randn(2, 64))
+    tensors = CONVENTIONS["mlx"].write(q)
+    assert (tensors["weight"].dtype, tuple(tensors["weight"].shape)) == (torch.uint32, (2, 8))
+    assert tensors["scales"].dtype == torch.uint8
+    del tensors["global_scale"]
+    products = GRID[torch.stack((q.codes & 15, q.codes >> 4), -1).flatten(1).long()]
+    want = products * q.block_scales.float().repeat_interleave(16, 1)
+    back = CONVENTIONS["mlx"].read(tensors)
+    torch.testing.assert_close(dequantize(back), want, rtol=2e-7, atol=0)
+
+
+def test_a_file_without_comfyuis_marker_whose_scales_are_padded_is_not_taken_for_modelopt():
+    tensors = CONVENTIONS["comfyui"].write(quantize(torch.randn(32, 32)))
+    assert identify(tensors) is CONVENTIONS["comfyui"]
+    del tensors["comfy_quant"]
+    with pytest.raises(ValueError, match="never padded in this convention.*Say which it is"):
+        identify(tensors).read(tensors)
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"), [(b'{"format": "mxfp8"}', "'mxfp8'"), (b"nonsense", "None")]
+)
+def test_a_marker_of_another_format_is_refused(marker, said):
+    tensors = CONVENTIONS["comfyui"].write(quantize(torch.randn(32, 32)))
+    tensors["comfy_quant"] = torch.tensor(list(marker), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"the format is {said}, and 'nvfp4'"):
+        CONVENTIONS["comfyui"].read(tensors)
+
+
+def test_words_and_blocks_of_another_kind_are_refused():
+    tensors = CONVENTIONS["mlx"].write(quantize(torch.randn(4, 64)))
+    with pytest.raises(ValueError, match="words of 32 bits with eight codes, got torch.uint8"):
+        CONVENTIONS["mlx"].read(tensors | {"weight": torch.zeros(4, 32, dtype=torch.uint8)})
+    with pytest.raises(ValueError, match="unknown: biases"):  # integers with offsets
+        CONVENTIONS["mlx"].read(tensors | {"biases": torch.zeros(4)})
+    with pytest.raises(ValueError, match="36 bytes for 64 values, got shape \\(4, 34\\)"):
+        CONVENTIONS["gguf"].read({"blocks": torch.zeros(4, 34, dtype=torch.uint8)})
+    with pytest.raises(ValueError, match="blocks of 64 values, and rows of 48"):
+        CONVENTIONS["gguf"].write(quantize(torch.randn(4, 48)))
+
+
+@pytest.mark.parametrize("name", ["modelopt", "comfyui"])
+@given(ratios=st.tuples(*[st.floats(0.25, 4.0)] * 3), rows=st.integers(1, 3))
+def test_scales_of_queries_keys_and_values_stay_with_their_rows(name, ratios, rows):
+    parts = [quantize(torch.randn(16 * rows, 64) * ratio) for ratio in ratios]
+    fused = replace(
+        parts[0],
+        codes=torch.cat([q.codes for q in parts]),
+        block_scales=torch.cat([q.block_scales.view(torch.uint8) for q in parts]).view(
+            torch.float8_e4m3fn
+        ),
+        shape=(48 * rows, 64),
+    )
+    tensors = CONVENTIONS[name].write(fused)
+    scales = [CONVENTIONS[name].write(q)["weight_scale_2"] for q in parts]
+    tensors["weight_scale_2"] = torch.stack(scales)
+    with pytest.raises(ValueError, match="one float32 number for the matrix, got 3"):
+        CONVENTIONS[name].read(tensors)
+    whole = CONVENTIONS[name].read(tensors, groups=3)
+    for part, q in zip(split_rows(whole, 3), parts, strict=True):
+        assert torch.equal(dequantize(part), dequantize(q))
+
+
+def test_rows_that_do_not_divide_are_not_split():
+    q = quantize(torch.randn(32, 64), QuantizeConfig(block=(16, 16)))
+    assert len(split_rows(q, 2)) == 2
+    for parts in (3, 4):
+        with pytest.raises(ValueError, match=f"does not divide into {parts} parts of whole blocks"):
+            split_rows(q, parts)
