@@ -1,6 +1,7 @@
 """Loading a model's parts to the CPU, from this library's folders or from the original's files."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from longlive_core.nvfp4 import LinearConfig
@@ -8,10 +9,18 @@ from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.model_folder import load_parts, read_spec
 from longlive_models.checkpoints.nvfp4 import ReduceAmax
-from longlive_models.published import LONGLIVE_5B, find_files, find_weights, load_published
+from longlive_models.checkpoints.tensor_files import require_numbers
+from longlive_models.checkpoints.weight_hash import FileHash
+from longlive_models.published import (
+    PublishedFiles,
+    find_files,
+    find_weights,
+    load_published,
+    read_published_spec,
+)
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
-from longlive_models.text import UMT5_XXL, TextEncoder, UMT5Config
+from longlive_models.text import TextEncoder, UMT5Config
 from longlive_models.vae import WanVAE
 from longlive_models.wan import WanConfig, WanTransformer, partition_blocks
 
@@ -27,6 +36,9 @@ class LoadedModel:
         transformer, vae, text: the parts on the CPU, with the weights as they are in the files.
         settings: picture size, rates and defaults.
         weights: the folder or file that names the model by its hash.
+        others: further files that were loaded; their hashes are recorded beside it.
+        unchecked: by part, the file whose weights have not been searched for NaN yet: on a GPU
+            that is faster once they are there (see ``check_numbers``).
     """
 
     transformer: WanTransformer
@@ -34,6 +46,18 @@ class LoadedModel:
     text: TextEncoder
     settings: GenerationSettings
     weights: Path
+    others: tuple[Path, ...] = ()
+    unchecked: Mapping[str, Path] = field(default_factory=dict)
+
+    def hashes(self, weights: FileHash | None = None) -> tuple[FileHash, ...]:
+        """A hash for each file or folder that was loaded; ``weights`` is the first, if known."""
+        first = FileHash(self.weights) if weights is None else weights
+        return (first, *(FileHash(path) for path in self.others))
+
+    def check_numbers(self) -> None:
+        """Raise ValueError for a NaN or an infinity in weights that were not searched for them."""
+        for part, source in self.unchecked.items():
+            require_numbers(getattr(self, part).state_dict(), source)
 
 
 def load_model(
@@ -64,24 +88,29 @@ def load_original(
     folder: Path,
     runtime: Runtime,
     *,
-    spec: ModelSpec = LONGLIVE_5B,
-    text_config: UMT5Config = UMT5_XXL,
+    spec: ModelSpec | None = None,
+    text_config: UMT5Config | None = None,
     download: bool = False,
     group: SequenceGroup = ALONE,
 ) -> LoadedModel:
-    """Load the original's files (see ``longlive_models.published``), of the sizes in ``spec``.
+    """Load the files of others (see ``longlive_models.published``), in a folder or beside a file.
 
-    The model's hash is that of the transformer's file alone: the others are the base model's.
+    ``spec`` and ``text_config`` are the sizes that they must have, by default those of the shapes
+    in them. The model's hash is that of the transformer's file alone: the others are the base
+    model's.
     Raises what ``load_model`` raises.
     """
     files = find_files(folder, packed=_wants_packed(runtime), download=download)
+    spec = read_published_spec(files) if spec is None else spec
     _check(spec, runtime, group)
+    later = runtime.device.type == "cuda" and runtime.linears is None
     transformer, vae, text = load_published(
         files,
         runtime=runtime,
         spec=spec,
         text_config=text_config,
         reduce_amax=reduce_amax(spec, group),
+        check=not later,
     )
     return LoadedModel(
         transformer=transformer,
@@ -89,7 +118,13 @@ def load_original(
         text=text,
         settings=spec.settings,
         weights=files.transformer,
+        others=(files.vae, files.text),
+        unchecked=_sources(files) if later else {},
     )
+
+
+def _sources(files: PublishedFiles) -> dict[str, Path]:
+    return {"transformer": files.transformer, "vae": files.vae, "text": files.text}
 
 
 def reduce_amax(spec: ModelSpec, group: SequenceGroup) -> ReduceAmax | None:

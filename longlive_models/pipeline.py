@@ -73,6 +73,7 @@ class LongLivePipeline(VideoMaker):
         self.text = text
         self.runtime = runtime
         self._hash = WeightHash(self._parts(), weights)
+        self.loaded_files: tuple[FileHash, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -138,15 +139,13 @@ class LongLivePipeline(VideoMaker):
         files: FileHash | None = None,
     ) -> "LongLivePipeline":
         """A pipeline of loaded parts, which it owns from then on and changes in place."""
-        return cls(
-            loaded.transformer,
-            loaded.vae,
-            loaded.text,
-            settings=loaded.settings,
-            runtime=runtime,
-            weights=loaded.weights if files is None else files,
-            group=group,
+        parts, hashes = (loaded.transformer, loaded.vae, loaded.text), loaded.hashes(files)
+        made = cls(
+            *parts, settings=loaded.settings, runtime=runtime, weights=hashes[0], group=group
         )
+        loaded.check_numbers()
+        made.loaded_files = hashes
+        return made
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
         """The backends of attention, the encoded cache and every linear, and why no faster ones.

@@ -12,9 +12,9 @@ from longlive_core.backends import Receipt
 from longlive_core.module_swap import receipts
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
-from longlive_models.checkpoints.hub import PACKED_WEIGHTS, is_published
+from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed, split_quantization
-from longlive_models.published import find_weights
+from longlive_models.published import find_weights, holds_packed
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.wan import WanConfig, WanTransformer
 
@@ -45,7 +45,7 @@ def stored_precision(folder: Path) -> str:
     """How a model's block linears are stored: "plain", or "nvfp4, RULE"; reads no weight."""
     if is_published(folder):
         weights = find_weights(folder)
-        return "nvfp4" if weights is not None and weights.name == PACKED_WEIGHTS else "plain"
+        return "nvfp4" if weights is not None and holds_packed(weights) else "plain"
     _, packed = split_quantization(read_config(folder / "transformer"))
     return "plain" if packed is None else f"nvfp4, {packed.weight.rule.value}"
 

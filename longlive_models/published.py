@@ -1,27 +1,41 @@
-"""Loading LongLive-2.0-5B from its files as they were published, without converting them first.
+"""Loading a model from the files of others, without converting them first.
 
-The transformer's file comes from the LongLive-2.0 repository, the others from the base model's,
-Wan2.2-TI2V-5B. All may lie in one folder; the base model's may also lie in a folder of its own
-inside it, or in the local hub cache::
+The transformer may be a file or a folder in any layout of ``longlive_models.layouts``; the other
+parts are looked for beside it, under the names that they are published with::
 
     model_bf16.pt                               transformer (or model_te.pt, which holds bf16 too;
                                                 or model_4o6.pt, packed in four bits)
     Wan2.2_VAE.pth                              VAE
     models_t5_umt5-xxl-enc-bf16.pth             text encoder
     google/umt5-xxl/                            its tokenizer
+
+The last three are the base model's, Wan2.2-TI2V-5B. They may lie in the folder of the transformer,
+in a folder of their own inside it, or in the local hub cache. Folders of Diffusers
+(``transformer``, ``vae``, ``text_encoder``, ``tokenizer``) and of ComfyUI (``diffusion_models``,
+``vae``, ``text_encoders``) are searched too.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from longlive_models.checkpoints.folder import fill, unfilled
-from longlive_models.checkpoints.hub import PACKED_WEIGHTS, PUBLISHED_WEIGHTS, snapshot
-from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed, read_published
+from longlive_models.checkpoints.hub import (
+    PUBLISHED_WEIGHTS,
+    is_foreign_transformer,
+    snapshot,
+)
+from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed
+from longlive_models.layouts.fit import require_fit
+from longlive_models.layouts.part_files import PartFile, open_part
+from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
-from longlive_models.text import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_umt5
+from longlive_models.text import UMT5Config, UMT5TextEncoder, load_umt5
 from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
-from longlive_models.wan import WAN_5B, WanTransformer, read_state_dict
+from longlive_models.wan import WAN_5B, WanTransformer
 
 BASE = "Wan-AI/Wan2.2-TI2V-5B"
 VAE, TEXT, TOKENIZER = (
@@ -30,6 +44,21 @@ VAE, TEXT, TOKENIZER = (
     "google/umt5-xxl",
 )
 _INSIDE = ("", "Wan2.2-TI2V-5B", "wan_models/Wan2.2-TI2V-5B")
+_NAMES = {
+    VAE: (VAE, "Wan2.2_VAE.safetensors", "wan2.2_vae.safetensors"),
+    TEXT: (
+        TEXT,
+        "models_t5_umt5-xxl-enc-bf16.safetensors",
+        "umt5_xxl_bf16.safetensors",
+        "umt5_xxl_fp16.safetensors",
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    ),
+    TOKENIZER: (TOKENIZER, "tokenizer"),
+}
+"""The names under which each file of the base model is looked for."""
+
+_FOLDERS = {VAE: ("vae",), TEXT: ("text_encoder", "text_encoders", "clip"), TOKENIZER: ()}
+"""Folders that may be the part, as Diffusers saves it, or hold its file, as ComfyUI has it."""
 
 LONGLIVE_5B = ModelSpec(
     transformer=WAN_5B,
@@ -41,7 +70,7 @@ LONGLIVE_5B = ModelSpec(
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFiles:
-    """The paths of the published files; all of them exist."""
+    """The paths of a model's parts, files or folders; all of them exist."""
 
     transformer: Path
     vae: Path
@@ -49,28 +78,28 @@ class PublishedFiles:
     tokenizer: Path
 
 
-def find_files(folder: Path, *, packed: bool = False, download: bool = False) -> PublishedFiles:
-    """Find the published files in ``folder``, and those of the base model also in the hub cache.
+def find_files(path: Path, *, packed: bool = False, download: bool = False) -> PublishedFiles:
+    """Find the parts of a model beside each other, those of the base model also in the hub cache.
 
     Args:
-        folder: the folder that holds the transformer's file.
+        path: the transformer's file, or the folder that holds it.
         packed: if the transformer is there in four bits and in bf16, take the former.
         download: fetch files of the base model that are missing.
 
     Raises:
         ValueError: some files are missing; the message names them.
     """
-    roots = [folder / inside for inside in _INSIDE]
+    roots = _roots(path)
     needed = (VAE, TEXT, TOKENIZER)
     if not all(_locate(roots, name) for name in needed):
         roots += _base(download=download)
-    found = {name: path for name in needed if (path := _locate(roots, name))}
-    weights = find_weights(folder, packed=packed)
+    found = {name: place for name in needed if (place := _locate(roots, name))}
+    weights = find_weights(path, packed=packed)
     missing = [name for name in needed if name not in found]
     if weights is None or missing:
         names = missing if weights else [PUBLISHED_WEIGHTS[0], *missing]
         raise ValueError(
-            f"{folder} lacks {', '.join(names)} of the published model: {VAE}, {TEXT} and the "
+            f"{path} lacks {', '.join(names)} of the published model: {VAE}, {TEXT} and the "
             f"tokenizer's folder {TOKENIZER} are files of {BASE}. Put or link them there, or fetch "
             f"them with `hf download {BASE} {VAE} {TEXT} --include '{TOKENIZER}/*'`."
         )
@@ -79,48 +108,137 @@ def find_files(folder: Path, *, packed: bool = False, download: bool = False) ->
     )
 
 
-def find_weights(folder: Path, *, packed: bool = False) -> Path | None:
-    """The transformer's file in ``folder``, or None; ``packed`` is that of ``find_files``."""
+def find_weights(path: Path, *, packed: bool = False) -> Path | None:
+    """The transformer's file or folder, or None; ``packed`` is that of ``find_files``."""
+    if path.is_file() or is_foreign_transformer(path):
+        return path
     names = PUBLISHED_WEIGHTS[::-1] if packed else PUBLISHED_WEIGHTS
-    return next((path for name in names if (path := _locate([folder], name))), None)
+    found = next((path / name for name in names if (path / name).exists()), None)
+    inner = path / "transformer"
+    return inner if found is None and is_foreign_transformer(inner) else found
+
+
+def read_published_spec(files: PublishedFiles) -> ModelSpec:
+    """The sizes of a model from the shapes in its files; reads no weights.
+
+    Raises:
+        ValueError: a file is incomplete, of another part or model, or they do not fit each other.
+    """
+    transformer = open_part(files.transformer, "transformer")
+    vae = open_part(files.vae, "vae")
+    text = open_part(files.text, "text_encoder")
+    config = transformer_config(transformer.shapes, transformer.config, files.transformer)
+    features = umt5_config(text.shapes, files.text).dim
+    if features != config.text_dim:
+        raise ValueError(
+            f"{files.text} gives features of {features}, and the transformer in "
+            f"{files.transformer} takes {config.text_dim}: they are parts of different models. "
+            f"Take both from one place."
+        )
+    return ModelSpec(
+        transformer=config,
+        vae=vae_config(vae.shapes, vae.config, files.vae),
+        settings=LONGLIVE_5B.settings,
+    )
+
+
+def holds_packed(transformer: Path) -> bool:
+    """Whether the weights in a transformer's file or folder are in four bits; reads none."""
+    return bool(open_part(transformer, "transformer").packed)
 
 
 def load_published(
     files: PublishedFiles,
     *,
     runtime: Runtime,
-    spec: ModelSpec = LONGLIVE_5B,
-    text_config: UMT5Config = UMT5_XXL,
+    spec: ModelSpec | None = None,
+    text_config: UMT5Config | None = None,
     reduce_amax: ReduceAmax | None = None,
+    check: bool = True,
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
-    """Load the parts of the published model to the CPU; the large files are mapped, not copied.
+    """Load the parts of a model to the CPU; the large files are mapped, not copied.
 
-    ``spec`` and ``text_config`` are the sizes of the files, those of LongLive-2.0-5B by default.
-    ``runtime`` names the backends of attention and of packed linears, and ``reduce_amax`` is for
-    linears whose inputs several ranks share (``NVFP4Linear``). Raises ValueError if a file holds
-    other weights.
+    Args:
+        files: the parts' files.
+        runtime: names the backends of attention and of packed linears.
+        spec, text_config: the sizes that the files must have; those of their shapes by default.
+        reduce_amax: for linears whose inputs several ranks share (``NVFP4Linear``).
+        check: search the weights for NaN and infinities, which reads every value.
+
+    Raises:
+        ValueError: a file holds other weights; nothing has been read of any then.
     """
+    parts = {
+        part: open_part(path, part)
+        for part, path in (
+            ("transformer", files.transformer),
+            ("vae", files.vae),
+            ("text_encoder", files.text),
+        )
+    }
+    spec = read_published_spec(files) if spec is None else spec
+    opened = parts["text_encoder"]
+    sizes = umt5_config(opened.shapes, opened.path) if text_config is None else text_config
     with unfilled():
         transformer = WanTransformer(spec.transformer, attention=runtime.attention)
-    if files.transformer.name == PACKED_WEIGHTS:
-        tensors, config = read_published(files.transformer)
-        run = runtime.packed_linears(config)
-        load_packed(
-            transformer,
-            tensors,
-            config,
-            run=run,
-            reduce_amax=reduce_amax,
-            source=files.transformer,
-        )
-    else:
-        fill(transformer, read_state_dict(files.transformer), files.transformer)
-    vae = load_vae(files.vae, config=spec.vae)
-    return transformer, vae, load_umt5(files.text, files.tokenizer, config=text_config)
+        vae = WanVAE(spec.vae)
+    for module, name in ((transformer, "transformer"), (vae, "vae")):
+        require_fit(parts[name].shapes, shapes_of(module), parts[name].path, type(module).__name__)
+    _fill_transformer(transformer, parts["transformer"], runtime, reduce_amax, check=check)
+    vae = load_vae(parts["vae"].read(check=check), config=spec.vae, dtype=None)
+    text = load_umt5(opened.read(check=check), files.tokenizer, config=sizes)
+    return transformer, vae, text
+
+
+def shapes_of(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of a module's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _fill_transformer(
+    transformer: WanTransformer,
+    part: PartFile,
+    runtime: Runtime,
+    reduce_amax: ReduceAmax | None,
+    *,
+    check: bool,
+) -> None:
+    config = part.packed_config()
+    tensors = part.read(check=check)
+    if config is None:
+        fill(transformer, tensors, part.path)
+        return
+    load_packed(
+        transformer,
+        tensors,
+        config,
+        run=runtime.packed_linears(config),
+        reduce_amax=reduce_amax,
+        source=part.path,
+    )
+
+
+def _roots(path: Path) -> list[Path]:
+    """The folders in which the base model's files are looked for."""
+    folder = path.parent if path.is_file() else path
+    roots = [folder / inside for inside in _INSIDE]
+    if path.is_file() or (folder.name == "transformer" and is_foreign_transformer(folder)):
+        roots += [folder.parent / inside for inside in _INSIDE]
+    return roots
 
 
 def _locate(roots: list[Path], name: str) -> Path | None:
-    return next((root / name for root in roots if (root / name).exists()), None)
+    for root in roots:
+        for known in _NAMES[name]:
+            if (root / known).exists():
+                return root / known
+        for folder in _FOLDERS[name]:
+            if (root / folder / "config.json").is_file():
+                return root / folder
+            for known in _NAMES[name]:
+                if (root / folder / known).exists():
+                    return root / folder / known
+    return None
 
 
 def _base(*, download: bool) -> list[Path]:

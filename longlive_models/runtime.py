@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
 from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
 from longlive_models.checkpoints.nvfp4 import PackedConfig
+from longlive_models.checkpoints.to_device import move_weights
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import WanConfig
 
@@ -141,7 +143,10 @@ class Runtime:
         ``device`` is ``self.device`` by default.
         """
         device = self.device if device is None else device
-        module.to(self._rounded).to(device, PRECISIONS[self._compute_on(device)])
+        compute = PRECISIONS[self._compute_on(device)]
+        if device.type == "cuda":
+            move_weights(module, device, partial(_rounded_to, self._rounded, compute))
+        module.to(self._rounded).to(device, compute)
         module.eval().requires_grad_(False)
 
     def receipt(self, head_dim: int) -> Receipt:
@@ -199,6 +204,10 @@ class Runtime:
 
     def _compute_on(self, device: torch.device) -> str:
         return "fp32" if device.type == "cpu" or self.weights == "fp32" else "bf16"
+
+
+def _rounded_to(rounded: torch.dtype, compute: torch.dtype, tensor: Tensor) -> Tensor:
+    return tensor.to(rounded).to(compute) if tensor.is_floating_point() else tensor
 
 
 def _check_lane(lane: str, device: torch.device) -> None:

@@ -6,6 +6,7 @@ from longlive_core.nvfp4.convert import plan_conversion as plan_conversion
 from longlive_core.nvfp4.external_formats import CONVENTIONS as CONVENTIONS
 from longlive_core.nvfp4.external_formats import Convention as Convention
 from longlive_core.nvfp4.external_formats import identify as identify
+from longlive_core.nvfp4.external_formats import split_rows as split_rows
 from longlive_core.nvfp4.format import QuantizeConfig as QuantizeConfig
 from longlive_core.nvfp4.format import ScaleRule as ScaleRule
 from longlive_core.nvfp4.hadamard import rotate as rotate

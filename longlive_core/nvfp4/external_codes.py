@@ -81,17 +81,21 @@ def amax_of_decode_scale(name: str) -> Callable[[Tensors, QuantizeConfig], Tenso
     """The amax where A / R is stored under ``name``; without it A / R is 1."""
 
     def amax(tensors: Tensors, config: QuantizeConfig) -> Tensor:
-        stored = scalar(tensors[name], name) if name in tensors else torch.ones(())
+        stored = scalar(tensors[name], name) if name in tensors else _number(1.0)
         return _amax_of(stored, stored * config.full_scale, decode_scale, config)
 
     return amax
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def amax_mlx(tensors: Tensors, config: QuantizeConfig) -> Tensor:
     """The amax where 2688 A / R is stored, or nothing, which leaves A / R = 1."""
     name = "global_scale"
     if name not in tensors:
-        return torch.full((), config.full_scale)
+        return _number(config.full_scale)
     stored = scalar(tensors[name], name)
     return stored * (config.full_scale / MLX_FULL_SCALE)
 

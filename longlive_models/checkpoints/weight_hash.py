@@ -5,9 +5,10 @@ bits, computed at the speed of memory, tell whether memory still holds what was 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock, Thread
 
 import torch
 from torch import Tensor, nn
@@ -25,25 +26,44 @@ _ROWS = 4096
 
 
 class FileHash:
-    """SHA-256 of a model's weight files, computed when it is first asked for.
+    """SHA-256 of a model's weight files, computed when it is first asked for, or beside other work.
 
     Args:
         path: a folder or a file, which must not change.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._stamps = _stamps(path)
+        self._lock = Lock()
+        self._found: str | None = None
 
     @property
     def untouched(self) -> bool:
         """Whether the files are the same as when this was made (by size and time)."""
-        return self._stamps == _stamps(self._path)
+        return self._stamps == _stamps(self.path)
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """``fingerprint`` of the files; the first call takes about a second for each gigabyte."""
-        return fingerprint(self._path)
+        with self._lock:
+            if self._found is None:
+                self._found = fingerprint(self.path)
+            return self._found
+
+
+def begin_hashing(hashes: Sequence[FileHash]) -> None:
+    """Start computing hashes in a thread, one after another, beside what the program does next.
+
+    The thread ends with the program. A file that cannot be read is told when its hash is asked for.
+    """
+
+    def work() -> None:
+        with suppress(OSError):
+            for one in hashes:
+                _ = one.sha256
+
+    Thread(target=work, name="hashes of weight files", daemon=True).start()
 
 
 class WeightHash:

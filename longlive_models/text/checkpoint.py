@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from longlive_models.checkpoints.folder import unfilled
 from longlive_models.checkpoints.tensor_files import read_tensors
 from longlive_models.text.umt5 import UMT5_XXL, UMT5Config, UMT5TextEncoder, load_tokenizer
 
@@ -74,7 +75,7 @@ def load_published(encoder: UMT5TextEncoder, weights: Mapping[str, Tensor]) -> N
 
 
 def load_umt5(
-    weights: str | Path,
+    weights: str | Path | Mapping[str, Tensor],
     tokenizer: str | Path,
     *,
     config: UMT5Config = UMT5_XXL,
@@ -83,17 +84,18 @@ def load_umt5(
 ) -> UMT5TextEncoder:
     """Load the encoder of the published files: a local weight file and a local tokenizer folder.
 
-    The pickle is read with ``weights_only=True``, and mapped rather than copied. Raises ValueError
-    for files that are incomplete or of another kind.
+    ``weights`` may also be the tensors by published names. The pickle is read with
+    ``weights_only=True``, and mapped rather than copied. Raises ValueError for files that are
+    incomplete or of another kind.
     """
-    state = read_tensors(weights)
+    state = weights if isinstance(weights, Mapping) else read_tensors(weights)
     words = load_tokenizer(tokenizer)
     if len(words) > config.vocab_size:
         raise ValueError(
             f"the tokenizer in {tokenizer} has {len(words):,} tokens, the encoder takes "
             f"{config.vocab_size:,}: they are of different models. Take both from one place."
         )
-    with torch.device("meta"):
+    with unfilled():
         encoder = UMT5TextEncoder(config, words)
     load_published(encoder, state)
     return encoder.to(device=device, dtype=dtype)

@@ -36,10 +36,12 @@ def load_vae(
     source: str | Path | Mapping[str, Tensor],
     *,
     config: VAEConfig = WAN22_VAE,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> WanVAE:
     """Load the VAE of a weight file, in evaluation mode, with the latent statistics of ``config``.
+
+    ``dtype`` is the type of the weights; None keeps that of the file.
 
     It is built without memory for weights, so that they are in memory once. Raises ValueError as
     ``load_weights`` does.

@@ -12,9 +12,9 @@ from torch import Tensor
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import load_folder
 from longlive_models.checkpoints.tensor_files import read_tensors
+from longlive_models.layouts.wrappers import WRAPPERS
 from longlive_models.wan.transformer import WanTransformer
 
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 HOLDERS = ("generator", "generator_ema", "model")
 """Keys under which a training checkpoint may hold its weights; the first that exists is used."""
 

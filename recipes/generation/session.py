@@ -9,6 +9,7 @@ from typing import Any
 
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.callbacks import OnStep
+from longlive_models.checkpoints.weight_hash import begin_hashing
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.stream import Stream
@@ -235,11 +236,18 @@ def open_stream(
 
 
 def load_pipeline(planned: Plan, group: SequenceGroup | None = None) -> LongLivePipeline:
-    """Load the model of a plan; it is shared by the ranks of ``group``, if one is given."""
-    return LongLivePipeline.load(
+    """Load the model of a plan; it is shared by the ranks of ``group``, if one is given.
+
+    Its files are hashed for the record while the video is made.
+    """
+    group = SequenceGroup() if group is None else group
+    pipeline = LongLivePipeline.load(
         planned.config.model,
         planned.runtime,
         download=planned.config.download,
-        group=SequenceGroup() if group is None else group,
+        group=group,
         files=planned.files,
     )
+    if group.rank == 0:
+        begin_hashing(pipeline.loaded_files)
+    return pipeline

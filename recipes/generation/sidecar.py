@@ -89,6 +89,7 @@ def video_record(
             "events": events,
         },
         "model_sha256": pipeline.fingerprint,
+        "files_sha256": {str(file.path): file.sha256 for file in pipeline.loaded_files},
         "versions": {
             "longlive": __version__,
             "code": code_version(),

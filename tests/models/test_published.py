@@ -154,16 +154,14 @@ def test_the_base_models_files_may_be_in_the_hub_cache(copied, tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert find_files(copied).vae == base / VAE
     assert find_files(copied, download=True).text == base / TEXT
-    assert read_spec(copied, download=True) == LONGLIVE_5B
-    assert [call["model"] for call in asked] == [BASE] * 3
-    assert [call["local_files_only"] for call in asked] == [True, False, False]
+    assert [call["model"] for call in asked] == [BASE] * 2
+    assert [call["local_files_only"] for call in asked] == [True, False]
     assert asked[0]["allow_patterns"] == [VAE, TEXT, f"{TOKENIZER}/*"]
 
 
 def test_another_file_that_holds_bf16_will_do(copied):
     (copied / WEIGHTS).rename(copied / "model_te.pt")
     assert find_files(copied).transformer == copied / "model_te.pt"
-    assert read_spec(copied) == LONGLIVE_5B
 
 
 @pytest.mark.parametrize("name", [VAE, TEXT, "google"])
@@ -206,5 +204,6 @@ def test_weights_in_four_bits_are_decoded_or_computed_with(copied):
 
 def test_files_of_another_size_are_refused(whole):
     """The whole 5B is built without memory of its own before the file is compared with it."""
+    runtime = Runtime.choose(RuntimeOptions(device="cpu"))
     with pytest.raises(ValueError, match=rf"{WEIGHTS} does not hold the weights of this Wan"):
-        LongLivePipeline.from_pretrained(str(whole), device="cpu")
+        load_original(whole, runtime, spec=LONGLIVE_5B, text_config=UMT5)

@@ -53,7 +53,7 @@ def test_a_home_folder_may_be_short(tmp_path, monkeypatch):
     ("model", "message"),
     [
         ("nothing", "there is no model 'nothing': it is neither a shipped one .'pocket'."),
-        ("./no/folder", "nor a folder that exists"),
+        ("./no/folder", "nor a folder or file that exists"),
         ("/no/folder", "there is no model '/no/folder'"),
         ("a/b/c", "nor a hub id of the form owner/name"),
         ("", "holds no model_index.json|there is no model"),

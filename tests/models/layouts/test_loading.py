@@ -1,0 +1,242 @@
+"""A tiny model in every layout: it loads with the same values, and the command generates."""
+
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from longlive_cli.main import app
+from longlive_core.nvfp4 import CONVENTIONS, QuantizeConfig, quantize
+from longlive_core.testing import assert_bitwise_equal
+from longlive_models.checkpoints.hub import is_published, resolve
+from longlive_models.checkpoints.model_folder import read_spec
+from longlive_models.layouts.gguf_files import Planned, write_gguf
+from longlive_models.loading import load_model
+from longlive_models.precision import stored_precision
+from longlive_models.published import LONGLIVE_5B
+from longlive_models.runtime import Runtime
+from longlive_models.runtime_options import RuntimeOptions
+from tests.models.foreign_files import (
+    PACKABLE,
+    SPEC,
+    scaled_fp8,
+    transformer_state,
+    vae_state,
+    write_base,
+    write_comfyui,
+    write_diffusers,
+    write_published,
+)
+
+SMALL = replace(LONGLIVE_5B, settings=replace(LONGLIVE_5B.settings, height=64, width=64, steps=1))
+
+
+def published(folder: Path) -> Path:
+    return write_published(folder).parent
+
+
+def one_diffusers_part(folder: Path) -> Path:
+    """The transformer alone as Diffusers saves it, beside the base model's files."""
+    whole = write_diffusers(folder / "theirs")
+    (whole / "transformer").rename(folder / "transformer")
+    write_base(folder / "Wan2.2-TI2V-5B")
+    return folder / "transformer"
+
+
+def wrapped(folder: Path) -> Path:
+    """A training checkpoint: averaged weights, with the names that wrappers leave."""
+    write_base(folder)
+    state = {
+        f"model._fsdp_wrapped_module.{k.replace('.ffn.', '._orig_mod.ffn.')}": v
+        for k, v in transformer_state().items()
+    }
+    torch.save({"generator_ema": state, "step": 7}, folder / "model_bf16.pt")
+    return folder
+
+
+def comfyui_fp8(folder: Path) -> Path:
+    return write_comfyui(folder, scaled_fp8(transformer_state()))
+
+
+def comfyui_new_fp8(folder: Path) -> Path:
+    return write_comfyui(folder, scaled_fp8(transformer_state(), newer=True))
+
+
+def comfyui_nvfp4(folder: Path) -> Path:
+    return write_comfyui(folder, packed("comfyui"))
+
+
+def comfyui_nvfp4_noted(folder: Path) -> Path:
+    """Formats in the file's metadata, where files of models that were not published have them."""
+    state = {k: v for k, v in packed("comfyui").items() if not k.endswith("comfy_quant")}
+    layers = {f"model.diffusion_model.{name}": {"format": "nvfp4"} for name in PACKABLE}
+    return write_comfyui(folder, state, _quantization_metadata=json.dumps({"layers": layers}))
+
+
+def gguf(folder: Path) -> Path:
+    write_base(folder)
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    planned = [
+        Planned(name=k, shape=tuple(v.shape), kind=_kind(k), read=lambda v=v: v)
+        for k, v in transformer_state().items()
+    ]
+    write_gguf(folder / "wan-Q8_0.gguf", planned, {})
+    return folder / "wan-Q8_0.gguf"
+
+
+def _kind(name: str) -> str:
+    return "Q8_0" if name.removesuffix(".weight") in PACKABLE else "F32"
+
+
+def packed(convention: str) -> dict[str, torch.Tensor]:
+    state = transformer_state()
+    for name in PACKABLE:
+        q = quantize(state.pop(f"{name}.weight").float(), QuantizeConfig())
+        written = CONVENTIONS[convention].write(q)
+        state |= {f"{name}.{key}": tensor for key, tensor in written.items()}
+    return state
+
+
+EXACT = {
+    "published": published,
+    "one file": write_published,
+    "diffusers": write_diffusers,
+    "diffusers part": one_diffusers_part,
+    "wrapped": wrapped,
+    "comfyui": write_comfyui,
+}
+ROUNDED: dict[str, tuple[Callable[[Path], Path], float]] = {
+    "comfyui fp8": (comfyui_fp8, 0.04),
+    "comfyui newer fp8": (comfyui_new_fp8, 0.04),
+    "comfyui nvfp4": (comfyui_nvfp4, 0.13),
+    "comfyui nvfp4 in metadata": (comfyui_nvfp4_noted, 0.13),
+    "gguf": (gguf, 0.01),
+}
+ALL = {**EXACT, **{name: write for name, (write, _) in ROUNDED.items()}}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch) -> None:
+    """Whatever opens a connection fails: nothing is fetched unless it was asked for."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def on_cpu(**how: str) -> Runtime:
+    return Runtime.choose(RuntimeOptions(device="cpu", **how))
+
+
+@pytest.mark.parametrize("write", ALL.values(), ids=ALL)
+def test_sizes_are_read_from_the_files(write, tmp_path):
+    path = write(tmp_path / "model")
+    assert resolve(str(path)) == path
+    assert is_published(path)
+    assert read_spec(path) == SPEC
+
+
+@pytest.mark.parametrize("write", EXACT.values(), ids=EXACT)
+def test_a_layout_loads_the_same_values(write, tmp_path):
+    loaded = load_model(write(tmp_path / "model"), on_cpu())
+    for name, value in transformer_state().items():
+        assert_bitwise_equal(loaded.transformer.state_dict()[name].bfloat16(), value)
+    for name, value in vae_state().items():
+        assert_bitwise_equal(loaded.vae.state_dict()[name], value)
+    assert loaded.vae.config == SPEC.vae
+    red, blue = (loaded.text.encode([f"a {color} circle"]) for color in ("red", "blue"))
+    assert red.shape == (1, 512, 64)
+    assert not torch.equal(red, blue)
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_layout_of_fewer_bits_loads_what_its_numbers_say(name, tmp_path):
+    write, bound = ROUNDED[name]
+    path = write(tmp_path / "model")
+    assert stored_precision(path) == ("nvfp4" if "nvfp4" in name else "plain")
+    from longlive_core.nvfp4 import decode_linears
+
+    loaded = load_model(path, on_cpu())
+    decode_linears(loaded.transformer, torch.float32)
+    own = loaded.transformer.state_dict()
+    for key, value in transformer_state().items():
+        error = (own[key].float() - value.float()).norm() / value.float().norm()
+        assert error <= (bound if key.removesuffix(".weight") in PACKABLE else 1e-6), key
+
+
+@pytest.mark.parametrize("write", ALL.values(), ids=ALL)
+def test_the_command_generates_from_it(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("longlive_models.published.LONGLIVE_5B", SMALL)
+    path, video = write(tmp_path / "model"), tmp_path / "red.mp4"
+    command = ["generate", "a red circle", "--model", str(path), "-o", str(video)]
+    done = CliRunner().invoke(app, [*command, "--seconds", "1", "--set", "device=cpu"])
+    assert done.exit_code == 0, done.output
+    record = json.loads(video.with_suffix(".json").read_text())
+    hashes = record["files_sha256"]
+    assert len(hashes) == 3
+    assert record["model_sha256"] in hashes.values()
+    assert all(len(one) == 64 and Path(file).exists() for file, one in hashes.items())
+
+
+def test_fused_layers_are_taken_apart_with_a_scale_each(tmp_path):
+    """Exports that join queries, keys and values have three scales, which differ."""
+    state = transformer_state()
+    plain = {
+        f"{p}.self_attn.{one}.{end}"
+        for p in ("blocks.0", "blocks.1")
+        for one in "qkv"
+        for end in ("weight", "bias")
+    }
+    fused = {k: v for k, v in state.items() if k not in plain}
+    for block in ("blocks.0", "blocks.1"):
+        whole = [
+            state[f"{block}.self_attn.{one}.weight"].float() * s
+            for one, s in zip("qkv", (1, 3, 0.4), strict=True)
+        ]
+        parts = [
+            CONVENTIONS["modelopt"].write(quantize(weight, QuantizeConfig())) for weight in whole
+        ]
+        name = f"{block}.self_attn.qkv"
+        fused[f"{name}.weight"] = torch.cat([part["weight"] for part in parts])
+        fused[f"{name}.weight_scale"] = torch.cat(
+            [p["weight_scale"].view(torch.uint8) for p in parts]
+        ).view(torch.float8_e4m3fn)
+        fused[f"{name}.weight_scale_2"] = torch.stack([part["weight_scale_2"] for part in parts])
+        fused[f"{name}.bias"] = torch.cat([state[f"{block}.self_attn.{one}.bias"] for one in "qkv"])
+    folder = tmp_path / "transformer"
+    folder.mkdir()
+    save_file(fused, folder / "model.safetensors")
+    config = {
+        "_class_name": "WanTransformer3DModel",
+        "quantization_config": {"quant_method": "modelopt"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    from longlive_models.layouts.part_files import open_part
+
+    part = open_part(folder, "transformer")
+    for block in ("blocks.0", "blocks.1"):
+        for one, factor in zip("qkv", (1, 3, 0.4), strict=True):
+            name = f"{block}.self_attn.{one}"
+            want = state[f"{name}.weight"].float() * factor
+            got = part.packed[name].read().dequantize()
+            assert (got - want).norm() / want.norm() < 0.13
+            assert_bitwise_equal(part.plain[f"{name}.bias"].read(), state[f"{name}.bias"])
+
+
+def test_rows_scaled_one_by_one_are_decoded_so(tmp_path):
+    path = comfyui_fp8(tmp_path / "model")
+    tensors = load_file(path)
+    name = "model.diffusion_model.blocks.0.ffn.0"
+    rows = torch.linspace(0.5, 2, 192)
+    tensors[f"{name}.scale_weight"] = rows
+    save_file(tensors, path)
+    loaded = load_model(path, on_cpu()).transformer.state_dict()["blocks.0.ffn.0.weight"]
+    assert_bitwise_equal(loaded, tensors[f"{name}.weight"].float() * rows[:, None])

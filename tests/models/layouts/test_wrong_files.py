@@ -1,0 +1,204 @@
+"""One file in the place of another: a sentence that says what it is, and nothing is run."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from longlive_models.checkpoints.model_folder import read_spec
+from longlive_models.layouts.part_files import open_part
+from longlive_models.published import TEXT, VAE
+from tests.models.foreign_files import (
+    PACKABLE,
+    scaled_fp8,
+    text_state,
+    transformer_state,
+    vae_state,
+    write_published,
+)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return write_published(tmp_path / "model").parent
+
+
+def lora() -> dict[str, torch.Tensor]:
+    return {
+        "base_model.model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(4, 128),
+        "base_model.model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(128, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model_bf16.pt", vae_state, "holds the VAE, and the transformer of Wan2.2 or Long"),
+        ("model_bf16.pt", text_state, "holds the text encoder, and the transformer of"),
+        ("model_bf16.pt", lora, r"holds a LoRA \(adapters for a model\), and the transformer"),
+        ("model_bf16.pt", lambda: {"generator_lora": lora()}, "holds a LoRA"),
+        (VAE, transformer_state, "holds the transformer, and the VAE of Wan2.2 or LongLive-2.0"),
+        (TEXT, vae_state, "holds the VAE, and the text encoder of Wan2.2"),
+        (
+            VAE,
+            lambda: {"encoder.downsamples.0.residual.2.weight": torch.zeros(4, 4, 3, 3, 3)},
+            "holds the VAE of Wan2.1, with 16 latent channels, and the VAE of Wan2.2",
+        ),
+        (
+            "model_bf16.pt",
+            lambda: {"double_blocks.0.img_attn.qkv.weight": torch.zeros(3, 3)},
+            "holds a transformer of Flux or HunyuanVideo, and the transformer of Wan2.2",
+        ),
+        (
+            "model_bf16.pt",
+            lambda: {"model.layers.0.self_attn.q_proj.weight": torch.zeros(3, 3)},
+            "holds a language model, and the transformer",
+        ),
+        (
+            "model_bf16.pt",
+            lambda: {"fc.weight": torch.zeros(3, 3)},
+            r"holds weights of another model \(fc.weight\), and the transformer of",
+        ),
+        ("model_bf16.pt", dict, "holds no state dict: .* got nothing"),
+    ],
+)
+def test_another_file_in_its_place_is_told(name, content, message, model):
+    torch.save(content(), model / name)
+    with pytest.raises(ValueError, match=message):
+        read_spec(model)
+
+
+class Code:
+    """An object whose pickle would write a file where it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("as_archive", [True, False])
+def test_a_pickle_with_code_runs_none_of_it(as_archive, model, tmp_path):
+    mark, file = tmp_path / "ran", model / "model_bf16.pt"
+    content = {"generator": Code(mark)}
+    if as_archive:
+        torch.save(content, file)
+    else:
+        file.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="without running code .* Nothing of it was run"):
+        read_spec(model)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["model_bf16.pt", VAE, TEXT])
+def test_a_file_that_was_cut_is_told(name, model):
+    data = (model / name).read_bytes()
+    (model / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"{name} is not whole: .* Fetch it again"):
+        read_spec(model)
+
+
+def test_a_gguf_file_that_was_cut_or_is_none_is_told(tmp_path):
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    path = tmp_path / "wan.gguf"
+    path.write_bytes(b"GGUF\3\0\0\0" + b"\5" * 40)
+    with pytest.raises(ValueError, match="wan.gguf cannot be read as GGUF"):
+        open_part(path, "transformer")
+    path.write_bytes(b"text")
+    with pytest.raises(ValueError, match="is no GGUF file"):
+        open_part(path, "transformer")
+
+
+def changed(model: Path, change) -> None:
+    state = {f"model.{k}": v for k, v in change(transformer_state()).items()}
+    torch.save({"generator": state}, model / "model_bf16.pt")
+
+
+def without(*names: str):
+    return lambda state: {k: v for k, v in state.items() if not k.startswith(names)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            without("blocks.0.ffn.2.weight", "blocks.1.ffn.2.weight"),
+            r"2 missing: blocks.\*.ffn.2.weight \(2 times\)\): it was saved in part",
+        ),
+        (
+            lambda s: {
+                k: v for k, v in s.items() if not k.endswith(".bias") or "ffn.0" in k or "head" in k
+            },
+            "missing: .*: biases were left out",
+        ),
+        (
+            lambda s: s | {"control.weight": torch.zeros(2)},
+            "1 unexpected: control.weight.: it holds more than this model",
+        ),
+        (
+            lambda s: s | {"blocks.1.ffn.0.weight": torch.zeros(9, 128)},
+            r"1 of wrong shapes: blocks.1.ffn.0.weight \[9, 128\] for \[192, 128\]\): it is a "
+            "model of the same family",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed_in_groups_with_the_reason(change, message, model):
+    from longlive_models.loading import load_model
+    from longlive_models.runtime import Runtime
+    from longlive_models.runtime_options import RuntimeOptions
+
+    changed(model, change)
+    with pytest.raises(ValueError, match=message):
+        load_model(model, Runtime.choose(RuntimeOptions(device="cpu")))
+
+
+def test_two_models_in_one_file_are_refused(model):
+    changed(model, lambda s: s | {"_orig_mod.head.head.bias": torch.zeros(192)})
+    with pytest.raises(ValueError, match="two keys of the checkpoint become 'head.head.bias'"):
+        read_spec(model)
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_scaled_fp8_is_not_read_without_its_scales(newer, tmp_path):
+    tensors = scaled_fp8(transformer_state(), newer=newer)
+    name = "blocks.1.cross_attn.o"
+    del tensors[f"{name}.{'weight_scale' if newer else 'scale_weight'}"]
+    save_file(tensors, tmp_path / "fp8.safetensors")
+    with pytest.raises(ValueError, match=f"{name}.weight in FP8 without its scale"):
+        open_part(tmp_path / "fp8.safetensors", "transformer")
+
+
+def test_fp8_that_never_had_scales_is_read_as_it_is(tmp_path):
+    state = transformer_state()
+    plain = {f"{name}.weight" for name in PACKABLE}
+    save_file(
+        {k: v.to(torch.float8_e4m3fn) if k in plain else v for k, v in state.items()},
+        tmp_path / "fp8.safetensors",
+    )
+    read = open_part(tmp_path / "fp8.safetensors", "transformer").read()
+    want = state["blocks.0.ffn.2.weight"].to(torch.float8_e4m3fn).bfloat16()
+    assert torch.equal(read["blocks.0.ffn.2.weight"], want)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_none_is_refused(scale, tmp_path):
+    tensors = scaled_fp8(transformer_state())
+    tensors["blocks.0.ffn.0.scale_weight"] = torch.tensor(scale)
+    save_file(tensors, tmp_path / "fp8.safetensors")
+    with pytest.raises(ValueError, match="the scale of blocks.0.ffn.0.weight is not above 0"):
+        open_part(tmp_path / "fp8.safetensors", "transformer").read()
+
+
+def test_packed_weights_of_nobody_are_refused(tmp_path):
+    from longlive_core.nvfp4 import CONVENTIONS, quantize
+
+    state = transformer_state()
+    weight = quantize(state.pop("blocks.0.ffn.0.weight").float())
+    written = CONVENTIONS["modelopt"].write(weight)
+    state |= {f"blocks.0.ffn.0.{key}": value for key, value in written.items()}
+    save_file(state, tmp_path / "packed.safetensors")
+    with pytest.raises(ValueError, match="ModelOpt and ComfyUI share.*--source modelopt"):
+        open_part(tmp_path / "packed.safetensors", "transformer")
