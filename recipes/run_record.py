@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,17 @@ def write_run_record(
     device: torch.device,
     *,
     resumed: Mapping[str, Any] | None = None,
+    backends: Sequence[str] = (),
 ) -> None:
     """Write ``run.json``; for a run that is resumed, add to its file.
 
     Args:
         resumed: from which checkpoint and step; None for a run that begins here.
+        backends: what quantized layers compute with, and why with nothing faster.
     """
     record = run_record(config, device)
+    if backends:
+        record["backends"] = list(backends)
     if resumed is not None:
         earlier = read_run_record(folder)
         now = {**resumed, **_circumstances(device)}

@@ -96,8 +96,9 @@ class TrainARModule(TrainingModule):
             start_from(self.model, start / "transformer")
             start_from(self.text, start / "text_encoder")
         if config.quantized.quantizes:
-            reduce_amax = self.sp.max_over_group if shared else None
-            convert_linears(self.model, config.quantized, reduce_amax=reduce_amax)
+            reduce_amax = self.ranks.world.max if config.parallel.ranks > 1 else None
+            keep = config.plain.keep(config.model.num_layers)
+            convert_linears(self.model, config.quantized, keep=keep, reduce_amax=reduce_amax)
         self.distribute()
 
     def distribute(self) -> None:

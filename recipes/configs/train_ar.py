@@ -18,6 +18,7 @@ from longlive_recipes.configs.checked import (
     text_field,
     whole_field,
 )
+from longlive_recipes.configs.plain_parts import PlainParts
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
@@ -56,6 +57,7 @@ class TrainAR:
     latent_cache: str | None = None  # keep the encoded clips here
     data: str | None = None  # a cache of one's own clips, in place of sets and drawn clips
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
+    plain: PlainParts = field(default_factory=PlainParts)  # linears that are not, all the same
     checkpointing: Checkpointing = False  # recompute blocks, or all of them but "attention"
     parallel: Parallel = field(default_factory=Parallel)
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
@@ -102,6 +104,8 @@ class TrainAR:
         for blocks in self.lengths:
             self.partition(blocks, 1)
         self.parallel.check_compile(self.run.compile)
+        if self.quantized.quantizes:
+            self.plain.keep(self.model.num_layers)
 
     def _check_parts(self) -> None:
         for name, kind in (
@@ -110,6 +114,7 @@ class TrainAR:
             ("world", ClipFormat),
             ("window", Window),
             ("quantized", TrainingConfig),
+            ("plain", PlainParts),
             ("parallel", Parallel),
             ("budget", TrainingSchedule),
             ("optimization", Optimization),

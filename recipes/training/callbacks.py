@@ -7,6 +7,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from longlive_core.module_swap import receipts
+from longlive_models.precision import in_short
 from longlive_recipes.run_record import write_run_record
 from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
 from longlive_recipes.training.report import write_report
@@ -78,6 +80,8 @@ class RunProgress(Callback):
 class Record(Callback):
     """Writes ``run.json`` before the first step, so that a run that dies still says what it was.
 
+    It says what quantized layers compute with, and so does the log: whether four bits are emulated.
+
     Args:
         resumed: from which checkpoint and step; None for a run that begins here.
     """
@@ -90,8 +94,14 @@ class Record(Callback):
         self.resumed = resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            write_run_record(self.folder, self.config, pl_module.device, resumed=self.resumed)
+        if not trainer.is_global_zero:
+            return
+        backends = in_short(receipts(pl_module))
+        for line in backends:
+            _log.info("%s", line)
+        write_run_record(
+            self.folder, self.config, pl_module.device, resumed=self.resumed, backends=backends
+        )
 
 
 class Report(Callback):

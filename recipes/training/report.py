@@ -187,6 +187,7 @@ def _circumstances(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if command := record.get("command"):
         words = [Path(command[0]).name, *command[1:]] if isinstance(command, list) else [command]
         rows.append(("command", shlex.join(map(str, words))))
+    rows += [("quantized layers", str(line)) for line in record.get("backends", [])]
     for resumed in record.get("resumed", []):
         rows.append(("resumed at step", str(resumed.get("step"))))
     return rows

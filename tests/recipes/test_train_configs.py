@@ -86,6 +86,7 @@ WRONG = {
         "latent_cache": ("", 3),
         "data": ("", 3),
         "quantized": (None, "nvfp4"),
+        "plain": (None, 1),
         "checkpointing": (1, None, "yes", "full"),
         "parallel": (None, 2),
         "start_from": ("", 3),

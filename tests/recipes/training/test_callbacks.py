@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from longlive_recipes.training.callbacks import Record, RunProgress
 from longlive_recipes.training.schedule import TrainingSchedule
@@ -33,13 +34,14 @@ def test_the_steps_of_older_checkpoints_are_those_that_lightning_counted():
 
 
 def test_a_run_is_recorded_and_so_is_that_it_was_resumed(tmp_path):
-    trainer, module = SimpleNamespace(is_global_zero=True), SimpleNamespace(device="cpu")
+    trainer, module = SimpleNamespace(is_global_zero=True), nn.Linear(2, 2)
     module.device = torch.device("cpu")
     Record(tmp_path, TrainingSchedule(steps=5, warmup_steps=0)).on_fit_start(trainer, module)
     first = json.loads((tmp_path / "run.json").read_text())
     assert first["recipe"] == "TrainingSchedule"
     assert first["config"]["steps"] == 5
     assert "resumed" not in first
+    assert "backends" not in first  # of plain layers there is nothing to say
     for step in (2, 4):
         resumed = {"checkpoint": "last.ckpt", "step": step}
         Record(tmp_path, TrainingSchedule(steps=5, warmup_steps=0), resumed=resumed).on_fit_start(

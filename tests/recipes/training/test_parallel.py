@@ -45,5 +45,7 @@ def test_so_are_those_of_recomputed_blocks(ranks, folder, checkpointing):
     assert_as_one_rank(ranks, folder, (2, 2), checkpointing=checkpointing)
 
 
-def test_so_are_those_of_products_in_four_bits(ranks, folder):
-    assert_as_one_rank(ranks, folder, (1, 2), quantized=NEAREST)
+@pytest.mark.parametrize(("shape", "checkpointing"), [((2, 1), False), ((1, 2), "attention")])
+def test_so_are_those_of_products_in_four_bits(shape, checkpointing, ranks, folder):
+    """A matrix has one amax, whether its rows are shared out as clips or as frames."""
+    assert_as_one_rank(ranks, folder, shape, quantized=NEAREST, checkpointing=checkpointing)
