@@ -13,6 +13,7 @@ from longlive_cli.commands.generate import generate
 from longlive_cli.commands.live import live
 from longlive_cli.commands.quantize import quantize
 from longlive_cli.commands.recipes import recipes
+from longlive_cli.commands.serve import serve
 from longlive_cli.commands.train import train
 from longlive_cli.explain import Explained
 
@@ -51,6 +52,7 @@ def main(
 
 app.command(cls=Explained)(generate)
 app.command(cls=Explained)(live)
+app.command(cls=Explained)(serve)
 app.add_typer(data, name="data")
 app.command(cls=Explained)(train)
 app.command(cls=Explained)(evaluate)

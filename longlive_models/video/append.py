@@ -100,12 +100,12 @@ def cut_mp4(file: IO[bytes]) -> CutMP4 | None:
     """Where an mp4 of fragments is cut off; None if it is complete or another kind of file."""
     size = os.fstat(file.fileno()).st_size
     whole, announced, place = 0, None, 0
-    for kind, place, length in _boxes(file):
+    for kind, place, length in mp4_boxes(file):
         if place == 0 and kind != b"ftyp":
             return None
         if kind == b"moof":
             file.seek(place + 8)
-            announced = _samples(file.read(length - 8))
+            announced = announced_frames(file.read(length - 8))
         elif kind == b"mdat" and announced is not None:
             whole, announced = place + length, None
         elif whole and announced is None:
@@ -124,19 +124,18 @@ def _mp4_fragments(path: Path) -> Iterator[tuple[int, int, int]]:
     """After each whole fragment: frames, bytes and fragments so far."""
     frames = fragments = 0
     with open(path, "rb") as file:
-        for kind, place, length in _boxes(file):
+        for kind, place, length in mp4_boxes(file):
             if kind == b"moof":
                 file.seek(place + 8)
-                frames += _samples(file.read(length - 8))
+                frames += announced_frames(file.read(length - 8))
             if kind == b"mdat":
                 fragments += 1
                 yield frames, place + length, fragments
 
 
-def _boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, place and length of each box of an mp4's outermost row that is there whole."""
+def mp4_boxes(file: IO[bytes], place: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, place and length of each whole box of an mp4's outermost row, from ``place`` on."""
     size = os.fstat(file.fileno()).st_size
-    place = 0
     while place + 8 <= size:
         file.seek(place)
         length, kind = struct.unpack(">I4s", file.read(8))
@@ -150,7 +149,7 @@ def _boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
         place += length
 
 
-def _samples(boxes: bytes) -> int:
+def announced_frames(boxes: bytes) -> int:
     """Frames that the track runs of a fragment's header announce."""
     count = place = 0
     while place + 8 <= len(boxes):
@@ -158,7 +157,7 @@ def _samples(boxes: bytes) -> int:
         if length < 8:
             break  # no box: damage
         if kind == b"traf":
-            count += _samples(boxes[place + 8 : place + length])
+            count += announced_frames(boxes[place + 8 : place + length])
         elif kind == b"trun" and place + 16 <= len(boxes):
             count += struct.unpack_from(">I", boxes, place + 12)[0]
         place += length

@@ -348,15 +348,20 @@ def _video_frames(frames: Tensor, first: int, fps: Fraction) -> Iterator[av.Vide
         yield image
 
 
-def write_png(path: str | Path, image: UInt8[Tensor, "height width 3"]) -> None:
-    """Write one picture."""
+def png_bytes(image: UInt8[Tensor, "height width 3"]) -> bytes:
+    """One picture as a png file holds it."""
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
     frame = av.VideoFrame.from_ndarray(image.cpu().contiguous().numpy(), format="rgb24")
     packets = [*codec.encode(frame), *codec.encode(None)]
+    return b"".join(bytes(packet) for packet in packets)
+
+
+def write_png(path: str | Path, image: UInt8[Tensor, "height width 3"]) -> None:
+    """Write one picture."""
     with open(path, "wb", buffering=0) as file:
-        _write_whole(file, b"".join(bytes(packet) for packet in packets), 0)
+        _write_whole(file, png_bytes(image), 0)
 
 
 def contact_sheet(

@@ -32,6 +32,7 @@ MOST_PIXELS = MOST_BYTES // (4 + 3 * 4)
 
 _ROWS = 256
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # no format that runs code
+_SENT = ("JPEG", "PNG", "WEBP")
 _DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, IndexError, struct.error)
 """What Pillow raises at a file that is cut or damaged."""
 
@@ -104,11 +105,34 @@ def read_picture(path: str | Path, file: IO[bytes]) -> Pixels | None:
         return as_shown(_opened(file))
 
 
-def _opened(file: IO[bytes]) -> Image.Image:
+def picture_of(data: bytes, *, most_pixels: int) -> Pixels:
+    """The pixels of a picture that somebody sent: jpeg, png or webp, of a bounded size.
+
+    Raises:
+        ValueError: it is none of these, is damaged, or its header announces more pixels; nothing
+            is decoded then.
+    """
+    file, what = io.BytesIO(data), "the picture"
+    with damage_is_named(what):
+        try:
+            image = _opened(file, _SENT)
+        except Image.UnidentifiedImageError:
+            raise ValueError("it is no jpeg, png or webp file") from None
+    if image.height * image.width > most_pixels:
+        raise ValueError(
+            f"{what} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most "
+            f"that are taken. Make it smaller."
+        )
+    with damage_is_named(what):
+        image.verify()  # checksums, after which Pillow wants the file opened again
+        return as_shown(_opened(file, _SENT))
+
+
+def _opened(file: IO[bytes] | io.BytesIO, formats: tuple[str, ...] = _FORMATS) -> Image.Image:
     file.seek(0)
     with warnings.catch_warnings():  # sizes are refused here, and EXIF may be broken
         warnings.simplefilter("ignore")
-        return Image.open(file, formats=_FORMATS)
+        return Image.open(file, formats=formats)
 
 
 def is_pillow(image: Any) -> bool:

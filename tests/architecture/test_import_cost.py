@@ -34,7 +34,7 @@ def test_help_loads_nothing_heavy():
     run(
         "import sys\n"
         "from longlive_cli.main import app\n"
-        "commands = 'generate live train evaluate bench data recipes doctor'\n"
+        "commands = 'generate live serve train evaluate bench data recipes doctor'\n"
         "for command in commands.split():\n"
         "    try:\n"
         "        sys.stdout = open('/dev/null', 'w')\n"
@@ -42,6 +42,7 @@ def test_help_loads_nothing_heavy():
         "    except SystemExit as stop:\n"
         "        assert not stop.code\n"
         "heavy = {'torch', 'numpy', 'transformers', 'av', 'pytorch_lightning', 'prompt_toolkit'}\n"
+        "heavy |= {'fastapi', 'uvicorn'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -25,6 +25,11 @@ OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "transformer_engine_torch",  # its binding
     "humming",
     "gguf",
+    "fastapi",  # the extra `serve`, in a room of its own
+    "uvicorn",
+    "starlette",
+    "pydantic",
+    "h11",
     "diffusers",  # asked for its tables where somebody has models of it
 }
 HOMES = {
@@ -49,6 +54,11 @@ HOMES = {
     "peft": lambda file: False,  # its adapters know our layers as linears; nothing is imported
     "av": lambda file: file.parts[:2] == ("longlive_models", "video"),
     "PIL": lambda file: file.parts[:2] == ("longlive_models", "video"),
+    **dict.fromkeys(
+        ("fastapi", "starlette", "pydantic", "h11"),
+        lambda file: file.parts[:3] == ("recipes", "serve", "web"),
+    ),
+    "uvicorn": lambda file: file.parts[:2] == ("recipes", "serve"),
     "yaml": lambda file: (
         file.parts[0] in ("longlive_cli", "recipes") or file == Path("longlive_models/documents.py")
     ),
@@ -113,7 +123,11 @@ def test_third_parties_stay_at_home():
     early = [
         f"{file} imports {n}"
         for file, n, at_import in imports()
-        if at_import and top(n) in OPTIONAL and "kernels" not in file.parts  # a backend's own room
+        if at_import
+        and top(n) in OPTIONAL
+        # rooms of their own: what a backend runs, and the server
+        and "kernels" not in file.parts
+        and file.parts[:2] != ("recipes", "serve")
     ]
     refuse(early, "an optional package is imported inside the backend that needs it")
 

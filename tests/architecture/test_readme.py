@@ -27,7 +27,7 @@ PAGES = sorted(
     and path.name != "CHANGELOG.md"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CAN_BE_DRY = ("generate", "live", "train", "evaluate", "quantize", "bench")
+CAN_BE_DRY = ("generate", "live", "serve", "train", "evaluate", "quantize", "bench")
 SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "data", "recipes", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
@@ -39,6 +39,7 @@ MACHINES = "needs two machines; tests/recipes/test_several_nodes.py runs it with
 TORCH_S_OWN = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"  # it compiles
 NOT_RUN = {  # how a line begins, and why it is only understood
     "live 'a red circle moves right on a navy background'$": "waits for what a person types",
+    "serve": "answers until it is stopped; tests/recipes/serve starts it",
     "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
     "train vae_pocket": GPU,
     "train ar_pocket": GPU,

@@ -1,0 +1,1 @@
+"""The server's HTTP: requests, answers, and what is refused. Needs the extra `serve`."""
