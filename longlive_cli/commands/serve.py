@@ -16,50 +16,56 @@ from longlive_recipes.generation.interrupts import Stoppable
 NEEDS = ("fastapi", "uvicorn", "multipart")
 
 
+_Host = Annotated[
+    str, typer.Option(help="The address to listen at; others than this machine's need --token.")
+]
+_Token = Annotated[
+    str | None, typer.Option(help="A secret that clients have to send, of 8 letters or more.")
+]
+_Name = Annotated[
+    list[str] | None, typer.Option(help="Another host name by which the server is reached.")
+]
+_Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        parser=options.file_name,
+        metavar="FOLDER",
+        help="Where videos, records and snapshots are kept.  [default: served]",
+    ),
+]
+_Offer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Another precision of the weights to choose from; loads the model once more.",
+    ),
+]
+_Ahead = Annotated[int, typer.Option(help="Blocks that are made before the one that is watched.")]
+_SnapshotMB = Annotated[
+    int, typer.Option(help="MiB of all snapshots of a session; beyond, some are dropped.")
+]
+
+
 @with_runtime
 def serve(
-    host: Annotated[
-        str, typer.Option(help="The address to listen at; others than this machine's need --token.")
-    ] = "127.0.0.1",
+    host: _Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8765,
-    token: Annotated[
-        str | None, typer.Option(help="A secret that clients have to send, of 8 letters or more.")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Another host name by which the server is reached."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=options.file_name,
-            metavar="FOLDER",
-            help="Where videos, records and snapshots are kept.  [default: served]",
-        ),
-    ] = None,
+    token: _Token = None,
+    name: _Name = None,
+    output: _Folder = None,
     model: options.Model = None,
-    offer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="WEIGHTS",
-            help="Another precision of the weights to choose from; loads the model once more.",
-        ),
-    ] = None,
+    offer: _Offer = None,
     runtime: dict[str, Any] | None = None,
     sessions: Annotated[int, typer.Option(help="Sessions that are open at a time.")] = 8,
     seconds: Annotated[float, typer.Option(help="The length of a video at most.")] = 3600.0,
     steps: Annotated[int, typer.Option(help="Denoising steps of a block at most.")] = 100,
     queue: Annotated[int, typer.Option(help="Whole videos that may wait.")] = 16,
     upload_mb: Annotated[int, typer.Option(help="MiB of a picture that is sent, at most.")] = 16,
-    ahead: Annotated[
-        int, typer.Option(help="Blocks that are made before the one that is watched.")
-    ] = 2,
+    ahead: _Ahead = 2,
     snapshot_every: Annotated[int, typer.Option(help="Blocks between two snapshots.")] = 4,
-    snapshot_mb: Annotated[
-        int, typer.Option(help="MiB of all snapshots of a session; beyond, some are dropped.")
-    ] = 2048,
+    snapshot_mb: _SnapshotMB = 2048,
     as_json: options.AsJson = False,
     dry_run: options.DryRun = False,
 ) -> None:

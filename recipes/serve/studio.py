@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +58,7 @@ class Studio:
         """Start to make blocks; jobs of an earlier server go on, sessions wait to be resumed."""
         for video in self.videos.values():
             if video.saved.kind == "video" and video.saved.state in ("queued", "running"):
-                video.save(state="queued")
+                video.save(lambda saved: replace(saved, state="queued"))
                 self._queue.put(video)
         self._scheduler.add(self._queue)
         self._scheduler.start()
@@ -131,7 +132,7 @@ class Studio:
         except BaseException:
             self._forget(video)
             raise
-        video.save(state="queued")
+        video.save(lambda saved: replace(saved, state="queued"))
         self._queue.put(video)
         self._scheduler.wake()
         return video
@@ -220,7 +221,8 @@ class Studio:
             if video.open:
                 video.finish()
             elif video.saved.state in ("queued", "running"):
-                video.save(state="ended", finished=time.time())
+                now = time.time()
+                video.save(lambda saved: replace(saved, state="ended", finished=now))
 
         await self._between_blocks(finish)
 

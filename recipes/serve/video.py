@@ -103,18 +103,17 @@ class ServedVideo:
         self.session = session
         self._ended_by = ended
         self._marks.clear()
+        shots, events = _starts(session.video.shots), tuple(session.stream.events)
         self.save(
-            state="running",
-            error=None,
-            finished=None,
-            shots=_starts(session.video.shots),
-            events=tuple(session.stream.events),
+            lambda saved: replace(
+                saved, state="running", error=None, finished=None, shots=shots, events=events
+            )
         )
 
-    def save(self, **changes: Any) -> None:
+    def save(self, change: Callable[[Saved], Saved]) -> None:
         """Write down what has changed, and tell all who watch."""
         with self._writing:
-            self.saved = replace(self.saved, **changes)
+            self.saved = change(self.saved)
             self.saved.write(self.folder)
         self.signal.give()
 
@@ -157,7 +156,7 @@ class ServedVideo:
         except ValueError as error:  # its time is past, or the video has ended
             raise Refused(str(error), 409) from error
         self.credit.grant(event["block"] + 1)
-        self.save(events=tuple(session.stream.events))
+        self.save(lambda saved: replace(saved, events=tuple(session.stream.events)))
         reader = session.pipeline.text
         text = session.stream.plan.prompt(event["text"], shot=0, cut=event["memory"] == "cut").text
         return event, lines_about(not_shown(reader, [(event["text"], text)]), reader)
@@ -278,7 +277,8 @@ class ServedVideo:
         self.signal.give()
 
     def _end(self, *, state: str, error: str | None = None) -> None:
-        self.save(state=state, error=error, finished=time.time())
+        now = time.time()
+        self.save(lambda saved: replace(saved, state=state, error=error, finished=now))
         ended, self._ended_by = self._ended_by, None
         if ended is not None:
             ended(self)
