@@ -19,6 +19,7 @@ from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import FPS, write_tiny_folder
 from tests.processes import Ranks
+from tests.recipes.serve.servers import server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -43,6 +44,7 @@ def test_every_example_is_tested_and_short():
         "most_similar_pages",
         "own_window_policy",
         "sequence_over_ranks",
+        "serve_client",
         "showcase",
         "steer_stream",
         "stream_blocks",
@@ -55,6 +57,15 @@ def test_every_example_is_tested_and_short():
 def test_generate_video(model, tmp_path):
     path = example("generate_video")["main"](tmp_path / "a.mp4", "a red circle", 1.0, model)
     assert len(read_video(path)[0]) == FPS
+
+
+def test_serve_client(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with server(tmp_path / "served") as client:
+        files = example("serve_client")["main"](str(client.base_url))
+        parent, fork = (client.session(path.stem) for path in files)
+    assert parent["state"] == fork["state"] == "ended" and fork["parent"] == parent["id"]
+    assert [len(read_video(path)[0]) for path in files] == [parent["frames"], fork["frames"]]
 
 
 def test_stream_blocks(model, capsys):
