@@ -10,7 +10,7 @@ import typer
 
 from longlive_cli import options
 from longlive_cli.messages import note, say, show
-from longlive_cli.option_groups import with_runtime
+from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
 
 NEEDS = ("fastapi", "uvicorn", "multipart")
@@ -48,7 +48,7 @@ _SnapshotMB = Annotated[
 ]
 
 
-@with_runtime
+@with_groups
 def serve(
     host: _Host = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8765,

@@ -166,6 +166,12 @@ def from_record(
         Refused: it began with a picture, and ``image`` is None.
     """
     config, job = jobs.replay(record)
+    if job.clip is not None:
+        raise Refused(
+            "the video of this record goes on from a clip, and clips are not sent here: make it "
+            "again with longlive generate --replay.",
+            409,
+        )
     if job.image is not None and image is None:
         raise Refused(
             "the video of this record began with a picture: send that picture first, and name it "
