@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from longlive_models.vae import four_frames
 from longlive_models.vae.streaming import Features, History, features, rows
 
 Images = Float[Tensor, "images _ _ _"]
@@ -93,7 +94,19 @@ class CausalConv3d(nn.Conv3d):
             y = F.conv2d(images(x), self.weight[:, :, 2], self.bias, padding=1)
             return from_images(y, x.shape[0])
         x = history.extend(x)
-        if x.device.type == "cpu" and x.shape[0] == 1 and x[0, ..., 0].numel() <= ONEDNN_ELEMENTS:
+        if x.device.type == "cpu":
+            return self.forward_on_cpu(x)
+        return super().forward(x)
+
+    def forward_on_cpu(self, x: Features) -> Features:
+        """Compute the convolution in the way that is fastest on a CPU: the same sums."""
+        assert self.bias is not None
+        frames = x.shape[2] - 2
+        if frames >= four_frames.FRAMES and not torch.is_grad_enabled():
+            some = frames - frames % four_frames.FRAMES
+            y = four_frames.convolve(x[:, :, : some + 2], self.weight, self.bias)
+            return y if some == frames else torch.cat([y, self.forward_on_cpu(x[:, :, some:])], 2)
+        if x.shape[0] == 1 and x[0, ..., 0].numel() <= ONEDNN_ELEMENTS:
             return self.forward_as_images(x)
         return super().forward(x)
 
