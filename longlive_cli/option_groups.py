@@ -14,6 +14,7 @@ RUNTIME = {
     "lane": options.Lane,
     "linear": options.Linear,
     "strict": options.Strict,
+    "vae": options.VAE,
 }
 """An option for every field of `longlive_models.runtime_options.RuntimeOptions`."""
 

@@ -162,6 +162,15 @@ Strict = Annotated[
     bool | None,
     typer.Option("--strict", help="Refuse to emulate a number format that the hardware lacks."),
 ]
+VAE = Annotated[
+    str | None,
+    typer.Option(
+        "--vae",
+        help="What decodes the frames: full, or light, a faster one that some models have beside "
+        "it.  [default: full]",
+        autocompletion=complete.among("full", "light"),
+    ),
+]
 Image = Annotated[
     Path | None,
     typer.Option(

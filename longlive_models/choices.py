@@ -11,6 +11,9 @@ WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""
 
+VAES = ("full", "light")
+"""What decodes a model's latents: its own decoder, or a narrower one beside it."""
+
 MOST_GUIDANCE = 1000.0
 """The largest guidance. A velocity times a thousand leaves nothing of a picture, whose values lie
 between -1 and 1."""
@@ -28,6 +31,15 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(
             f"{name}={value!r} is no precision of this version: it has {', '.join(known)}. "
             f"Use one of them, or 'auto'."
+        )
+
+
+def check_vae(value: str) -> None:
+    """Raise ValueError unless ``value`` is the name of a decoder."""
+    if value not in VAES:
+        raise ValueError(
+            f"vae={shown(value)} is no decoder of a model: it has {' and '.join(VAES)}, the light "
+            f"one where vae_light/ is in its folder. Use one of them."
         )
 
 

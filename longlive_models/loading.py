@@ -22,6 +22,7 @@ from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import TextEncoder, UMT5Config
 from longlive_models.vae import WanVAE
+from longlive_models.vae.light import check_light, find_light, with_light_decoder
 from longlive_models.wan import WanConfig, WanTransformer, partition_blocks
 
 ALONE = SequenceGroup()
@@ -36,6 +37,7 @@ class LoadedModel:
         transformer, vae, text: the parts on the CPU, with the weights as they are in the files.
         settings: picture size, rates and defaults.
         weights: the folder or file that names the model by its hash.
+        beside: files that change what it makes, with what each is; they are in that hash.
         others: further files that were loaded; their hashes are recorded beside it.
         unchecked: by part, the file whose weights have not been searched for NaN yet: on a GPU
             that is faster once they are there (see ``check_numbers``).
@@ -46,12 +48,13 @@ class LoadedModel:
     text: TextEncoder
     settings: GenerationSettings
     weights: Path
+    beside: tuple[tuple[str, Path], ...] = ()
     others: tuple[Path, ...] = ()
     unchecked: Mapping[str, Path] = field(default_factory=dict)
 
     def hashes(self, weights: FileHash | None = None) -> tuple[FileHash, ...]:
         """A hash for each file or folder that was loaded; ``weights`` is the first, if known."""
-        first = FileHash(self.weights) if weights is None else weights
+        first = FileHash(self.weights, self.beside) if weights is None else weights
         return (first, *(FileHash(path) for path in self.others))
 
     def check_numbers(self) -> None:
@@ -77,10 +80,15 @@ def load_model(
     if is_published(folder):
         return load_original(folder, runtime, download=download, group=group)
     spec = read_spec(folder)
-    _check(spec, runtime, group)
+    _check(spec, runtime, group, folder)
     transformer, vae, text = load_parts(folder, runtime, reduce_amax(spec, group))
     return LoadedModel(
-        transformer=transformer, vae=vae, text=text, settings=spec.settings, weights=folder
+        transformer=transformer,
+        vae=_with_decoder(vae, folder, runtime),
+        text=text,
+        settings=spec.settings,
+        weights=folder,
+        beside=files_beside(folder, runtime),
     )
 
 
@@ -102,7 +110,7 @@ def load_original(
     """
     files = find_files(folder, packed=_wants_packed(runtime), download=download)
     spec = read_published_spec(files) if spec is None else spec
-    _check(spec, runtime, group)
+    _check(spec, runtime, group, folder)
     later = runtime.device.type == "cuda" and runtime.linears is None
     transformer, vae, text = load_published(
         files,
@@ -114,10 +122,11 @@ def load_original(
     )
     return LoadedModel(
         transformer=transformer,
-        vae=vae,
+        vae=_with_decoder(vae, folder, runtime),
         text=text,
         settings=spec.settings,
         weights=files.transformer,
+        beside=files_beside(folder, runtime),
         others=(files.vae, files.text),
         unchecked=_sources(files) if later else {},
     )
@@ -134,11 +143,25 @@ def reduce_amax(spec: ModelSpec, group: SequenceGroup) -> ReduceAmax | None:
     return partition_blocks(spec.transformer, group, spec.latent_size).max_over_group
 
 
-def weights_of(folder: Path, runtime: Runtime) -> Path:
-    """The folder or file whose hash identifies the model in ``folder``; reads no weights."""
-    if not is_published(folder):
-        return folder
-    return find_weights(folder, packed=_wants_packed(runtime)) or folder
+def hash_of(folder: Path, runtime: Runtime) -> FileHash:
+    """The hash of the files that make a runtime's frames; reads no weights before it is asked for.
+
+    Raises:
+        ValueError: a file that the runtime names is not there.
+    """
+    weights = folder
+    if is_published(folder):
+        weights = find_weights(folder, packed=_wants_packed(runtime)) or folder
+    return FileHash(weights, files_beside(folder, runtime))
+
+
+def files_beside(folder: Path, runtime: Runtime) -> tuple[tuple[str, Path], ...]:
+    """The files beside a model's own ones that a runtime names, each with what it is.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    return (("light decoder", find_light(folder)),) if runtime.vae == "light" else ()
 
 
 def check_text(wan: WanConfig, text: TextEncoder) -> None:
@@ -151,11 +174,22 @@ def check_text(wan: WanConfig, text: TextEncoder) -> None:
         )
 
 
+def _with_decoder(vae: WanVAE, folder: Path, runtime: Runtime) -> WanVAE:
+    return with_light_decoder(vae, find_light(folder)) if runtime.vae == "light" else vae
+
+
 def _wants_packed(runtime: Runtime) -> bool:
     return isinstance(runtime.linears, LinearConfig)
 
 
-def _check(spec: ModelSpec, runtime: Runtime, group: SequenceGroup) -> None:
+def check_beside(folder: Path, spec: ModelSpec, runtime: Runtime) -> None:
+    """Raise ValueError where files beside a model's own do not fit it; reads no weights."""
+    if runtime.vae == "light":
+        check_light(find_light(folder), spec.vae)
+
+
+def _check(spec: ModelSpec, runtime: Runtime, group: SequenceGroup, folder: Path) -> None:
     """Refuse what could not run here, before weights are read."""
+    check_beside(folder, spec, runtime)
     runtime.check(spec.transformer)
     spec.require_room(runtime.codec(), runtime.device, ranks=group.size)

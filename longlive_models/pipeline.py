@@ -87,6 +87,7 @@ class LongLivePipeline(VideoMaker):
         lane: str = "auto",
         linear: str = "auto",
         strict: bool = False,
+        vae: str = "full",
         download: bool = False,
         group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
@@ -97,6 +98,7 @@ class LongLivePipeline(VideoMaker):
         layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
         ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
         them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
+        ``vae="light"`` decodes with the narrower decoder in the model's folder ``vae_light``.
 
         Raises:
             ValueError: there is no such model, device or precision, or the model is not complete.
@@ -111,6 +113,7 @@ class LongLivePipeline(VideoMaker):
             lane=lane,
             linear=linear,
             strict=strict,
+            vae=vae,
         )
         return cls.load(model, Runtime.choose(options), download=download, group=group)
 

@@ -47,6 +47,7 @@ class Runtime:
         lane: where frames are decoded (``longlive_core.async_decode``).
         linear: a backend for the products of quantized linears, or "auto".
         strict: raise an error rather than emulate a number format.
+        vae: which decoder makes the frames, "full" or "light".
     """
 
     device: torch.device
@@ -56,6 +57,7 @@ class Runtime:
     lane: str
     linear: str = "auto"
     strict: bool = False
+    vae: str = "full"
 
     @classmethod
     def choose(cls, options: RuntimeOptions) -> "Runtime":
@@ -87,6 +89,7 @@ class Runtime:
             lane=lane,
             linear=options.linear,
             strict=options.strict,
+            vae=options.vae,
         )
 
     @property
@@ -195,6 +198,7 @@ class Runtime:
             "lane": self.lane,
             "linear": self.linear,
             "strict": self.strict,
+            "vae": self.vae,
         }
 
     @property

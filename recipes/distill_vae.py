@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from longlive_models.checkpoints.folder import check_counts, fingerprint, read_config, unfilled
+from longlive_models.checkpoints.folder import check_counts, fingerprint, unfilled
 from longlive_models.parts import PARTS
 from longlive_models.stream import Video, to_frames
 from longlive_models.vae import StreamState, VAEConfig, WanVAE
@@ -59,7 +59,7 @@ class DistillVAEModule(TrainingModule):
         full = trained_vae(config.vae).requires_grad_(False)
         made = lighter(full, light_dim(config, full.config))
         self.light = nn.ModuleDict({"conv2": made.conv2, "decoder": made.decoder})
-        self.light.requires_grad_(True)
+        self.light.requires_grad_(True).train()
         self._vaes: tuple[WanVAE, WanVAE] = (full, made)  # a tuple: no parts of the module
 
     @property
@@ -113,9 +113,7 @@ class DistillVAEModule(TrainingModule):
         return found
 
 
-def read_latents(
-    config: DistillVAE, full: WanVAE, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def read_latents(config: DistillVAE, full: WanVAE, device: torch.device) -> tuple[Tensor, Tensor]:
     """The latents to learn from and those to measure on, bfloat16 [clips, C, F, Y, X]."""
     if config.data is not None:
         index, cache = read_index(Path(config.data)), Path(config.data)

@@ -4,7 +4,7 @@ import signal
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from longlive_cli import complete
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
 from longlive_cli.options import file_name
+
+if TYPE_CHECKING:
+    from longlive_cli.catalog import Preset
 
 Recipe = Annotated[
     list[str],
@@ -136,7 +139,7 @@ def _train(
     changes = gather(config, overrides)
     check_names(preset, changes)
     check_names(preset, {} if data is None else {"data": str(data)})
-    of_data = {} if data is None else _fields_for(data)
+    of_data = {} if data is None else _fields_for(data, preset)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
         begun = apply_mapping(apply_mapping(preset.build(), of_data), fields)
@@ -222,10 +225,12 @@ def _fields_of_loggers(names: list[str] | None, overrides: list[str] | None) -> 
     return {"run": {"loggers": list(dict.fromkeys(names))}}
 
 
-def _fields_for(cache: Path) -> dict[str, Any]:
+def _fields_for(cache: Path, preset: "Preset") -> dict[str, Any]:
+    """What a recipe is told of a cache: all of it, or, where captions are not read, its folder."""
     from longlive_recipes.data.splits import fields_for
 
-    return fields_for(cache)
+    reads_captions = "sample_prompts" in vars(preset.build())
+    return fields_for(cache) if reads_captions else {"data": str(cache)}
 
 
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:

@@ -30,6 +30,9 @@ SHARD = "15MB"
 """The most bytes of a weight file; so the shipped model's files stay under 16 MiB."""
 
 
+BESIDE = "vae_light"
+"""A folder in a model's folder that is no part of the model's hash: it can do without."""
+
 _LONGEST_SERIES = 10_000
 """The most files that a model may be split into."""
 
@@ -266,14 +269,23 @@ def _holds(own: torch.dtype, given: torch.dtype) -> bool:
 def fingerprint(path: Path) -> str:
     """SHA-256 of a weight file, or of all safetensors below a folder in the order of their names.
 
-    Reads every byte: about a second for each gigabyte.
+    Those of a light decoder beside a model are left out, unless ``path`` is its own folder. Reads
+    every byte: about a second for each gigabyte.
     """
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else _visible(path, f"**/*{SAFETENSORS}"):
+    for file in hashed_files(path):
         with file.open("rb") as stream:
             while piece := stream.read(1 << 20):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def hashed_files(path: Path) -> list[Path]:
+    """The files that ``fingerprint`` reads, in its order."""
+    if path.is_file():
+        return [path]
+    found = _visible(path, f"**/*{SAFETENSORS}")
+    return [file for file in found if BESIDE not in file.relative_to(path).parts]
 
 
 def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:

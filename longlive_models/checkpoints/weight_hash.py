@@ -13,7 +13,7 @@ from threading import Lock, Thread
 import torch
 from torch import Tensor, nn
 
-from longlive_models.checkpoints.folder import fingerprint, fingerprint_tensors
+from longlive_models.checkpoints.folder import fingerprint, fingerprint_tensors, hashed_files
 from longlive_models.lora import LoRALinear, adapters
 
 Parts = Mapping[str, nn.Module]
@@ -30,26 +30,39 @@ class FileHash:
 
     Args:
         path: a folder or a file, which must not change.
+        beside: other files and folders that change what the model makes, such as adapters, each
+            with what it is. Without any, the hash is that of ``path`` alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beside: Sequence[tuple[str, Path]] = ()) -> None:
         self.path = path
-        self._stamps = _stamps(path)
+        self._beside = tuple(beside)
+        self._stamps = self._now()
         self._lock = Lock()
         self._found: str | None = None
 
     @property
     def untouched(self) -> bool:
         """Whether the files are the same as when this was made (by size and time)."""
-        return self._stamps == _stamps(self.path)
+        return self._stamps == self._now()
 
     @property
     def sha256(self) -> str:
         """``fingerprint`` of the files; the first call takes about a second for each gigabyte."""
         with self._lock:
             if self._found is None:
-                self._found = fingerprint(self.path)
+                self._found = self._hash()
             return self._found
+
+    def _now(self) -> list[list[tuple[str, int, int]]]:
+        return [_stamps(path) for path in (self.path, *(other for _, other in self._beside))]
+
+    def _hash(self) -> str:
+        own = fingerprint(self.path)
+        if not self._beside:
+            return own
+        lines = [own, *(f"{what} {fingerprint(path)}" for what, path in self._beside)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def begin_hashing(hashes: Sequence[FileHash]) -> None:
@@ -76,23 +89,26 @@ class WeightHash:
 
     def __init__(self, parts: Parts, files: "Path | FileHash | None" = None) -> None:
         self._files = FileHash(files) if isinstance(files, Path) else files
-        self._loaded = _sums(parts)
+        self._loaded, self._adapters = _sums(parts), adapters_hash(parts)
         self._known: dict[str, str] = {}
+        self._from_files: str | None = None
 
     def of(self, parts: Parts) -> str:
         """SHA-256 of the weights that are in ``parts`` now.
 
         It is the hash of the files while memory holds what was loaded from them, else that of the
-        tensors in memory. Adapters beside the weights are hashed as well.
+        tensors in memory. Adapters beside the weights are hashed as well; those that were there
+        at first are in the hash of the files.
         """
-        now = _sums(parts)
+        now, beside = _sums(parts), adapters_hash(parts)
+        files = self._files if now == self._loaded else None
         if now not in self._known:
-            if now == self._loaded and self._files is not None and self._files.untouched:
-                self._known[now] = self._files.sha256
+            if files is not None and files.untouched:
+                self._known[now], self._from_files = files.sha256, now
             else:
                 self._known[now] = fingerprint_tensors(dict(_base(parts)))
-        own, beside = self._known[now], adapters_hash(parts)
-        return hashlib.sha256(f"{own} {beside}".encode()).hexdigest() if beside else own
+        own, there = self._known[now], self._adapters if now == self._from_files else ""
+        return own if beside == there else hashlib.sha256(f"{own} {beside}".encode()).hexdigest()
 
 
 def adapters_hash(parts: Parts) -> str:
@@ -149,6 +165,5 @@ def _column_sums(x: Tensor) -> Tensor:
 
 def _stamps(files: Path) -> list[tuple[str, int, int]]:
     """Names, sizes and modification times of the files: they change where a file is replaced."""
-    found = [files] if files.is_file() else sorted(files.rglob("*.safetensors"))
-    stats = [(str(file), file.stat()) for file in found]
+    stats = [(str(file), file.stat()) for file in hashed_files(files)]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -7,7 +7,7 @@ Three taps in time make four frames of six with six products each position rathe
 
 ``A``, ``G`` and ``B`` come from evaluating polynomials at 0, 1, -1, 1/2, -2 and infinity. With these
 points the result is about as exact as the plain sum: in float32 its error is at most twice as
-large.
+large. In its last digits, and there alone, a frame may differ with the up to three frames after it.
 """
 
 from functools import cache

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 from longlive_core.checks import shown
-from longlive_models.checkpoints.folder import load_part, read_config, save_part, weight_files
+from longlive_models.checkpoints.folder import (
+    BESIDE,
+    load_part,
+    read_config,
+    save_part,
+    weight_files,
+)
 from longlive_models.vae.autoencoder import WanVAE
 from longlive_models.vae.checkpoint import load_vae
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.pruning import narrower, prune_decoder
 
-FOLDER = "vae_light"
+FOLDER = BESIDE
 PARTS = ("conv2.", "decoder.")
 """The parts that a light decoder has of its own; all others are the full VAE's."""
 
@@ -72,7 +78,7 @@ def with_light_decoder(full: WanVAE, folder: Path) -> WanVAE:
             f"{folder} holds {strays[0]}, which is no part of a light decoder: it has "
             f"{' and '.join(PARTS)}* alone. Take the folder as `longlive train` wrote it."
         )
-    return load_vae({**_others(full), **tensors}, config=config)
+    return load_vae({**_others(full), **tensors}, config=config, dtype=full.conv2.weight.dtype)
 
 
 def lighter(full: WanVAE, decoder_dim: int) -> WanVAE:
@@ -82,8 +88,9 @@ def lighter(full: WanVAE, decoder_dim: int) -> WanVAE:
     are the same.
     """
     state = {**_others(full), **prune_decoder(full, decoder_dim)}
-    device = full.conv2.weight.device
-    return load_vae(state, config=narrower(full.config, decoder_dim), device=device)
+    own = full.conv2.weight
+    config = narrower(full.config, decoder_dim)
+    return load_vae(state, config=config, dtype=own.dtype, device=own.device)
 
 
 def decoder_weights(vae: WanVAE) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ the channels between two convolutions are a group of their own. A group's channe
 the squares of all weights that write them or read them.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -127,11 +126,10 @@ def _plan(config: VAEConfig) -> Iterator[tuple[str, _Dims]]:
         for block in range(config.num_res_blocks + 1):
             yield from _block(f"{name}.{block}", after if block else before, after)
         if stage < stages - 1:
-            name, inner = f"{name}.{config.num_res_blocks + 1}", after
-            if times[stage]:
-                inner = (_Channels(f"{name} in time"),)
-                yield from _convolution(f"{name}.time_conv", inner * 2, after)
-            yield from _convolution(f"{name}.resample.1", after, inner)
+            name = f"{name}.{config.num_res_blocks + 1}"
+            if times[stage]:  # a video's first frame goes past it, so it writes what it reads
+                yield from _convolution(f"{name}.time_conv", after * 2, after)
+            yield from _convolution(f"{name}.resample.1", after, after)
     yield "decoder.head.0.gamma", (between[-1],)
     yield "decoder.head.2.weight", ((), between[-1])
 

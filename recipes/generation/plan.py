@@ -15,7 +15,7 @@ from longlive_models.checkpoints.weight_hash import FileHash
 from longlive_models.clip import Clip
 from longlive_models.first_frame import load_image
 from longlive_models.generator import check_seed
-from longlive_models.loading import weights_of
+from longlive_models.loading import check_beside, hash_of
 from longlive_models.precision import stored_precision
 from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import LiveSchedule
@@ -79,6 +79,7 @@ class Plan:
     compute: str
     kv_cache: str
     lane: str
+    vae: str
     attention: str
     attention_receipt: str = field(metadata=NOT_IN_RECORDS, compare=False)
     linears: tuple[str, ...]
@@ -112,7 +113,8 @@ def plan(
     runtime = Runtime.choose(config)
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
-    weights = FileHash(weights_of(folder, runtime))
+    check_beside(folder, spec, runtime)
+    weights = hash_of(folder, runtime)
     settings = _settings(spec, config)
     spec.require_room(runtime.codec(), runtime.device, samples=settings.branches, ranks=ranks)
     fps = settings.fps if config.fps is None else config.fps
@@ -153,6 +155,7 @@ def plan(
         compute=runtime.compute,
         kv_cache=runtime.kv_cache,
         lane=runtime.lane,
+        vae=runtime.vae,
         attention=attention.backend,
         attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),

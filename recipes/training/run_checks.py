@@ -36,6 +36,7 @@ def run_files(output: Path) -> list[tuple[str, Path]]:
         ("the run's report", output / REPORT),
         ("the model that is trained", output / "model"),
         ("the VAE that is trained", output / "vae"),
+        ("the light decoder that is trained", output / "vae_light"),
     ]
 
 

@@ -13,14 +13,15 @@ from longlive_cli.main import app
 from longlive_core import __version__
 from longlive_core.backends import BackendUnavailable
 from longlive_core.testing import assert_bitwise_equal
-from longlive_models import Storyboard
+from longlive_models import LongLivePipeline, Storyboard
 from longlive_models.checkpoints import weight_hash
 from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.runtime import Runtime
+from longlive_models.vae.light import lighter, save_light
 from longlive_models.video.files import read_image, read_video
 from longlive_recipes.generate import Generate, VideoJob, plan, run
 from longlive_recipes.generation.outputs import check_output, output_paths
-from tests.models.tiny_pipeline import FPS, tiny_pipeline, write_tiny_folder
+from tests.models.tiny_pipeline import FPS, tiny_parts, tiny_pipeline, write_tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +266,22 @@ def test_a_video_is_planned_once_and_a_models_hash_is_computed_once(config, tmp_
     done = CliRunner().invoke(app, ["generate", "--replay", record, "-o", again])
     assert done.exit_code == 0, done.output
     assert sorted(counted) == ["hash", "plan"]
+
+
+def test_the_light_decoder_is_in_the_record_and_a_replay_takes_no_other(config, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(config.model, model)
+    save_light(lighter(tiny_parts()[1], 2), model / "vae_light", dtype=torch.float32)
+    wanted = replace(config, model=str(model), vae="light")
+    run(wanted, [job()], tmp_path / "a.png")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["plan"]["vae"] == record["replay"]["config"]["vae"] == "light"
+    pipe = LongLivePipeline.from_pretrained(str(model), device="cpu", vae="light")
+    assert record["model_sha256"] == pipe.fingerprint != fingerprint(model)
+    replayed = ["generate", "--replay", str(tmp_path / "a.json"), "-o", str(tmp_path / "b.png")]
+    done = CliRunner().invoke(app, [*replayed, "--vae", "full"])
+    assert done.exit_code == 2
+    assert "vae" in done.stderr and "a replay makes the same one" in done.stderr
+    assert CliRunner().invoke(app, replayed).exit_code == 0
+    first, second = (read_video(tmp_path / name, fps=FPS)[0] for name in ("a", "b"))
+    assert_bitwise_equal(first, second)

@@ -22,6 +22,11 @@ few = settings(max_examples=10)
 VAES = {config: build(config) for config in CONFIGS}
 
 
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal but for the last digits, in which four frames that are computed at once may meet."""
+    return torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_shapes(config):
     vae, frames = VAES[config], config.pixel_frames(3)
@@ -39,7 +44,7 @@ def test_no_pixel_depends_on_later_latents(config, frame):
     with torch.no_grad():
         a, b = VAES[config].decode(latents), VAES[config].decode(changed)
     before = config.pixel_frames(frame) if frame else 0
-    assert torch.equal(a[:, :, :before], b[:, :, :before])
+    assert _same(a[:, :, :before], b[:, :, :before])
     assert (a - b)[:, :, before:].abs().amax((0, 1, 3, 4)).min() > 0
 
 
@@ -53,7 +58,7 @@ def test_no_latent_depends_on_later_pixels(config, frame):
     with torch.no_grad():
         a, b = VAES[config].encode(video), VAES[config].encode(changed)
     holds = -(-frame // config.temporal_stride)  # the latent frame that holds it
-    assert torch.equal(a[:, :, :holds], b[:, :, :holds])
+    assert _same(a[:, :, :holds], b[:, :, :holds])
     assert (a - b)[:, :, holds:].abs().amax((0, 1, 3, 4)).min() > 0
 
 
