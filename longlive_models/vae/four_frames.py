@@ -5,9 +5,10 @@ Three taps in time make four frames of six with six products each position rathe
 
     y = A [(G w) * (B x)]        x [6 frames], w [3 taps], y [4 frames], * a 3 x 3 convolution
 
-``A``, ``G`` and ``B`` come from evaluating polynomials at 0, 1, -1, 1/2, -2 and infinity. With these
-points the result is about as exact as the plain sum: in float32 its error is at most twice as
-large. In its last digits, and there alone, a frame may differ with the up to three frames after it.
+``A``, ``G`` and ``B`` come from evaluating polynomials at 0, 1, -1, 1/2, -2 and infinity. With
+these points the result is about as exact as the plain sum: in float32 its error is at most twice as
+large. In its last digits, and there alone, a frame may differ with the frames after it, three at
+most.
 """
 
 from functools import cache
