@@ -82,10 +82,11 @@ class DistillVAEModule(TrainingModule):
     def training_step(self, step: int) -> dict[str, Tensor]:
         config, generator = self.config, self.choices(step)
         pieces = config.latents // config.piece
-        some = torch.randint(len(self.latents), (config.batch,), generator=generator)
-        last = int(torch.randint(pieces, (), generator=generator))
+        device = generator.device
+        some = torch.randint(len(self.latents), (config.batch,), generator=generator, device=device)
+        last = int(torch.randint(pieces, (), generator=generator, device=device))
         latents = self.latents[some.to(self.latents.device)].float()
-        strength = torch.rand(len(latents), 1, 1, 1, 1, device=latents.device) * config.jitter
+        strength = config.jitter * torch.rand_like(latents[:, :1, :1, :1, :1])
         latents = latents + strength * torch.randn_like(latents)
         full: StreamState | None = None
         light: StreamState | None = None
