@@ -11,6 +11,7 @@ from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
 from longlive_cli.commands.generate import generate
 from longlive_cli.commands.live import live
+from longlive_cli.commands.plan import plan
 from longlive_cli.commands.quantize import quantize
 from longlive_cli.commands.recipes import recipes
 from longlive_cli.commands.serve import serve
@@ -59,4 +60,5 @@ app.command(cls=Explained)(evaluate)
 app.command(cls=Explained)(quantize)
 app.command(cls=Explained)(bench)
 app.add_typer(recipes, name="recipes")
+app.command(cls=Explained)(plan)
 app.command(cls=Explained)(doctor)

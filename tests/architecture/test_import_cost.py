@@ -35,6 +35,7 @@ def test_help_loads_nothing_heavy():
         "import sys\n"
         "from longlive_cli.main import app\n"
         "commands = 'generate live serve train evaluate bench data recipes doctor'\n"
+        "commands = 'generate live train evaluate bench data recipes plan doctor'\n"
         "for command in commands.split():\n"
         "    try:\n"
         "        sys.stdout = open('/dev/null', 'w')\n"

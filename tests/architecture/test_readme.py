@@ -29,7 +29,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "live", "serve", "train", "evaluate", "quantize", "bench")
 SHELLS = ("sh", "bash", "shell", "console")
-COMMANDS = (*CAN_BE_DRY, "data", "recipes", "doctor", "--version")
+COMMANDS = (*CAN_BE_DRY, "data", "recipes", "plan", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
     "docs/your_own_model.md",
     "longlive_models/README.md",

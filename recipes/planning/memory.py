@@ -1,0 +1,205 @@
+"""Memory of a generation by part, from a model's sizes: what is held, and what comes on top.
+
+Weights and cache are exact. What denoising and decoding take on top is counted from the tensors
+that are alive at their widest place (a feed-forward layer; a residual block or an upsampling of the
+decoder), and checked against measured peaks.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from longlive_core.nvfp4.format import BLOCK
+from longlive_models.runtime import PRECISIONS, Runtime
+from longlive_models.runtime_options import RuntimeOptions
+from longlive_models.vae.autoencoder import CPU_LATENTS
+from longlive_recipes.planning.hardware import Hardware
+from longlive_recipes.planning.sizes import Convolution, Sizes, decoder_convolutions
+
+WORKSPACE = 1.1
+"""How much more than its tensors a GPU takes: cuDNN's own, and what the allocator rounds up to."""
+
+LIBRARIES = 150 * 2**20
+"""Bytes of cuBLAS's workspaces on a GPU: one for each stream."""
+
+ONE_DNN = 1.25
+"""How much more than the tensors counted a CPU's decoder holds: partial sums of convolutions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a model is run, as far as memory and time depend on it.
+
+    Attributes:
+        weights, kv_cache: precisions (``longlive_models.choices``).
+        steps: denoising steps of a block.
+        guidance: whether guidance doubles all passes.
+        ranks: GPUs that make one video together.
+        decode_apart: whether another GPU decodes.
+        image: height and width of a frame in pixels; None for the model's own.
+    """
+
+    weights: str
+    kv_cache: str
+    steps: int
+    guidance: bool
+    ranks: int = 1
+    decode_apart: bool = False
+    image: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by part on one device.
+
+    ``denoising`` and ``decoding`` are what comes on top of what is held, at its most; where both
+    happen on one device they add up, for a block is decoded while the next one is made.
+    """
+
+    transformer: int
+    text_encoder: int
+    vae: int
+    cache: int
+    text: int
+    decoder_state: int
+    denoising: int
+    decoding: int
+    libraries: int = 0
+
+    @property
+    def held(self) -> int:
+        """What is held between two blocks."""
+        held = self.transformer + self.text_encoder + self.vae + self.cache
+        return held + self.text + self.decoder_state + self.libraries
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return self.held + self.denoising + self.decoding
+
+    def parts(self) -> dict[str, int]:
+        """The parts by the names that people read; those of nothing are left out."""
+        names = {
+            "transformer": self.transformer,
+            "text encoder": self.text_encoder,
+            "VAE": self.vae,
+            "keys and values": self.cache,
+            "the prompt's keys": self.text,
+            "the decoder's past": self.decoder_state,
+            "denoising, at most": self.denoising,
+            "decoding, at most": self.decoding,
+            "workspaces of libraries": self.libraries,
+        }
+        return {name: count for name, count in names.items() if count}
+
+
+def memory_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Memory:
+    """The memory of the device that denoises: the first of ``choice.ranks``.
+
+    Args:
+        sizes: the model's.
+        choice: how it is run.
+        hardware: the device, of which it matters whether it is a GPU.
+    """
+    sized = resized(sizes, choice)
+    spec, wan = sized.spec, sized.spec.transformer
+    options = RuntimeOptions(device="cpu", weights=choice.weights, kv_cache=choice.kv_cache)
+    codec = replace(Runtime.choose(options), device=_device(hardware)).codec()
+    compute = computed_bytes(choice.weights, hardware)
+    samples = 2 if choice.guidance else 1
+    layout = spec.cache_layout(samples)
+    shared = replace(layout, heads=-(-layout.heads // choice.ranks))
+    tokens = samples * -(-sized.tokens // choice.ranks)
+    decodes = not choice.decode_apart
+    history = decoder_state(sized) * compute if decodes else 0
+    return Memory(
+        transformer=transformer_bytes(sized, choice.weights, hardware),
+        text_encoder=sized.text * compute,
+        vae=sized.vae * compute if decodes else 0,
+        cache=shared.bytes(codec, spec.settings.policy.capacity).total,
+        text=2 * samples * sized.text_length * wan.dim * wan.num_layers * compute,
+        decoder_state=history,
+        denoising=_denoising(sized, choice, tokens, compute, hardware),
+        decoding=history + _decoding(sized, compute, hardware) if decodes else 0,
+        libraries=LIBRARIES if hardware.gpu else 0,
+    )
+
+
+def resized(sizes: Sizes, choice: Choice) -> Sizes:
+    """The sizes with frames of ``choice.image``. Raises ValueError for what cannot be divided."""
+    if choice.image is None:
+        return sizes
+    height, width = choice.image
+    settings = replace(sizes.spec.settings, height=height, width=width)
+    return replace(sizes, spec=replace(sizes.spec, settings=settings))
+
+
+def computed_bytes(weights: str, hardware: Hardware) -> int:
+    """Bytes of a number that is computed with: of float32 or bfloat16."""
+    return 2 if hardware.gpu and weights != "fp32" else 4
+
+
+def transformer_bytes(sizes: Sizes, weights: str, hardware: Hardware) -> int:
+    """The bytes of the transformer's weights.
+
+    Four bits take half a byte a number and a byte for each block of 16; eight bits a byte, and four
+    for each row, which are left out.
+    """
+    number = computed_bytes(weights, hardware)
+    packed = {"fp8": 1.0, "nvfp4": 0.5 + 1 / BLOCK, "nvfp4-w4a4": 0.5 + 1 / BLOCK}
+    each = packed.get(weights, float(number))
+    return int(sizes.block_linears * each) + sizes.rest * number
+
+
+def decoder_state(sizes: Sizes) -> int:
+    """How many numbers the decoder keeps from call to call: two frames before each convolution."""
+    rows, columns = sizes.spec.latent_size
+    return sum(
+        2 * one.channels * rows * columns * one.scale**2
+        for one in decoder_convolutions(sizes.spec.vae)
+        if one.past
+    )
+
+
+def _decoding(sizes: Sizes, compute: int, hardware: Hardware) -> int:
+    """The most that decoding takes beside its state, which is there twice: old and new."""
+    rows, columns = sizes.spec.latent_size
+    block = sizes.spec.transformer.frames_per_block
+    at_once = block if hardware.gpu else min(block, CPU_LATENTS)
+    widest = max(
+        _alive(one) * one.frames * one.scale**2 for one in decoder_convolutions(sizes.spec.vae)
+    )
+    past = max(
+        2 * one.channels * one.scale**2 for one in decoder_convolutions(sizes.spec.vae) if one.past
+    )
+    numbers = rows * columns * (widest * at_once + past)
+    return int(numbers * compute * (WORKSPACE if hardware.gpu else ONE_DNN))
+
+
+def _alive(one: Convolution) -> int:
+    """Channels that are alive while a convolution runs, at its output's size.
+
+    In a residual block those are its input, which is added again, the convolution's own input after
+    the activation, that with the past before it, and its output. An upsampling holds the stage's
+    input, its own input, four phases, and both joins of them, all at a quarter of the output.
+    """
+    if one.inside:
+        return 3 * one.channels + one.out
+    if one.taps == 4:
+        return (2 * one.channels + 12 * one.out) // 4
+    return 2 * one.channels + one.out
+
+
+def _denoising(sizes: Sizes, choice: Choice, tokens: int, compute: int, hardware: Hardware) -> int:
+    """The most that a pass over a block takes: in the feed-forward layer, or in attention."""
+    wan = sizes.spec.transformer
+    feed_forward = 2 * wan.dim + 2 * wan.ffn_dim
+    attention = 10 * wan.dim
+    taken = tokens * max(feed_forward, attention) * compute
+    if choice.weights not in PRECISIONS:  # one weight at a time is decoded, or an input quantized
+        taken += wan.dim * wan.ffn_dim * compute
+    return int(taken * (WORKSPACE if hardware.gpu else 1.0))
+
+
+def _device(hardware: Hardware) -> torch.device:
+    return torch.device("cuda" if hardware.gpu else "cpu")

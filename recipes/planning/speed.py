@@ -1,0 +1,144 @@
+"""Seconds of a generation, from a model's sizes and a device's rates.
+
+The shares of peak rates that are reached were measured on an H200 with LongLive-2.0-5B in bf16: a
+block over a full window takes 1.15 to 1.22 s, of which products 0.41, attention 0.52 and the rest
+0.22, and decoding its 8 latents takes 1.01 s; end to end 16.2 frames a second come of it.
+"""
+
+from dataclasses import dataclass
+
+from longlive_recipes.planning.hardware import Hardware
+from longlive_recipes.planning.memory import Choice, computed_bytes, resized
+from longlive_recipes.planning.sizes import Sizes, decoder_operations, transformer_operations
+
+PRODUCTS, ATTENTION = 0.76, 0.72
+"""The shares of the peak that products and attention reach."""
+
+CONVOLUTIONS = 0.86
+"""The same for the decoder's convolutions."""
+
+SWEEPS = 165.0
+"""How often a layer's activations are read or written beside its products."""
+
+DECODER_SHARE = 0.41
+"""Seconds of an H200 that decoding 8 latents of 704x1280 takes beside its convolutions; they go
+with memory's bandwidth."""
+
+LAYER_SECONDS, CONVOLUTION_SECONDS = 2.4e-3, 2.5e-4
+"""Seconds that starting a layer's, or a convolution's, operations takes, whatever their size."""
+
+OVERLAP = 0.89
+"""Seconds of denoising and decoding on one GPU, over their sum: they overlap a little."""
+
+LOADING = 1.5e9
+"""Bytes a second of reading weights from files that are in the system's cache."""
+
+WEIGHT_ONLY = 1.05
+"""Seconds of a product with weights in four bits and inputs in bf16, over those in bf16."""
+
+EMULATED = 2.4
+"""The same where inputs are in four bits too, and the hardware has none."""
+
+CPU_SHARE = 0.75
+"""The share of a large product's rate that a model reaches on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds of the parts of a generation.
+
+    Attributes:
+        loading: reading the weights, once.
+        text: encoding a prompt.
+        first_block: denoising the first block, and its clean pass.
+        block: the same over a full window.
+        decoding: decoding a block.
+        first_frame: from the prompt to the first frames, the model being loaded.
+        frames_per_second: in the steady state.
+    """
+
+    loading: float
+    text: float
+    first_block: float
+    block: float
+    decoding: float
+    first_frame: float
+    frames_per_second: float
+
+
+def speed_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Speed:
+    """The seconds of a generation on ``choice.ranks`` such devices."""
+    sized = resized(sizes, choice)
+    settings, timing = sized.spec.settings, sized.spec.timing
+    window = settings.window
+    passes = choice.steps + 1
+    block = passes * _pass(sized, choice, hardware, window)
+    first = passes * _pass(sized, choice, hardware, 1)
+    decoding = _decoding(sized, hardware)
+    text = 2.0 * sized.text * sized.text_length / _rate(hardware, PRODUCTS)
+    both = max(block, decoding) if choice.decode_apart else block + decoding
+    if hardware.gpu and not choice.decode_apart:
+        both *= OVERLAP
+    frames = timing.frames(2) - timing.frames(1)
+    return Speed(
+        loading=file_bytes(sized, choice.weights) / LOADING,
+        text=text,
+        first_block=first,
+        block=block,
+        decoding=decoding,
+        first_frame=text + first + decoding,
+        frames_per_second=frames / both,
+    )
+
+
+def file_bytes(sizes: Sizes, weights: str) -> int:
+    """The bytes of a model's files, with the transformer in four bits or in bf16."""
+    linear = 0.5625 if weights.startswith("nvfp4") else 2.0
+    return int(sizes.block_linears * linear + 2 * (sizes.rest + sizes.text + sizes.vae))
+
+
+def _rate(hardware: Hardware, share: float) -> float:
+    """Operations a second, where a GPU reaches ``share`` of its peak."""
+    return hardware.bf16 * 1e12 * (share if hardware.gpu else CPU_SHARE)
+
+
+def _pass(sizes: Sizes, choice: Choice, hardware: Hardware, seen: int) -> float:
+    """Seconds of one pass over a block, on each of the ranks; guidance makes it of two samples."""
+    wan = sizes.spec.transformer
+    products, attention = transformer_operations(sizes, seen)
+    seconds = products / _rate(hardware, PRODUCTS) * _products_factor(choice.weights, hardware)
+    seconds += attention / _rate(hardware, ATTENTION)
+    number = computed_bytes(choice.weights, hardware)
+    if hardware.gpu:  # a CPU's share of its rate has this in it
+        moved = SWEEPS * sizes.tokens * wan.dim * number * wan.num_layers
+        seconds += moved / hardware.bandwidth
+    seconds *= (2 if choice.guidance else 1) / choice.ranks
+    started = LAYER_SECONDS * wan.num_layers if hardware.gpu else 0.0
+    return max(seconds, started)
+
+
+def _products_factor(weights: str, hardware: Hardware) -> float:
+    """Seconds of products with these weights, over those in bf16."""
+    if not hardware.gpu or weights == "bf16":
+        return 1.0
+    if weights == "fp32":
+        return 2.0
+    if weights == "fp8":
+        return 0.75 if hardware.fp8 else EMULATED
+    if weights == "nvfp4-w4a4":
+        return 0.45 if hardware.fp4 else EMULATED
+    return WEIGHT_ONLY
+
+
+def _decoding(sizes: Sizes, hardware: Hardware) -> float:
+    spec = sizes.spec
+    latents = spec.transformer.frames_per_block
+    operations = decoder_operations(spec) * latents
+    if not hardware.gpu:
+        return operations / _rate(hardware, CONVOLUTIONS)
+    pixels = spec.settings.height * spec.settings.width * spec.vae.decoder_dim
+    share = pixels / (704 * 1280 * 256) * latents / 8
+    moved = DECODER_SHARE * share * 4.8e12 / hardware.bandwidth
+    seconds = operations / _rate(hardware, CONVOLUTIONS) + moved
+    stages = len(spec.vae.dim_mult) * (spec.vae.num_res_blocks + 1) * 2
+    return max(seconds, CONVOLUTION_SECONDS * stages)

@@ -1,0 +1,53 @@
+"""`longlive plan`: a table for people, a line for programs, a verdict, and refusals of one line."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from longlive_cli.main import app
+
+
+def longlive(*arguments: str):
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def test_a_plan_says_what_fits():
+    done = longlive("--gpu", "h200")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("LongLive-2.0-5B, 1280x704, on H200: weights bf16, cache bf16, 4 st")
+    for part in ("transformer", "keys and values", "first frame after", "frames a second", "disk"):
+        assert part in done.stdout
+    assert lines[-1].startswith("It fits, with ") and lines[-1].endswith(" to spare.")
+
+
+def test_a_plan_says_what_would_make_it_fit():
+    last = longlive("--gpu", "h200", "--memory", "62GB").stdout.splitlines()[-1]
+    assert last.startswith("It does not fit: ")
+    assert "The smallest change that makes it fit: --kv-cache fp8;" in last
+    last = longlive("--gpu", "cpu", "--memory", "1GB").stdout.splitlines()[-1]
+    assert "No change that is known here makes it fit" in last
+
+
+def test_a_plan_for_programs():
+    done = longlive("pocket", "--gpu", "cpu", "--seconds", "10", "--json")
+    values = json.loads(done.stdout)
+    assert values["model"] == "pocket" and values["video"]["frames"] == 120
+    assert values["fits"] is True
+    assert set(values["speed"]) >= {"first_frame", "frames_per_second"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "h20"], "did you mean 'h200'?"),
+        (["--memory", "24"], "is no size: write a number and a unit"),
+        (["--size", "wide"], "is no size of a frame"),
+        (["nowhere"], "there is no model 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_a_line(words, message):
+    done = longlive(*words)
+    assert done.exit_code == 2 and done.stdout == ""
+    assert message in done.stderr and done.stderr.count("\n") == 1
