@@ -2,12 +2,13 @@
 
 import json
 import platform
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longlive_cli.messages import say
+from longlive_cli.messages import in_one_line, say, spinning
 from longlive_cli.option_groups import with_groups
 
 if TYPE_CHECKING:
@@ -23,11 +24,19 @@ def doctor(
     head_dim: Annotated[int, typer.Option(min=1, help="The size of an attention head.")] = 128,
     training: Annotated[bool, typer.Option(help="Ask for backends that have a backward.")] = False,
     runtime: dict[str, Any] | None = None,
+    named: Annotated[
+        bool,
+        typer.Option(
+            "--named", help="Test backends too that run only when named; some compile for minutes."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
-    """Say what this machine has, which backend each operation would use, and why.
+    """Say what this machine has, which backend each operation would use, and why; and test them.
 
-    With the options of a run it answers for that run: what it names must be able to run here.
+    Every backend that can run is tried, for a second at most, against its reference. The last line
+    is the verdict; the status is 1 if a backend is wrong. With the options of a run it answers for
+    that run: what it names must be able to run here.
     """
     from longlive_cli.overrides import apply_mapping
     from longlive_models.runtime_options import RuntimeOptions
@@ -36,17 +45,93 @@ def doctor(
     installed = versions()
     names = devices() if asked.device == "auto" else [asked.device]
     found = [_device(replace(asked, device=name), head_dim, training) for name in names]
+    for device in found:
+        device["tests"] = self_tests(device, head_dim, named)
+    install = to_install(found)
+    verdict = verdict_of(found)
     if as_json:
-        say(json.dumps({"versions": installed, "devices": found}))
-        return
+        report = {"versions": installed, "devices": found, "install": install, **verdict}
+        say(json.dumps(report))
+    else:
+        _tell(installed, found, install)
+        say(f"\n{verdict['verdict']}")
+    if not verdict["right"]:
+        raise typer.Exit(1)
+
+
+def _tell(
+    installed: dict[str, str], found: list[dict[str, Any]], install: dict[str, list[str]]
+) -> None:
+    """Print everything but the verdict."""
     for name, version in installed.items():
         say(f"{name:20} {version}")
     for device in found:
         say(f"\n{device['device']}: {device['name']}, {device['dtype']}")
+        tests = {(test["operation"], test["backend"]): test for test in device["tests"]}
         for operation in device["operations"]:
             say(f"  {operation['operation']}: {operation['backend']}")
             for name, standing in operation["reasons"].items():
-                say(f"    {name:10} {standing}")
+                test = tests.pop((operation["operation"], name), None)
+                say(
+                    f"    {name:10} {standing if test is None else f'{standing}; {in_words(test)}'}"
+                )
+        for (name, backend), test in tests.items():  # of operations that no receipt names
+            say(f"  {name}, {backend}: {in_words(test)}")
+    for package, names in install.items():
+        say(f"\npip install {package}: for {', '.join(names)}")
+
+
+def self_tests(device: dict[str, Any], head_dim: int, named: bool) -> list[dict[str, Any]]:
+    """What the test of each backend of a device found, as values that JSON can hold."""
+    import torch
+
+    from longlive_recipes.self_tests import run
+
+    dtype = getattr(torch, device["dtype"])
+    with spinning(f"testing backends on {device['device']}"):
+        findings = list(run(torch.device(device["device"]), dtype, head_dim=head_dim, named=named))
+    return [asdict(finding) for finding in findings]
+
+
+def in_words(test: dict[str, Any]) -> str:
+    """What a test found, for people."""
+    if test["problem"] is not None:
+        return f"WRONG: {in_one_line(test['problem'])}"
+    error = "the reference's bits" if test["error"] == 0 else f"error {test['error']:.1e}"
+    return f"{'tested' if test['right'] else 'WRONG'}, {error}, {test['milliseconds']:.2f} ms"
+
+
+def to_install(found: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The packages that would add a backend on one of the devices, each with those backends."""
+    wanted: dict[str, list[str]] = {}
+    for device in found:
+        for operation in device["operations"]:
+            for name, standing in operation["reasons"].items():
+                needs = re.match(r"it needs the package ([a-z0-9-]+)", standing)
+                if needs:
+                    backends = wanted.setdefault(needs[1], [])
+                    whole = f"{operation['operation']} {name}"
+                    if whole not in backends:
+                        backends.append(whole)
+    return wanted
+
+
+def verdict_of(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether every backend that was tested is right, and the line that says so."""
+    tests = [(device["device"], test) for device in found for test in device["tests"]]
+    wrong = [
+        f"{test['operation']} {test['backend']} on {device}"
+        for device, test in tests
+        if not test["right"]
+    ]
+    if wrong:
+        verdict = (
+            f"{len(wrong)} of {len(tests)} backends are wrong here: {', '.join(wrong)}. Name other "
+            f"ones (--attention, --linear), or mend their packages."
+        )
+        return {"right": False, "verdict": verdict}
+    where = ", ".join(device["device"] for device in found)
+    return {"right": True, "verdict": f"All {len(tests)} backends that run on {where} are right."}
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,8 @@ from longlive_core.float8.linear import Float8Linear as Float8Linear
 from longlive_core.float8.linear import convert_linears as convert_linears
 from longlive_core.float8.linear import linear_receipts as linear_receipts
 from longlive_core.float8.matmul import matmul as matmul
+from longlive_core.float8.matmul_backends import BLOCK_MATMUL as BLOCK_MATMUL
+from longlive_core.float8.matmul_backends import ROW_MATMUL as ROW_MATMUL
 from longlive_core.float8.page_codec import Float8PageCodec as Float8PageCodec
 from longlive_core.float8.tensor import Float8Tensor as Float8Tensor
 from longlive_core.float8.tensor import Scaling as Scaling

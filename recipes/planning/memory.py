@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from longlive_core.nvfp4.format import BLOCK
+from longlive_core.nvfp4 import QuantizeConfig
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.vae.autoencoder import CPU_LATENTS
 from longlive_recipes.planning.hardware import Hardware
 from longlive_recipes.planning.sizes import Convolution, Sizes, decoder_convolutions
+
+_BLOCK = QuantizeConfig().block[1]  # numbers that share a scale
 
 WORKSPACE = 1.1
 """How much more than its tensors a GPU takes: cuDNN's own, and what the allocator rounds up to."""
@@ -146,7 +148,7 @@ def transformer_bytes(sizes: Sizes, weights: str, hardware: Hardware) -> int:
     for each row, which are left out.
     """
     number = computed_bytes(weights, hardware)
-    packed = {"fp8": 1.0, "nvfp4": 0.5 + 1 / BLOCK, "nvfp4-w4a4": 0.5 + 1 / BLOCK}
+    packed = {"fp8": 1.0, "nvfp4": 0.5 + 1 / _BLOCK, "nvfp4-w4a4": 0.5 + 1 / _BLOCK}
     each = packed.get(weights, float(number))
     return int(sizes.block_linears * each) + sizes.rest * number
 

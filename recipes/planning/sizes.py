@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from longlive_core.nvfp4.format import BLOCK
+from longlive_core.nvfp4 import QuantizeConfig
 from longlive_models.checkpoints.folder import read_weight_shapes
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec
@@ -74,7 +74,8 @@ def umt5_parameters(config: UMT5Config) -> int:
 
 def block_linear_parameters(config: WanConfig) -> int:
     """How many numbers of a transformer quantization packs: the matrices of its blocks."""
-    if config.dim % BLOCK or config.ffn_dim % BLOCK:
+    block = QuantizeConfig().block[1]
+    if config.dim % block or config.ffn_dim % block:
         return 0
     return config.num_layers * (8 * config.dim**2 + 2 * config.dim * config.ffn_dim)
 

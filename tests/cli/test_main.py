@@ -84,16 +84,17 @@ def test_options_are_few_and_known():
     video |= {"sampler", "negative_prompt", "fps", "crf", "one_video_a_line"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
     runtime = set(RUNTIME_OPTIONS)
+    going_on = {"video", "cut", "video_prompt", "quiet", "verbose"}
     machine = {"model", "nproc", "nodes", "output", "overwrite"} | runtime
     known = {
-        "generate": video | again | machine | changing | {"count"},
+        "generate": video | going_on | again | machine | changing | {"count"},
         "train": {"recipe", "data", "resume", "export"} | changing,
         "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing | runtime,
         "bench": {"names", "listed", "model", "seconds", "steps", "guidance", "repeats"}
         | {"output", "overwrite"}
         | changing
         | runtime,
-        "doctor": {"head_dim", "training", "as_json"} | runtime,
+        "doctor": {"head_dim", "training", "named", "as_json"} | runtime,
     }
     assert runtime < {parameter.name for parameter in commands["live"].params}
     for name, options in known.items():
