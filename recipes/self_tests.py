@@ -208,13 +208,13 @@ def _encoded_rows(device: torch.device, dtype: torch.dtype, _: int, backend: str
 
 
 def _four_bit_pages(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
-    codecs = (nvfp4.NVFP4PageCodec(dtype=dtype, backend=name) for name in ("reference", backend))
-    return _page(*codecs, device, dtype)
+    writes = nvfp4.NVFP4PageCodec(dtype=dtype, backend="reference")
+    return _page(writes, nvfp4.NVFP4PageCodec(dtype=dtype, backend=backend), device, dtype)
 
 
 def _eight_bit_pages(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
-    codecs = (Int8PageCodec(dtype=dtype, backend=name) for name in ("reference", backend))
-    return _page(*codecs, device, dtype)
+    writes = Int8PageCodec(dtype=dtype, backend="reference")
+    return _page(writes, Int8PageCodec(dtype=dtype, backend=backend), device, dtype)
 
 
 def _page(writes: PageCodec, reads: PageCodec, device: torch.device, dtype: torch.dtype) -> Tensor:

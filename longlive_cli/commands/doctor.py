@@ -72,9 +72,8 @@ def _tell(
             say(f"  {operation['operation']}: {operation['backend']}")
             for name, standing in operation["reasons"].items():
                 test = tests.pop((operation["operation"], name), None)
-                say(
-                    f"    {name:10} {standing if test is None else f'{standing}; {in_words(test)}'}"
-                )
+                tested = "" if test is None else f"; {in_words(test)}"
+                say(f"    {name:10} {standing}{tested}")
         for (name, backend), test in tests.items():  # of operations that no receipt names
             say(f"  {name}, {backend}: {in_words(test)}")
     for package, names in install.items():
