@@ -120,9 +120,13 @@ class DistillDMDModule(DistillModule):
         logged: dict[str, Tensor] = {}
         if config.trains_student(step):
             with self.update(STUDENT) as backward:
-                loss = self.student_loss(self.ask(clips, count, chance), count, chance)
+                asked = self.ask(clips, count, chance)
+                if config.replay:
+                    loss = self.replayed_loss(asked, count, chance, backward)
+                else:
+                    loss = self.student_loss(asked, count, chance)
+                    backward(loss)
                 logged["student_loss"] = self.ranks.mean(loss)
-                backward(loss)
                 if config.pull:
                     loss = self.losses(self.velocity, clips, count, chance).mean()
                     logged["pull_loss"] = self.ranks.mean(loss)
@@ -135,8 +139,42 @@ class DistillDMDModule(DistillModule):
 
     def student_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
         """The distribution matching loss of this rank's part of ``count`` new videos."""
+        exits = self.exit_steps(chance)
+        videos = self.roll_out(asked, count, exits, trained=self.config.trained_blocks)
+        return self.match(videos, asked, count, chance)
+
+    def replayed_loss(
+        self,
+        asked: Asked,
+        count: int,
+        chance: torch.Generator,
+        backward: Callable[[Tensor], None],
+    ) -> Tensor:
+        """As ``student_loss``, with its gradients: videos are made again, from the same noise.
+
+        The first time the gradient by the videos is found; the second time each block's part of it
+        goes into the student before the next block is made.
+        """
+        exits, noise = self.exit_steps(chance), list[Tensor]()
+        videos = self.roll_out(asked, count, exits, trained=0, drawn=noise)
+        videos.requires_grad_(True)
+        loss = self.match(videos, asked, count, chance)
+        backward(loss)
+        assert videos.grad is not None
+        parts = videos.grad.split(self.config.model.frames_per_block, dim=2)
+        self.roll_out(
+            asked,
+            count,
+            exits,
+            trained=self.config.trained_blocks,
+            again=iter(noise),
+            on_trained=lambda block, latents: backward((latents * parts[block]).sum()),
+        )
+        return loss.detach()
+
+    def match(self, videos: Tensor, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
+        """What teacher and critic make of videos: the loss whose gradient is their difference."""
         config = self.config
-        videos = self.roll_out(asked, count, chance, config.trained_blocks)
         return dmd_loss(
             videos,
             asked.text,
@@ -151,7 +189,7 @@ class DistillDMDModule(DistillModule):
 
     def critic_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
         """The critic's loss on this rank's part of ``count`` new videos."""
-        videos = self.roll_out(asked, count, chance, 0)
+        videos = self.roll_out(asked, count, self.exit_steps(chance), trained=0)
         how = self.scoring(videos, asked, count, chance)
         return critic_loss(self.critic_velocity, videos, asked.text, **how)
 
@@ -182,21 +220,42 @@ class DistillDMDModule(DistillModule):
             },
         )
 
+    def exit_steps(self, chance: torch.Generator) -> tuple[int, ...]:
+        """The step that makes each block, the same for all videos of all ranks."""
+        config = self.config
+        blocks, same = config.rollout_blocks, config.same_exit_step
+        return draw_exit_steps(self.sampler, chance, blocks=blocks, same=same)
+
     def roll_out(
-        self, asked: Asked, count: int, chance: torch.Generator, trained: int | None
+        self,
+        asked: Asked,
+        count: int,
+        exits: Sequence[int],
+        *,
+        trained: int | None,
+        drawn: list[Tensor] | None = None,
+        again: Iterator[Tensor] | None = None,
+        on_trained: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
-        """The student's videos, [videos, C, F, Y, X]; gradients in the last ``trained`` blocks."""
+        """The student's videos, [videos, C, F, Y, X]; gradients in the last ``trained`` blocks.
+
+        ``drawn`` takes the noise in, and ``again`` gives it once more.
+        """
         config = self.config
         size = self.sets[config.phases[0].length].latents.shape[3:]
+        shape = (count, config.model.in_channels, config.model.frames_per_block, *size)
+
+        def draw() -> Tensor:
+            noise = self._draw(shape) if again is None else next(again)
+            if drawn is not None:
+                drawn.append(noise)
+            return noise
+
         how = Rollouts(
             sampler=self.sampler,
             window=config.window,
             latent_size=(size[0], size[1]),
             shot_offset=config.shot_offset,
-        )
-        shape = (count, config.model.in_channels, config.model.frames_per_block, *size)
-        exits = draw_exit_steps(
-            self.sampler, chance, blocks=config.rollout_blocks, same=config.same_exit_step
         )
         return how.make(
             self.model,
@@ -204,8 +263,9 @@ class DistillDMDModule(DistillModule):
             asked.prompts,
             asked.cuts,
             exit_steps=exits,
-            draw=lambda: self._draw(shape),
+            draw=draw,
             trained_blocks=trained,
+            on_trained=on_trained,
         ).latents
 
     def scoring(

@@ -10,7 +10,7 @@ so that every step is trained; all ranks draw the same one, from a generator of 
 Source: self forcing (arXiv 2506.08009); LongLive-2.0 (arXiv 2605.18739), backward simulation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,7 @@ def self_rollout(
     *,
     exit_steps: Sequence[int],
     trained_blocks: int | None = None,
+    on_trained: Callable[[int, Tensor], None] | None = None,
 ) -> Rollout:
     """Generate as many blocks as there are exit steps, for a loss on the last of them.
 
@@ -74,6 +75,9 @@ def self_rollout(
         exit_steps: of each block, from ``draw_exit_steps``.
         trained_blocks: how many of the last blocks carry gradients: all if not given, none if 0,
             as a critic's rollout has it.
+        on_trained: called with the number and the latents of each block that carries gradients,
+            before the next one is made. It computes the gradients that it wants of the block, which
+            then lets go of them: memory is that of one block, however long the video.
 
     Raises:
         ValueError: a step that a block does not have; more trained blocks than there are, or as
@@ -90,15 +94,19 @@ def self_rollout(
     trained_blocks = whole(
         "trained_blocks", trained_blocks, at_least=0, at_most=len(exit_steps), why=why
     )
-    first, made = generator.cache.blocks, []
+    first = generator.cache.blocks
+    made: list[Tensor] = []
+    checks: list[Checks] = []
     for number, exit_step in enumerate(exit_steps):
         prompts = [schedule.block(first + number) for schedule in schedules]
         trains = number >= len(exit_steps) - trained_blocks
-        made.append(
-            generator.rollout(first + number, prompts, exit_step=exit_step, gradients=trains)
-        )
+        block = generator.rollout(first + number, prompts, exit_step=exit_step, gradients=trains)
+        latents = block.latents
+        if trains and on_trained is not None:
+            on_trained(number, latents)
+            latents = latents.detach()
+        made.append(latents)
+        checks.append(block.checks)
     return Rollout(
-        latents=torch.cat([block.latents for block in made], dim=2),
-        exit_steps=tuple(exit_steps),
-        checks=tuple(block.checks for block in made),
+        latents=torch.cat(made, dim=2), exit_steps=tuple(exit_steps), checks=tuple(checks)
     )

@@ -50,6 +50,7 @@ class DistillDMD(Distill):
     teacher_from: str = "runs/ar_pocket/model"
     rollout_blocks: int = 6  # of each video; beyond the window
     trained_blocks: int | None = None  # of those the last, with gradients; all unless given
+    replay: bool = False  # make the student's video twice: gradients of one block at a time
     same_exit_step: bool = True  # blocks of a video are made by the same share of their steps
     scores: Literal["given_past", "whole"] = "given_past"  # what blocks are scored after
     timesteps: ScoreTimesteps = field(default_factory=ScoreTimesteps)
@@ -83,7 +84,7 @@ class DistillDMD(Distill):
         part_field(self, "critic", AdamW)
         text_field(self, "teacher_from")
         text_field(self, "lora_from", optional=True)
-        switch_field(self, "same_exit_step")
+        switch_field(self, "replay", "same_exit_step")
         choice_field(self, "scores", SCORES, why="teachers of teacher forcing know given_past.")
         choice_field(self, "base", BASES, why="it is how a frozen base is held. Use fp32.")
         self._check_counts()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.settings import GenerationSettings
@@ -103,8 +104,7 @@ class JudgeCurve:
             plans = [pipeline.plan(base_caption(looks[n]), seconds=judged.seconds) for n in some]
             seeds = [judged.seed + seed + n for n in some]
             clips.extend(generate_clips(pipeline, settings, plans, seeds))
-        with ThreadPoolExecutor(judged.threads) as pool:
-            judgements = list(pool.map(lambda clip: _judge(clip, fps), clips))
+        judgements = _judge_all(clips, fps, judged.threads)
         verdicts, free = [one[0] for one in judgements], [one[1] for one in judgements]
         right = np.array(
             [score(verdict, look) for verdict, look in zip(verdicts, looks, strict=True)], float
@@ -116,6 +116,18 @@ class JudgeCurve:
         shown = [one.saturation for one in free if one is not None]
         row["saturation"] = float(np.mean(shown)) if shown else 0.0
         return row, free
+
+
+def _judge_all(
+    clips: Sequence[np.ndarray], fps: float, threads: int
+) -> list[tuple[ShotVerdict, FreeTraits | None]]:
+    """Judge clips side by side; each on one thread, for torch's would be in the way."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(lambda clip: _judge(clip, fps), clips))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _judge(clip: np.ndarray, fps: float) -> tuple[ShotVerdict, FreeTraits | None]:

@@ -100,6 +100,7 @@ class Rollouts:
         exit_steps: Sequence[int],
         draw: Noise,
         trained_blocks: int | None = None,
+        on_trained: Callable[[int, Tensor], None] | None = None,
     ) -> Rollout:
         """Videos of ``prompts``, all cut at the same blocks; see ``self_rollout``.
 
@@ -109,7 +110,7 @@ class Rollouts:
             cuts: where a block begins with a cut.
             exit_steps: of each block, the step that makes it.
             draw: gives noise of a block of all videos, [videos, C, F, Y, X] in float32.
-            trained_blocks: how many of the last blocks carry gradients: None for all, 0 for none.
+            trained_blocks, on_trained: see ``self_rollout``.
         """
         device = student.patch_embedding.weight.device
         wan = student.config
@@ -134,7 +135,11 @@ class Rollouts:
             for one in prompts
         ]
         return self_rollout(
-            generator, schedules, exit_steps=exit_steps, trained_blocks=trained_blocks
+            generator,
+            schedules,
+            exit_steps=exit_steps,
+            trained_blocks=trained_blocks,
+            on_trained=on_trained,
         )
 
 

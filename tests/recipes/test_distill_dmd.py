@@ -133,7 +133,7 @@ def test_videos_are_longer_than_the_window_and_the_gradient_is_of_the_student_al
     clips = module.sets[3]
     asked = module.ask(clips, 2, chance)
     assert len(asked.prompts[0]) == 5 > module.config.window.pages
-    videos = module.roll_out(asked, 2, chance, None)
+    videos = module.roll_out(asked, 2, module.exit_steps(chance), trained=None)
     assert videos.shape[2] == 5 * module.config.model.frames_per_block
     assert videos.requires_grad
     loss = module.student_loss(module.ask(clips, 2, chance), 2, chance)
@@ -303,6 +303,34 @@ def test_it_moves_the_student_to_where_the_teacher_sees_it(tmp_path, folders):
     assert any(not torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize("trained", [None, 2])
+def test_videos_that_are_made_twice_have_the_gradients_of_those_made_once(
+    tmp_path, folders, trained
+):
+    module = ready(config(tmp_path, folders, trained_blocks=trained))
+    clips = module.sets[3]
+
+    def gradients(replayed: bool) -> tuple[float, list[torch.Tensor]]:
+        module.model.zero_grad()
+        torch.manual_seed(3)
+        chance = module.choices(2)
+        asked = module.ask(clips, 2, chance)
+        if replayed:
+            loss = module.replayed_loss(asked, 2, chance, torch.Tensor.backward)
+        else:
+            loss = module.student_loss(asked, 2, chance)
+            loss.backward()
+        found = [p.grad.clone() for p in module.model.parameters() if p.grad is not None]
+        return float(loss.detach()), found
+
+    (once, first), (twice, second) = gradients(False), gradients(True)
+    assert twice == pytest.approx(once, rel=1e-5)
+    assert len(first) == len(second) > 0
+    scale = max(float(one.abs().max()) for one in first)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -356,7 +384,8 @@ def test_steps_by_block_are_those_of_the_rollout_and_of_the_model(tmp_path, fold
     assert [module.sampler.schedule(block).steps for block in range(5)] == [4, 2, 2, 2, 2]
     assert made.generation.steps == (4, 2, 2)
     chance = module.choices(2)
-    module.roll_out(module.ask(module.sets[2], 2, chance), 2, chance, 0)
+    asked = module.ask(module.sets[2], 2, chance)
+    module.roll_out(asked, 2, module.exit_steps(chance), trained=0)
 
 
 def test_the_pocket_preset_is_for_one_gpu():
