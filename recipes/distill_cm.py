@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from longlive_recipes import train_ar
-from longlive_recipes.configs.distill_cm import TARGET, cm_pocket, cm_tiny
+from longlive_recipes.configs.distill_cm import TARGET, cm_5b, cm_pocket, cm_tiny
 from longlive_recipes.configs.distill_cm import DistillCM as DistillCM
 from longlive_recipes.distillation.checks import check_teacher
+from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
 from longlive_recipes.training.fit import load_average
 from longlive_recipes.training.parallel import Parallel
 
-PRESETS = {"cm_pocket": cm_pocket, "cm_tiny": cm_tiny}
+PRESETS = {"cm_pocket": cm_pocket, "cm_tiny": cm_tiny, "cm_5b": cm_5b}
 
 
 class DistillCMModule(DistillModule):

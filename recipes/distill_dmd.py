@@ -33,10 +33,11 @@ from longlive_models.objectives import (
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.wan import WanTransformer
 from longlive_recipes import train_ar
-from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_pocket, dmd_tiny
+from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_5b, dmd_pocket, dmd_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD as DistillDMD
 from longlive_recipes.distillation.adapters import merged_weights, only_adapters, share_base
 from longlive_recipes.distillation.checks import check_base, check_teacher
+from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
 from longlive_recipes.distillation.rollouts import PromptBook, Rollouts
 from longlive_recipes.distillation.twins import twin
@@ -48,7 +49,7 @@ from longlive_recipes.training.optimizers import trainable
 from longlive_recipes.training.parallel import Parallel, Ranks
 from longlive_recipes.training.schedule import current_phase
 
-PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny}
+PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny, "dmd_5b": dmd_5b}
 
 LORA = "lora"
 """The folder of a run with the student's adapter by itself."""

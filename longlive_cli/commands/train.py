@@ -46,7 +46,10 @@ Resume = Annotated[
     str | None, typer.Option(help="Go on with this run: its folder, or a checkpoint file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print --dry-run's config as JSON.")]
-DryRun = Annotated[bool, typer.Option(help="Print the config and train nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(help="Print the config, and for distillation which GPUs it fits; train nothing."),
+]
 Export = Annotated[
     bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
 ]
@@ -149,6 +152,8 @@ def _train(
     _refuse_to_replace(wanted, reads)
     if dry_run:
         show(wanted, as_json=as_json)
+        if "what_fits" in vars(module) and not as_json:
+            say(module.what_fits(wanted))
         return
     if export:
         check_ranks(1)

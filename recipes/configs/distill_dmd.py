@@ -15,7 +15,7 @@ from longlive_recipes.configs.checked import (
     whole_field,
 )
 from longlive_recipes.configs.distill import Distill
-from longlive_recipes.configs.distill_cm import cm_tiny
+from longlive_recipes.configs.distill_cm import BLOCKS_5B, cm_5b, cm_tiny
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
@@ -195,6 +195,41 @@ def dmd_pocket() -> DistillDMD:
         critic_warmup=100,
         budget=TrainingSchedule(steps=1_600, minutes=12, warmup_steps=20, final_rate=0.2),
         run=Run(output="runs/dmd_pocket", compile=True, validate_every=250, samples_every=2),
+    )
+
+
+def dmd_5b() -> DistillDMD:
+    """LongLive-2.0's step on Wan2.2-5B: adapters of student and critic, 96 latents."""
+    base = cm_5b()
+    return DistillDMD(
+        model=base.model,
+        text=base.text,
+        vae=base.vae,
+        world=base.world,
+        data=base.data,
+        start_from=base.start_from,
+        teacher_from="runs/ar_5b/model",
+        teacher_guidance=base.teacher_guidance,
+        scores="whole",
+        rollout_blocks=BLOCKS_5B,
+        replay=True,
+        lora_rank=128,
+        base="bf16",
+        phases=base.phases,
+        checkpointing=True,
+        parallel=base.parallel,
+        validation_clips=base.validation_clips,
+        sample_prompts=base.sample_prompts,
+        critic=AdamW(learning_rate=2e-6, betas=(0.0, 0.999), weight_decay=0.0, max_grad_norm=10.0),
+        optimization=Optimization(
+            learning_rate=1e-5,
+            betas=(0.0, 0.999),
+            weight_decay=0.0,
+            max_grad_norm=10.0,
+            ema_decay=0.99,
+        ),
+        budget=TrainingSchedule(steps=5_000, warmup_steps=0, final_rate=1.0),
+        run=Run(output="runs/dmd_5b", validate_every=250),
     )
 
 

@@ -61,7 +61,8 @@ class Plan:
     """Everything that is decided before weights are read.
 
     ``fps`` is the rate of the files, ``model_fps`` that of the model, at which seconds are counted.
-    ``runtime`` has the devices and precisions, and ``files`` hashes the model's weights once.
+    ``notes`` say what is unlikely to be meant. ``runtime`` has the devices and precisions, and
+    ``files`` hashes the model's weights once.
     """
 
     config: Generate
@@ -83,6 +84,7 @@ class Plan:
     attention: str
     attention_receipt: str = field(metadata=NOT_IN_RECORDS, compare=False)
     linears: tuple[str, ...]
+    notes: tuple[str, ...]
     videos: tuple[PlannedVideo, ...]
     runtime: Runtime = field(metadata=NOT_IN_RECORDS, compare=False)
     files: FileHash = field(metadata=NOT_IN_RECORDS, compare=False)
@@ -159,6 +161,7 @@ def plan(
         attention=attention.backend,
         attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
+        notes=_notes(config.model, spec.settings.sampler, settings.sampler),
         videos=tuple(videos),
         runtime=runtime,
         files=weights,
@@ -166,13 +169,27 @@ def plan(
 
 
 def warn_of_plan(planned: Plan, jobs: Sequence[VideoJob]) -> None:
-    """Warn of parts of prompts that will not be in the videos, and of shots of other lengths."""
+    """Warn of parts of prompts that are not shown, of odd samplers, and of shots' other lengths."""
     lacking = dict.fromkeys(video.not_shown for video in planned.videos)
     if any(found != NotShown() for found in lacking):
         words = read_words(resolve(planned.config.model, download=planned.config.download))
         for found in lacking:
             warn_of(found, words)
+    for note in planned.notes:
+        warnings.warn(note, stacklevel=2)
     _warn_of_rounding(planned, jobs)
+
+
+def _notes(model: str, own: str, chosen: str) -> tuple[str, ...]:
+    """What is to be said of a sampler that is not the model's own."""
+    if chosen != "few_step" or own == chosen:
+        return ()
+    return (
+        f"the sampler few_step is for students of distillation, and {model} is none (its own "
+        f"sampler is {own}): at each step it takes the model's guess of the whole way for the "
+        f"answer, which is blurred unless the model has learnt that. Leave the sampler out, or "
+        f"distill the model.",
+    )
 
 
 def _warn_of_rounding(planned: Plan, jobs: Sequence[VideoJob]) -> None:

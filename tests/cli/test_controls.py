@@ -67,6 +67,11 @@ def test_a_sampler_and_steps_by_block_are_planned_recorded_replayed_and_resumed(
     for part in ("settings", "plan"):
         assert (record[part]["sampler"], record[part]["steps"]) == ("few_step", [3, 1])
     assert record["replay"]["config"]["sampler"] == "few_step"
+    [said] = record["plan"]["notes"]
+    assert said in " ".join(done.stderr.split())
+    assert f"and {model} is none (its own sampler is unipc)" in said
+    plain = generate("a red circle", "--dry-run", "--json", model=model)
+    assert json.loads(plain.stdout)["notes"] == []
     made("--replay", "a.json", "-o", "again.gif")
     assert Path("again.gif").read_bytes() == Path("a.gif").read_bytes()
     made(*PROMPT, "-o", "plain.gif", model=model)
