@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from longlive_models.checkpoints.folder import unfilled
-from longlive_models.lora import add_lora
 from longlive_models.wan import WAN_5B, WanTransformer
 from longlive_recipes.configs.distill_cm import cm_5b
 from longlive_recipes.configs.distill_dmd import dmd_5b, dmd_pocket
