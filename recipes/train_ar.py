@@ -7,50 +7,42 @@ The text encoder trains along. Reproduces the AR stage of LongLive-2.0 (arXiv 26
 Command:  longlive train ar_pocket          Measured: see recipes/README.md
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from longlive_core.nvfp4 import NVFP4TrainingLinear, convert_linears
 from longlive_core.sequence_parallel import BalancedSP, masked_mean
-from longlive_models.checkpoints.folder import fill, read_config, save_part, unfilled
 from longlive_models.diffusion import FlowSchedule
-from longlive_models.objectives import frame_losses
+from longlive_models.objectives.teacher_forcing import TeacherForced, teacher_forced
 from longlive_models.pipeline import LongLivePipeline
-from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
-from longlive_models.settings import ModelSpec
 from longlive_models.stream import Video
 from longlive_models.text import PocketTextEncoder
-from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.train_ar import TrainAR as TrainAR
-from longlive_recipes.configs.train_ar import ar_pocket, ar_tiny
-from longlive_recipes.data.cache_index import read_index
-from longlive_recipes.data.splits import split_clips
-from longlive_recipes.data.training_clips import load_clips
+from longlive_recipes.configs.train_ar import ar_5b, ar_lora, ar_pocket, ar_tiny
+from longlive_recipes.data.text_features import PromptTable
 from longlive_recipes.moving_shapes.dataset import LatentClips, TokenClips
-from longlive_recipes.moving_shapes.latent_cache import FRESH, ClipSet, prepare_clips, trained_vae
 from longlive_recipes.run_record import code_version
-from longlive_recipes.training.ar_checks import (
-    check_clips,
-    check_data,
-    check_start,
-    memory_needed,
-)
-from longlive_recipes.training.export import check_text, find_vae, pack_model
-from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
-from longlive_recipes.training.module import TrainingModule, maybe_compile, start_from
+from longlive_recipes.training.ar_batch import Batch, Drawn, Own, draw_given, over_frames
+from longlive_recipes.training.ar_checks import check as check
+from longlive_recipes.training.ar_clips import clips_of_run
+from longlive_recipes.training.ar_parts import adapt, begin_with, text_part
+from longlive_recipes.training.ar_parts import unfilled_parts as unfilled_parts
+from longlive_recipes.training.ar_results import pipeline_of, result_of, write_results
+from longlive_recipes.training.fit import fit, load_average
+from longlive_recipes.training.module import TrainingModule, maybe_compile
+from longlive_recipes.training.optimizers import ONLY
 from longlive_recipes.training.parallel import Parallel, Ranks, shard
-from longlive_recipes.training.run_checks import check_folder, check_memory, check_not_replaced
+from longlive_recipes.training.recycled import KEY, Recycled, RunErrors
 from longlive_recipes.training.schedule import current_phase
 
-PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny}
+PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny, "ar_lora": ar_lora, "ar_5b": ar_5b}
 
 Model = Callable[..., Tensor]
 Random = torch.Generator
@@ -63,7 +55,7 @@ class TrainARModule(TrainingModule):
     """
 
     model: WanTransformer
-    text: PocketTextEncoder
+    text: PocketTextEncoder | PromptTable
     velocity: Model
 
     def __init__(self, config: TrainAR, ranks: Ranks | None = None) -> None:
@@ -71,6 +63,14 @@ class TrainARModule(TrainingModule):
         self.config = config
         self.ranks = Ranks() if ranks is None else ranks
         self.schedule = FlowSchedule(shift=config.shift)
+        self.errors: RunErrors | None = None
+        if config.recycling.recycles:
+            self.errors = RunErrors(
+                config.recycling,
+                frames_per_block=config.model.frames_per_block,
+                schedule=self.schedule,
+                seed=config.seed,
+            )
         self._exchanges: dict[tuple[int, int], BalancedSP] = {}
 
     def configure_model(self) -> None:
@@ -90,61 +90,29 @@ class TrainARModule(TrainingModule):
                 exchange=self.sp if shared else None,
                 gradient_checkpointing=config.checkpointing,
             )
-            self.text = PocketTextEncoder(config.text)
-        if config.start_from:
-            start = Path(config.start_from)
-            start_from(self.model, start / "transformer")
-            start_from(self.text, start / "text_encoder")
-        if config.quantized.quantizes:
-            reduce_amax = self.ranks.world.max if config.parallel.ranks > 1 else None
-            keep = config.plain.keep(config.model.num_layers)
-            convert_linears(self.model, config.quantized, keep=keep, reduce_amax=reduce_amax)
+            self.text = text_part(config)
+            if config.start_from:
+                begin_with(self.model, self.text, config.start_from)
+            several = config.parallel.ranks > 1
+            adapt(self.model, self.text, config, self.ranks.world.max if several else None)
         self.distribute()
 
     def distribute(self) -> None:
         """Share the weights out over the ranks; one rank alone may compile."""
         if self.config.parallel.ranks > 1:
             shard(self.model, self.model.blocks, self.ranks.world)
-            shard(self.text, (), self.ranks.world)
+            if isinstance(self.text, PocketTextEncoder):
+                shard(self.text, (), self.ranks.world)
             self.velocity = self.model.__call__  # with hooks; a module would be a part, held twice
         else:
             self.velocity = maybe_compile(self.model.forward, self.config.run.compile)
 
     def on_fit_start(self) -> None:
-        config = self.config
-        self.sets, self.fresh = {}, {}
-        if config.data is not None:
-            self._read_data(Path(config.data))
-            return
-        for one in config.sets:
-            few = replace(one, clips=config.validation_clips)
-            clips = self._prepare(one, config.seed + one.blocks, config.latent_cache)
-            fresh = self._prepare(few, config.seed + FRESH + one.blocks, None)
-            self.sets[one.blocks] = self.tokenize(clips)
-            self.fresh[one.blocks] = self.tokenize(fresh)
-
-    def _read_data(self, cache: Path) -> None:
-        """Clips of a cache in place of drawn ones: this rank's frames of each."""
-        config, frames = self.config, self.config.model.frames_per_block
-        split = split_clips(read_index(cache), config.lengths, config.validation_clips)
-        for sets, some in ((self.sets, split.train), (self.fresh, split.fresh)):
-            for blocks, clips in some.items():
-                whole = load_clips(cache, clips, blocks=blocks, frames_per_block=frames)
-                own = self.exchange(blocks, 1).shard(whole.latents, 2).to(self.device).contiguous()
-                sets[blocks] = self.tokenize(replace(whole, latents=own))
-
-    def _prepare(self, one: ClipSet, seed: int, cache: str | None) -> LatentClips:
-        """Encoded clips, this rank's frames of each."""
-        return prepare_clips(
-            one,
-            seed,
-            clip_format=self.config.world,
-            vae=self.config.vae,
-            cache=cache,
-            sp=self.exchange(one.blocks, 1),
-            writes=self.ranks.first,
-            device=self.device,
+        train, fresh = clips_of_run(
+            self.config, self.exchange, writes=self.ranks.first, device=self.device
         )
+        self.sets = {blocks: self.tokenize(clips) for blocks, clips in train.items()}
+        self.fresh = {blocks: self.tokenize(clips) for blocks, clips in fresh.items()}
 
     def tokenize(self, clips: LatentClips) -> TokenClips:
         """Clips with the ids, positions and masks that this model trains them with."""
@@ -162,8 +130,26 @@ class TrainARModule(TrainingModule):
 
     def training_step(self, step: int) -> dict[str, Tensor]:
         phase = current_phase(self.config.phases, self.progress)
-        clips = self.sets[phase.length]
-        return {"loss": self.loss(self.velocity, clips, phase.batch, self.choices(step))}
+        clips, generator = self.sets[phase.length], self.choices(step)
+        if self.config.accumulate == 1:
+            return {"loss": self.loss(self.velocity, clips, phase.batch, generator)}
+        return {"loss": self._learn_in_parts(clips, phase.batch, generator)}
+
+    def _learn_in_parts(self, clips: TokenClips, count: int, generator: Random) -> Tensor:
+        """Make the update of a whole batch, one part of it in memory at a time; its loss."""
+        parts, made, losses = self.config.accumulate, [], []
+        batch, drawn = self._draw(clips, count, generator)
+        batch, recycled = self._recycle(batch, drawn, clips)
+        with self.update(ONLY) as backward:
+            for part in batch.parts(parts):
+                one = self._denoise(self.velocity, clips, part)
+                loss = self._mean(part.weighted(one.losses)) / parts
+                backward(loss)
+                losses.append(loss.detach())
+                if recycled is not None:
+                    made.append((part, one.detached()))
+        self._keep_errors(made, drawn, clips, recycled)
+        return torch.stack(losses).sum()
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -175,36 +161,98 @@ class TrainARModule(TrainingModule):
 
     def loss(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
         """The teacher-forcing loss of ``count`` random clips: of all of them, on every rank."""
-        losses = self.losses(model, clips, count, generator)
+        return self._mean(self.losses(model, clips, count, generator))
+
+    def _mean(self, losses: Tensor) -> Tensor:
+        """The mean over the frames of all ranks."""
         if self.ranks.world.size == 1:
             return losses.mean()
         return masked_mean(losses, None, self.ranks.world)
 
     def losses(self, model: Model, clips: TokenClips, count: int, generator: Random) -> Tensor:
-        """The loss of each frame of ``count`` random clips that is this rank's, under its mask."""
-        config, ranks = self.config, self.ranks
-        sp = self.exchange(clips.ids.shape[1], clips.tokens_per_frame)
+        """The loss of each frame of ``count`` random clips that is this rank's, under its mask.
+
+        Frames that do not count have none, and the others are scaled, so that the mean over all
+        ranks is that over what counts.
+        """
+        batch, drawn = self._draw(clips, count, generator)
+        batch, recycled = self._recycle(batch, drawn, clips)
+        made = self._denoise(model, clips, batch)
+        self._keep_errors([(batch, made)], drawn, clips, recycled)
+        return batch.weighted(made.losses)
+
+    def _draw(self, clips: TokenClips, count: int, generator: Random) -> tuple[Batch, Drawn]:
+        """Draw ``count`` clips with their noise: this rank's part, and what all ranks know."""
+        config, own = self.config, self._own(clips)
         some = clips.draw(count, generator)
         ids = self._drop(clips.ids[some], generator)
-        ids = sp.shard_blocks(ranks.clips(ids), 1)
-        timesteps = self.schedule.draw(
-            generator,
-            batch=count,
-            frames=clips.positions.shape[1],
+        drawn = Drawn(
+            timesteps=self.schedule.draw(
+                generator,
+                batch=count,
+                frames=clips.positions.shape[1],
+                frames_per_block=config.model.frames_per_block,
+            ),
             frames_per_block=config.model.frames_per_block,
+            given=draw_given(config.image_to_video, count, generator),
+            lengths=None if clips.lengths is None else clips.lengths[some.cpu()],
         )
-        latents = ranks.clips(clips.latents[some]).float()
-        return frame_losses(
+        free, weights = drawn.free, drawn.weights
+        latents = self.ranks.clips(clips.latents[some]).float()
+        noise, jitter = self._noise(clips, count), self._jitter(clips, count)
+        own_free = None if free is None else own.frames(free)
+        batch = Batch(
+            some=self.ranks.clips(some),
+            ids=own.sp.shard_blocks(self.ranks.clips(ids), 1),
+            latents=latents,
+            noise=noise,
+            timesteps=own.frames(drawn.timesteps if free is None else drawn.timesteps * free),
+            positions=own.frames(clips.positions[some]),
+            context=latents + (jitter if own_free is None else jitter * over_frames(own_free)),
+            weights=None if weights is None else own.frames(weights),
+            free=own_free,
+        )
+        return batch, drawn
+
+    def _recycle(
+        self, batch: Batch, drawn: Drawn, clips: TokenClips
+    ) -> tuple[Batch, Recycled | None]:
+        """In training, a batch with errors of earlier steps in it."""
+        if self.errors is None or not self.training:
+            return batch, None
+        return self.errors.add(batch, drawn, self._own(clips), self.steps_taken)
+
+    def _keep_errors(
+        self,
+        parts: Sequence[tuple[Batch, TeacherForced]],
+        drawn: Drawn,
+        clips: TokenClips,
+        recycled: Recycled | None,
+    ) -> None:
+        """In training, keep what a step got wrong."""
+        if self.errors is not None and recycled is not None:
+            self.errors.learn(parts, drawn, self._own(clips), recycled)
+
+    def _denoise(self, model: Model, clips: TokenClips, batch: Batch) -> TeacherForced:
+        """The model's forward pass of a batch, or of a part of one."""
+        sp = self.exchange(clips.ids.shape[1], clips.tokens_per_frame)
+        return teacher_forced(
             model if sp.group.size == 1 else partial(model, exchange=sp),
-            latents,
-            self.text(ids.flatten(0, 1)).unflatten(0, ids.shape[:2]),
-            noise=self._noise(clips, count),
-            timesteps=sp.shard(ranks.clips(timesteps.to(self.device)), 1),
-            mask=clips.mask(ranks.clips(some)),
+            batch.latents,
+            self.text(batch.ids.flatten(0, 1)).unflatten(0, batch.ids.shape[:2]),
+            noise=batch.noise,
+            timesteps=batch.timesteps,
+            mask=clips.mask(batch.some),
             schedule=self.schedule,
-            positions=sp.shard(ranks.clips(clips.positions[some]), 1),
-            context=latents + self._jitter(clips, count),
+            positions=batch.positions,
+            start=batch.start,
+            context=batch.context,
         )
+
+    def _own(self, clips: TokenClips) -> Own:
+        """What takes this rank's part out of such clips."""
+        sp = self.exchange(clips.ids.shape[1], clips.tokens_per_frame)
+        return Own(self.ranks, sp, self.device)
 
     def exchange(self, blocks: int, tokens_per_frame: int) -> BalancedSP:
         """The exchange of sequences of this length: the same object for each, so that a compiled
@@ -232,14 +280,16 @@ class TrainARModule(TrainingModule):
         clips = torch.rand(len(ids), 1, generator=generator, dtype=torch.float32, device="cpu")
         words = torch.rand(ids.shape, generator=generator, dtype=torch.float32, device="cpu")
         lost = (clips < self.config.prompt_dropout)[..., None].to(ids.device)
-        unread = (words < self.config.word_dropout).to(ids.device)
         empty = self.text.tokenize([""])[0].to(ids.device)
+        if isinstance(self.text, PromptTable):  # whole prompts have numbers, words have none
+            return torch.where(lost, empty, ids)
+        unread = (words < self.config.word_dropout).to(ids.device)
         unread &= ids > self.text.tokenizer.END
         return torch.where(lost, empty, torch.where(unread, self.text.tokenizer.UNKNOWN, ids))
 
     def validate(self) -> dict[str, float]:
         """The loss on fresh clips, by their number of blocks; writes the model on the way."""
-        self.export(Path(self.config.run.output) / "model", self.steps_taken)
+        self.export(result_of(self.config), self.steps_taken)
         generator = torch.Generator().manual_seed(self.seed)
         torch.manual_seed(self.seed)
         count = self.config.validation_clips
@@ -265,100 +315,37 @@ class TrainARModule(TrainingModule):
 
         All ranks must call it.
         """
-        config = self.config
-        tensors = self.whole_model(), self.ranks.whole(self.text)
+        model, text = self.whole_model(), self.ranks.whole(self.text)
         if not self.ranks.first:
             return None
-        with unfilled():
-            parts = WanTransformer(config.model), PocketTextEncoder(config.text)
-        for part, whole in zip(parts, tensors, strict=True):
-            fill(part, copy.deepcopy(whole), "the module")  # a pipeline freezes its parts
-        return LongLivePipeline(
-            parts[0],
-            trained_vae(config.vae),
-            parts[1],
-            settings=config.generation,
-            runtime=Runtime.choose(options),
-        )
+        return pipeline_of(self.config, model, text, options)
 
     def whole_model(self) -> dict[str, Tensor]:
         """The transformer's weights as a model folder has them; nothing on ranks after the first.
 
-        All ranks must call it.
+        Those of a transformer with adapters, as they are. All ranks must call it.
         """
         return self.ranks.whole(self.model)
 
     def export(self, folder: Path, step: int) -> None:
-        """Write a model folder: transformer and text encoder in bfloat16, and the VAE.
+        """Write a folder with the result: a model, or adapters.
 
         All ranks must call it, and the first one writes.
         """
-        config = self.config
-        tensors = self.whole_model(), self.ranks.whole(self.text)
-        if not self.ranks.first:
-            return
-        parts = folder / "transformer", folder / "text_encoder"
-        values = config.model.to_dict(), config.text.to_dict()
-        for part, of_part, whole in zip(parts, values, tensors, strict=True):
-            save_part(part, of_part, whole, dtype=torch.bfloat16)
-        pack_model(
-            folder,
-            transformer=parts[0],
-            text_encoder=parts[1],
-            vae=find_vae(config.vae),
-            settings=config.generation,
-            trained={"recipe": type(config).__name__, "step": step, "code": code_version()},
-        )
+        model, text = self.whole_model(), self.ranks.whole(self.text)
+        if self.ranks.first:
+            trained = {"recipe": type(self.config).__name__, "step": step, "code": code_version()}
+            write_results(folder, self.config, model, text, trained)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.errors is not None:
+            checkpoint[KEY] = self.errors.state_dict()
 
-def check(
-    config: TrainAR,
-    *,
-    resume: str | None = None,
-    parts: Callable[[], nn.Module] | None = None,
-) -> None:
-    """Raise ValueError for what can be seen to fail before anything is drawn or written.
-
-    Args:
-        parts: gives the parts that a checkpoint has to fit, without weights, where a recipe has
-            others than AR training.
-    """
-    device = check_machine(config.run, config.parallel)
-    vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
-    spec = ModelSpec(transformer=config.model, vae=vae, settings=config.generation)
-    check_text(config.model, config.text)
-    check_clips(config.world, spec.timing, config.lengths)
-    held = check_data(config, spec.timing)
-    check_memory(memory_needed(config, spec, held), device)
-    check_run(
-        config.run,
-        config,
-        resume=resume,
-        steps=config.budget.steps,
-        parts=parts or (lambda: unfilled_parts(config)),
-    )
-    if config.start_from:
-        names = {"model": "transformer", "text": "text_encoder"}
-        check_start(Path(config.start_from), unfilled_parts(config), names)
-    if config.latent_cache:
-        check_folder("latent_cache", Path(config.latent_cache))
-    check_not_replaced(
-        Path(config.run.output) / "model",
-        vae=config.vae,
-        start_from=config.start_from,
-        latent_cache=config.latent_cache,
-        data=config.data,
-    )
-    if config.quantized.quantizes:
-        linear = NVFP4TrainingLinear(64, 64, config=config.quantized, device=device)
-        linear.receipts()
-
-
-def unfilled_parts(config: TrainAR) -> nn.ModuleDict:
-    """The module's parts, without weights."""
-    with unfilled():
-        model, text = WanTransformer(config.model), PocketTextEncoder(config.text)
-    return nn.ModuleDict({"model": model, "text": text})
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.errors is not None and KEY in checkpoint:
+            self.errors.load_state_dict(checkpoint[KEY])
 
 
 def run(config: TrainAR, *, resume: str | None = None) -> Path:
@@ -378,7 +365,7 @@ def export(config: TrainAR, *, resume: str) -> Path:
 
 
 def write(module: TrainARModule, step: int) -> Path:
-    """Write the model folder ``<output>/model`` as it is after ``step`` steps; its path."""
-    folder = Path(module.config.run.output) / "model"
+    """Write the result as it is after ``step`` steps, a model or adapters; its folder."""
+    folder = result_of(module.config)
     module.export(folder, step)
     return folder

@@ -98,7 +98,12 @@ def prepare_data(
 
     with Stoppable(), _Bar() as bar:
         result = prepare(
-            wanted, found, output, progress=bar.of("encoding blocks"), looked=bar.of("looking")
+            wanted,
+            found,
+            output,
+            progress=bar.of("encoding blocks"),
+            looked=bar.of("looking"),
+            texts=bar.of("encoding captions"),
         )
     if as_json:
         say(json.dumps(as_plain(result)))

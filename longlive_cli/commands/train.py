@@ -14,7 +14,7 @@ from longlive_cli.messages import log_is_lines, note, say, show, spinning
 from longlive_cli.options import file_name
 
 if TYPE_CHECKING:
-    from longlive_cli.catalog import Preset
+    pass
 
 Recipe = Annotated[
     list[str],
@@ -142,15 +142,20 @@ def _train(
     changes = gather(config, overrides)
     check_names(preset, changes)
     check_names(preset, {} if data is None else {"data": str(data)})
-    of_data = {} if data is None else _fields_for(data, preset)
+    if data is not None:
+        _require_cache(data)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
-        begun = apply_mapping(apply_mapping(preset.build(), of_data), fields)
+        plain = preset.build()
+        of_data = {} if data is None else _fields_for(data, plain, changes)
+        begun = apply_mapping(apply_mapping(plain, of_data), fields)
         wanted = configure(begun, config, overrides)
         module = preset.module
     reads = [("--config", config)] if config is not None else []
     _refuse_to_replace(wanted, reads)
     if dry_run:
+        if data is not None and "sample_prompts" in vars(wanted):
+            _check_clips(wanted)
         show(wanted, as_json=as_json)
         if "what_fits" in vars(module) and not as_json:
             say(module.what_fits(wanted))
@@ -230,12 +235,38 @@ def _fields_of_loggers(names: list[str] | None, overrides: list[str] | None) -> 
     return {"run": {"loggers": list(dict.fromkeys(names))}}
 
 
-def _fields_for(cache: Path, preset: "Preset") -> dict[str, Any]:
-    """What a recipe is told of a cache: all of it, or, where captions are not read, its folder."""
+def _require_cache(cache: Path) -> None:
+    """Raise ValueError where there is no such cache; loads no torch."""
+    from longlive_recipes.data.cache_index import read_index
+
+    read_index(cache)
+
+
+def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """What --data sets in a recipe's preset, which other options change: the cache's folder alone
+    where captions are not read.
+    """
+    if "sample_prompts" not in vars(preset):
+        return {"data": str(cache)}
+    from longlive_models.text import PocketTextConfig
     from longlive_recipes.data.splits import fields_for
 
-    reads_captions = "sample_prompts" in vars(preset.build())
-    return fields_for(cache) if reads_captions else {"data": str(cache)}
+    start = changes.get("start_from", preset.start_from)
+    adapter = changes.get("adapter")
+    rank = adapter.get("rank") if isinstance(adapter, dict) else None
+    return fields_for(
+        cache,
+        start=None if str(start).lower() in ("none", "null", "") else start,
+        reads=isinstance(preset.text, PocketTextConfig),
+        learns=preset.learns_words and str(rank) in ("None", "0"),
+    )
+
+
+def _check_clips(wanted: Any) -> None:
+    """Raise ValueError where a cache is not one for a config; as a run would, on any machine."""
+    from longlive_recipes.training.ar_checks import check_data, spec_of
+
+    check_data(wanted, spec_of(wanted).timing)
 
 
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:

@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from longlive_core.attention import AnyMask
 from longlive_core.checks import hold_reals, hold_switches, hold_wholes
-from longlive_models.diffusion import FlowSchedule, add_noise, velocity, x0_from_velocity
+from longlive_models.diffusion import FlowSchedule, x0_from_velocity
 from longlive_models.objectives.error_bank import ErrorBank, ErrorBankConfig
 from longlive_models.objectives.guidance import Model, Text
+from longlive_models.objectives.teacher_forcing import TeacherForced, teacher_forced
 
 Latents = Float[Tensor, "B C F Y X"]
 Find = Callable[[int, int], Tensor | None]
@@ -60,6 +61,11 @@ class ErrorRecycling:
         hold_reals(self, names, at_least=0, at_most=1, why="it is a probability.")
         hold_wholes(self, "first_step", at_least=0, why="it is a step of training.")
         hold_switches(self, "spare_first_block", why="it keeps that block's context clean.")
+
+    @property
+    def recycles(self) -> bool:
+        """Whether anything is ever added."""
+        return self.context > 0 or self.start > 0 or self.noise > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,13 +150,21 @@ class ErrorRecycler:
         *,
         clean: bool,
         chance: random.Random,
+        counted: Bool[Tensor, "B blocks"] | None = None,
     ) -> None:
-        """Keep the errors of a step, each of its blocks; of a clean step only now and then."""
+        """Keep the errors of a step, each of its blocks; of a clean step only now and then.
+
+        Blocks that are not ``counted``, such as those that fill up a short clip, are left out.
+        """
         if clean and chance.random() >= self.config.clean_learns:
             return
         errors = ((self.latent_errors, latent_errors), (self.noise_errors, noise_errors))
+        blocks = self._blocks(index)
+        if counted is not None:
+            kept = counted.tolist()
+            blocks = [one for one in blocks if kept[one[0]][one[1]]]
         for bank, of_clips in errors:
-            for clip, block, frames, at in self._blocks(index):
+            for clip, block, frames, at in blocks:
                 bank.add(of_clips[clip, :, frames], at, chance, block=block)
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,25 +210,31 @@ def recycled_losses(
     positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
 ) -> Float[Tensor, "B F"]:
     """``frame_losses`` of a batch with errors in it; its own errors are kept for later steps."""
-    index, sigma = schedule.index(timesteps), schedule.sigma(timesteps)
+    index = schedule.index(timesteps)
     given = recycler.corrupt(latents, noise, index, step=step, chance=chance)
-    noisy = add_noise(given.start, given.noise, sigma)
-    predicted = model(
-        noisy,
-        timesteps,
+    made = teacher_forced(
+        model,
+        latents,
         text,
-        positions=positions,
+        noise=given.noise,
+        timesteps=timesteps,
         mask=mask,
-        clean=given.context.to(noisy.dtype),
-        clean_timesteps=torch.zeros_like(timesteps),
+        schedule=schedule,
+        positions=positions,
+        start=given.start,
+        context=given.context,
     )
-    missed = predicted.float() - velocity(latents, given.noise)
-    with torch.no_grad():
-        recycler.learn(
-            x0_from_velocity(noisy, predicted, sigma) - latents,
-            missed * (1 - sigma)[:, None, :, None, None],
-            index,
-            clean=given.clean,
-            chance=chance,
-        )
-    return schedule.weight(timesteps) * missed.square().mean((1, 3, 4))
+    latent_errors, noise_errors = prediction_errors(made, latents, schedule.sigma(timesteps))
+    recycler.learn(latent_errors, noise_errors, index, clean=given.clean, chance=chance)
+    return made.losses
+
+
+@torch.no_grad()
+def prediction_errors(
+    made: TeacherForced, latents: Latents, sigma: Float[Tensor, "B F"]
+) -> tuple[Latents, Latents]:
+    """What a forward got wrong: the errors of latents and of noise that are kept, float32."""
+    return (
+        x0_from_velocity(made.noisy, made.predicted, sigma) - latents,
+        made.missed.detach() * (1 - sigma)[:, None, :, None, None],
+    )

@@ -7,6 +7,7 @@ Source: LongLive-2.0 (arXiv 2605.18739), teacher forcing with block-wise timeste
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -84,7 +85,61 @@ def frame_losses(
     has the errors of generation. ``context_noise`` is the timestep of the clean half: above 0, the
     context is mixed with the same noise to that level, and the model gets that timestep.
     """
-    noisy = add_noise(latents, noise, schedule.sigma(timesteps))
+    return teacher_forced(
+        model,
+        latents,
+        text,
+        noise=noise,
+        timesteps=timesteps,
+        mask=mask,
+        schedule=schedule,
+        positions=positions,
+        context=context,
+        context_noise=context_noise,
+    ).losses
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherForced:
+    """What a forward of teacher forcing gives.
+
+    Attributes:
+        noisy: the input, float32.
+        predicted: the velocity that the model gave for it.
+        missed: that velocity less the true one, float32.
+        losses: of each latent frame, as ``frame_losses`` has them.
+    """
+
+    noisy: Float[Tensor, "B C F Y X"]
+    predicted: Float[Tensor, "B C F Y X"]
+    missed: Float[Tensor, "B C F Y X"]
+    losses: Float[Tensor, "B F"]
+
+    def detached(self) -> "TeacherForced":
+        """The same numbers without what the backward pass needs."""
+        return TeacherForced(**{name: value.detach() for name, value in vars(self).items()})
+
+
+def teacher_forced(
+    model: Model,
+    latents: Float[Tensor, "B C F Y X"],
+    text: Float[Tensor, "B segments length width"] | TextContext,
+    *,
+    noise: Float[Tensor, "B C F Y X"],
+    timesteps: Float[Tensor, "B F"],
+    mask: AnyMask,
+    schedule: FlowSchedule,
+    positions: Float[Tensor, " F"] | Float[Tensor, "B F"] | None = None,
+    start: Float[Tensor, "B C F Y X"] | None = None,
+    context: Float[Tensor, "B C F Y X"] | None = None,
+    context_noise: float | Float[Tensor, "B F"] = 0.0,
+) -> TeacherForced:
+    """One forward, with all that ``frame_losses`` computes on the way.
+
+    ``start`` replaces ``latents`` as what is noised, and the velocity still leads to ``latents``.
+    The other arguments are those of ``frame_losses``.
+    """
+    noisy = add_noise(latents if start is None else start, noise, schedule.sigma(timesteps))
     context = latents if context is None else context
     context_timesteps = torch.zeros_like(timesteps)
     if isinstance(context_noise, Tensor) or context_noise > 0:
@@ -99,5 +154,6 @@ def frame_losses(
         clean=context.to(noisy.dtype),
         clean_timesteps=context_timesteps,
     )
-    error = (predicted.float() - velocity(latents, noise)).square().mean((1, 3, 4))
-    return schedule.weight(timesteps) * error
+    missed = predicted.float() - velocity(latents, noise)
+    losses = schedule.weight(timesteps) * missed.square().mean((1, 3, 4))
+    return TeacherForced(noisy=noisy, predicted=predicted, missed=missed, losses=losses)

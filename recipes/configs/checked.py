@@ -70,11 +70,12 @@ def choice_field(config: Any, name: str, choices: Sequence[str], *, why: str) ->
         )
 
 
-def part_field(config: Any, name: str, kind: type) -> None:
-    """Raise ValueError for a field that is no config of its kind."""
+def part_field(config: Any, name: str, *kinds: type) -> None:
+    """Raise ValueError for a field that is no config of its kind, or of one of several."""
     value = vars(config)[name]
-    if not isinstance(value, kind):
-        raise ValueError(f"{_known(config, name)} is a {kind.__name__}, got {shown(value)}.")
+    if not isinstance(value, kinds):
+        known = " or a ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{_known(config, name)} is a {known}, got {shown(value)}.")
 
 
 def parts_field(config: Any, name: str, kind: type) -> None:

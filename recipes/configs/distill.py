@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from longlive_models.objectives.guidance import Guidance
 from longlive_models.settings import GenerationSettings
+from longlive_recipes.configs.ar_options import refuse_options
 from longlive_recipes.configs.checked import part_field, whole_field
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.train_ar import TrainAR
@@ -32,6 +33,7 @@ class Distill(TrainAR):
         part_field(self, "teacher_guidance", Guidance)
         part_field(self, "judged", Judged)
         name = type(self).__name__
+        refuse_options(self, name)
         whole_field(
             self,
             "levels",
@@ -56,6 +58,11 @@ class Distill(TrainAR):
                 f"{name}.guidance is 1, got {self.guidance:g}: the student has learnt that of "
                 f"its teacher. Set teacher_guidance.scale."
             )
+
+    @property
+    def learns_words(self) -> bool:
+        """The text encoder is the teacher's, and stays as it is."""
+        return False
 
     @property
     def teacher(self) -> str:

@@ -6,11 +6,19 @@ from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_core.sequence_parallel import BalancedPartition
 from longlive_models.block_steps import BlockSteps, check_block_steps
-from longlive_models.choices import MOST_GUIDANCE
+from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.diffusion import FlowSchedule
+from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_models.settings import GenerationSettings
-from longlive_models.text import PocketTextConfig
-from longlive_models.wan import POCKET, WanConfig
+from longlive_models.text import UMT5_XXL, PocketTextConfig, UMT5Config
+from longlive_models.wan import POCKET, WAN_5B, WanConfig
 from longlive_models.wan.recomputation import Checkpointing, check_checkpointing
+from longlive_recipes.configs.ar_options import (
+    MOST_PARTS,
+    NO_ERRORS,
+    Adapter,
+    check_recycling,
+)
 from longlive_recipes.configs.checked import (
     part_field,
     parts_field,
@@ -20,7 +28,7 @@ from longlive_recipes.configs.checked import (
 )
 from longlive_recipes.configs.plain_parts import PlainParts
 from longlive_recipes.configs.run import Run
-from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
+from longlive_recipes.moving_shapes.clips import MOST_SIZE, ClipFormat, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.module import check_seed
@@ -40,9 +48,12 @@ class TrainAR:
     """Everything that AR training depends on. Phase lengths are in blocks."""
 
     model: WanConfig = POCKET
-    text: PocketTextConfig = field(default_factory=lambda: PocketTextConfig(vocab=vocabulary()))
+    text: PocketTextConfig | UMT5Config = field(
+        default_factory=lambda: PocketTextConfig(vocab=vocabulary())
+    )  # the latter is frozen: the cache of clips has its features
     vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
     world: ClipFormat = field(default_factory=ClipFormat)
+    width: int | None = None  # of the pictures of one's own clips; None: as wide as high
     sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
     phases: tuple[Phase, ...] = (
         Phase(length=2, batch=64, until=0.5),
@@ -54,6 +65,11 @@ class TrainAR:
     prompt_dropout: float = 0.1
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise in the clean context, as generated contexts have it
+    recycling: ErrorRecycling = NO_ERRORS  # the model's own errors, added to what it learns from
+    image_to_video: float = 0.0  # the share of clips whose first latent frame is given
+    least_blocks: int = 0  # shorter clips of one's own, from so many blocks on, are filled up
+    accumulate: int = 1  # parts that a batch is taken in, whose gradients are added up
+    adapter: Adapter = field(default_factory=Adapter)  # LoRA, in place of all weights
     latent_cache: str | None = None  # keep the encoded clips here
     data: str | None = None  # a cache of one's own clips, in place of sets and drawn clips
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
@@ -82,6 +98,11 @@ class TrainAR:
         self._check_numbers()
         check_phases(self.phases)
         known = {one.blocks for one in self.sets}
+        if self.least_blocks and self.data is None and known:
+            raise ValueError(
+                f"least_blocks={self.least_blocks} fills up clips of one's own, and drawn clips "
+                f"are as long as they are asked for. Name the cache (--data), or leave it out."
+            )
         if self.data is not None and self.latent_cache is not None:
             raise ValueError(
                 f"latent_cache keeps clips that are drawn, and data={self.data!r} is a cache of "
@@ -94,25 +115,48 @@ class TrainAR:
                 f"would never be drawn from. Put their clips into one."
             )
         for phase in self.phases:
-            if self.data is None and phase.length not in known:
+            if self.data is None and known and phase.length not in known:
                 raise ValueError(
                     f"a phase trains on clips of {phase.length} blocks, but the clip sets have "
                     f"{sorted(known)}: add ClipSet(blocks={phase.length}, ...)."
                 )
             self.parallel.check_clips("a phase's batch", phase.batch)
+            if phase.batch // self.parallel.data % self.accumulate:
+                raise ValueError(
+                    f"accumulate={self.accumulate} does not divide the {phase.batch} clips of a "
+                    f"phase's batch over parallel.data={self.parallel.data} ranks: its parts have "
+                    f"as many clips each. Make the batch a multiple of both."
+                )
         self.parallel.check_clips("validation_clips", self.validation_clips)
         for blocks in self.lengths:
             self.partition(blocks, 1)
         self.parallel.check_compile(self.run.compile)
         if self.quantized.quantizes:
             self.plain.keep(self.model.num_layers)
+        self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        if not self.adapter.rank:
+            return
+        if self.start_from is None:
+            raise ValueError(
+                f"adapter.rank={self.adapter.rank} trains adapters beside a model that is frozen, "
+                f"and start_from names none. Use start_from=pocket, say."
+            )
+        if self.quantized.input_gradient or self.quantized.weight_gradient:
+            raise ValueError(
+                "quantized.input_gradient and quantized.weight_gradient are for weights that are "
+                "trained: beside adapters the base is packed, and its gradient is that of the "
+                "packed weight. Set quantized.forward alone."
+            )
 
     def _check_parts(self) -> None:
         for name, kind in (
             ("model", WanConfig),
-            ("text", PocketTextConfig),
             ("world", ClipFormat),
             ("window", Window),
+            ("recycling", ErrorRecycling),
+            ("adapter", Adapter),
             ("quantized", TrainingConfig),
             ("plain", PlainParts),
             ("parallel", Parallel),
@@ -121,6 +165,7 @@ class TrainAR:
             ("run", Run),
         ):
             part_field(self, name, kind)
+        part_field(self, "text", PocketTextConfig, UMT5Config)
         parts_field(self, "sets", ClipSet)
         parts_field(self, "phases", Phase)
         parts_field(self, "sample_prompts", str)
@@ -128,11 +173,20 @@ class TrainAR:
         text_field(self, "latent_cache", "data", "start_from", optional=True)
         check_checkpointing(f"{type(self).__name__}.checkpointing", self.checkpointing)
         check_seed(self)
-        check_captions(self.text, self.sample_prompts, drawn=self.data is None)
+        check_recycling(self.recycling, FlowSchedule.levels)
+        if isinstance(self.text, PocketTextConfig):
+            drawn = self.data is None and bool(self.sets)
+            check_captions(self.text, self.sample_prompts, drawn=drawn)
+        elif self.sets and self.data is None:
+            raise ValueError(
+                "sets are clips that are drawn, with captions that a text encoder learns to read, "
+                "and this text encoder is frozen: its features are kept beside clips of one's own. "
+                "Name a cache (--data)."
+            )
 
     def _check_numbers(self) -> None:
         share = "it is a share of what is drawn, from 0 to 1. Use 0 for none."
-        for name in ("prompt_dropout", "word_dropout"):
+        for name in ("prompt_dropout", "word_dropout", "image_to_video"):
             real_field(self, name, at_least=0, at_most=1, why=share)
         real_field(
             self,
@@ -174,6 +228,35 @@ class TrainAR:
         name = f"{type(self).__name__}.sampling_steps"
         steps = check_block_steps(name, self.sampling_steps)
         object.__setattr__(self, "sampling_steps", steps)
+        if self.width is not None:
+            whole_field(
+                self,
+                "width",
+                at_least=1,
+                at_most=MOST_SIZE,
+                why="pictures of one's own clips have so many pixels in a row. Leave it out for "
+                "square ones.",
+            )
+            if self.data is None and self.sets and self.width != self.world.size:
+                raise ValueError(
+                    f"width={self.width} is of clips of one's own, and drawn ones are square, of "
+                    f"world.size={self.world.size} pixels. Leave it out, or name a cache (--data)."
+                )
+        whole_field(
+            self,
+            "least_blocks",
+            at_least=0,
+            at_most=MOST_STEPS,
+            why="clips of so many blocks are filled up to a phase's length. Use 1 to take in all, "
+            "or 0 for none.",
+        )
+        whole_field(
+            self,
+            "accumulate",
+            at_least=1,
+            at_most=MOST_PARTS,
+            why="a batch is taken in so many parts, one after another. Use 1 to take it whole.",
+        )
         whole_field(
             self,
             "validation_clips",
@@ -185,7 +268,11 @@ class TrainAR:
     @property
     def plan(self) -> OptimizationPlan:
         """The optimizers and averages of the run."""
-        return self.optimization.plan()
+        plan = self.optimization.plan()
+        if self.accumulate == 1 and not self.adapter.rank:
+            return plan
+        manual = True if self.accumulate > 1 else None  # the module itself makes an update of parts
+        return replace(plan, manual=manual, store_frozen=not self.adapter.rank)
 
     def partition(self, blocks: int, tokens_per_frame: int) -> BalancedPartition:
         """Which sequence rank holds which frames of a clip of ``blocks`` blocks."""
@@ -199,16 +286,21 @@ class TrainAR:
     @property
     def lengths(self) -> set[int]:
         """Blocks of the clips that are trained on: of the sets, or of phases on one's own data."""
-        if self.data is None:
+        if self.data is None and self.sets:
             return {one.blocks for one in self.sets}
         return {phase.length for phase in self.phases}
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether the text encoder is trained, and so can learn words."""
+        return isinstance(self.text, PocketTextConfig) and not self.adapter.rank
 
     @property
     def generation(self) -> GenerationSettings:
         """How the trained model is meant to be run."""
         return GenerationSettings(
             height=self.world.size,
-            width=self.world.size,
+            width=self.world.size if self.width is None else self.width,
             fps=self.world.fps,
             steps=self.sampling_steps,
             guidance=self.guidance,
@@ -246,5 +338,61 @@ def ar_tiny() -> TrainAR:
             precision="32-true",
             log_every=1,
             validate_every=4,
+        ),
+    )
+
+
+def ar_lora() -> TrainAR:
+    """Adapters for clips of one's own beside a frozen model: one GPU, or a CPU."""
+    return replace(
+        ar_pocket(),
+        start_from="pocket",
+        adapter=Adapter(rank=32, alpha=32.0),
+        sets=(),
+        phases=(Phase(length=2, batch=16, until=1.0),),
+        least_blocks=1,
+        word_dropout=0.0,
+        validation_clips=4,
+        budget=TrainingSchedule(steps=1_000, warmup_steps=50),
+        optimization=Optimization(learning_rate=5e-4, weight_decay=0.0, ema_decay=0.99),
+        run=Run(output="runs/ar_lora", validate_every=250),
+    )
+
+
+def ar_5b() -> TrainAR:
+    """The published 5B on clips of one's own, 704x1280: two groups of four GPUs."""
+    return TrainAR(
+        model=WAN_5B,
+        text=UMT5_XXL,
+        vae="LongLive-2.0-5B",
+        start_from="LongLive-2.0-5B",
+        world=ClipFormat(size=704, fps=24.0),
+        width=1280,
+        sets=(),
+        phases=(Phase(length=12, batch=2, until=1.0),),  # 96 latent frames; 48 blocks are 384
+        recycling=ErrorRecycling(),
+        prompt_dropout=0.1,
+        word_dropout=0.0,
+        context_jitter=0.0,
+        checkpointing="attention",
+        parallel=Parallel(data=2, sequence=4),
+        validation_clips=2,
+        sample_prompts=(),
+        sampling_steps=50,
+        guidance=3.0,
+        budget=TrainingSchedule(steps=600, warmup_steps=0, final_rate=1.0),
+        optimization=Optimization(
+            learning_rate=1e-5,
+            betas=(0.0, 0.999),
+            weight_decay=0.0,
+            max_grad_norm=10.0,
+            ema_decay=0.99,
+        ),
+        run=Run(
+            output="runs/ar_5b",
+            log_every=1,
+            validate_every=100,
+            samples_every=0,
+            checkpoint_minutes=15.0,
         ),
     )

@@ -6,7 +6,7 @@ the clips of one file at most, and never one that the index names.
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -139,20 +139,40 @@ class CacheWriter:
         index = replace(self.index, done={**self.index.done, **self._done})
         if self._pending:
             name = self._next_shard()
-            new = self.folder / f"{name}.part"
-            tensors = {clip.tensor: latents for clip, latents in self._pending}
-            try:
-                with told_by_the_system(new):
-                    save_file(tensors, new)
-                digest = file_hash(new)
-                os.replace(new, self.folder / name)
-            except OSError as error:
-                self._explain(error, new)
-                raise
+            digest = self._save(name, {clip.tensor: latents for clip, latents in self._pending})
             clips = (*index.clips, *(clip for clip, _ in self._pending))
             index = replace(index, clips=clips, shards={**index.shards, name: digest})
         self._write(index)
         self._pending, self._done, self._began = [], {}, self._clock()
+
+    def add_prompts(self, features: Mapping[str, tuple[str, Tensor]]) -> None:
+        """Write a file with features of prompts: of each, its name in the file, and the rows.
+
+        Raises:
+            OSError: it could not be written; everything before it is there, and whole.
+        """
+        name = self._next_shard("text")
+        digest = self._save(name, dict(features.values()))
+        self._write(
+            replace(
+                self.index,
+                prompts={**self.index.prompts, **dict.fromkeys(features, name)},
+                shards={**self.index.shards, name: digest},
+            )
+        )
+
+    def _save(self, name: str, tensors: dict[str, Tensor]) -> str:
+        """Write a file in one move; its hash."""
+        new = self.folder / f"{name}.part"
+        try:
+            with told_by_the_system(new):
+                save_file(tensors, new)
+            digest = file_hash(new)
+            os.replace(new, self.folder / name)
+        except OSError as error:
+            self._explain(error, new)
+            raise
+        return digest
 
     def close(self, wanted: Collection[str], skipped: tuple[Skipped, ...]) -> int:
         """Write the rest, and let go of what is of none of the sources with ``wanted`` keys.
@@ -163,7 +183,7 @@ class CacheWriter:
         self.flush()
         kept = tuple(clip for clip in self.index.clips if clip.key in wanted)
         left = len(self.index.clips) - len(kept)
-        used = {clip.shard for clip in kept}
+        used = {clip.shard for clip in kept} | set(self.index.prompts.values())
         index = replace(
             self.index,
             clips=kept,
@@ -177,9 +197,9 @@ class CacheWriter:
             (self.folder / name).unlink(missing_ok=True)
         return left
 
-    def _next_shard(self) -> str:
+    def _next_shard(self, kind: str = "clips") -> str:
         numbers = [int(name.split("-")[1].split(".")[0]) for name in self.index.shards]
-        return f"clips-{max(numbers, default=-1) + 1:05d}.safetensors"
+        return f"{kind}-{max(numbers, default=-1) + 1:05d}.safetensors"
 
     def _take_over(self) -> None:
         index = read_index(self.folder)

@@ -17,7 +17,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """What every clip of a cache depends on; ``vae`` is the SHA-256 of its weights."""
+    """What every clip of a cache depends on.
+
+    ``vae`` is the SHA-256 of its weights, ``text`` that of the text encoder's, where features of
+    captions are kept; None where captions alone are.
+    """
 
     height: int
     width: int
@@ -26,6 +30,7 @@ class CacheSettings:
     temporal_factor: int
     blocks: int
     vae: str
+    text: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ class CacheIndex:
         done: keys of the videos and stories that are in it whole, with their names.
         shards: SHA-256 of every file.
         skipped: what was found beside them and could not be used.
+        prompts: of each prompt whose features are kept, the file that holds them.
     """
 
     settings: CacheSettings
@@ -76,6 +82,7 @@ class CacheIndex:
     done: dict[str, str] = field(default_factory=dict)
     shards: dict[str, str] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def without(self, shards: set[str]) -> "CacheIndex":
@@ -86,6 +93,7 @@ class CacheIndex:
             clips=tuple(clip for clip in self.clips if clip.shard not in shards),
             done={key: name for key, name in self.done.items() if key not in lost},
             shards={name: hash for name, hash in self.shards.items() if name not in shards},
+            prompts={prompt: name for prompt, name in self.prompts.items() if name not in shards},
         )
 
 
@@ -115,6 +123,11 @@ def read_index(folder: Path) -> CacheIndex:
                 f"{clip.blocks} captions and {len(clip.cuts)} cuts, which cannot be: the file was "
                 f"changed. Prepare the clips again."
             )
+    if lost := sorted(set(index.prompts.values()) - index.shards.keys()):
+        raise ValueError(
+            f"{file}: features of prompts are in {few(lost)}, which the index does not know "
+            f"otherwise: the file was changed. Prepare the clips again."
+        )
     for name in index.shards:
         if Path(name).name != name or name in ("", ".", ".."):
             raise ValueError(

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from longlive_models.checkpoints.folder import load_part
 from longlive_models.first_frame import image_to_pixels
-from longlive_models.vae import StreamState, VAEConfig, WanVAE, load_vae
+from longlive_models.vae import StreamState, WanVAE
 from longlive_models.video.picture import Pixels
 from longlive_models.video.timed import resample, timed_frames
 from longlive_recipes.data.cutting import Piece, cut_blocks
 from longlive_recipes.data.layouts import Source
 from longlive_recipes.data.target import Target
+from longlive_recipes.training.export import read_vae
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,8 @@ class ClipEncoder:
     """A VAE on its device, and the sizes that clips get."""
 
     def __init__(self, target: Target, device: torch.device) -> None:
-        settings, weights = load_part(target.vae)
         self.target, self.device = target, device
-        self.vae: WanVAE = load_vae(weights, config=VAEConfig.from_dict(settings)).to(device)
+        self.vae: WanVAE = read_vae(target.vae).to(device)
         self.vae.channels_last_()
 
     def clips(

@@ -21,6 +21,7 @@ from longlive_recipes.data.encoding import ClipEncoder
 from longlive_recipes.data.layouts import Found, Skipped
 from longlive_recipes.data.survey import Looked, Planned, Survey, survey
 from longlive_recipes.data.target import find_target
+from longlive_recipes.data.text_features import keep_features
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many blocks are encoded, and the name of what comes next."""
@@ -56,10 +57,15 @@ def prepare(
     *,
     progress: Progress = lambda done, total, name: None,
     looked: Looked = lambda done, total, name: None,
+    texts: Looked = lambda done, total, name: None,
 ) -> Prepared:
     """Encode what ``found`` lists into the cache ``output``; what is in it already is kept.
 
-    Captions are kept as text: a text encoder that trains along reads them anew in every step.
+    Captions are kept as text: a text encoder that trains along reads them anew in every step. Of
+    one that is frozen, its features of them are kept too.
+
+    Args:
+        progress, looked, texts: told of blocks, of videos that are looked at, and of captions.
 
     Raises:
         ValueError: nothing can be used, or ``output`` holds a cache of other settings or clips.
@@ -87,7 +93,10 @@ def prepare(
                     skipped.append(Skipped(name=one.source.name, reason=str(error)))
             done += one.blocks
         progress(total, total, "")
+        encoder = None  # makes room for the text encoder
         dropped = cache.close(wanted, tuple(skipped))
+        if target.text is not None:
+            keep_features(cache, partial(target.text.load, device), texts)
         index = cache.index
     return Prepared(
         folder=output,

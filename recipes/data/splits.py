@@ -1,8 +1,8 @@
 """Which clips of a cache a run trains on, and which are held out. Needs no torch.
 
 A run's phases have lengths in blocks. A phase trains on the first blocks of every clip that has as
-many; clips that are shorter are not for it. What is held out is whole videos, so that no part of
-one is trained on.
+many; clips that are shorter are not for it, unless they are filled up. What is held out is whole
+videos, so that no part of one is trained on.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ class Split:
     fresh: dict[int, tuple[CachedClip, ...]]
 
 
-def split_clips(index: CacheIndex, lengths: Collection[int], held_out: int) -> Split:
+def split_clips(
+    index: CacheIndex, lengths: Collection[int], held_out: int, least: int = 0
+) -> Split:
     """The clips for each length, ``held_out`` of them apart; the same ones in every run.
+
+    Args:
+        least: shorter clips of so many blocks or more are taken for a longer length, too; 0 takes
+            none.
 
     Raises:
         ValueError: there are not ``held_out`` clips of a length and one more.
     """
     order = sorted(index.clips, key=lambda clip: (_drawn(clip.key), clip.number))
-    fits = {n: [clip for clip in order if clip.blocks >= n] for n in sorted(lengths)}
-    for length, clips in fits.items():
-        if not clips:
-            longest = max((clip.blocks for clip in order), default=0)
-            raise ValueError(
-                f"a phase trains on clips of {length} blocks, and the longest of the cache's "
-                f"{len(order)} clips has {longest}: shorter ones are not filled up. Shorten it "
-                f"(--set phases.N.length={longest or 1}), or prepare longer clips."
-            )
+    enough = {n: min(n, least or n) for n in sorted(lengths)}
+    fits = {n: [clip for clip in order if clip.blocks >= enough[n]] for n in enough}
+    _require_clips(order, fits, enough)
     apart: set[str] = set()
     for length in sorted(fits, reverse=True):
         for clip in fits[length]:
@@ -64,33 +64,68 @@ def split_clips(index: CacheIndex, lengths: Collection[int], held_out: int) -> S
     return split
 
 
-def fields_for(cache: Path) -> dict[str, Any]:
+def _require_clips(
+    order: list[CachedClip], fits: dict[int, list[CachedClip]], enough: dict[int, int]
+) -> None:
+    """Raise ValueError where there are no clips of some lengths; all of them are named."""
+    short = [n for n, clips in fits.items() if not clips]
+    if not short:
+        return
+    longest = max((clip.blocks for clip in order), default=0)
+    named = " and ".join(map(str, short))
+    phases = "a phase trains" if len(short) == 1 else "phases train"
+    if enough[short[0]] < short[0]:
+        raise ValueError(
+            f"{phases} on clips of {named} blocks, filled up from {enough[short[0]]}, and the "
+            f"longest of the cache's {len(order)} clips has {longest}. Lower least_blocks to "
+            f"{longest or 1}, or prepare longer clips."
+        )
+    raise ValueError(
+        f"{phases} on clips of {named} blocks, and the longest of the cache's {len(order)} clips "
+        f"has {longest}. Shorten every phase to {longest or 1} blocks at most (--set "
+        f"phases.N.length={longest or 1}, with N from 0), fill short clips up (--set "
+        f"least_blocks=1), or prepare longer clips."
+    )
+
+
+def fields_for(
+    cache: Path, *, start: str | None = None, reads: bool = True, learns: bool = True
+) -> dict[str, Any]:
     """What a config of AR training has to say for a cache, as a nested mapping of plain values.
 
     The cache, its size and rate, the words of its captions, and some of these as samples.
 
+    Args:
+        start: the model that the run begins with, whose sizes and words it then has, too.
+        reads: whether the run has a text encoder of its own; else features are in the cache.
+        learns: whether that one is trained, and so can learn words.
+
     Raises:
-        ValueError: there is no such cache, or its pictures are not square.
+        ValueError: there is no such cache, or no such model.
     """
     index = read_index(cache)
-    require_square(index, cache)
-    captions = captions_of(index)
-    return {
+    captions, held = captions_of(index), index.settings
+    fields: dict[str, Any] = {
         "data": str(cache),
-        "world": {"size": index.settings.height, "fps": index.settings.fps},
-        "text": {"vocab": words_of(captions)},
+        "world": {"size": held.height, "fps": held.fps},
+        "width": None if held.width == held.height else held.width,
         "sample_prompts": captions[:MOST_PROMPTS],
     }
+    if not reads:
+        return fields
+    if start is None:
+        return {**fields, "text": {"vocab": words_of(captions)}}
+    from longlive_recipes.training.start import sizes_of
 
-
-def require_square(index: CacheIndex, cache: Path) -> None:
-    """Raise ValueError for a cache whose pictures are wider than high, or the reverse."""
-    height, width = index.settings.height, index.settings.width
-    if height != width:
-        raise ValueError(
-            f"the pictures of {cache} are {width}x{height}, and this recipe trains on square ones: "
-            f"its world has one size. Prepare the clips with --size {height}x{height}."
-        )
+    model, text = sizes_of(start)
+    known = list(text["vocab"])
+    new = [word for word in words_of(captions) if word not in set(known)]
+    text["vocab"] = [*known, *new] if learns else known
+    if not learns:
+        fields["sample_prompts"] = [
+            text for text in captions if not set(_words(text)) - set(known)
+        ][:MOST_PROMPTS]
+    return {**fields, "model": model, "text": text}
 
 
 def captions_of(index: CacheIndex) -> list[str]:
@@ -101,9 +136,14 @@ def captions_of(index: CacheIndex) -> list[str]:
 def words_of(captions: Collection[str]) -> list[str]:
     """The words of captions, and of what stands before them at a cut, in alphabetical order."""
     from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
+
+    return sorted({word for text in (SCENE_CUT_PREFIX, *captions) for word in _words(text)})
+
+
+def _words(text: str) -> list[str]:
     from longlive_models.text.tokenizer import words
 
-    return sorted({word for text in (SCENE_CUT_PREFIX, *captions) for word in words(text)})
+    return words(text)
 
 
 def clips_by_length(split: Split) -> dict[int, int]:

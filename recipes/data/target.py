@@ -3,23 +3,24 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from longlive_models.checkpoints.folder import fingerprint, read_config
-from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.timing import BlockTiming
-from longlive_models.vae import VAEConfig
 from longlive_recipes.configs.prepare_data import PrepareData
 from longlive_recipes.data.cache_index import CacheSettings
-from longlive_recipes.training.export import find_vae
+from longlive_recipes.data.text_features import FrozenText
+from longlive_recipes.training.export import find_vae, vae_config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Sizes of the clips, and the folder of the VAE.
+    """Sizes of the clips, and where the VAE is.
 
     Attributes:
         blocks: the most of a clip.
         shape: channels, rows and columns of a latent frame.
+        text: the text encoder whose features of captions are kept; None where it trains along.
     """
 
     vae: Path
@@ -28,6 +29,7 @@ class Target:
     timing: BlockTiming
     blocks: int
     shape: tuple[int, int, int]
+    text: FrozenText | None = None
 
     @property
     def bytes_per_block(self) -> int:
@@ -45,6 +47,7 @@ class Target:
             temporal_factor=self.timing.temporal_factor,
             blocks=self.blocks,
             vae=fingerprint(self.vae),
+            text=None if self.text is None else fingerprint(self.text.weights),
         )
 
 
@@ -56,10 +59,13 @@ def find_target(config: PrepareData) -> Target:
             does not divide into latents.
     """
     vae = find_vae(config.model)
-    vae_config = VAEConfig.from_dict(read_config(vae))
+    sizes = vae_config(vae)
     height, width, fps, frames_per_block = config.height, config.width, config.fps, None
+    text = None
     if vae != Path(config.model):
-        spec = read_spec(resolve(config.model))
+        folder = resolve(config.model)
+        spec = read_spec(folder)
+        text = FrozenText.of(folder) if is_published(folder) else None
         height = spec.settings.height if height is None else height
         width = spec.settings.width if width is None else width
         fps = spec.settings.fps if fps is None else fps
@@ -70,19 +76,19 @@ def find_target(config: PrepareData) -> Target:
             f"how many there are a second: give height, width and fps (--size, --fps), or name a "
             f"model."
         )
-    stride = vae_config.spatial_stride
+    stride = sizes.spatial_stride
     for name, side in (("height", height), ("width", width)):
         if side % stride:
             raise ValueError(
                 f"{name}={side} does not divide into latents of {stride} pixels, as the VAE has "
                 f"them. Use {max(1, side // stride) * stride}."
             )
-    timing = BlockTiming(fps=fps, temporal_factor=vae_config.temporal_stride)
+    timing = BlockTiming(fps=fps, temporal_factor=sizes.temporal_stride)
     if frames_per_block is not None:
         timing = BlockTiming(
             fps=fps,
             frames_per_block=frames_per_block,
-            temporal_factor=vae_config.temporal_stride,
+            temporal_factor=sizes.temporal_stride,
         )
     return Target(
         vae=vae,
@@ -90,5 +96,6 @@ def find_target(config: PrepareData) -> Target:
         width=width,
         timing=timing,
         blocks=config.blocks,
-        shape=(vae_config.latent_channels, height // stride, width // stride),
+        shape=(sizes.latent_channels, height // stride, width // stride),
+        text=text,
     )

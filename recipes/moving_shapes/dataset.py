@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +20,6 @@ from longlive_models.checkpoints.disk import told_by_the_system
 from longlive_models.checkpoints.tensor_files import read_safetensors
 from longlive_models.objectives import shot_anchors, teacher_forcing_table
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
-from longlive_models.text import PocketTextEncoder
 from longlive_recipes.moving_shapes.clips import Clip, ClipFormat, clip, draw
 from longlive_recipes.run_record import differences
 
@@ -161,7 +160,8 @@ class LatentClips:
 
     Attributes:
         latents: bfloat16 [clips, channels, frames, height, width], normalized.
-        captions: of each clip, one caption a block, without the scene-cut prefix.
+        captions: of each clip, one caption a block, without the scene-cut prefix; a clip with fewer
+            captions than blocks is filled up behind them, with zeros.
         cuts: bool [clips, blocks], True where a block begins with a cut.
     """
 
@@ -242,6 +242,13 @@ def encode_clips(
     )
 
 
+class Tokenizes(Protocol):
+    """A text encoder, as far as clips need one."""
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Numbers of each prompt, int64 [prompts, length] on the CPU."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenClips:
     """Encoded clips with all inputs of the teacher-forcing loss.
@@ -255,6 +262,8 @@ class TokenClips:
         tokens_per_frame: how many tokens a latent frame has.
         prompts: of each clip, what its ids are of, block by block.
         cuts: bool [clips, blocks] on the CPU, True where a block begins with a cut.
+        lengths: int64 [clips] on the CPU, blocks of each clip, those that fill it up left out; None
+            where no clip is filled up.
     """
 
     latents: Tensor
@@ -264,12 +273,13 @@ class TokenClips:
     tokens_per_frame: int
     prompts: tuple[tuple[str, ...], ...]
     cuts: Tensor
+    lengths: Tensor | None = None
 
     @classmethod
     def of(
         cls,
         clips: LatentClips,
-        text: PocketTextEncoder,
+        text: Tokenizes,
         *,
         window: WindowPolicy,
         frames_per_block: int,
@@ -291,25 +301,29 @@ class TokenClips:
             order: the order of blocks along a mask's sides, as ``teacher_forcing_table`` takes it.
         """
         blocks, device = clips.cuts.shape[1], clips.latents.device
+        lengths = [len(captions) for captions in clips.captions]
         anchors = [shot_anchors(blocks, row.nonzero().flatten().tolist()) for row in clips.cuts]
-        known = {a: teacher_forcing_table(window, a, order=order) for a in set(anchors)}
+        kinds = list(zip(anchors, lengths, strict=True))
+        known = {kind: _table(window, *kind, order) for kind in set(kinds)}
         prompts = [
             SCENE_CUT_PREFIX + caption if cut else caption
             for captions, cuts in zip(clips.captions, clips.cuts.tolist(), strict=True)
-            for caption, cut in zip(captions, cuts, strict=True)
+            for caption, cut in zip((*captions, *[""] * blocks)[:blocks], cuts, strict=True)
         ]
         shots = clips.cuts.cumsum(1).repeat_interleave(frames_per_block, 1)
         frames = torch.arange(blocks * frames_per_block, dtype=torch.int64, device="cpu")
+        filled = any(length < blocks for length in lengths)
         return cls(
             latents=clips.latents,
             ids=text.tokenize(prompts).unflatten(0, (len(clips), blocks)).to(device),
             positions=(frames + shots * shot_offset).float().to(device),
-            tables=torch.stack([known[a] for a in anchors]).to(device),
+            tables=torch.stack([known[kind] for kind in kinds]).to(device),
             tokens_per_frame=tokens_per_frame,
             prompts=tuple(
                 tuple(prompts[n : n + blocks]) for n in range(0, len(prompts), max(blocks, 1))
             ),
             cuts=clips.cuts.cpu(),
+            lengths=torch.tensor(lengths, dtype=torch.int64, device="cpu") if filled else None,
         )
 
     def __len__(self) -> int:
@@ -334,6 +348,23 @@ class TokenClips:
         if some.device.type == "cuda":
             mask.flex(some.device)  # made here, for a compiled model cannot
         return mask
+
+
+def _table(
+    window: WindowPolicy,
+    anchors: tuple[int, ...],
+    length: int,
+    order: Sequence[tuple[int, bool]] | None,
+) -> Tensor:
+    """A clip's mask in blocks; blocks that fill it up see themselves alone."""
+    table = teacher_forcing_table(window, anchors, order=order)
+    blocks = len(anchors)
+    if length == blocks:
+        return table
+    places = order or [(block, noisy) for noisy in (False, True) for block in range(blocks)]
+    filling = torch.tensor([block >= length for block, _ in places], dtype=torch.bool, device="cpu")
+    alone = torch.eye(2 * blocks, dtype=torch.bool, device="cpu")
+    return torch.where(filling[:, None] | filling[None, :], alone, table)
 
 
 def to_bytes(video: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from longlive_core.sequence_parallel import BalancedSP
-from longlive_models.checkpoints.folder import fingerprint, load_part
-from longlive_models.vae import VAEConfig, WanVAE, encode_part, load_vae
+from longlive_models.checkpoints.folder import fingerprint
+from longlive_models.vae import WanVAE, encode_part
 from longlive_recipes.configs.checked import whole_field
 from longlive_recipes.moving_shapes.clips import ClipFormat, clip
 from longlive_recipes.moving_shapes.dataset import LatentClips, encode_clips
 from longlive_recipes.run_record import as_plain
-from longlive_recipes.training.export import find_vae
+from longlive_recipes.training.export import find_vae, read_vae
 
 _log = logging.getLogger(__name__)
 
@@ -117,5 +117,4 @@ def prepare_clips(
 
 def trained_vae(name: str) -> WanVAE:
     """Load a VAE, given its folder or a model's name, on the CPU and in evaluation mode."""
-    settings, weights = load_part(find_vae(name))
-    return load_vae(weights, config=VAEConfig.from_dict(settings))
+    return read_vae(find_vae(name))

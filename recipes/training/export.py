@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longlive_models.checkpoints.folder import fingerprint, read_config
-from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.folder import fingerprint, load_part, read_config
+from longlive_models.checkpoints.hub import is_published, resolve
+from longlive_models.published import find_files
 from longlive_models.settings import GenerationSettings, ModelSpec, write_index
-from longlive_models.text import PocketTextConfig
-from longlive_models.vae import VAEConfig
+from longlive_models.text import PocketTextConfig, UMT5Config
+from longlive_models.vae import WAN22_VAE, VAEConfig, WanVAE, load_vae
 from longlive_models.wan import WanConfig
 
 PARTS = ("transformer", "text_encoder", "vae")
@@ -70,7 +71,7 @@ def _copy(source: Path, folder: Path) -> None:
             raise OSError(error.errno, error.strerror, str(target)) from error
 
 
-def check_text(transformer: WanConfig, text: PocketTextConfig) -> None:
+def check_text(transformer: WanConfig, text: PocketTextConfig | UMT5Config) -> None:
     """Raise ValueError where a transformer cannot read what a text encoder gives."""
     if text.dim != transformer.text_dim or text.text_len > transformer.text_len:
         raise ValueError(
@@ -81,6 +82,24 @@ def check_text(transformer: WanConfig, text: PocketTextConfig) -> None:
 
 
 def find_vae(name: str) -> Path:
-    """The folder of a VAE: one that ``train_vae`` wrote, or that of a model by name or folder."""
+    """Where a VAE is: a folder that ``train_vae`` wrote, that of a model by name or folder, or the
+    published file of one.
+    """
     folder = Path(name)
-    return folder if (folder / "config.json").is_file() else resolve(name) / "vae"
+    if (folder / "config.json").is_file():
+        return folder
+    found = resolve(name)
+    return find_files(found).vae if is_published(found) else found / "vae"
+
+
+def vae_config(place: Path) -> VAEConfig:
+    """The sizes of a VAE that ``find_vae`` found; those of a published file are known."""
+    return WAN22_VAE if place.is_file() else VAEConfig.from_dict(read_config(place))
+
+
+def read_vae(place: Path) -> WanVAE:
+    """Load a VAE that ``find_vae`` found, on the CPU and in evaluation mode."""
+    if place.is_file():
+        return load_vae(place, config=WAN22_VAE)
+    settings, weights = load_part(place)
+    return load_vae(weights, config=VAEConfig.from_dict(settings))

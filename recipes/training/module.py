@@ -44,8 +44,9 @@ from longlive_recipes.training.optimizers import (
 )
 from longlive_recipes.training.schedule import LearningRateCurve, TrainingSchedule
 
-NOISE, CHOICES = 0, 1
-"""A step's two streams of random numbers: of torch's global generator, and of the clips drawn."""
+NOISE, CHOICES, ERRORS = 0, 1, 2
+"""A step's streams of random numbers: of torch's global generator, of the clips drawn, and of the
+errors that are added to them."""
 
 MOST_SEED = (1 << 63) - 1000
 """The largest seed: torch takes 63 bits, and clips of other lengths have seeds a little above."""

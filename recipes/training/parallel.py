@@ -148,6 +148,17 @@ class Ranks:
             )
         return x.narrow(0, self.data.rank * each, each)
 
+    def all_clips(self, x: Tensor) -> Tensor:
+        """The clips of all data ranks in their order, on every rank; without a gradient.
+
+        All ranks must call it, with parts of one shape.
+        """
+        if self.data.size == 1:
+            return x
+        parts = [torch.empty_like(x) for _ in range(self.data.size)]
+        dist.all_gather(parts, x.detach().contiguous(), group=self.data.process_group)
+        return torch.cat(parts)
+
     def whole(self, module: nn.Module) -> dict[str, Tensor]:
         """A module's weights, put together on the first rank's CPU; nothing on the others.
 

@@ -71,6 +71,9 @@ def first_step(module: TrainARModule, mask: bool) -> dict[str, Any]:
         loss = module.loss(module.velocity, clips, 4, generator)
     loss.backward()
     gradients = {name: whole(p.grad) for name, p in module.named_parameters()}
+    if module.errors is not None:
+        held = module.errors.recycler.latent_errors.held()
+        gradients["errors"] = torch.stack(held).float()
     return {"loss": loss.detach(), "cuts": bool(clips.positions.diff().gt(1).any()), **gradients}
 
 

@@ -8,6 +8,7 @@ import pytest
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.text import PocketTextConfig
 from longlive_models.vae import POCKET_VAE
+from longlive_recipes.configs.ar_options import Adapter
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
@@ -48,6 +49,12 @@ WRONG = {
         "nodes": NO_COUNTS,
         "timeout_minutes": (*NO_NUMBERS, 0, -1, 1e12),
     },
+    Adapter(): {
+        "rank": (*(value for value in NO_COUNTS if value != 0 or value is False), 1 << 20),
+        "alpha": (*NO_NUMBERS, 0, -1),
+        "dropout": (*SHARES, 1.0),
+        "targets": ((), "q", None, (1,), ("",)),
+    },
     ClipSet(blocks=2, clips=2): {"blocks": (*NO_COUNTS, 100), "clips": (*NO_COUNTS, 1 << 40)},
     ClipFormat(): {
         "size": (*NO_COUNTS, 1 << 20),
@@ -83,6 +90,11 @@ WRONG = {
         "prompt_dropout": SHARES,
         "word_dropout": SHARES,
         "context_jitter": SHARES,
+        "recycling": (None, 0.5),
+        "image_to_video": SHARES,
+        "least_blocks": tuple(value for value in NO_COUNTS if value != 0 or value is False),
+        "accumulate": NO_COUNTS,
+        "adapter": (None, 4),
         "latent_cache": ("", 3),
         "data": ("", 3),
         "quantized": (None, "nvfp4"),
@@ -132,6 +144,7 @@ def test_presets_hold_configs_whose_fields_are_asked_for(config):
         "PocketTextConfig",
         "Window",
         "TrainingConfig",
+        "ErrorRecycling",
         "VAEConfig",
         "TrainingSchedule",
     }

@@ -2,6 +2,8 @@
 
 import pytest
 
+from longlive_models.objectives.error_bank import ErrorBankConfig
+from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_recipes.train_ar import TrainARModule
 from tests.processes import Ranks
 from tests.recipes.on_ranks import NEAREST, first_step, shared_config, step_on_ranks
@@ -49,3 +51,11 @@ def test_so_are_those_of_recomputed_blocks(ranks, folder, checkpointing):
 def test_so_are_those_of_products_in_four_bits(shape, checkpointing, ranks, folder):
     """A matrix has one amax, whether its rows are shared out as clips or as frames."""
     assert_as_one_rank(ranks, folder, shape, quantized=NEAREST, checkpointing=checkpointing)
+
+
+def test_so_are_those_of_recycled_errors_and_given_first_frames(ranks, folder):
+    """The errors that ranks keep are put together first, in the order of one rank."""
+    bank = ErrorBankConfig(buckets=4, bucket_size=3)
+    recycling = ErrorRecycling(context=1.0, start=1.0, noise=1.0, clean=0.0, bank=bank)
+    for shape in ((2, 1), (1, 2)):
+        assert_as_one_rank(ranks, folder, shape, recycling=recycling, image_to_video=0.5)
