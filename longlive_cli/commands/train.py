@@ -291,21 +291,23 @@ def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
         result: Path = module.run(wanted, resume=resume)
         return result
     except (KeyboardInterrupt, OSError) as error:
-        error.add_note(_left(wanted, resume))
+        error.add_note(_left(module, wanted, resume))
         raise
     except FloatingPointError as error:
         lost = ValueError(str(error))
-        lost.add_note(_left(wanted, resume))
+        lost.add_note(_left(module, wanted, resume))
         raise lost from error
     except SystemExit as error:
         if error.code != 128 + signal.SIGTERM:
             raise
         stopped = Stopped(signal.SIGTERM)
-        stopped.add_note(_left(wanted, resume))
+        stopped.add_note(_left(module, wanted, resume))
         raise stopped from error
 
 
-def _left(wanted: Any, resume: str | None) -> str:
+def _left(module: ModuleType, wanted: Any, resume: str | None) -> str:
+    if "what_is_left" in vars(module):  # of a chain of runs
+        return str(module.what_is_left(wanted, resume))
     from longlive_recipes.training.fit import what_is_left
 
     return what_is_left(wanted.run, resume)
