@@ -205,7 +205,7 @@ class DistillDMDModule(DistillModule):
         prompts = [
             lengthened(clips.prompts[clip], blocks) for clip in self.ranks.clips(drawn).tolist()
         ]
-        book = PromptBook(self.text, prompts)
+        book = PromptBook(self.text, prompts, self.device)
         rows = book.encode([prompt for some in prompts for prompt in some])
         shots = torch.tensor(cuts, dtype=torch.int64, device="cpu").cumsum(0)
         positions = torch.arange(blocks * frames, dtype=torch.float32, device="cpu")

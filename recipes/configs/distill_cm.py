@@ -3,22 +3,18 @@
 from dataclasses import dataclass, field, replace
 
 from longlive_models.objectives.guidance import Guidance
-from longlive_models.text import PocketTextConfig
-from longlive_models.wan import WAN_5B
 from longlive_recipes.configs.checked import real_field
 from longlive_recipes.configs.distill import MOST_DECAY, Distill
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.run import Run
-from longlive_recipes.configs.train_ar import ar_tiny
-from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
+from longlive_recipes.configs.train_ar import ar_5b, ar_tiny
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.training.optimizers import AverageOf, Optimization, OptimizationPlan
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
 
 BLOCKS_5B = 12
-SIZE_5B = 960
-"""Pixels on a side: a square picture of about as many tokens as the original's 1280x704."""
+"""Blocks of 8 latents in the original's clips of 96."""
 
 TARGET = "target"
 """The name of the average that is the target network."""
@@ -76,23 +72,27 @@ def cm_pocket() -> DistillCM:
 
 
 def cm_5b() -> DistillCM:
-    """Wan2.2-5B, 12 blocks of 96 latents: --dry-run says on which GPUs it fits."""
+    """The published 5B on clips of one's own, 704x1280: --dry-run says which GPUs it fits."""
+    base = ar_5b()
     return DistillCM(
-        model=WAN_5B,
-        text=PocketTextConfig(vocab=vocabulary(), dim=WAN_5B.text_dim, num_heads=64),
-        vae="runs/vae_5b/vae",
-        world=ClipFormat(size=SIZE_5B, fps=24.0),
-        data="cache",
-        start_from="runs/ar_5b/model",
+        model=base.model,
+        text=base.text,
+        vae=base.vae,
+        world=base.world,
+        width=base.width,
+        sets=(),
+        start_from=base.start_from,
         teacher_guidance=Guidance(scale=3.0, convention="from_conditional"),
         phases=(Phase(length=BLOCKS_5B, batch=8, until=1.0),),
+        word_dropout=0.0,
+        context_jitter=0.0,
         checkpointing=True,
         parallel=Parallel(data=8),
         validation_clips=8,
-        sample_prompts=("a red circle moves right on a navy background",),
+        sample_prompts=(),
         budget=TrainingSchedule(steps=3_000, warmup_steps=100),
         optimization=Optimization(learning_rate=2e-6, weight_decay=0.0, ema_decay=0.99),
-        run=Run(output="runs/cm_5b", validate_every=250),
+        run=replace(base.run, output="runs/cm_5b"),
     )
 
 

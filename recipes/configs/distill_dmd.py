@@ -206,9 +206,10 @@ def dmd_5b() -> DistillDMD:
         text=base.text,
         vae=base.vae,
         world=base.world,
-        data=base.data,
+        width=base.width,
+        sets=(),
         start_from=base.start_from,
-        teacher_from="runs/ar_5b/model",
+        teacher_from=base.start_from or "",
         teacher_guidance=base.teacher_guidance,
         scores="whole",
         rollout_blocks=BLOCKS_5B,
@@ -229,7 +230,7 @@ def dmd_5b() -> DistillDMD:
             ema_decay=0.99,
         ),
         budget=TrainingSchedule(steps=5_000, warmup_steps=0, final_rate=1.0),
-        run=Run(output="runs/dmd_5b", validate_every=250),
+        run=replace(base.run, output="runs/dmd_5b"),
     )
 
 

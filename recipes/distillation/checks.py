@@ -1,25 +1,28 @@
 """Checks of a teacher before anything is drawn: its guidance, its steps, its text encoder."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from longlive_models.checkpoints.folder import load_part
-from longlive_models.checkpoints.hub import INDEX
+from longlive_models.checkpoints.hub import INDEX, is_published
 from longlive_models.settings import read_settings
 from longlive_recipes.configs.distill import Distill
+from longlive_recipes.training.start import TEXT, find_start, sizes_of
 
 
 def check_teacher(config: Distill) -> None:
     """Raise ValueError for a teacher that cannot be guided, or one of few steps itself."""
-    settings = read_settings(Path(config.teacher))
+    folder = find_start(config.teacher)
+    if is_published(folder):
+        return
+    settings = read_settings(folder)
     weight = config.teacher_guidance.weight
     if settings.guidance == 1 and weight != 1:
         raise ValueError(
             f"teacher_guidance is {config.teacher_guidance}, and {config.teacher} is run without "
-            f"guidance ({Path(config.teacher) / INDEX}): it has never seen an empty prompt to move "
+            f"guidance ({folder / INDEX}): it has never seen an empty prompt to move "
             f"away from. Name a teacher that is run with guidance, or set "
             f"teacher_guidance.scale so that nothing is added."
         )
@@ -31,30 +34,29 @@ def check_base(config: Distill, *, same_weights: bool = False) -> None:
     Args:
         same_weights: the transformer is the teacher's own too, as where it is frozen.
     """
-    student, teacher = Path(config.start_from or ""), Path(config.teacher)
-    if student.resolve() == teacher.resolve():
+    student, teacher = find_start(config.start_from or ""), find_start(config.teacher)
+    if student.resolve() == teacher.resolve() or is_published(student) or is_published(teacher):
         return
     way_out = (
         f"Name a student that was distilled from this teacher (start_from), or the teacher that "
         f"{student} was distilled from (teacher_from)."
     )
-    for part in ("transformer", "text_encoder"):
-        own, theirs = (load_part(folder / part) for folder in (student, teacher))
-        if own[0] != theirs[0]:
-            raise ValueError(
-                f"the student {student} is of another base than its teacher {teacher}: their "
-                f"{part}s have other sizes, and what one makes the other cannot score. {way_out}"
-            )
-        if part == "text_encoder" and not _same(own[1], theirs[1]):
-            raise ValueError(
-                f"the student {student} is of another base than its teacher {teacher}: they read "
-                f"prompts with other text encoders, and would be asked different things. {way_out}"
-            )
+    begins = f"the student {student} is of another base than its teacher {teacher}"
+    if sizes_of(str(student)) != sizes_of(str(teacher)):
+        raise ValueError(
+            f"{begins}: their transformers or text encoders have other sizes, and what one makes "
+            f"the other cannot score. {way_out}"
+        )
+    own, theirs = (load_part(folder / TEXT)[1] for folder in (student, teacher))
+    if not _same(own, theirs):
+        raise ValueError(
+            f"{begins}: they read prompts with other text encoders, and would be asked different "
+            f"things. {way_out}"
+        )
     if same_weights:
         raise ValueError(
-            f"the student {student} is of another base than its teacher {teacher}, and with "
-            f"lora_rank both are adapters on one: set start_from={teacher}, and lora_from for an "
-            f"adapter to begin with."
+            f"{begins}, and with lora_rank both are adapters on one: set start_from={teacher}, and "
+            f"lora_from for an adapter to begin with."
         )
 
 

@@ -174,14 +174,15 @@ def _blocks(config: Distill) -> int:
 
 
 def _tokens_of_a_block(config: Distill) -> int:
-    """Of square pictures; the VAE is Wan2.2's where its folder is not here."""
+    """The VAE is Wan2.2's where its folder is not here."""
     folder = Path(config.vae)
     is_here = any((part / "config.json").is_file() for part in (folder, folder / "vae"))
     vae = WAN22_VAE
     if config.vae in EMBEDDED or is_here:
         vae = VAEConfig.from_dict(read_config(find_vae(config.vae)))
-    side = config.world.size // vae.spatial_stride
-    return config.model.frames_per_block * config.model.tokens_per_frame(side, side)
+    how = config.generation
+    size = how.height // vae.spatial_stride, how.width // vae.spatial_stride
+    return config.model.frames_per_block * config.model.tokens_per_frame(*size)
 
 
 def _cell(config: Distill, gpus: int, size: int) -> str:

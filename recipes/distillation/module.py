@@ -23,8 +23,9 @@ from longlive_recipes.distillation.twins import twin
 from longlive_recipes.moving_shapes.dataset import TokenClips
 from longlive_recipes.run_record import replace_file
 from longlive_recipes.train_ar import Model, Random, TrainARModule, write
+from longlive_recipes.training.ar_parts import begin_with
 from longlive_recipes.training.fit import fit
-from longlive_recipes.training.module import maybe_compile, start_from
+from longlive_recipes.training.module import maybe_compile
 from longlive_recipes.training.parallel import Ranks, shard
 
 CURVE = "curve.svg"
@@ -81,7 +82,7 @@ class DistillModule(TrainARModule):
         config = self.config
         with torch.device("cpu"):
             teacher = WanTransformer(config.model, gradient_checkpointing=config.checkpointing)
-        start_from(teacher, Path(config.teacher) / "transformer")
+        begin_with(teacher, nn.Module(), config.teacher)
         return teacher
 
     def on_fit_start(self) -> None:
@@ -140,7 +141,7 @@ class DistillModule(TrainARModule):
     @torch.no_grad()
     def empty_prompt(self) -> Tensor:
         """The features of the prompt that guidance moves away from, [1, 1, length, width]."""
-        return self.text.encode([""])[:, None]
+        return self.text.encode([""])[:, None].to(self.device)
 
     def validate(self) -> dict[str, float]:
         """What the judge sees; writes the model if it is the best so far, and the curve.

@@ -22,10 +22,12 @@ Noise = Callable[[], Tensor]
 class PromptBook:
     """A text encoder that has read a batch of prompts together, and looks each up from then on."""
 
-    def __init__(self, text: TextEncoder, prompts: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self, text: TextEncoder, prompts: Sequence[Sequence[str]], device: torch.device
+    ) -> None:
         self.text_len, self.text_dim = text.text_len, text.text_dim
         known = list(dict.fromkeys(prompt for some in prompts for prompt in some))
-        self._rows = text.encode(known).detach()
+        self._rows = text.encode(known).detach().to(device)
         self._places = {prompt: place for place, prompt in enumerate(known)}
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts text_len text_dim"]:
@@ -105,7 +107,7 @@ class Rollouts:
         """Videos of ``prompts``, all cut at the same blocks; see ``self_rollout``.
 
         Args:
-            text: encodes the prompts.
+            text: encodes the prompts, such as a PromptBook.
             prompts: of each video, one a block, with the prefix where it is cut.
             cuts: where a block begins with a cut.
             exit_steps: of each block, the step that makes it.
@@ -123,7 +125,7 @@ class Rollouts:
         )
         generator = RolloutGenerator(
             student,
-            PromptBook(text, prompts),
+            text,
             PagedKVCache(layout, self.window, PlainCodec(computed_in(student)), device),
             sampler=self.sampler,
             latent_size=self.latent_size,
