@@ -67,6 +67,13 @@ def rules(incomplete: str) -> list[str]:
     return _begin(RULES, incomplete)
 
 
+def layouts(incomplete: str) -> list[str]:
+    """Offers the layouts that a model can be converted to."""
+    from longlive_recipes.configs.convert import FORMATS
+
+    return _begin(FORMATS, incomplete)
+
+
 def recipes(start: str | tuple[str, ...] = "") -> Offer:
     """Offers the recipes of modules whose names begin with `start`, or with one of several."""
 

@@ -6,6 +6,7 @@ import typer
 
 from longlive_cli.boundary import Boundary
 from longlive_cli.commands.bench import bench
+from longlive_cli.commands.convert import convert
 from longlive_cli.commands.data import data
 from longlive_cli.commands.doctor import doctor
 from longlive_cli.commands.evaluate import evaluate
@@ -58,6 +59,7 @@ app.add_typer(data, name="data")
 app.command(cls=Explained)(train)
 app.command(cls=Explained)(evaluate)
 app.command(cls=Explained)(quantize)
+app.command(cls=Explained)(convert)
 app.command(cls=Explained)(bench)
 app.add_typer(recipes, name="recipes")
 app.command(cls=Explained)(plan)

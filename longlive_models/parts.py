@@ -24,7 +24,14 @@ from longlive_models.precision import load_transformer
 from longlive_models.runtime import Runtime
 from longlive_models.schema import build
 from longlive_models.settings import PART_CLASSES
-from longlive_models.text import PocketTextConfig, PocketTextEncoder, WordTokenizer
+from longlive_models.text import (
+    PocketTextConfig,
+    PocketTextEncoder,
+    UMT5Config,
+    UMT5TextEncoder,
+    WordTokenizer,
+    load_umt5,
+)
 from longlive_models.vae import VAEConfig, WanVAE, load_vae
 from longlive_models.wan import WanConfig
 
@@ -70,6 +77,12 @@ def _load_pocket_text(
     return text
 
 
+def _load_umt5(
+    folder: Path, config: UMT5Config, runtime: Runtime, reduce_amax: ReduceAmax | None
+) -> UMT5TextEncoder:
+    return load_umt5(load_part(folder)[1], folder / "tokenizer", config=config)
+
+
 PARTS: Mapping[str, dict[str, PartClass]] = {
     "transformer": {
         "WanTransformer": PartClass(
@@ -94,7 +107,12 @@ PARTS: Mapping[str, dict[str, PartClass]] = {
             load=_load_pocket_text,
             counts=lambda config: {"num_layers": config.num_layers},
             words=lambda config: WordTokenizer(config.vocab, config.text_len),
-        )
+        ),
+        "UMT5TextEncoder": PartClass(
+            config=UMT5Config,
+            load=_load_umt5,
+            counts=lambda config: {"num_layers": config.num_layers},
+        ),
     },
 }
 """The classes by part (also the name of its folder) and class name."""

@@ -23,13 +23,16 @@ from torch import nn
 
 from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import (
+    INDEX,
     PUBLISHED_WEIGHTS,
+    WEIGHT_FILES,
     is_foreign_transformer,
+    is_published,
     snapshot,
 )
 from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed
 from longlive_models.layouts.fit import require_fit
-from longlive_models.layouts.part_files import PartFile, open_part
+from longlive_models.layouts.part_files import PartFile, open_any, open_part
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
@@ -116,6 +119,47 @@ def find_weights(path: Path, *, packed: bool = False) -> Path | None:
     found = next((path / name for name in names if (path / name).exists()), None)
     inner = path / "transformer"
     return inner if found is None and is_foreign_transformer(inner) else found
+
+
+def find_parts(path: Path) -> dict[str, Path]:
+    """The parts of a model that lie in a folder of any layout, or the part that a file holds.
+
+    Raises:
+        ValueError: nothing of a model is there, or a file of something else.
+    """
+    if path.is_file() or (path / "config.json").is_file():
+        return {open_any(path).part: path}
+    if (path / INDEX).is_file() and not is_published(path):
+        return {part: path / part for part in ("transformer", "vae", "text_encoder")}
+    roots = _roots(path)
+    found = {
+        "transformer": find_weights(path) or _comfy_transformer(path),
+        "vae": _locate(roots, VAE),
+        "text_encoder": _locate(roots, TEXT),
+    }
+    parts = {part: place for part, place in found.items() if place is not None}
+    if not parts:
+        raise ValueError(
+            f"{path} holds no part of a model under the names that are known: name the file itself."
+        )
+    return parts
+
+
+def find_tokenizer(path: Path) -> Path | None:
+    """The folder of the text encoder's tokenizer beside a model's parts; None if there is none."""
+    inside = path / "text_encoder" / "tokenizer"
+    return inside if inside.is_dir() else _locate(_roots(path), TOKENIZER)
+
+
+def _comfy_transformer(path: Path) -> Path | None:
+    """The only file of weights in ComfyUI's folder of transformers; None if there is none."""
+    files = [
+        file
+        for name in ("diffusion_models", "unet")
+        for file in sorted((path / name).glob("*"))
+        if file.suffix in WEIGHT_FILES
+    ]
+    return files[0] if len(files) == 1 else None
 
 
 def read_published_spec(files: PublishedFiles) -> ModelSpec:

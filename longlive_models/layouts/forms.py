@@ -30,6 +30,10 @@ FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALED = "scaled_fp8"
 """The tensor by which ComfyUI's files say that their FP8 weights have scales."""
 
+NOTE = "longlive_format"
+"""The key of safetensors' metadata under which files of this library say what others' forms do
+not: the convention, the order of the scales, and the rule."""
+
 _SCALES = ("scale_weight", "weight_scale")
 _IGNORED = ("spiece_model", "scale_input", "input_scale", "comfy_quant", "weight_format")
 _FUSED = {
@@ -133,7 +137,14 @@ def _marked_layers(left: Mapping[str, Entry], notes: Mapping[str, Any]) -> dict[
 
 
 def _completed(hints: Hints, notes: Mapping[str, Any], source: object) -> Hints:
-    """The hints with what the file's notes say of the rule."""
+    """The hints with what the file's notes say of the convention and of the rule."""
+    if isinstance(notes.get(NOTE), str):
+        said = json.loads(notes[NOTE])
+        return Hints(
+            convention=hints.convention or said["convention"],
+            config=hints.config or QuantizeConfig.from_dict(said["config"]),
+            swizzled=said["swizzled"] if hints.swizzled is None else hints.swizzled,
+        )
     told = notes.get("quantization")
     named = told.get("weight_scale_rule") if isinstance(told, Mapping) else None
     if named is None:
@@ -216,7 +227,7 @@ def _packed(
         try:
             return kind.read(
                 tensors,
-                config=hints.config if kind.needs_rule else None,
+                config=hints.config,
                 swizzled=hints.swizzled if kind.swizzled is None else None,
                 groups=groups,
             )

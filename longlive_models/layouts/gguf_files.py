@@ -108,8 +108,15 @@ class Planned:
     read: Callable[[], Tensor]
 
 
-def write_gguf(path: Path, tensors: Sequence[Planned], notes: Mapping[str, str]) -> None:
+def write_gguf(
+    path: Path,
+    tensors: Sequence[Planned],
+    notes: Mapping[str, str],
+    progress: Callable[[str], None] | None = None,
+) -> None:
     """Write tensors one after another; ``notes`` are texts that are stored under their keys.
+
+    ``progress`` is called with the name of each tensor that was written.
 
     Raises:
         ValueError: the package is missing, or a row does not divide into the blocks of its type.
@@ -126,6 +133,8 @@ def write_gguf(path: Path, tensors: Sequence[Planned], notes: Mapping[str, str])
         writer.write_ti_data_to_file()
         for one in tensors:
             writer.write_tensor_data(_encoded(gguf, one))
+            if progress is not None:
+                progress(one.name)
     finally:
         writer.close()
 

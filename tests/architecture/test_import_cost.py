@@ -34,8 +34,10 @@ def test_help_loads_nothing_heavy():
     run(
         "import sys\n"
         "from longlive_cli.main import app\n"
-        "commands = 'generate live serve train evaluate bench data recipes doctor'\n"
-        "commands = 'generate live train evaluate bench data recipes plan doctor'\n"
+        "commands = 'generate live serve train evaluate convert bench data recipes'
+"
+        "commands += ' plan doctor'
+"
         "for command in commands.split():\n"
         "    try:\n"
         "        sys.stdout = open('/dev/null', 'w')\n"

@@ -27,7 +27,7 @@ PAGES = sorted(
     and path.name != "CHANGELOG.md"
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CAN_BE_DRY = ("generate", "live", "serve", "train", "evaluate", "quantize", "bench")
+CAN_BE_DRY = ("generate", "live", "serve", "train", "evaluate", "quantize", "convert", "bench")
 SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "data", "recipes", "plan", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
@@ -50,7 +50,7 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "generate --nproc$|evaluate -o$": "an option that the text is about",
     "bench balanced_sp --device cuda": "needs four GPUs",
     "bench (pairs|startup) --set": "needs files of the reader's own, or another environment",
-    "(generate|live|train|evaluate|quantize|bench|recipes)$": "a command that the text is about",
+    "(generate|live|train|evaluate|quantize|convert|bench|recipes)$": "a word in the text",
 }
 
 

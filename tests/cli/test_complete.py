@@ -34,6 +34,7 @@ def offered(line: str) -> list[str]:
         ("longlive data ", ["prepare", "check"]),
         ("longlive data prepare x --dev", ["--device"]),
         ("longlive quantize a --rule amax", ["amax_6", "amax_4"]),
+        ("longlive convert a --to comfy", ["comfyui", "comfyui-fp8", "comfyui-nvfp4"]),
         ("longlive bench v", ["vae_decode"]),
         ("longlive bench nvfp4 kv", ["kv_decode"]),
         ("longlive bench nvfp4 --set page", ["page_tokens=", "pages="]),

@@ -196,7 +196,7 @@ def test_an_attention_that_cannot_run_is_refused_before_weights_are_read(copied)
         (lambda f: (f / "vae" / "model.safetensors").unlink(), r"vae.* lacks any \*.safetensors"),
         (lambda f: shutil.rmtree(f / "text_encoder"), "text_encoder.* lacks any"),
         (
-            lambda f: (f / "model_index.json").write_text('{"_class_name": "WanPipeline"}'),
+            lambda f: (f / "model_index.json").write_text('{"pipeline": "WanPipeline"}'),
             "holds no 'generation' settings",
         ),
         (lambda f: (f / "model_index.json").write_text("[]"), "must hold an object"),
