@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def own_entries(part: PartFile, dtype: torch.dtype | None) -> list[tuple[str, En
     """All weights in this library's form; packed ones stay packed."""
     named = [(name, _cast(entry, dtype)) for name, entry in part.plain.items()]
     for name, weight in part.packed.items():
-        named += _several(weight, lambda q, name=name: packed_state(name, q))
+        named += _several(weight, partial(packed_state, name))
     return named
 
 

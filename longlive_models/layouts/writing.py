@@ -54,7 +54,7 @@ def write_safetensors(
         file.write(text)
         for name, entry in tensors:
             tensor = _as_announced(name, entry)
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
             if progress is not None:
                 progress(name)
 
