@@ -11,7 +11,7 @@ import torch
 
 from longlive_models.checkpoints.hub import FOREIGN_TRANSFORMER, INDEX, PUBLISHED_WEIGHTS
 from longlive_models.checkpoints.nvfp4 import KEY, PUBLISHED_FORMAT, PUBLISHED_RULES, PackedConfig
-from longlive_models.layouts.gguf_files import ARCHITECTURE, write_gguf
+from longlive_models.layouts.gguf_files import write_gguf
 from longlive_models.layouts.part_files import PartFile
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.layouts.targets import (
@@ -85,7 +85,8 @@ def write_file(
         write_pickle(path, [(f"model.{k}", e) for k, e in named], _packed_holder(part), progress)
     elif layout.startswith("gguf"):
         kind = {"gguf": "", "gguf-q8_0": "Q8_0", "gguf-nvfp4": "NVFP4"}[layout]
-        write_gguf(path, list(gguf_tensors(part, kind)), {"general.name": ARCHITECTURE}, progress)
+        notes = convention_note(part, "gguf", None) if kind == "NVFP4" else {}
+        write_gguf(path, list(gguf_tensors(part, kind)), notes, progress)
     elif layout == "comfyui":
         named = plain_entries(part, dtype)
         if part.part == "text_encoder":

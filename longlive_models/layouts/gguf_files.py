@@ -36,8 +36,8 @@ NVFP4_ROW = 64
 """The values of a super-block of GGUF's NVFP4: four blocks of 16, whose scales come first."""
 
 
-def read_gguf(path: Path) -> dict[str, Described]:
-    """Describe the tensors of a GGUF file by name.
+def read_gguf(path: Path) -> tuple[dict[str, Described], dict[str, str]]:
+    """Describe the tensors of a GGUF file by name; the second result are the file's short texts.
 
     NVFP4 is described as its bytes, uint8, under ``.blocks`` in place of ``.weight``, with the
     tensor scale under ``.scale``. Other block formats are decoded to float32 when they are read.
@@ -58,7 +58,12 @@ def read_gguf(path: Path) -> dict[str, Described]:
             f"{path} cannot be read as GGUF ({type(error).__name__}: {shown(str(error), 80)}): it "
             f"may be broken, or copied in part. Fetch it again."
         ) from error
-    return {_name(tensor): _describe(gguf, reader, tensor) for tensor in reader.tensors}
+    texts = {
+        name: str(field.contents())
+        for name, field in reader.fields.items()
+        if field.types == [gguf.GGUFValueType.STRING]
+    }
+    return {_name(tensor): _describe(gguf, reader, tensor) for tensor in reader.tensors}, texts
 
 
 def _name(tensor: Any) -> str:

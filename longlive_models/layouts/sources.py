@@ -99,11 +99,12 @@ def open_source(path: str | Path) -> Source:
     if path.is_dir():
         return _folder(path)
     if path.suffix == GGUF:
+        described, texts = read_gguf(path)
         entries = {
             name: Entry(shape=shape, dtype=dtype, read=read)
-            for name, (shape, dtype, read) in read_gguf(path).items()
+            for name, (shape, dtype, read) in described.items()
         }
-        return Source(path=path, entries=entries)  # NVFP4 is under .blocks and .scale
+        return Source(path=path, entries=entries, notes=texts)
     if path.suffix in PICKLES:
         return _pickle(path)
     if path.suffix == SAFETENSORS:

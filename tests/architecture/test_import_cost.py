@@ -34,10 +34,8 @@ def test_help_loads_nothing_heavy():
     run(
         "import sys\n"
         "from longlive_cli.main import app\n"
-        "commands = 'generate live serve train evaluate convert bench data recipes'
-"
-        "commands += ' plan doctor'
-"
+        "commands = 'generate live serve train evaluate convert bench data recipes'\n"
+        "commands += ' plan doctor'\n"
         "for command in commands.split():\n"
         "    try:\n"
         "        sys.stdout = open('/dev/null', 'w')\n"
