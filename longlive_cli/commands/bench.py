@@ -12,6 +12,7 @@ from longlive_cli.boundary import FAILED
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import in_one_line, note, say, show, spinning
 from longlive_cli.option_groups import with_groups
+from longlive_cli.suites import check_page, write_page
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ def bench(
     config: options.Config = None,
     runtime: dict[str, Any] | None = None,
     output: options.ResultFolder = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            parser=options.file_name,
+            metavar="FILE",
+            help="Write a page of all results as well: tables with bars, in one file.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line a benchmark instead of a table.")
     ] = False,
@@ -88,6 +97,8 @@ def bench(
             output, {name: one.stem(name) for name, one in wanted.items()}, reads, overwrite
         )
 
+    check_page(html, reads, overwrite)
+
     from longlive_recipes.bench.run import prepare
 
     prepared = [prepare(name, one) for name, one in wanted.items()]
@@ -97,7 +108,7 @@ def bench(
         show(wanted, as_json=as_json)
         return
     with Stoppable():
-        _measure(prepared, output, as_json)
+        _measure(prepared, output, as_json, html)
 
 
 def _list(names: Sequence[str], as_json: bool) -> None:
@@ -150,11 +161,14 @@ def _check_output(
             check_writable(path, "output")
 
 
-def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool) -> None:
+def _measure(
+    prepared: "Sequence[Prepared]", output: Path | None, as_json: bool, html: Path | None
+) -> None:
     """Run benchmarks, print and store each as it ends; exits with FAILED if a result is wrong."""
     from longlive_recipes.bench.record import write
 
     written: list[str] = []
+    records: list[dict[str, Any]] = []
     wrong = False
     try:
         for each in prepared:
@@ -166,6 +180,7 @@ def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool)
                 found = in_one_line(str(error))
                 note(f"longlive: {each.name} gives a wrong result, and is not timed: {found}")
                 continue
+            records.append(record)
             text = each.table(record)
             say(json.dumps(record) if as_json else text)
             if output is not None:
@@ -175,6 +190,10 @@ def _measure(prepared: "Sequence[Prepared]", output: Path | None, as_json: bool)
         if written:
             error.add_note(f"Before that, {', '.join(written)} were written.")
         raise
+    if html is not None and records:
+        from longlive_recipes.evaluation.pages import bench_page
+
+        write_page(html, bench_page(records))
     if written:
         note(f"longlive: written to {', '.join(written)}")
     if wrong:

@@ -12,7 +12,16 @@ from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
-from longlive_cli.options import ResultFile
+from longlive_cli.options import ResultFile, file_name
+from longlive_cli.suites import (
+    as_drift_result,
+    check_page,
+    check_suite,
+    measure_drift,
+    prepare_vbench,
+    require_videos,
+    write_page,
+)
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
@@ -43,7 +52,24 @@ def evaluate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
     runtime: dict[str, Any] | None = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="What is measured of videos: shapes (verdicts on moving shapes), drift (the last "
+            "15 % of any video against its first), or vbench (its folder and prompts, from "
+            "VBench_full_info.json).",
+            autocompletion=complete.among("shapes", "drift", "vbench"),
+        ),
+    ] = "shapes",
     output: ResultFile = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            parser=file_name,
+            metavar="FILE",
+            help="Write a page as well: tables with bars, and the videos, in one file.",
+        ),
+    ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
     ] = None,
@@ -51,13 +77,21 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option(help="Print the config and evaluate nothing.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
-    """Judge, from pixels alone, shape, colour, background, motion, cuts, steadiness and drift."""
+    """Judge, from pixels alone, shape, color, background, motion, cuts, steadiness and drift."""
     check_ranks(1)
+    check_suite(suite, videos or ())
     if videos:
         _refuse_runtime(runtime or {})
+        require_videos(videos)
+        inputs = [(str(video), video) for video in videos]
+        check_page(html, inputs, overwrite)
+        if suite == "vbench":
+            prepare_vbench(videos[0], Path("vbench") if output is None else output)
+            return
         if output is not None:
-            _check_result(output, [(str(video), video) for video in videos], overwrite)
-        _judge(videos, as_json, fps, output)
+            _check_result(output, inputs, overwrite)
+        judge = _judge if suite == "shapes" else _drift
+        judge(videos, as_json, fps, output, html)
         return
     from longlive_cli.catalog import find, presets
     from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
@@ -68,8 +102,9 @@ def evaluate(
     chosen = apply_mapping(configure(preset.build(), config), runtime or {})
     wanted = configure(chosen, overrides=overrides)
     folder = resolve(wanted.model)
+    reads = [("the model", folder), *([("--config", config)] if config else [])]
+    check_page(html, reads, overwrite)
     if output is not None:
-        reads = [("the model", folder), *([("--config", config)] if config else [])]
         _check_result(output, reads, overwrite)
 
     from longlive_models.checkpoints.model_folder import read_spec
@@ -96,6 +131,10 @@ def evaluate(
         result = preset.module.run(wanted, runtime=decided, made=count, stored=stored)
     stored(result)
     say(json.dumps(result) if as_json else table(result["suites"]))
+    if html is not None:
+        from longlive_recipes.evaluation.pages import scores_page
+
+        write_page(html, scores_page(result))
     if not result["complete"]:
         status = 128 + result["signal"]
         note(f"longlive: {name_of(status)}; suites that had ended are above.")
@@ -152,7 +191,22 @@ def _number(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _judge(videos: list[Path], as_json: bool, fps: float | None, output: Path | None) -> None:
+def _drift(
+    videos: list[Path], as_json: bool, fps: float | None, output: Path | None, html: Path | None
+) -> None:
+    with Stoppable():
+        rows, found = measure_drift(videos, fps, as_json)
+    if output is not None:
+        _store(as_drift_result(rows), output)
+    if html is not None:
+        from longlive_recipes.evaluation.pages import drift_page
+
+        write_page(html, drift_page(found))
+
+
+def _judge(
+    videos: list[Path], as_json: bool, fps: float | None, output: Path | None, html: Path | None
+) -> None:
     from longlive_recipes.moving_shapes.clip_files import judge_files
 
     rows: dict[str, Any] = {}
@@ -170,6 +224,10 @@ def _judge(videos: list[Path], as_json: bool, fps: float | None, output: Path | 
         if rows:
             error.add_note(f"{len(rows)} of {len(videos)} videos were judged before that.")
         raise
+    if html is not None:
+        from longlive_recipes.evaluation.pages import judged_page
+
+        write_page(html, judged_page(rows))
 
 
 def _tell(path: Path, verdict: "ClipVerdict", as_json: bool) -> None:
@@ -186,6 +244,6 @@ def describe(shot: "ShotVerdict") -> str:
     """A verdict on a shot, as one line of text for people."""
     return (
         f"{shot.colour} {shot.shape}, motion {shot.motion}, on {shot.background}; steady in "
-        f"{shot.steadiness:.0%} of its seconds, drift per second: colour {shot.colour_drift:.3f}, "
+        f"{shot.steadiness:.0%} of its seconds, drift per second: color {shot.colour_drift:.3f}, "
         f"size {shot.size_drift:.3f}"
     )

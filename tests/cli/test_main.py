@@ -89,9 +89,11 @@ def test_options_are_few_and_known():
     known = {
         "generate": video | going_on | again | machine | changing | {"count"},
         "train": {"recipe", "data", "resume", "export"} | changing,
-        "evaluate": {"videos", "recipe", "fps", "output", "overwrite"} | changing | runtime,
+        "evaluate": {"videos", "recipe", "suite", "fps", "output", "html", "overwrite"}
+        | changing
+        | runtime,
         "bench": {"names", "listed", "model", "seconds", "steps", "guidance", "repeats"}
-        | {"output", "overwrite"}
+        | {"output", "html", "overwrite"}
         | changing
         | runtime,
         "doctor": {"head_dim", "training", "named", "as_json"} | runtime,

@@ -1,0 +1,1 @@
+"""Suites that measure finished videos, and pages that show results."""
