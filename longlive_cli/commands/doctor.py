@@ -84,7 +84,7 @@ def self_tests(device: dict[str, Any], head_dim: int, named: bool) -> list[dict[
     """What the test of each backend of a device found, as values that JSON can hold."""
     import torch
 
-    from longlive_recipes.self_tests import run
+    from longlive_recipes.bench.self_tests import run
 
     dtype = getattr(torch, device["dtype"])
     with spinning(f"testing backends on {device['device']}"):

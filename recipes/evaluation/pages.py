@@ -174,7 +174,7 @@ def _largest(name: str, rows: Mapping[str, Row]) -> float:
 
 
 def _heading(name: str) -> str:
-    return name.replace("_", " ").replace("colour", "color")
+    return name.replace("_", " ").replace("olour", "olor")
 
 
 def _is_number(value: Any) -> bool:

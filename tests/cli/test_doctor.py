@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from longlive_cli.commands.doctor import to_install, verdict_of
 from longlive_cli.main import app
-from longlive_recipes import self_tests
-from longlive_recipes.self_tests import Finding
+from longlive_recipes.bench import self_tests
+from longlive_recipes.bench.self_tests import Finding
 
 
 def longlive(*arguments: str):

@@ -90,7 +90,8 @@ def test_a_page_of_stored_benchmarks(name):
     record = json.loads((RESULTS / f"{name}.json").read_text())
     text = pages.bench_page([record])
     assert Checked(text).fetched == []
-    assert record["commit"] in text and bar_widths(text)
+    assert record["commit"] in text
+    assert bool(bar_widths(text)) is (name != "generation_cuda")  # which has a single row
     assert all(0 <= width <= 100 for width in bar_widths(text))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from longlive_core.backends import Backend, Operation
-from longlive_recipes import self_tests
-from longlive_recipes.self_tests import TESTS, SelfTest, distance, run
+from longlive_recipes.bench import self_tests
+from longlive_recipes.bench.self_tests import TESTS, SelfTest, distance, run
 
 CPU = torch.device("cpu")
 
