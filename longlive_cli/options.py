@@ -228,6 +228,15 @@ Resume = Annotated[
         "With --output the earlier frames are copied to the new file first.",
     ),
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write what each lane (denoise, clean pass, decode, host copy, encode) did when, as "
+        "JSON for ui.perfetto.dev, and print the critical path and the bubbles.",
+        parser=file_name,
+    ),
+]
 Fork = Annotated[
     list[str] | None,
     typer.Option(

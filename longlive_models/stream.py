@@ -27,11 +27,15 @@ from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import At, LiveSchedule
 from longlive_models.prompts.storyboard import BlockPrompt, ShotPlan
 from longlive_models.stream_snapshot import Origin, StreamSnapshot, snapshot_place
+from longlive_models.trace import Clock, Laps, Span, spans_of_block
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.video.blocks import Stopwatch, Timing, decoder, no_frames
+from longlive_models.video.blocks import Timing, decoder, no_frames
 from longlive_models.video.blocks import Video as Video
 from longlive_models.video.blocks import VideoBlock as VideoBlock
 from longlive_models.video.blocks import to_frames as to_frames
+
+MOST_SPANS = 1 << 16
+"""How many pieces of work a stream remembers for its trace."""
 
 
 class Stream:
@@ -104,8 +108,10 @@ class Stream:
         decode = decoder(vae) if decodes else no_frames
         self._scheduler = AsyncDecodeScheduler(decode, lane=lane, state=state)
         self._ahead = 0 if lane == "inline" else 1
-        self._decoding: deque[tuple[int, BlockPrompt, Checks, Stopwatch]] = deque()
+        self._decoding: deque[tuple[int, BlockPrompt, Checks, Laps]] = deque()
         self._ready = deque(ready)
+        self._clock = Clock(generator.device)
+        self._spans: deque[Span] = deque(maxlen=MOST_SPANS)
         self._error: Exception | None = None
         self._started: float | None = None
         self._lock = threading.RLock()
@@ -147,6 +153,11 @@ class Stream:
     def pages(self) -> tuple[int, ...]:
         """The blocks whose keys and values are held, ascending."""
         return self._generator.cache.pages
+
+    @property
+    def trace(self) -> tuple[Span, ...]:
+        """What was done when for the blocks handed out (``longlive_models.trace``); the latest."""
+        return tuple(self._spans)
 
     @property
     def shot_start(self) -> int:
@@ -306,19 +317,21 @@ class Stream:
         return None
 
     def _generate(self) -> None:
-        watch = Stopwatch(self._generator.device)
+        laps = Laps(self._clock)
         index = self._generator.cache.blocks
         prompt = self._schedule.begin(index)
-        done = partial(self._step_is_done, index) if self._on_step is not None else None
+        done = partial(self._step_is_done, index, laps)
         block = self._generator.generate(index, [prompt], on_step=done)
         checks = block.checks.to_host()
-        watch.stop()
+        laps.mark()
         self._scheduler.submit(block.latents)
-        self._decoding.append((index, prompt, checks, watch))
+        self._decoding.append((index, prompt, checks, laps))
 
-    def _step_is_done(self, block: int, step: int, latents: Tensor) -> None:
-        """Call ``on_step``; raises ``_Stopped`` if it returns False."""
-        assert self._on_step is not None
+    def _step_is_done(self, block: int, laps: Laps, step: int, latents: Tensor) -> None:
+        """Note the step's end and call ``on_step``; raises ``_Stopped`` if it returns False."""
+        laps.mark()
+        if self._on_step is None:
+            return
         schedule, plan = self._generator.sampler.schedule(block), self.plan
         report = StepReport(
             block=block,
@@ -335,16 +348,17 @@ class Stream:
     def _take(self) -> VideoBlock:
         """Wait for the oldest block that is being decoded."""
         decoded = next(self._scheduler.finish())
-        index, prompt, checks, watch = self._decoding.popleft()
+        index, prompt, checks, laps = self._decoding.popleft()
         span = self._scheduler.trace[-1]
         self._first_state = None
         assert self._started is not None
         timing = Timing(
-            denoise=watch.seconds(),
+            denoise=laps.seconds(),
             decode=span.end - span.start,
             elapsed=time.perf_counter() - self._started,
         )
-        try:  # the watch has waited for the latents' checks, the lane for the frames'
+        self._spans += spans_of_block(index, laps, decoded.laps)
+        try:  # the clock has waited for the latents' checks, the lane for the frames'
             checks.require(index, {"transformer": self._generator.model})
             decoded.checks.require(index, {"VAE": self._vae})
         except NonFiniteVideo as error:

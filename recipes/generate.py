@@ -25,6 +25,7 @@ from longlive_recipes.generation.plan import warn_of_plan as warn_of_plan
 from longlive_recipes.generation.session import VideoSession, load_pipeline, open_video_session
 from longlive_recipes.generation.sidecar import Result as Result
 from longlive_recipes.generation.sidecar import peak_memory
+from longlive_recipes.generation.trace_file import TraceFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +100,12 @@ def run_plan(
     overwrite: bool = False,
     snapshots: Snapshots | None = None,
     done: Callable[[Result], None] | None = None,
+    trace: TraceFile | None = None,
 ) -> list[Result]:
     """As ``run``, for a plan.
 
-    ``began`` is when the user started to wait, by ``time.perf_counter``.
+    ``began`` is when the user started to wait, by ``time.perf_counter``; ``trace`` is given what
+    was done when for each video.
     """
     pipeline = load_pipeline(planned)
     results: list[Result] = []
@@ -119,6 +122,8 @@ def run_plan(
                 error.add_note(f"{len(results)} of {len(jobs)} videos were made before that.")
             raise
         results.append(result)
+        if trace is not None:
+            trace.add(video.name, session.trace)
         if done is not None:
             done(result)
         if result.interrupted:

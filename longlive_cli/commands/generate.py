@@ -13,9 +13,10 @@ from longlive_cli.boundary import name_of
 from longlive_cli.content import Content, look_at_files, read_snapshots
 from longlive_cli.detail import how_much, tell_plan
 from longlive_cli.launcher import check_ranks, is_first
-from longlive_cli.messages import say, show
+from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
+from longlive_recipes.generation.trace_file import TraceFile, trace_file
 
 if TYPE_CHECKING:
     from longlive_recipes.generate import Plan, Result, VideoJob
@@ -51,6 +52,7 @@ def generate(
     overwrite: options.Overwrite = False,
     nproc: options.Nproc = 1,
     nodes: options.Nodes = 1,
+    trace: options.Trace = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -81,14 +83,17 @@ def generate(
     saving = read_snapshots(snapshot, snapshot_every)
     place = content.output(jobs) if output is None else output
     look_at_files(content, config, wanted, jobs, place, overwrite, saving)
+    ranks = max(nproc, nodes)
+    traced = trace_file(
+        trace, wanted, jobs, place, ranks=ranks, overwrite=overwrite, snapshots=saving
+    )
 
     from longlive_recipes import generate as recipe
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving, ranks=nproc)
     if detail != "quiet":
         recipe.warn_of_plan(plan, jobs)
-    ranked = max(nproc, nodes) > 1
-    parallel = _spread(wanted, jobs, nproc, nodes, saving) if ranked else None
+    parallel = _spread(wanted, jobs, nproc, nodes, saving) if ranks > 1 else None
     if dry_run:
         show(plan, as_json=as_json)
         return
@@ -99,9 +104,12 @@ def generate(
             if parallel is not None:
                 results += _run_on_ranks(plan, jobs, parallel, detail, overwrite=overwrite)
             else:
-                _run(plan, jobs, saving, detail, overwrite=overwrite, done=results.append)
+                done = results.append
+                _run(plan, jobs, saving, detail, traced, overwrite=overwrite, done=done)
     finally:  # what was made before a failure was made
         tell(results, as_json=as_json)
+        if traced is not None:
+            tell_trace(traced)
     end(results)
 
 
@@ -129,6 +137,7 @@ def _run(
     jobs: "list[VideoJob]",
     snapshots: Any,
     detail: str,
+    trace: TraceFile | None,
     *,
     overwrite: bool,
     done: "Callable[[Result], None]",
@@ -146,6 +155,7 @@ def _run(
             overwrite=overwrite,
             snapshots=snapshots,
             done=done,
+            trace=trace,
         )
 
 
@@ -166,6 +176,14 @@ def tell(results: "list[Result]", *, as_json: bool) -> None:
     """Print a line for each video that was made, as JSON or as text."""
     for result in results:
         say(json.dumps(as_record(result)) if as_json else summary(result))
+
+
+def tell_trace(trace: TraceFile) -> None:
+    """Say what a trace says, and where it is, if a video was made."""
+    for line in trace.lines:
+        note(line)
+    if trace.lines:
+        note(f"longlive: the trace is in {trace.path}; open it at https://ui.perfetto.dev")
 
 
 def end(results: "list[Result]") -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -29,7 +29,8 @@ class Outcome:
     Attributes:
         value: what it returned; None if it failed.
         error: what it raised; None if it did not.
-        start, end: when it ran, in seconds of ``time.perf_counter``.
+        start, end: when it ran, in seconds of ``time.perf_counter``; on a GPU when its kernels
+            ran, which may be long after they were launched.
     """
 
     value: Any
@@ -104,10 +105,12 @@ class InlineLane:
 
     def start(self, task: LaneTask, latents: Shaped[Tensor, "..."]) -> Ticket:
         """Run the task; it has ended when this returns, its copies to the host included."""
+        if latents.device.type != "cuda":
+            return _Ended(_run(task, latents))
+        stream = torch.cuda.current_stream(latents.device)
+        begun = _timed_event(stream)
         outcome = _run(task, latents)
-        if latents.device.type == "cuda":
-            torch.cuda.current_stream(latents.device).synchronize()
-        return _Ended(outcome)
+        return _Ended(_by_events(outcome, begun, _timed_event(stream)))
 
     def close(self) -> None:
         """Do nothing: no task outlives ``start``."""
@@ -164,6 +167,7 @@ class ThreadLane:
         modes: tuple[bool, bool],
     ) -> Outcome:
         inference, gradients = modes
+        events: list[torch.cuda.Event] = []
 
         def whole(latents: Tensor) -> Any:
             target = latents.device if self.device is None else self.device
@@ -176,12 +180,15 @@ class ThreadLane:
                 if target.type != "cuda":
                     return task(latents)
                 stream = streams.enter_context(self._on_stream(target))
+                events.append(_timed_event(stream))
                 value = task(latents)
+                events.append(_timed_event(stream))
                 stream.synchronize()
                 return value
 
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-            return _run(whole, latents)
+            outcome = _run(whole, latents)
+        return _by_events(outcome, *events) if len(events) == 2 else outcome
 
     @contextmanager
     def _on_stream(self, device: torch.device) -> Iterator[torch.cuda.Stream]:
@@ -311,6 +318,13 @@ def _run(task: LaneTask, latents: Tensor) -> Outcome:
     except Exception as caught:
         value, error = None, caught
     return Outcome(value, error, start, time.perf_counter())
+
+
+def _by_events(outcome: Outcome, begun: torch.cuda.Event, ended: torch.cuda.Event) -> Outcome:
+    """An outcome with the times of the GPU's work, once it has ended, not those of its launch."""
+    ended.synchronize()
+    end = time.perf_counter()
+    return replace(outcome, start=end - begun.elapsed_time(ended) / 1000, end=end)
 
 
 def _mark(device: torch.device) -> torch.cuda.Event | None:

@@ -1,6 +1,5 @@
 """The results of generation: blocks of frames, their timing, and whole videos."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from longlive_models.finite import (
     sound_weights,
 )
 from longlive_models.prompts.storyboard import BlockPrompt
+from longlive_models.trace import Clock, Laps
 from longlive_models.vae import StreamState, WanVAE
 
 if TYPE_CHECKING:
@@ -168,39 +168,15 @@ class Video:
         return output
 
 
-class Stopwatch:
-    """Measures the time from its creation to ``stop``; only ``seconds`` waits for a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._events: list[torch.cuda.Event] = []
-        self._clock: list[float] = []
-        self._mark()
-
-    def stop(self) -> None:
-        """Stop the clock."""
-        self._mark()
-
-    def seconds(self) -> float:
-        """The seconds in between, by the GPU's clock on a GPU, else by the wall clock."""
-        if self._events:
-            self._events[1].synchronize()
-            return self._events[0].elapsed_time(self._events[1]) / 1000
-        return self._clock[1] - self._clock[0]
-
-    def _mark(self) -> None:
-        if self._device.type == "cuda":
-            self._events.append(torch.cuda.Event(enable_timing=True))
-            self._events[-1].record(torch.cuda.current_stream(self._device))
-        else:
-            self._clock.append(time.perf_counter())
-
-
 class Decoded(NamedTuple):
-    """The frames of a block of each video of a batch, with checks of their pixels."""
+    """The frames of a block of each video of a batch, with checks of their pixels.
+
+    ``laps`` are when decoding began and ended, and when the frames were on the CPU.
+    """
 
     frames: UInt8[Tensor, "videos frames height width 3"]
     checks: Checks
+    laps: Laps | None = None
 
 
 def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
@@ -227,19 +203,23 @@ def decoder(
     reading them.
     """
     weights_checked = False
+    clock = Clock(vae.conv2.weight.device)
 
     @torch.no_grad()
     def decode(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState]:
         nonlocal weights_checked
+        laps = Laps(clock)
         video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
         answers = {Check("the frames"): sound(video)}
         if not weights_checked:
             weights_checked = True
             answers[Check("weights of the VAE", largest=LARGEST_WEIGHT)] = sound_weights(vae)
         frames, checks = _as_bytes(video), Checks.join(answers)
+        laps.mark()
         if to_host:
             frames, checks = start_host_copy(frames), checks.to_host()
-        return Decoded(frames, checks), state
+        laps.mark()
+        return Decoded(frames, checks, laps), state
 
     return decode
 

@@ -123,6 +123,8 @@ def _prepare_training(
     """A benchmark that trains. What trains takes seconds to load, so it is loaded here."""
     from longlive_recipes.bench import nvfp4_continued, nvfp4_curves, training_step
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name} on cuda needs a GPU, and this host has none: write --device cpu.")
     about = find(name).about
     told: Any = options
     table_of, picture = table, None

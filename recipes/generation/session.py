@@ -13,6 +13,7 @@ from longlive_models.checkpoints.weight_hash import begin_hashing
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.stream import Stream
+from longlive_models.trace import ENCODE, Span
 from longlive_models.video.append import VideoStart
 from longlive_models.video.blocks import VideoBlock
 from longlive_models.video.files import VideoWriter, destination
@@ -59,6 +60,7 @@ class VideoSession:
         self._lock: FileLock | None = None
         self._first = 0.0
         self._timings: list[dict[str, Any]] = []
+        self._encoded: list[Span] = []
         self._writer = VideoWriter(
             video.path,
             fps=planned.fps,
@@ -79,6 +81,11 @@ class VideoSession:
         """The number of frames that this session wrote."""
         return self._writer.frames - self._before
 
+    @property
+    def trace(self) -> list[Span]:
+        """What was done when for the blocks that this session wrote."""
+        return [*self.stream.trace, *self._encoded]
+
     def advance(self) -> VideoBlock | None:
         """Make and write the next block; returns None at the end."""
         block = next(self.stream, None)
@@ -96,7 +103,10 @@ class VideoSession:
         path = destination(self.video.path)
         if self._lock is None and (self._overwrite or path.exists()):
             self._lock = reserve(path, folder=path != self.video.path)
+        start = time.perf_counter()
         self._writer.write(block.frames)
+        end = time.perf_counter()
+        self._encoded.append(Span(lane=ENCODE, block=block.index, start=start, end=end))
         self._lock = self._lock or FileLock(path)
 
     def snapshot(self, path: Path) -> None:

@@ -49,6 +49,7 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "evaluate --recipe pocket --set heldout=60": "judges for a quarter of an hour on a GPU",
     "generate --nproc$|evaluate -o$": "an option that the text is about",
     "bench balanced_sp --device cuda": "needs four GPUs",
+    "bench (training_step|nvfp4_curves|nvfp4_continued) --device cuda": "needs a GPU",
     "bench (pairs|startup) --set": "needs files of the reader's own, or another environment",
     "(generate|live|train|evaluate|quantize|convert|bench|recipes)$": "a word in the text",
 }

@@ -148,3 +148,29 @@ def test_a_lane_that_was_inherited_through_fork_is_refused():
     assert os.waitpid(child, 0)[1] == 0
     assert ready == "|".join(["3", *["this lane was made by pro"] * 2])
     lane.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["inline", "thread", "stream"])
+def test_times_are_of_the_gpu_s_work_and_not_of_its_launch(name):
+    """Work that was queued before is not in them."""
+    x = torch.randn(4096, 4096, device="cuda")
+
+    def work(latents: torch.Tensor) -> torch.Tensor:
+        for _ in range(50):
+            latents = latents @ x
+        return latents
+
+    work(x)
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    work(x)
+    ended.record()
+    ended.synchronize()
+    seconds = begun.elapsed_time(ended) / 1000
+    lane = make_lane(name)
+    queued = work(x)
+    outcome = lane.start(work, queued).outcome()
+    assert 0.5 * seconds < outcome.end - outcome.start < 1.6 * seconds
+    lane.close()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import Video
-from longlive_models.video.blocks import Stopwatch, decoder, no_frames, to_frames
+from longlive_models.video.blocks import decoder, no_frames, to_frames
 from longlive_models.video.files import read_video
 from tests.models.tiny_pipeline import tiny_parts, write_tiny_folder
 
@@ -199,14 +199,6 @@ def test_pixels_that_are_no_numbers_do_not_become_bytes(wrong):
     message = r"some of this video of shape \[3, 2, 4, 4\] are NaN, infinite or above 1048576"
     with pytest.raises(ValueError, match=message):
         to_frames(video)
-
-
-def test_a_watch_tells_the_seconds_between_its_making_and_its_stop(monkeypatch):
-    times = iter([10.0, 12.5])
-    monkeypatch.setattr("longlive_models.video.blocks.time.perf_counter", lambda: next(times))
-    watch = Stopwatch(torch.device("cpu"))
-    watch.stop()
-    assert watch.seconds() == 2.5
 
 
 def test_weights_of_a_decoder_are_looked_at_once():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from longlive_models.wan import recomputation
-from longlive_recipes.bench.options import TrainingStepOptions
+from longlive_recipes.bench.catalog import BENCHMARKS
+from longlive_recipes.bench.options import ContinuedOptions, CurvesOptions, TrainingStepOptions
 from longlive_recipes.bench.run import prepare
 from longlive_recipes.bench.training_step import COMPILED, KEPT, TODAY
 
@@ -70,6 +71,9 @@ def test_what_cannot_be_measured_is_refused(changes, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="training_step on cuda needs a GPU"):
-        prepare("training_step", TrainingStepOptions(device="cuda"))
+@pytest.mark.parametrize("options", [TrainingStepOptions, CurvesOptions, ContinuedOptions])
+def test_a_gpu_that_is_not_there_is_refused(options):
+    names = {one.name for one in BENCHMARKS.values() if type(one.options) is options}
+    [name] = names
+    with pytest.raises(ValueError, match=f"{name} on cuda needs a GPU"):
+        prepare(name, options(device="cuda"))
