@@ -18,6 +18,7 @@ class PlannedNothing:
     config: Generate
     output: Path
     snapshots: Snapshots | None
+    notes: tuple[str, ...] = ()
     stored: str = "plain"
     weights: str = "plain"
     videos: tuple = ()
@@ -50,7 +51,7 @@ class Recorded:
             raise ValueError(f"{output} exists: pass --overwrite to replace it.")
         return PlannedNothing(config=config, output=output, snapshots=snapshots)
 
-    def run(self, plan, jobs, *, began, progress, on_step, overwrite, snapshots, done):
+    def run(self, plan, jobs, *, began, progress, on_step, overwrite, snapshots, done, trace):
         self.calls.append((plan.config, jobs, plan.output, overwrite))
         if self.stop is not None:
             raise self.stop
