@@ -4,7 +4,7 @@ import signal
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from longlive_cli import complete
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
 from longlive_cli.options import file_name
-
-if TYPE_CHECKING:
-    pass
 
 Recipe = Annotated[
     list[str],
