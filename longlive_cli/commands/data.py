@@ -162,11 +162,26 @@ def summary(result: Any) -> str:
         *(f"  left out {one.name}: {one.reason}" for one in result.skipped),
         f"clips: {sum(result.clips.values())} ({lengths}), {_duration(result.used)} of "
         f"{_duration(result.seconds)}",
+        *_near_misses(result.near),
         f"captions: {result.words} different words, {result.longest_caption} in the longest",
         f"preparing: {_bytes(result.bytes)} of disk, about {_duration(3600 * result.hours)} on "
         f"{result.device}",
     ]
     return "\n".join(lines if result.sheet is None else [*lines, f"sheet: {result.sheet}"])
+
+
+def _near_misses(near: Any) -> list[str]:
+    """A line about what lacks a few frames for another block, if anything does."""
+    if not near:
+        return []
+    from longlive_core.names import few
+
+    shots = "1 shot lacks" if len(near) == 1 else f"{len(near)} shots lack"
+    named = few([f"{one.name} {one.frames}" for one in near])
+    return [
+        f"near misses: {shots} a few frames for another block, and the block's other frames are "
+        f"not used: {named}"
+    ]
 
 
 def _config(model: str, size: str | None, fps: float | None, blocks: int, device: str) -> Any:

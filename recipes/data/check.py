@@ -25,6 +25,18 @@ MEASURED, MEASURED_SECONDS = 4, 15.0
 ON_SHEET, COLUMNS = 24, 6
 
 
+NEAR = 4
+"""A shot that lacks so few frames for another block loses most of one for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearMiss:
+    """A video, and how many frames one of its shots lacks for another block."""
+
+    name: str
+    frames: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """What a folder's clips amount to, and what it takes to prepare them.
@@ -34,6 +46,7 @@ class Checked:
         clips: how many there are of each length in blocks.
         seconds: of these videos; ``used`` are in the clips, the rest is shorter than a block.
         skipped: what cannot be used, and why.
+        near: what lacks ``NEAR`` frames or fewer for another block, whose other frames are lost.
         bytes: of the cache.
         hours: of preparing on ``device``, from what its first clips took.
         longest_caption, words: words of the longest caption, and different ones in all.
@@ -46,6 +59,7 @@ class Checked:
     seconds: float
     used: float
     skipped: tuple[Skipped, ...]
+    near: tuple[NearMiss, ...]
     bytes: int
     hours: float
     device: str
@@ -84,6 +98,12 @@ def check(
         seconds=sum(one.seconds for one in seen.planned),
         used=sum(target.timing.seconds(len(clip)) for one in seen.planned for clip in one.clips),
         skipped=seen.skipped,
+        near=tuple(
+            NearMiss(name=one.source.name, frames=missing)
+            for one in seen.planned
+            for missing in one.missing
+            if 0 < missing <= NEAR
+        ),
         bytes=seen.blocks * target.bytes_per_block,
         hours=seen.blocks * _seconds_a_block(seen, target, device) / 3600,
         device=str(device),

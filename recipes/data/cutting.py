@@ -58,3 +58,20 @@ def shots_of_clips(
             clips.append([])
         clips[piece.clip].append(piece.shot)
     return tuple(tuple(clip) for clip in clips)
+
+
+def frames_missing(frames: Sequence[int], timing: BlockTiming, most: int) -> tuple[int, ...]:
+    """For shots of so many frames, how many more each would need for one more whole block.
+
+    0 for a shot that ends with its last block.
+    """
+    first = timing.frames(1)
+    later = timing.frames(2) - first
+    block, missing = 0, []
+    for count in frames:
+        left = count
+        while left >= (later if block else first):
+            left -= later if block else first
+            block = (block + 1) % most
+        missing.append((later if block else first) - left if left else 0)
+    return tuple(missing)

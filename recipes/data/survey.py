@@ -7,7 +7,7 @@ from pathlib import Path
 
 from longlive_models.video.facts import VideoFacts
 from longlive_models.video.timed import sampled, video_facts
-from longlive_recipes.data.cutting import shots_of_clips
+from longlive_recipes.data.cutting import frames_missing, shots_of_clips
 from longlive_recipes.data.layouts import Found, Skipped, Source, SourceShot
 from longlive_recipes.data.target import Target
 
@@ -26,11 +26,13 @@ class Planned:
         source: its shots that can be used.
         seconds: of them.
         clips: of each clip, the shot of each of its blocks.
+        missing: of each shot, the frames that it lacks for one more block; 0 where none is begun.
     """
 
     source: Source
     seconds: float
     clips: tuple[tuple[int, ...], ...]
+    missing: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -82,16 +84,20 @@ def survey(found: Found, target: Target, looked: Looked = lambda done, total, na
                 seconds.append(lasts)
         if not shots:
             continue
-        clips = shots_of_clips(
-            [sampled(lasts, target.timing.fps) for lasts in seconds],
-            target.timing,
-            target.blocks,
-        )
+        frames = [sampled(lasts, target.timing.fps) for lasts in seconds]
+        clips = shots_of_clips(frames, target.timing, target.blocks)
         if clips:
-            kept = replace(source, shots=tuple(shots))
-            planned.append(Planned(source=kept, seconds=sum(seconds), clips=clips))
+            planned.append(
+                Planned(
+                    source=replace(source, shots=tuple(shots)),
+                    seconds=sum(seconds),
+                    clips=clips,
+                    missing=frames_missing(frames, target.timing, target.blocks),
+                )
+            )
         else:
-            skipped.append(Skipped(name=source.name, reason=_too_short(max(seconds), target)))
+            reason = _too_short(max(seconds), max(frames), target)
+            skipped.append(Skipped(name=source.name, reason=reason))
     if not planned:
         first = skipped[0] if skipped else Skipped(name="nothing", reason="was found")
         raise ValueError(
@@ -124,7 +130,8 @@ def _lasts(shot: SourceShot, target: Target, known: dict[Path, VideoFacts | str]
     return end - shot.start
 
 
-def _too_short(seconds: float, target: Target) -> str:
+def _too_short(seconds: float, frames: int, target: Target) -> str:
     return (
-        f"it lasts {seconds:.3g} s, and a clip's first block takes {target.timing.seconds(1):.3g} s"
+        f"it lasts {seconds:.3g} s, and a clip's first block takes {target.timing.seconds(1):.3g} "
+        f"s: {target.timing.frames(1) - frames} of its {target.timing.frames(1)} frames are missing"
     )

@@ -150,12 +150,12 @@ def train_5b(group: dist.ProcessGroup, folder: str, cache: str, vae: str) -> str
         return str(train_ar.run(config))
 
 
-def test_the_5b_in_little_learns_on_two_ranks_what_it_learns_on_one(
-    prepared, vae, tmp_path, ranks: Ranks
-):
+@pytest.mark.slow
+def test_the_5b_in_little_learns_on_two_ranks_what_it_learns_on_one(prepared, vae, tmp_path):
     cache, _, _ = prepared
     folder = train_ar.run(small_5b(tmp_path / "one", cache, vae))
-    ranks(2, train_5b, str(tmp_path), str(cache), str(vae))
+    with Ranks(2, timeout=400.0) as two_ranks:
+        two_ranks(2, train_5b, str(tmp_path), str(cache), str(vae))
     one, two = (column(tmp_path / name / "train.csv", "loss") for name in ("one", "two"))
     assert len(one) == 3 and two == pytest.approx(one, rel=1e-4)
     weights = [read_state_dict(tmp_path / n / "model" / "model_bf16.pt") for n in ("one", "two")]

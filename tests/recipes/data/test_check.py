@@ -41,3 +41,14 @@ def test_what_a_check_leaves_out_is_what_preparing_leaves_out(tmp_path, vae):
     (clips / "text.mp4").write_text("no video")
     found = find_sources(clips)
     assert check(tiny(vae), found).skipped == prepare(tiny(vae), found, tmp_path / "c").skipped
+
+
+def test_what_misses_a_block_by_a_few_frames_is_named(tmp_path, vae):
+    """29 frames make the first block, 32 each later one."""
+    clips = folder_of_clips(tmp_path / "clips", (29, 60, 61, 57, 56, 93 + 31))
+    seen = check(tiny(vae), find_sources(clips))
+    found = {one.name: one.frames for one in seen.near}
+    assert found == {"1.mp4": 1, "3.mp4": 4}
+    caption(write_clip(clips / "short.mp4", 28), "x")
+    [short] = check(tiny(vae), find_sources(clips)).skipped
+    assert short.reason.endswith("1 of its 29 frames are missing")

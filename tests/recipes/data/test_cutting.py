@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_models.timing import BlockTiming
-from longlive_recipes.data.cutting import cut_blocks, shots_of_clips
+from longlive_recipes.data.cutting import cut_blocks, frames_missing, shots_of_clips
 
 TIMING = BlockTiming(fps=12)
 shots = st.lists(st.integers(0, 200), min_size=1, max_size=5)
@@ -41,3 +41,19 @@ def test_the_shots_of_each_clip_are_known_without_frames():
     assert shots_of_clips([29 + 32 + 5, 32, 28, 100], TIMING, 3) == ((0, 0, 1), (3, 3, 3))
     assert shots_of_clips([28], TIMING, 3) == ()
     assert shots_of_clips([29 + 32 + 29], TIMING, 2) == ((0, 0), (0,))
+
+
+@given(shots, st.integers(1, 4))
+def test_as_many_frames_more_as_a_shot_lacks_make_one_more_block(lengths, most):
+    missing = frames_missing(lengths, TIMING, most)
+    last, lacks = lengths[-1], missing[-1]
+    frames = [(shot, n) for shot, count in enumerate(lengths[:-1]) for n in range(count)]
+
+    def blocks(count: int) -> int:
+        own = [(len(lengths) - 1, n) for n in range(count)]
+        return len(list(cut_blocks(frames + own, TIMING, most)))
+
+    if lacks:
+        assert blocks(last + lacks) == blocks(last + lacks - 1) + 1 == blocks(last) + 1
+    else:
+        assert last == 0 or blocks(last) == blocks(last - 1) + 1
