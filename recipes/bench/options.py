@@ -179,7 +179,7 @@ class CurvesOptions:
     device: str = "cpu"
     model: str = "pocket"
     steps: int = 1000
-    batch: int = 32
+    batch: int = 16
     clips: int = 4000
     validation_clips: int = 64
     noises: int = 8

@@ -5,6 +5,7 @@ Steps of one model take turns, so that what the machine does beside them falls o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import hypot, inf
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -98,20 +99,33 @@ def _differences(step: TrainingStep, ways: dict[str, _Way], bound: float) -> Row
     rows: Rows = {}
     for name, way in ways.items():
         loss, found = _values(step, way)
-        off = {
+        require(found.keys() == want.keys(), f"{name}: other parameters have a gradient")
+        off = {key: _norm(found[key] - value) for key, value in want.items()}
+        whole = {key: _norm(value) for key, value in want.items()}
+        row = {
             "loss_difference": relative_error(loss, want_loss),
-            "gradient_difference": _whole_error(found, want),
+            "gradient_difference": hypot(*off.values()) / hypot(*whole.values()),
         }
-        for what, value in off.items():
+        for what, value in row.items():
             require(value <= bound, f"{name}: {what} {value:.1e}, more than {bound:g}")
-        rows[name] = {**off, "largest_gradient_difference": _largest_error(found, want)}
+        row["largest_gradient_difference"] = max(
+            off[key] / whole[key] for key in want if whole[key]
+        )
+        rows[name] = row
     return rows
 
 
 def _values(step: TrainingStep, way: _Way) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and all gradients, where they were computed."""
     loss = _run(step, way)
     parameters = step.model.named_parameters()
-    return loss, {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
+    return loss, {name: p.grad for name, p in parameters if p.grad is not None}
+
+
+def _norm(x: Tensor) -> float:
+    """The length of a tensor; infinite where it holds no numbers."""
+    length = float(torch.linalg.vector_norm(x, dtype=torch.float64))
+    return length if length == length else inf
 
 
 def _run(step: TrainingStep, way: _Way) -> Tensor:
@@ -130,16 +144,3 @@ def _seconds(step: TrainingStep, way: _Way) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _whole_error(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
-    """The norm of all differences over the norm of all gradients."""
-    require(found.keys() == want.keys(), "other parameters have a gradient")
-    off = sum(float((found[name] - value).double().norm()) ** 2 for name, value in want.items())
-    whole = sum(float(value.double().norm()) ** 2 for value in want.values())
-    return (off / whole) ** 0.5
-
-
-def _largest_error(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
-    """The largest difference of one parameter's gradient, relative to it."""
-    return max(relative_error(found[name], value) for name, value in want.items())
