@@ -15,6 +15,7 @@ RUNTIME = {
     "linear": options.Linear,
     "strict": options.Strict,
     "vae": options.VAE,
+    "lora": options.LoRA,
 }
 """An option for every field of `longlive_models.runtime_options.RuntimeOptions`."""
 
@@ -55,7 +56,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         grouped = {}
         for group, options_of in groups.items():
             values = {name: given.pop(name) for name in options_of}
-            grouped[group] = {name: value for name, value in values.items() if value is not None}
+            grouped[group] = {
+                name: value for name, value in values.items() if value not in (None, [])
+            }
         command(**given, **grouped)
 
     vars(with_options)["__signature__"] = shape.replace(parameters=parameters)

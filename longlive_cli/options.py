@@ -162,6 +162,15 @@ Strict = Annotated[
     bool | None,
     typer.Option("--strict", help="Refuse to emulate a number format that the hardware lacks."),
 ]
+LoRA = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        help="An adapter for the transformer: a .safetensors or .pt file, or PEFT's folder, and "
+        "the factor of what it adds. May be given for each of several.",
+    ),
+]
 VAE = Annotated[
     str | None,
     typer.Option(

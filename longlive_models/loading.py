@@ -6,6 +6,8 @@ from pathlib import Path
 
 from longlive_core.nvfp4 import LinearConfig
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.adapters.attach import check_files, file_names
+from longlive_models.checkpoints.folder import unfilled
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.model_folder import load_parts, read_spec
 from longlive_models.checkpoints.nvfp4 import ReduceAmax
@@ -161,7 +163,8 @@ def files_beside(folder: Path, runtime: Runtime) -> tuple[tuple[str, Path], ...]
     Raises:
         ValueError: one of them is not there.
     """
-    return (("light decoder", find_light(folder)),) if runtime.vae == "light" else ()
+    light = (("light decoder", find_light(folder)),) if runtime.vae == "light" else ()
+    return (*light, *file_names(runtime.lora))
 
 
 def check_text(wan: WanConfig, text: TextEncoder) -> None:
@@ -183,9 +186,12 @@ def _wants_packed(runtime: Runtime) -> bool:
 
 
 def check_beside(folder: Path, spec: ModelSpec, runtime: Runtime) -> None:
-    """Raise ValueError where files beside a model's own do not fit it; reads no weights."""
+    """Raise ValueError where files beside a model's own do not fit it; reads adapters alone."""
     if runtime.vae == "light":
         check_light(find_light(folder), spec.vae)
+    if runtime.lora:
+        with unfilled():
+            check_files(WanTransformer(spec.transformer), runtime.lora)
 
 
 def _check(spec: ModelSpec, runtime: Runtime, group: SequenceGroup, folder: Path) -> None:

@@ -9,6 +9,13 @@ from longlive_core.checks import real, shown, whole
 
 CONFIG = "adapter_config.json"
 
+MOST_ALPHA = 1e6
+"""The largest alpha. The product of an adapter's matrices times a million leaves nothing of the
+weight beside it."""
+
+MOST_RANK = 1 << 16
+"""The largest rank: no linear has so many inputs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
@@ -29,8 +36,12 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         why = "the adapter's product is scaled by alpha / rank. Take what it was trained with."
-        object.__setattr__(self, "rank", whole("LoRAConfig's rank", self.rank, at_least=1, why=why))
-        object.__setattr__(self, "alpha", real("LoRAConfig's alpha", self.alpha, why=why))
+        rank = whole("LoRAConfig's rank", self.rank, at_least=1, at_most=MOST_RANK, why=why)
+        alpha = real(
+            "LoRAConfig's alpha", self.alpha, at_least=-MOST_ALPHA, at_most=MOST_ALPHA, why=why
+        )
+        object.__setattr__(self, "rank", rank)
+        object.__setattr__(self, "alpha", alpha)
         why = "it is the share of inputs that are left out in training. Use 0 for none."
         dropout = real("LoRAConfig's dropout", self.dropout, at_least=0, why=why)
         object.__setattr__(self, "dropout", dropout)
@@ -90,8 +101,14 @@ class LoRAConfig:
                 f"it means depends on the program that reads it. Put the list of their names there."
             )
         why = "it says what the adapter's tensors mean. Take the file as PEFT wrote it."
-        rank = whole(f"r in {CONFIG}", values["r"], at_least=1, why=why)
-        alpha = real(f"lora_alpha in {CONFIG}", values["lora_alpha"], why=why)
+        rank = whole(f"r in {CONFIG}", values["r"], at_least=1, at_most=MOST_RANK, why=why)
+        alpha = real(
+            f"lora_alpha in {CONFIG}",
+            values["lora_alpha"],
+            at_least=-MOST_ALPHA,
+            at_most=MOST_ALPHA,
+            why=why,
+        )
         if not isinstance(values.get("use_rslora"), bool | None):
             raise ValueError(
                 f"use_rslora in {CONFIG} is true or false, got {shown(values['use_rslora'])}: it "

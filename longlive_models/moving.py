@@ -48,5 +48,7 @@ def moved(runtime: Runtime, where: Sequence[str | torch.device | torch.dtype]) -
             lane=runtime.lane if kept else "auto",
             linear=runtime.linear,
             strict=runtime.strict,
+            vae=runtime.vae,
+            lora=runtime.lora,
         )
     )

@@ -1,17 +1,21 @@
 """LongLivePipeline, which joins transformer, text encoder and VAE and makes videos of prompts."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from longlive_core.backends import Receipt
 from longlive_core.sequence_parallel import SequenceGroup
+from longlive_models.adapters.attach import attach_files
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.weight_hash import FileHash, WeightHash
 from longlive_models.loading import ALONE, LoadedModel, check_text, load_model, reduce_amax
+from longlive_models.lora_source import lora_texts
 from longlive_models.moving import moved
 from longlive_models.precision import model_receipts, set_precision
 from longlive_models.prompts.storyboard import plan_video as plan_video
+from longlive_models.runtime import PRECISIONS
 from longlive_models.runtime import Runtime as Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.saving import save_pipeline
@@ -62,6 +66,8 @@ class LongLivePipeline(VideoMaker):
         runtime.check(transformer.config)
         self._notes = set_precision(transformer, runtime, reduce_amax(self.spec, group))
         runtime.put(transformer)
+        if runtime.lora:
+            attach_files(transformer, runtime.lora, dtype=PRECISIONS[runtime.compute]).fuse()
         runtime.put(vae, runtime.decode_device)
         vae.reset_statistics()
         vae.channels_last_()
@@ -88,6 +94,7 @@ class LongLivePipeline(VideoMaker):
         linear: str = "auto",
         strict: bool = False,
         vae: str = "full",
+        lora: Any = (),
         download: bool = False,
         group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
@@ -99,6 +106,10 @@ class LongLivePipeline(VideoMaker):
         ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
         them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
         ``vae="light"`` decodes with the narrower decoder in the model's folder ``vae_light``.
+
+        ``lora`` is an adapter's file (or folder, as PEFT writes one), a pair of a file and a
+        weight, or a list of these. They are merged into plain weights, and stand beside packed
+        ones; ``longlive_models.adapters`` says which layouts are read.
 
         Raises:
             ValueError: there is no such model, device or precision, or the model is not complete.
@@ -114,6 +125,7 @@ class LongLivePipeline(VideoMaker):
             linear=linear,
             strict=strict,
             vae=vae,
+            lora=lora_texts(lora),
         )
         return cls.load(model, Runtime.choose(options), download=download, group=group)
 

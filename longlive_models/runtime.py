@@ -48,6 +48,7 @@ class Runtime:
         linear: a backend for the products of quantized linears, or "auto".
         strict: raise an error rather than emulate a number format.
         vae: which decoder makes the frames, "full" or "light".
+        lora: adapters of the transformer, each as FILE:WEIGHT.
     """
 
     device: torch.device
@@ -58,6 +59,7 @@ class Runtime:
     linear: str = "auto"
     strict: bool = False
     vae: str = "full"
+    lora: tuple[str, ...] = ()
 
     @classmethod
     def choose(cls, options: RuntimeOptions) -> "Runtime":
@@ -90,6 +92,7 @@ class Runtime:
             linear=options.linear,
             strict=options.strict,
             vae=options.vae,
+            lora=options.lora,
         )
 
     @property
@@ -199,6 +202,7 @@ class Runtime:
             "linear": self.linear,
             "strict": self.strict,
             "vae": self.vae,
+            "lora": list(self.lora),
         }
 
     @property

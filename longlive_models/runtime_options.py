@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice, check_vae
+from longlive_models.lora_source import lora_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class RuntimeOptions:
             stream of its own on a GPU, in turn with denoising on a CPU.
         linear: a backend for the products of quantized linears, or "auto": the fastest.
         strict: raise an error rather than emulate a number format that the hardware lacks.
+        lora: adapters of the transformer, each as FILE or FILE:WEIGHT; kept as FILE:WEIGHT. Merged
+            into plain weights, beside packed ones.
         vae: "full", the model's own decoder, or "light", a narrower one in its folder
             ``vae_light``: almost the same frames in less time.
 
@@ -36,11 +39,13 @@ class RuntimeOptions:
     linear: str = "auto"
     strict: bool = False
     vae: str = "full"
+    lora: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("weights", self.weights, WEIGHTS)
         check_choice("kv_cache", self.kv_cache, KV_CACHES)
         check_vae(self.vae)
+        object.__setattr__(self, "lora", lora_texts(self.lora))
 
 
 RUNTIME_OPTIONS = tuple(field.name for field in fields(RuntimeOptions))

@@ -9,6 +9,7 @@ from torch import nn
 from longlive_core import nvfp4
 from longlive_models.checkpoints.folder import save_part
 from longlive_models.checkpoints.nvfp4 import KEY, PackedConfig
+from longlive_models.lora import adapters
 from longlive_models.parts import PARTS
 from longlive_models.settings import write_index
 from longlive_models.wan import WanTransformer
@@ -61,6 +62,12 @@ def _config(name: str, part: Any) -> dict[str, Any]:
 
 def _quantization(transformer: WanTransformer) -> dict[str, Any]:
     """The entry that says how linears are packed; empty if all are plain."""
+    if beside := next((name for name, _ in adapters(transformer)), None):
+        raise ValueError(
+            f"{beside} has an adapter beside its packed weight, and a model folder holds none: the "
+            f"two cannot become one weight without a loss. Load the model with weights='bf16', "
+            f"into which adapters are merged, and save that."
+        )
     packed = [one for one in transformer.modules() if isinstance(one, nvfp4.NVFP4Linear)]
     if packed:
         first = packed[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.file_names import part, require_distinct, require_room, temporary
+from longlive_models.lora_source import LoRASource
 from longlive_models.video.file_name import SUFFIXES, destination
 from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
 from longlive_recipes.generation.file_lock import require_free
@@ -51,7 +52,8 @@ def inputs(config: Generate, jobs: Sequence[VideoJob]) -> list[Named]:
     """All inputs: the model's folder, if it is a local one, and the files of the jobs."""
     folder = EMBEDDED.get(config.model, Path(config.model).expanduser())
     model = [("the model", folder)] if folder.is_dir() else []
-    return [*model, *(named for job in jobs for named in job.reads)]
+    lora = [("--lora", LoRASource.parse(one).path) for one in config.lora]
+    return [*model, *lora, *(named for job in jobs for named in job.reads)]
 
 
 def default_output(jobs: Sequence[VideoJob]) -> Path:

@@ -16,6 +16,7 @@ from longlive_models.clip import Clip
 from longlive_models.first_frame import load_image
 from longlive_models.generator import check_seed
 from longlive_models.loading import check_beside, hash_of
+from longlive_models.lora_source import absolute
 from longlive_models.precision import stored_precision
 from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import LiveSchedule
@@ -81,6 +82,7 @@ class Plan:
     kv_cache: str
     lane: str
     vae: str
+    lora: tuple[str, ...]
     attention: str
     attention_receipt: str = field(metadata=NOT_IN_RECORDS, compare=False)
     linears: tuple[str, ...]
@@ -131,7 +133,7 @@ def plan(
         if job.like is not None:
             job.like.require(weights.sha256, settings.to_dict(), config)
         if job.resume_point is not None:
-            job.resume_point.require(_origin(weights, runtime, settings))
+            job.resume_point.require(_origin(weights, runtime, settings), config)
             job.resume_point.require_form(fps=config.fps, crf=config.crf)
             shots = job.resume_point.summary.plan
         else:
@@ -158,6 +160,7 @@ def plan(
         kv_cache=runtime.kv_cache,
         lane=runtime.lane,
         vae=runtime.vae,
+        lora=runtime.lora,
         attention=attention.backend,
         attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
@@ -229,6 +232,7 @@ def settled(planned: Plan) -> Generate:
         kv_cache=planned.kv_cache,
         attention=planned.attention,
         lane=planned.lane,
+        lora=tuple(absolute(one) for one in planned.config.lora),
     )
 
 

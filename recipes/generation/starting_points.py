@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from longlive_core.checks import shown
 from longlive_models.documents import read_json
 from longlive_models.generator import check_seed
 from longlive_models.prompts.steering import SteeringEvent
@@ -17,6 +18,9 @@ from longlive_recipes.configs.given_clip import GivenClip
 from longlive_recipes.run_record import as_plain, differences
 
 Config = TypeVar("Config")
+
+_SHOWN = 300
+"""Letters of a list of adapters' files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,10 @@ class ResumePoint:
         config: Mapping[str, Any] = self.summary.notes.get("config", {})
         return config
 
-    def require(self, here: Origin) -> None:
+    def require(self, here: Origin, config: Any) -> None:
         """Raise ValueError if ``here`` would not continue bit for bit, or the video is complete."""
+        if here.model != self.summary.origin.model:
+            self._require_parts(config)
         self.summary.origin.require(here, self.snapshot)
         shots, block = self.summary.plan, self.summary.block
         if not shots.endless and block >= shots.blocks:
@@ -45,6 +51,18 @@ class ResumePoint:
                 f"{self.snapshot} was taken at the end of its video, after block {block} of "
                 f"{shots.blocks}: nothing is left to be made. Name an earlier snapshot."
             )
+
+    def _require_parts(self, config: Any) -> None:
+        """Raise ValueError for other adapters, or another decoder, than those of the snapshot."""
+        for name in ("lora", "vae"):
+            given = as_plain(getattr(config, name))
+            before = self.stored.get(name, given)
+            if given != before:
+                raise ValueError(
+                    f"{self.snapshot} was made with {name} {shown(before, _SHOWN)}, but here it is "
+                    f"{shown(given, _SHOWN)}: a stream goes on bit for bit, so what makes its frames must "
+                    f"be the same. Leave it as it was, or start a new video."
+                )
 
     def require_form(self, *, fps: float | None, crf: int | None) -> None:
         """Raise ValueError if new frames would be stored in another way than those in the file."""
@@ -73,9 +91,11 @@ class Recorded:
         """Raise ValueError if the model, settings or config here would make another video."""
         changed = differences(completed(self.settings), completed(settings))
         recorded = as_plain(filled(self.config, config))
-        changed += differences(recorded, as_plain(config), ignore=_ANY)
+        same = self.model_sha256 == model_sha256
+        moved = ("lora",) if same else ()  # the same adapters, which may lie elsewhere
+        changed += differences(recorded, as_plain(config), ignore=(*_ANY, *moved))
         changed = list(dict.fromkeys(changed))  # some settings are fields of the config as well
-        if self.model_sha256 != model_sha256:
+        if not same:
             changed.insert(0, f"weights' hash: {self.model_sha256[:12]} -> {model_sha256[:12]}")
         if changed:
             raise ValueError(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
 
 from longlive_cli.main import app
 from longlive_core import __version__
@@ -19,8 +20,10 @@ from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.runtime import Runtime
 from longlive_models.vae.light import lighter, save_light
 from longlive_models.video.files import read_image, read_video
-from longlive_recipes.generate import Generate, VideoJob, plan, run
+from longlive_recipes.generate import Generate, Snapshots, VideoJob, plan, run
 from longlive_recipes.generation.outputs import check_output, output_paths
+from longlive_recipes.generation.starting_points import read_resume_point
+from tests.models.adapters.layouts import adapter, in_layout
 from tests.models.tiny_pipeline import FPS, tiny_parts, tiny_pipeline, write_tiny_folder
 
 
@@ -285,3 +288,47 @@ def test_the_light_decoder_is_in_the_record_and_a_replay_takes_no_other(config, 
     assert CliRunner().invoke(app, replayed).exit_code == 0
     first, second = (read_video(tmp_path / name, fps=FPS)[0] for name in ("a", "b"))
     assert_bitwise_equal(first, second)
+
+
+def test_adapters_are_in_the_record_and_a_replay_takes_no_others(config, tmp_path):
+    for seed, name in ((1, "a"), (2, "b")):
+        save_file(in_layout(adapter(seed=seed), "kohya"), tmp_path / f"{name}.safetensors")
+    one, other = (str(tmp_path / f"{name}.safetensors") for name in "ab")
+
+    def generate(*options: str) -> Result:
+        return CliRunner().invoke(app, ["generate", *options])
+
+    made = generate(
+        *("a red circle", "--model", config.model, "--device", "cpu", "--seconds", "1"),
+        *("--lora", f"{one}:0.5", "--lora", other, "-o", str(tmp_path / "v.png")),
+    )
+    assert made.exit_code == 0, made.output
+    record = json.loads((tmp_path / "v.json").read_text())
+    names = [f"{one}:0.5", f"{other}:1.0"]
+    assert record["plan"]["lora"] == record["replay"]["config"]["lora"] == names
+    replay = ("--replay", str(tmp_path / "v.json"), "-o", str(tmp_path / "w.png"))
+    refused = generate(*replay, "--lora", one)
+    assert refused.exit_code == 2
+    assert "lora" in refused.stderr and "a replay makes the same one" in refused.stderr
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(one, moved)
+    again = generate(*replay, "--lora", f"{moved}:0.5", "--lora", other)
+    assert again.exit_code == 0, again.output
+    first, second = (read_video(tmp_path / name, fps=FPS)[0] for name in ("v", "w"))
+    assert_bitwise_equal(first, second)
+    for wrong, message in ((f"{one}:x", "is no number"), ("none.pt", "none.pt")):
+        bad = generate("a red circle", "--model", config.model, "--lora", wrong)
+        assert bad.exit_code == 2
+        assert message in bad.stderr
+
+
+def test_a_snapshot_is_not_gone_on_with_under_another_adapter(config, tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file(in_layout(adapter(), "kohya"), file)
+    snapshots = Snapshots(path=tmp_path / "s.snapshot", every=1)
+    wanted = replace(config, lora=(str(file),), seconds=2.0)
+    run(wanted, [job()], tmp_path / "v.png", snapshots=snapshots)
+    point = read_resume_point(snapshots.path, only_new=True)
+    again = replace(job(), resume_point=point)
+    with pytest.raises(ValueError, match=r"was made with lora \['.*a.safetensors:1.0'\], but here"):
+        plan(replace(wanted, lora=()), [again], tmp_path / "w.png")
