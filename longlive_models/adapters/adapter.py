@@ -102,7 +102,7 @@ def find_parameter(model: nn.Module, name: str) -> tuple[nn.Module, str] | None:
             module = model.get_submodule(place)
         except AttributeError:
             continue
-        if own in module._parameters or isinstance(module, FrozenLinear):
+        if own in dict(module.named_parameters(recurse=False)) or isinstance(module, FrozenLinear):
             return module, own
     return None
 
