@@ -60,8 +60,8 @@ class ResumePoint:
             if given != before:
                 raise ValueError(
                     f"{self.snapshot} was made with {name} {shown(before, _SHOWN)}, but here it is "
-                    f"{shown(given, _SHOWN)}: a stream goes on bit for bit, so what makes its frames must "
-                    f"be the same. Leave it as it was, or start a new video."
+                    f"{shown(given, _SHOWN)}: a stream goes on bit for bit, so what makes frames "
+                    f"must be the same. Leave it as it was, or start a new video."
                 )
 
     def require_form(self, *, fps: float | None, crf: int | None) -> None:
