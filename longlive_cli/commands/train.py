@@ -1,5 +1,6 @@
 """`longlive train`: runs a training recipe, with fields changed by options and files."""
 
+import shlex
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -169,8 +170,9 @@ def _train(
     )
     with spinning("looking at files, memory and settings") if first else nullcontext():
         module.check(wanted, resume=resume)
+    command = _command(recipe, overrides, config, data, fields)
     with log_is_lines(lambda line: note(f"longlive: {line}") if first else None):
-        result = _run(module, wanted, resume)
+        result = _run(module, wanted, resume, command)
     from longlive_recipes.training.parallel import is_first_process
 
     if is_first_process():
@@ -280,31 +282,43 @@ def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
         refuse_inputs(run_files(Path(run.output)), reads, option="run.output")
 
 
-def _run(module: ModuleType, wanted: Any, resume: str | None) -> Path:
-    """Train; an error that stops the run gets a note on how the run can be resumed."""
+def _run(module: ModuleType, wanted: Any, resume: str | None, command: str) -> Path:
+    """Train; an error that stops the run gets a note with the command that resumes it."""
     from longlive_recipes.generation.interrupts import Stopped
+    from longlive_recipes.training.fit import what_is_left
+
+    def left() -> str:
+        if "what_is_left" in vars(module):  # of a chain of runs
+            return str(module.what_is_left(wanted, resume))
+        return what_is_left(wanted.run, resume, command=command)
 
     try:
         result: Path = module.run(wanted, resume=resume)
         return result
     except (KeyboardInterrupt, OSError) as error:
-        error.add_note(_left(module, wanted, resume))
+        error.add_note(left())
         raise
     except FloatingPointError as error:
         lost = ValueError(str(error))
-        lost.add_note(_left(module, wanted, resume))
+        lost.add_note(left())
         raise lost from error
     except SystemExit as error:
         if error.code != 128 + signal.SIGTERM:
             raise
         stopped = Stopped(signal.SIGTERM)
-        stopped.add_note(_left(module, wanted, resume))
+        stopped.add_note(left())
         raise stopped from error
 
 
-def _left(module: ModuleType, wanted: Any, resume: str | None) -> str:
-    if "what_is_left" in vars(module):  # of a chain of runs
-        return str(module.what_is_left(wanted, resume))
-    from longlive_recipes.training.fit import what_is_left
-
-    return what_is_left(wanted.run, resume)
+def _command(
+    recipe: str, overrides: list[str] | None, config: Path | None, data: Path | None, fields: Any
+) -> str:
+    """The command of this run as a shell takes it, without what it went on from."""
+    words = ["longlive", "train", recipe]
+    words += [] if config is None else ["--config", str(config)]
+    words += [] if data is None else ["--data", str(data)]
+    for name in fields.get("run", {}).get("loggers", ()):
+        words += ["--logger", name]
+    for setting in overrides or ():
+        words += ["--set", setting]
+    return shlex.join(words)

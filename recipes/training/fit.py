@@ -6,6 +6,7 @@ A run's folder holds ``run.json`` (what it is), ``train.csv`` and ``validation.c
 """
 
 import logging
+import shlex
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -221,15 +222,17 @@ def check_best(run: Run, measured: tuple[str, ...]) -> None:
         )
 
 
-def what_is_left(run: Run, resume: str | None = None) -> str:
+def what_is_left(run: Run, resume: str | None = None, *, command: str) -> str:
     """What a run that was stopped can go on with: a sentence, from what is on the disk.
 
     Args:
         resume: what the run went on from.
+        command: the command that trains, which a ``--resume`` can be added to.
     """
     if (Path(run.output) / CHECKPOINT).exists():
         steps = completed_steps(find_checkpoint(run.output))
-        return f"{steps} steps are kept; go on with --resume {run.output}."
+        again = shlex.join(["--resume", run.output])
+        return f"{steps} steps are kept; go on with: {command} {again}"
     if resume is not None:
         return f"nothing is kept of this run; go on from {resume} as before."
     return "nothing is kept, for no checkpoint was written: begin again."

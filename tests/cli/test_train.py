@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
         done = longlive("train", "ar_tiny", *settings)
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1] == (
-        "longlive: interrupted; 2 steps are kept; go on with --resume runs/ar_tiny."
+        "longlive: interrupted; 2 steps are kept; go on with: longlive train ar_tiny "
+        "--set run.checkpoint_minutes=0 --set run.samples_every=0 --resume runs/ar_tiny"
     )
     done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *settings)
     assert done.exit_code == 0, done.output
@@ -101,9 +103,10 @@ def signaled(number: int, monkeypatch, *settings: str, at: int = 1, times: int =
 def test_a_signal_ends_a_run_after_its_step_and_keeps_that(number, said, tmp_path, monkeypatch):
     done = signaled(number, monkeypatch)
     assert done.exit_code == 128 + number, done.output
-    end = f"longlive: {said}; 2 steps are kept; go on with --resume runs/ar_tiny."
+    again = "longlive train ar_tiny --set run.samples_every=0 --resume runs/ar_tiny"
+    end = f"longlive: {said}; 2 steps are kept; go on with: {again}"
     assert done.stderr.splitlines()[-1] == end
-    done = longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", "--set", "run.samples_every=0")
+    done = longlive(*shlex.split(again)[1:])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "runs" / "ar_tiny" / "train.csv").read_text().count("\n") == 5
 
@@ -131,7 +134,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
     assert done.exit_code == 1, done.output
     end = done.stderr.splitlines()[-1]
     assert "the checkpoint of step 2 could not be written (No space left on device)" in end
-    assert end.endswith("1 steps are kept; go on with --resume runs/ar_tiny.")
+    assert "1 steps are kept; go on with: longlive train ar_tiny --set " in end
+    assert end.endswith(" --resume runs/ar_tiny")
     kept = tmp_path / "runs" / "ar_tiny" / "checkpoints"
     assert [file.name for file in kept.iterdir()] == ["last.ckpt"]
     assert longlive("train", "ar_tiny", "--resume", "runs/ar_tiny", *settings).exit_code == 0
@@ -313,3 +317,30 @@ def test_loggers_that_cannot_be_had_are_refused_before_torch_is_loaded(tmp_path)
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=PATHS)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert said in done.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_is_signaled_says_the_command_that_goes_on(tmp_path):
+    """Ctrl-C, then SIGTERM, of real processes; the run ends as one that was never stopped."""
+    steps = ("--set", "budget.steps=40", "--set", "run.samples_every=0")
+    whole = ("train", "vae_tiny", *steps, "--set", "run.output=a whole run")
+    assert longlive(*whole).exit_code == 0
+    words = ["longlive", "train", "vae_tiny", *steps, "--set", "run.output=a run"]
+    table, rows = tmp_path / "a run" / "train.csv", 3
+    start = (sys.executable, "-c", "from longlive_cli.main import app; app()")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        pipe, paths = subprocess.PIPE, {**os.environ, **PATHS}
+        done = subprocess.Popen((*start, *words[1:]), cwd=tmp_path, stderr=pipe, env=paths)
+        until = time.monotonic() + 120
+        while not table.exists() or table.read_text().count("\n") < rows:
+            assert done.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        done.send_signal(number)
+        end = done.communicate(timeout=120)[1].decode().splitlines()[-1]
+        assert done.returncode == 128 + number, end
+        kept, said = re.search(r"; (\d+) steps are kept; go on with: (longlive .*)$", end).groups()
+        assert table.read_text().count("\n") == 1 + int(kept)
+        words, rows = shlex.split(said), int(kept) + 4
+        assert words[-2:] == ["--resume", "a run"]
+    assert longlive(*words[1:]).exit_code == 0
+    assert table.read_text() == (tmp_path / "a whole run" / "train.csv").read_text()
