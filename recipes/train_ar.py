@@ -32,6 +32,7 @@ from longlive_recipes.run_record import code_version
 from longlive_recipes.training.ar_batch import Batch, Drawn, Own, draw_given, over_frames
 from longlive_recipes.training.ar_checks import check as check
 from longlive_recipes.training.ar_clips import clips_of_run
+from longlive_recipes.training.ar_memory import predict as predict
 from longlive_recipes.training.ar_parts import adapt, begin_with, text_part
 from longlive_recipes.training.ar_parts import unfilled_parts as unfilled_parts
 from longlive_recipes.training.ar_results import pipeline_of, result_of, write_results

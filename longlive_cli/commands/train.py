@@ -46,7 +46,10 @@ Resume = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print --dry-run's config as JSON.")]
 DryRun = Annotated[
     bool,
-    typer.Option(help="Print the config, and for distillation which GPUs it fits; train nothing."),
+    typer.Option(
+        help="Print the config and the memory that a run takes, for distillation which GPUs it "
+        "fits; train nothing."
+    ),
 ]
 Export = Annotated[
     bool, typer.Option(help="Write the model of --resume's checkpoint, and train nothing.")
@@ -155,8 +158,10 @@ def _train(
         if data is not None and "sample_prompts" in vars(wanted):
             _check_clips(wanted)
         show(wanted, as_json=as_json)
-        if "what_fits" in vars(module) and not as_json:
-            say(module.what_fits(wanted))
+        if not as_json:
+            with spinning("rehearsing a step") if first else nullcontext():
+                lines = _predicted(module, wanted)
+            say("\n".join(lines))
         return
     if export:
         check_ranks(1)
@@ -308,6 +313,18 @@ def _run(module: ModuleType, wanted: Any, resume: str | None, command: str) -> P
         stopped = Stopped(signal.SIGTERM)
         stopped.add_note(left())
         raise stopped from error
+
+
+def _predicted(module: ModuleType, wanted: Any) -> list[str]:
+    """What a run will take, a line each."""
+    if "what_fits" in vars(module):
+        return [str(module.what_fits(wanted))]
+    if "predict" not in vars(module):
+        return ["# the memory of this recipe is not predicted"]
+    try:
+        return [f"# {line}" for line in module.predict(wanted).lines()]
+    except ValueError as error:
+        return [f"# the memory cannot be predicted: {error}"]
 
 
 def _command(

@@ -1,0 +1,163 @@
+"""The memory that AR training will take, and the tokens of its steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longlive_models.lora import add_lora
+from longlive_models.lora_config import LoRAConfig
+from longlive_models.settings import ModelSpec
+from longlive_models.text import PocketTextConfig, PocketTextEncoder, UMT5Config
+from longlive_models.wan import WanConfig, WanTransformer
+from longlive_models.wan.recomputation import Checkpointing
+from longlive_recipes.configs.train_ar import PLAIN, TrainAR
+from longlive_recipes.training.ar_checks import check_data, spec_of
+from longlive_recipes.training.ar_parts import unfilled_parts
+from longlive_recipes.training.memory import (
+    FLOAT32,
+    GRADIENTS,
+    LIBRARIES,
+    MemoryPlan,
+    Rehearsed,
+    StepMemory,
+    of_parameters,
+    of_update,
+    rehearse,
+)
+
+INDEX_BYTES = 8
+"""Of a token's number in a prompt."""
+
+
+def predict(config: TrainAR) -> MemoryPlan:
+    """The memory of a run on each of its devices.
+
+    Samples and validations come between steps and are not counted; nor is what drawing and encoding
+    clips takes before the first step. Products in four bits are taken as if they had 16.
+
+    Raises:
+        ValueError: there is no such VAE, or no such cache of clips.
+    """
+    model, parallel = config.model, config.parallel
+    spec = spec_of(config)
+    latent = spec.latent_size
+    phase = max(config.phases, key=lambda phase: phase.batch * phase.length)
+    frames = 2 * phase.length * model.frames_per_block // parallel.sequence
+    clips = max(1, phase.batch // parallel.data // config.accumulate)
+    step = _step(
+        model,
+        config.text,
+        config.adapter.lora,
+        clips,
+        frames,
+        phase.length,
+        latent,
+        checkpointing=config.checkpointing,
+        autocast=config.run.precision != "32-true",
+        compiled=config.run.compile and not config.checkpointing,
+    )
+    parameters = list(unfilled_parts(replace(config, quantized=PLAIN)).parameters())
+    trained = sum(one.numel() for one in parameters if one.requires_grad)
+    frozen = sum(one.numel() for one in parameters) - trained
+    averaged = config.optimization.ema_decay > 0
+    lasting = of_parameters(trained, frozen, averaged=averaged, ranks=parallel.ranks)
+    lasting["encoded clips"] = _clips(config, spec)
+    if config.run.accelerator != "cpu":
+        lasting["libraries"] = LIBRARIES
+    if parallel.ranks > 1:
+        layer = sum(one.numel() for one in parameters) // model.num_layers
+        lasting["a layer's whole weights and gradients"] = 2 * FLOAT32 * layer
+        step = replace(step, gradients=step.gradients // parallel.ranks)
+    update = of_update(trained, fused=False, ranks=parallel.ranks)
+    if config.accumulate > 1:
+        lasting["gradients of the batch's parts"] = update.pop(GRADIENTS)
+        step = replace(step, gradients=0)
+    words = "compiled" if config.run.compile else "not compiled"
+    if config.quantized.quantizes:
+        words += ", products in 16 bits"
+    return MemoryPlan(
+        lasting=lasting,
+        step=step,
+        update=update,
+        tokens=clips * config.accumulate * frames * model.tokens_per_frame(*latent),
+        about=f"{clips} clips of {phase.length} blocks at a time, {words}",
+    )
+
+
+def _clips(config: TrainAR, spec: ModelSpec) -> int:
+    """Bytes of the clips that a device holds, prompts included."""
+    rows, columns = spec.latent_size
+    block = config.model.in_channels * rows * columns * 2 * config.model.frames_per_block
+    held = check_data(config, spec.timing)
+    each = block // config.parallel.sequence + INDEX_BYTES * config.text.text_len
+    return sum(count * blocks * each for blocks, count in held.items())
+
+
+@cache
+def _step(
+    model: WanConfig,
+    text: PocketTextConfig | UMT5Config,
+    lora: LoRAConfig | None,
+    clips: int,
+    frames: int,
+    blocks: int,
+    latent: tuple[int, int],
+    *,
+    checkpointing: Checkpointing,
+    autocast: bool,
+    compiled: bool,
+) -> StepMemory:
+    """A step on ``frames`` frames of each clip, both copies, with a text for each block of each."""
+    texts = 2 * blocks if frames % (2 * blocks) == 0 else 2
+    shape, split = (clips, model.in_channels, frames, *latent), (clips, texts)
+
+    def make(layers: int) -> Rehearsed:
+        transformer = WanTransformer(
+            replace(model, num_layers=layers), gradient_checkpointing=checkpointing
+        )
+        encoder = PocketTextEncoder(text) if isinstance(text, PocketTextConfig) else None
+        parts: list[nn.Module] = [transformer, *([] if encoder is None else [encoder])]
+        if lora is not None:
+            add_lora(transformer, lora)
+            for part in parts[1:]:
+                part.requires_grad_(False)
+
+        def inputs() -> tuple[Tensor, ...]:
+            latents = torch.zeros(shape, dtype=torch.float32, device="cpu")
+            timesteps = torch.zeros(clips, frames, dtype=torch.float32, device="cpu")
+            return latents, timesteps, _prompts(text, clips * texts)
+
+        def call(latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
+            encoded = prompts if encoder is None else encoder(prompts)
+            predicted: Tensor = transformer(latents, timesteps, encoded.unflatten(0, split))
+            return predicted
+
+        def pure(weights: Mapping[str, Tensor], *given: Tensor) -> Tensor:
+            result: Tensor = torch.func.functional_call(transformer, dict(weights), given)
+            return result
+
+        def to_compile() -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+            latents, timesteps, prompts = inputs()
+            encoded = prompts if encoder is None else encoder(prompts)
+            weights = dict(transformer.named_parameters())
+            return pure, (weights, latents, timesteps, encoded.unflatten(0, split))
+
+        return Rehearsed(
+            module=nn.ModuleList(parts),
+            call=call,
+            inputs=inputs,
+            compiled=to_compile if compiled else None,
+        )
+
+    return rehearse(make, model.num_layers, autocast=autocast)
+
+
+def _prompts(text: PocketTextConfig | UMT5Config, count: int) -> Tensor:
+    """Numbers of words for an encoder that trains along, or the features of a frozen one."""
+    if isinstance(text, PocketTextConfig):
+        return torch.zeros(count, text.text_len, dtype=torch.int64, device="cpu")
+    return torch.zeros(count, text.text_len, text.dim, dtype=torch.float32, device="cpu")
