@@ -76,7 +76,7 @@ class MemoryPlan:
             "gradients when most is taken": self.step.gradients,
             "what passes within a step": self.step.passing,
         }
-        rows = self.lasting | (in_step if self._is_step() else self.update)
+        rows = {**self.lasting, **(in_step if self._is_step() else self.update)}
         wide = max(map(len, rows))
         return [
             f"predicted memory of a device: {_size(self.peak)} ({self.about})",
@@ -146,7 +146,7 @@ def _rehearse(make: Callable[[int], Rehearsed], layers: int, *, autocast: bool) 
             with _autocast(autocast):
                 loss = made.call(*inputs).float().square().mean()
             kept = live.now - before
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         gradients, most = live.at_peak, live.peak - before
         kept = min(kept, most - gradients)
         return StepMemory(kept=kept, gradients=gradients, passing=most - gradients - kept)
