@@ -98,6 +98,26 @@ def test_from_a_folder_to_a_video(place, tmp_path, monkeypatch):
     assert (tmp_path / "a.mp4").is_file()
 
 
+@pytest.mark.slow
+def test_from_a_folder_to_a_video_of_a_packed_student_of_few_steps(place, tmp_path, monkeypatch):
+    """The defaults lead from stage to stage: nothing but the cache and its VAE is named."""
+    monkeypatch.chdir(tmp_path)
+    settings = (f"vae={place / 'vae'}", "run.samples_every=0", "run.progress_bar=false")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    for recipe in ("ar_tiny", "cm_tiny", "dmd_tiny"):
+        done = longlive("train", recipe, "--data", place / "cache", *sets)
+        assert done.exit_code == 0, done.output
+    done = longlive("quantize", "runs/dmd_tiny/model", "-o", "packed")
+    assert done.exit_code == 0, done.output
+    for model, video in (("runs/dmd_tiny/model", "a.mp4"), ("packed", "b.mp4")):
+        done = longlive("generate", CAPTIONS[0], "--model", model, "--seconds", 1, "-o", video)
+        assert done.exit_code == 0, done.output
+        record = json.loads((tmp_path / video).with_suffix(".json").read_text())
+        assert record["plan"]["sampler"] == "few_step"
+        assert (record["plan"]["steps"], record["plan"]["guidance"]) == (2, 1.0)
+        assert record["plan"]["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
