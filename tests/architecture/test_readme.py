@@ -43,6 +43,7 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
     "train vae_pocket": GPU,
     "train ar_pocket": GPU,
+    "train (pocket_chain|cm_pocket|dmd_pocket)": "distills for minutes on a GPU",
     "generate .* --model runs/ar_pocket/model": "needs the model of that training",
     "evaluate --set model=runs/ar_pocket/model": "needs the model of that training",
     "generate .* --nodes 2": MACHINES,
