@@ -16,11 +16,15 @@ from pathlib import Path
 import torch
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
+from longlive_models.adapters import convert_adapter, read_adapter
+from longlive_models.checkpoints.folder import unfilled
 from longlive_models.checkpoints.hub import resolve
+from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.folders import finish_folder, write_file, write_part
 from longlive_models.layouts.forms import Hints
 from longlive_models.layouts.part_files import PartFile, open_part
 from longlive_models.published import find_parts, find_tokenizer
+from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.convert import Convert as Convert
 from longlive_recipes.configs.convert import check_paths
 from longlive_recipes.run_record import NOT_IN_RECORDS
@@ -74,6 +78,8 @@ def plan(config: Convert, output: Path) -> Plan:
             hold the model, an output that exists, or a disk that is too small.
     """
     check_paths(config, output)
+    if config.lora is not None:
+        return _plan_adapter(config, Path(config.lora), output)
     source = Path(config.model).expanduser()
     if not source.is_dir() or config.model in ("pocket",):
         source = resolve(config.model)
@@ -124,7 +130,10 @@ def run(config: Convert, output: Path, *, progress: Progress | None = None) -> R
     dtype = _DTYPES[config.dtype]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix and output.suffix in (config.format.suffix, ".pth"):
+        if config.lora is not None:
+            layout = config.to.removeprefix("lora-")
+            convert_adapter(Path(config.lora), unfinished, _model_of(config), layout=layout)
+        elif output.suffix and output.suffix in (config.format.suffix, ".pth"):
             [part] = planned.opened.values()
             swizzled = None if config.scales is None else config.scales == "swizzled"
             write_file(unfinished, part, config.to, dtype=dtype, swizzled=swizzled, progress=tell)
@@ -144,6 +153,32 @@ def run(config: Convert, output: Path, *, progress: Progress | None = None) -> R
         bytes=sum(file.stat().st_size for file in files),
         seconds=time.perf_counter() - began,
     )
+
+
+def _plan_adapter(config: Convert, source: Path, output: Path) -> Plan:
+    """The plan for an adapter, which is read, and has to fit the model."""
+    adapter = read_adapter(source, _model_of(config))
+    numbers = sum(one.down.numel() + one.up.numel() for one in adapter.matrices.values())
+    size = 4 * numbers
+    _check_room(output, size)
+    return Plan(
+        config=config,
+        output=str(output),
+        parts={f"adapter ({adapter.layout})": str(source)},
+        exact=True,
+        why="",
+        tensors=2 * len(adapter.matrices),
+        bytes=size,
+        opened={},
+        tokenizer=None,
+    )
+
+
+def _model_of(config: Convert) -> WanTransformer:
+    """The transformer that an adapter is for, without weights."""
+    spec = read_spec(resolve(config.model))
+    with unfilled():
+        return WanTransformer(spec.transformer)
 
 
 def _wanted(config: Convert, found: dict[str, Path], source: Path) -> dict[str, Path]:

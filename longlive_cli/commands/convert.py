@@ -67,6 +67,14 @@ def convert(
             autocompletion=complete.among("linear", "swizzled"),
         ),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write this adapter in another layout (lora-peft, lora-kohya); MODEL is what it "
+            "is for.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Say what would be written, and write nothing.")
@@ -78,6 +86,7 @@ def convert(
 
     check_ranks(1)
     given = {"part": part, "dtype": dtype, "source": source, "rule": rule, "scales": scales}
+    given |= {"lora": lora}
     wanted = apply_mapping(Convert(model=model, to=to), given)
     check_paths(wanted, output)
     if not Path(model).expanduser().is_dir():

@@ -18,12 +18,14 @@ class Format:
         suffix: that of a file with one part; "" if it is always a folder.
         packed: whether it holds the transformer in NVFP4, which the source must have.
         alone: whether it holds a transformer alone.
+        adapter: whether it holds an adapter (LoRA) rather than a model.
     """
 
     words: str
     suffix: str = ""
     packed: bool = False
     alone: bool = False
+    adapter: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -50,6 +52,13 @@ FORMATS: dict[str, Format] = {
     "transformer-engine": Format(
         words="Transformer Engine's NVFP4", suffix=".safetensors", packed=True, alone=True
     ),
+    "lora-peft": Format(words="an adapter's folder, as PEFT writes it", adapter=True),
+    "lora-kohya": Format(
+        words="an adapter's file, as kohya writes it",
+        suffix=".safetensors",
+        alone=True,
+        adapter=True,
+    ),
 }
 """The layouts that can be written, by name."""
 
@@ -71,6 +80,8 @@ class Convert:
         rule: the scale rule of packed weights, where the file does not say it.
         scales: the order of block scales, where a convention has two: of the source if it does
             not say it, and of what is written.
+        lora: an adapter's file or folder of any layout, to be written in another; ``model`` is the
+            one that it is for.
     """
 
     model: str
@@ -80,6 +91,7 @@ class Convert:
     source: str | None = None
     rule: str | None = None
     scales: Literal["linear", "swizzled"] | None = None
+    lora: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -94,6 +106,16 @@ class Convert:
                     f"there is no {what} {value!r}{did_you_mean(value, known)}There are "
                     f"{', '.join(known)}."
                 )
+        if self.format.adapter and self.lora is None:
+            raise ValueError(
+                f"the layout {self.to} is of adapters, and none is named: write `longlive convert "
+                f"MODEL --lora FILE --to {self.to}`, where MODEL is what the adapter is for."
+            )
+        if self.lora is not None and not self.format.adapter:
+            raise ValueError(
+                f"lora={self.lora!r} is an adapter, and {self.to} is a layout of models. Write it "
+                f"to lora-peft or lora-kohya."
+            )
         if self.rule is not None:
             from longlive_recipes.configs.quantize_weights import check_rule
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, quantize
 from longlive_core.testing import assert_bitwise_equal
+from longlive_models.adapters import read_adapter
 from longlive_models.checkpoints.folder import save_part
 from longlive_models.checkpoints.nvfp4 import KEY, PackedConfig, packed_state
 from longlive_models.layouts.part_files import PartFile, open_any, open_part
@@ -19,6 +20,7 @@ from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes import convert as recipe
 from longlive_recipes.configs.convert import FORMATS, Convert
+from tests.models.adapters.layouts import adapter, in_layout, product, tiny_model
 from tests.models.foreign_files import (
     PACKABLE,
     SPEC,
@@ -27,6 +29,7 @@ from tests.models.foreign_files import (
     write_diffusers,
     write_published,
 )
+from tests.models.tiny_pipeline import write_tiny_folder
 
 PLAIN = ("published", "diffusers", "comfyui", "longlive")
 PACKED = tuple(name for name, one in FORMATS.items() if one.packed)
@@ -267,3 +270,29 @@ def test_a_name_that_diffusers_has_not_is_not_dropped(tmp_path):
     save_file(tensors, path)
     with pytest.raises(ValueError, match="extra.weight, for which Diffusers' model has no name"):
         convert(path, tmp_path / "out", "diffusers")
+
+
+@pytest.mark.parametrize("to", ["lora-peft", "lora-kohya"])
+def test_an_adapter_is_written_in_another_layout(to, tmp_path):
+    model, want = write_tiny_folder(tmp_path / "model"), adapter()
+    save_file(in_layout(want, "comfyui"), tmp_path / "in.safetensors")
+    named = {"model": str(model), "to": to, "lora": str(tmp_path / "in.safetensors")}
+    output = tmp_path / f"out{FORMATS[to].suffix}"
+    planned = recipe.plan(Convert(**named), output)
+    assert planned.parts == {"adapter (comfyui)": str(tmp_path / "in.safetensors")}
+    result = recipe.run(Convert(**named), output)
+    got = read_adapter(result.output, tiny_model())
+    for name in want.matrices:
+        torch.testing.assert_close(product(got, name), product(want, name), rtol=1e-6, atol=1e-5)
+    assert [one.name for one in tmp_path.iterdir() if "unfinished" in one.name] == []
+
+
+def test_an_adapter_and_its_layout_are_named_together(tmp_path):
+    with pytest.raises(ValueError, match="the layout lora-peft is of adapters, and none is named"):
+        Convert(model="pocket", to="lora-peft")
+    with pytest.raises(ValueError, match="lora='a' is an adapter, and gguf is a layout of models"):
+        Convert(model="pocket", to="gguf", lora="a")
+    save_file(in_layout(adapter(), "kohya"), tmp_path / "a.safetensors")
+    wrong = Convert(model="pocket", to="lora-peft", lora=str(tmp_path / "a.safetensors"))
+    with pytest.raises(ValueError, match="of a model of another size"):
+        recipe.plan(wrong, tmp_path / "out")
