@@ -41,7 +41,7 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "live 'a red circle moves right on a navy background'$": "waits for what a person types",
     "serve": "answers until it is stopped; tests/recipes/serve starts it",
     "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
-    "train vae_pocket": GPU,
+    "train vae_(light_)?pocket": GPU,
     "train ar_pocket": GPU,
     "train (pocket_chain|cm_pocket|dmd_pocket)": "distills for minutes on a GPU",
     "generate .* --model runs/ar_pocket/model": "needs the model of that training",
