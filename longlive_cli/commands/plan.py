@@ -1,14 +1,15 @@
 """`longlive plan`: what a model will take, before anything is loaded."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longlive_cli import complete, options
-from longlive_cli.messages import say, spinning
+from longlive_cli.messages import in_one_line, say, spinning
 
 if TYPE_CHECKING:
+    from longlive_cli.catalog import Preset
     from longlive_recipes.plan import Forecast
 
 GIB = 2**30
@@ -16,9 +17,12 @@ GIB = 2**30
 
 def plan(
     model: Annotated[
-        str,
-        typer.Argument(help="A shipped model, a folder, or LongLive-2.0-5B (no files needed)."),
-    ] = "LongLive-2.0-5B",
+        str | None,
+        typer.Argument(
+            help="A shipped model, a folder, or LongLive-2.0-5B (no files needed); with --train a "
+            "recipe.  [default: LongLive-2.0-5B, or every recipe]"
+        ),
+    ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +50,9 @@ def plan(
     decode_apart: Annotated[
         bool, typer.Option("--decode-apart", help="One more GPU decodes.")
     ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Plan training: every recipe, or the one that is named.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Say what a model will take before it runs: memory by part, seconds, disk, and what fits.
@@ -56,7 +63,7 @@ def plan(
     from longlive_recipes.configs.plan import PlanWishes
 
     wishes = PlanWishes(
-        model=model,
+        model="LongLive-2.0-5B" if model is None or train else model,
         gpu=gpu,
         memory=memory,
         seconds=seconds,
@@ -68,11 +75,58 @@ def plan(
         ranks=ranks,
         decode_apart=decode_apart,
     )
+    if train:
+        _train(model, gpu, memory, as_json)
+        return
     with spinning("counting"):
         from longlive_recipes import plan as recipe
 
         forecast = recipe.run(wishes)
     say(json.dumps(forecast.to_dict()) if as_json else described(forecast))
+
+
+def _train(name: str | None, gpu: str | None, memory: str | None, as_json: bool) -> None:
+    """Say what training takes: of each recipe a line, or of one its parts."""
+    from longlive_cli.catalog import find, presets
+
+    known = [one for one in presets() if one.recipe.startswith(("train_", "distill_"))]
+    chosen = known if name is None else [find(name, known)]
+
+    from longlive_recipes.planning.hardware import here, named, with_memory
+
+    hardware = with_memory(here() if gpu is None else named(gpu), memory)
+    usable = hardware.memory - hardware.reserved
+    found: list[dict[str, Any]] = []
+    with spinning("rehearsing a step of each recipe"):
+        for one in chosen:
+            found.append({"recipe": one.name, **_predicted(one)})
+            peak = found[-1].get("peak")
+            found[-1]["fits"] = None if peak is None else peak <= usable
+    if as_json:
+        device = {"name": hardware.name, "usable": usable}
+        say(json.dumps({"hardware": device, "recipes": found}))
+        return
+    say(f"training on {hardware.name}, {_bytes(usable)} that can be had, a rank's device each:")
+    for row in found:
+        if row["fits"] is None:
+            say(f"  {row['recipe']:22}{row['why']}")
+            continue
+        words = "fits" if row["fits"] else "does not fit"
+        say(f"  {row['recipe']:22}{_bytes(row['peak']):>11}  {words}, {row['about']}")
+        if name is not None:
+            say("\n".join(f"    {line}" for line in row["lines"]))
+
+
+def _predicted(preset: "Preset") -> dict[str, Any]:
+    """The memory of a preset, as values for JSON; or why it is not predicted."""
+    module = preset.module
+    if "predict" not in vars(module):
+        return {"why": "its memory is not predicted; `longlive train --dry-run` may say more"}
+    try:
+        made = module.predict(preset.build())
+    except ValueError as error:
+        return {"why": in_one_line(str(error))}
+    return {"peak": made.peak, "about": made.about, "lines": made.lines()}
 
 
 def described(forecast: "Forecast") -> str:

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from longlive_cli.main import app
 
+GIB = 2**30
+
 
 def longlive(*arguments: str):
     return CliRunner().invoke(app, ["plan", *arguments])
@@ -51,3 +53,33 @@ def test_what_cannot_be_planned_is_refused_in_a_line(words, message):
     done = longlive(*words)
     assert done.exit_code == 2 and done.stdout == ""
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_training_is_planned_for_every_recipe(monkeypatch):
+    """With stand-ins for the rehearsals, which tests/recipes/training hold against real steps."""
+    from longlive_cli import catalog
+    from longlive_recipes.training.memory import MemoryPlan, StepMemory
+
+    step = StepMemory(kept=2 * GIB, gradients=GIB, passing=GIB)
+    made = MemoryPlan(lasting={"weights": 6 * GIB}, step=step, update={}, tokens=5, about="a")
+    monkeypatch.setattr("longlive_recipes.train_ar.predict", lambda config: made, raising=False)
+    done = longlive("--train", "--gpu", "h200", "--memory", "9GB", "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["recipe"]: row for row in json.loads(done.stdout)["recipes"]}
+    known = [one for one in catalog.presets() if one.recipe.startswith(("train_", "distill_"))]
+    assert rows.keys() == {one.name for one in known}
+    assert rows["ar_pocket"]["peak"] == 10 * GIB and rows["ar_pocket"]["fits"] is False
+    assert all(row["fits"] is not None or row["why"] for row in rows.values())
+    text = longlive("ar_tiny", "--train", "--gpu", "h200").stdout
+    assert "ar_tiny" in text and "10.0 GiB  fits" in text and "weights" in text
+
+
+def test_the_tiny_recipe_is_rehearsed():
+    done = longlive("ar_tiny", "--train", "--gpu", "cpu", "--json")
+    [row] = json.loads(done.stdout)["recipes"]
+    assert row["recipe"] == "ar_tiny" and 0 < row["peak"] < GIB and row["fits"] is True
+
+
+def test_a_recipe_that_is_none_is_refused():
+    done = longlive("ar_tny", "--train")
+    assert done.exit_code == 2 and "did you mean 'ar_tiny'?" in done.stderr
