@@ -138,6 +138,12 @@ class DistillDMDModule(DistillModule):
             backward(loss)
         return logged
 
+    def frames_of_step(self) -> int:
+        config = self.config
+        videos = 1 + config.trains_student(self.steps_taken)
+        count = current_phase(config.phases, self.progress).batch * videos
+        return count * config.world.first_frame(config.rollout_blocks)
+
     def student_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
         """The distribution matching loss of this rank's part of ``count`` new videos."""
         exits = self.exit_steps(chance)

@@ -67,7 +67,7 @@ def cm_pocket() -> DistillCM:
         sets=(ClipSet(blocks=6, clips=3_000),),
         phases=(Phase(length=6, batch=12, until=1.0),),
         budget=TrainingSchedule(steps=4_000, minutes=6, warmup_steps=100, final_rate=0.1),
-        run=Run(output="runs/cm_pocket", compile=True, validate_every=500, samples_every=4),
+        run=Run(output="runs/cm_pocket", compile=True, validate_every=1_000, samples_every=4),
     )
 
 

@@ -22,6 +22,7 @@ from longlive_recipes.evaluate import ATTRIBUTES, draw_looks, generate_clips
 from longlive_recipes.moving_shapes.attributes import MOTIONS, ShapeAttributes
 from longlive_recipes.moving_shapes.captions import base_caption
 from longlive_recipes.moving_shapes.coverage import (
+    FREE,
     FreeTraits,
     as_values,
     coverage,
@@ -35,6 +36,18 @@ SCORE = "score"
 BEST = "best_step"
 OTHER_SEEDS = 1_000_000
 """How far the seeds of a teacher's videos are from those of the student's."""
+
+WITH_ALL = (*ATTRIBUTES, "all_four")
+MEASURED = (
+    *WITH_ALL,
+    *(f"{suite}_{name}" for suite in ("seen", "heldout") for name in WITH_ALL),
+    *(f"motion_{motion.replace(' ', '_')}" for motion in MOTIONS),
+    *(f"distance_{name}" for name in FREE),
+    "saturation",
+    SCORE,
+    BEST,
+)
+"""The names of what a validation measures; a motion that no prompt asked for has no number."""
 
 Row = dict[str, float]
 

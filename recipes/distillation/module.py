@@ -17,7 +17,7 @@ from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.distill import Distill
-from longlive_recipes.distillation.curve import BEST, JudgeCurve
+from longlive_recipes.distillation.curve import BEST, MEASURED, JudgeCurve
 from longlive_recipes.distillation.picture import draw_curve
 from longlive_recipes.distillation.twins import twin
 from longlive_recipes.moving_shapes.dataset import TokenClips
@@ -142,6 +142,10 @@ class DistillModule(TrainARModule):
     def empty_prompt(self) -> Tensor:
         """The features of the prompt that guidance moves away from, [1, 1, length, width]."""
         return self.text.encode([""])[:, None].to(self.device)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return super().measured if self.curve is None else MEASURED
 
     def validate(self) -> dict[str, float]:
         """What the judge sees; writes the model if it is the best so far, and the curve.

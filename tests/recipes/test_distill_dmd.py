@@ -219,7 +219,7 @@ def test_the_best_is_kept_and_not_the_last(tmp_path, folders, monkeypatch):
         return {"score": score, "best_step": self.best["step"]}
 
     monkeypatch.setattr(JudgeCurve, "judge", judge)
-    made = config(tmp_path, folders, run=quiet_run(tmp_path))
+    made = config(tmp_path, folders, run=quiet_run(tmp_path, best_metric="score", best_k=1))
     distill_dmd.run(made)
     assert column(tmp_path / "validation.csv", "best_step") == [2, 2, 2]
     assert '"step": 2' in (tmp_path / "model" / "model_index.json").read_text()

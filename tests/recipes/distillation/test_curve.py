@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from longlive_recipes.configs.judge import Judged
-from longlive_recipes.distillation.curve import JudgeCurve
+from longlive_recipes.distillation.curve import MEASURED, JudgeCurve
 from longlive_recipes.distillation.picture import draw_curve
 from longlive_recipes.moving_shapes.coverage import FREE
 from tests.models.tiny_pipeline import tiny_pipeline
@@ -56,7 +56,8 @@ def test_a_student_that_draws_what_is_asked_is_right_and_one_that_loses_it_is_no
     assert made.teacher["all_four"] == 1
     first = judge(made, 10)
     assert first["all_four"] == first["seen_all_four"] == first["heldout_all_four"] == 1
-    assert {f"distance_{name}" for name in FREE} < first.keys()
+    assert {f"distance_{name}" for name in FREE} < first.keys() <= set(MEASURED)
+    assert {name for name in MEASURED if not name.startswith("motion_")} <= first.keys()
     state["wrong"] = 1
     second = judge(made, 20)
     assert second["all_four"] < first["all_four"]
