@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from longlive_core.nvfp4 import NVFP4Linear, NVFP4TrainingLinear, TrainingConfig
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import load_part
 from longlive_models.objectives import Guidance
-from longlive_recipes import distill_cm, distill_dmd, train_ar
+from longlive_recipes import distill_cm, distill_dmd, quantize_weights, train_ar
+from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.distill_dmd import DistillDMD, DistillDMDModule, dmd_pocket, dmd_tiny
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
@@ -253,6 +255,24 @@ def test_adapters_of_two_learn_beside_one_base_that_is_held_once(tmp_path, folde
     assert kept.keys() == set(trains)
     assert all(tensor.dtype == torch.float32 for tensor in kept.values())
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_student_whose_linears_train_in_four_bits_is_distilled_and_packed(tmp_path, folders):
+    made = config(tmp_path, folders, quantized=TrainingConfig(), pull=0.5)
+    module = ready(made)
+    kinds = [
+        any(isinstance(part, NVFP4TrainingLinear) for part in network.modules())
+        for network in (module.model, module.twins[0], module.critic, module.teachers[0])
+    ]
+    assert kinds == [True, True, False, False]
+    distill_dmd.run(made)
+    quantize_weights.run(QuantizeWeights(model=str(tmp_path / "model")), tmp_path / "packed")
+    packed = LongLivePipeline.from_pretrained(
+        str(tmp_path / "packed"), device="cpu", weights="nvfp4"
+    )
+    assert any(isinstance(part, NVFP4Linear) for part in packed.transformer.modules())
+    assert packed("a red circle moves right on a navy background", seconds=1).frames.numel()
 
 
 def test_adapters_that_are_merged_are_the_student(tmp_path, folders):
