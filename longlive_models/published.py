@@ -162,27 +162,48 @@ def _comfy_transformer(path: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def read_published_spec(files: PublishedFiles) -> ModelSpec:
-    """The sizes of a model from the shapes in its files; reads no weights.
+@dataclass(frozen=True, kw_only=True)
+class OpenedFiles:
+    """The parts of a model after their names and shapes were read, and the tokenizer's folder."""
+
+    transformer: PartFile
+    vae: PartFile
+    text: PartFile
+    tokenizer: Path
+
+    @property
+    def text_config(self) -> UMT5Config:
+        """The sizes of the text encoder."""
+        return umt5_config(self.text.shapes, self.text.path)
+
+    def spec(self) -> ModelSpec:
+        """The sizes of the model. Raises ValueError if its parts do not fit each other."""
+        transformer, vae, features = self.transformer, self.vae, self.text_config.dim
+        config = transformer_config(transformer.shapes, transformer.config, transformer.path)
+        if features != config.text_dim:
+            raise ValueError(
+                f"{self.text.path} gives features of {features}, and the transformer in "
+                f"{transformer.path} takes {config.text_dim}: they are parts of different models. "
+                f"Take both from one place."
+            )
+        return ModelSpec(
+            transformer=config,
+            vae=vae_config(vae.shapes, vae.config, vae.path),
+            settings=LONGLIVE_5B.settings,
+        )
+
+
+def open_files(files: PublishedFiles) -> OpenedFiles:
+    """Open the parts of a model; reads no weights.
 
     Raises:
-        ValueError: a file is incomplete, of another part or model, or they do not fit each other.
+        ValueError: a file is incomplete, or of another part or model.
     """
-    transformer = open_part(files.transformer, "transformer")
-    vae = open_part(files.vae, "vae")
-    text = open_part(files.text, "text_encoder")
-    config = transformer_config(transformer.shapes, transformer.config, files.transformer)
-    features = umt5_config(text.shapes, files.text).dim
-    if features != config.text_dim:
-        raise ValueError(
-            f"{files.text} gives features of {features}, and the transformer in "
-            f"{files.transformer} takes {config.text_dim}: they are parts of different models. "
-            f"Take both from one place."
-        )
-    return ModelSpec(
-        transformer=config,
-        vae=vae_config(vae.shapes, vae.config, files.vae),
-        settings=LONGLIVE_5B.settings,
+    return OpenedFiles(
+        transformer=open_part(files.transformer, "transformer"),
+        vae=open_part(files.vae, "vae"),
+        text=open_part(files.text, "text_encoder"),
+        tokenizer=files.tokenizer,
     )
 
 
@@ -192,7 +213,7 @@ def holds_packed(transformer: Path) -> bool:
 
 
 def load_published(
-    files: PublishedFiles,
+    files: PublishedFiles | OpenedFiles,
     *,
     runtime: Runtime,
     spec: ModelSpec | None = None,
@@ -212,25 +233,17 @@ def load_published(
     Raises:
         ValueError: a file holds other weights; nothing has been read of any then.
     """
-    parts = {
-        part: open_part(path, part)
-        for part, path in (
-            ("transformer", files.transformer),
-            ("vae", files.vae),
-            ("text_encoder", files.text),
-        )
-    }
-    spec = read_published_spec(files) if spec is None else spec
-    opened = parts["text_encoder"]
-    sizes = umt5_config(opened.shapes, opened.path) if text_config is None else text_config
+    opened = open_files(files) if isinstance(files, PublishedFiles) else files
+    spec = opened.spec() if spec is None else spec
+    sizes = opened.text_config if text_config is None else text_config
     with unfilled():
         transformer = WanTransformer(spec.transformer, attention=runtime.attention)
         vae = WanVAE(spec.vae)
-    for module, name in ((transformer, "transformer"), (vae, "vae")):
-        require_fit(parts[name].shapes, shapes_of(module), parts[name].path, type(module).__name__)
-    _fill_transformer(transformer, parts["transformer"], runtime, reduce_amax, check=check)
-    vae = load_vae(parts["vae"].read(check=check), config=spec.vae, dtype=None)
-    text = load_umt5(opened.read(check=check), files.tokenizer, config=sizes)
+    for module, part in ((transformer, opened.transformer), (vae, opened.vae)):
+        require_fit(part.shapes, shapes_of(module), part.path, type(module).__name__)
+    _fill_transformer(transformer, opened.transformer, runtime, reduce_amax, check=check)
+    vae = load_vae(opened.vae.read(check=check), config=spec.vae, dtype=None)
+    text = load_umt5(opened.text.read(check=check), opened.tokenizer, config=sizes)
     return transformer, vae, text
 
 

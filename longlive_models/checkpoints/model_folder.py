@@ -6,7 +6,7 @@ from longlive_models.checkpoints.folder import check_counts, weight_files
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.nvfp4 import ReduceAmax
 from longlive_models.parts import read_classes
-from longlive_models.published import find_files, read_published_spec
+from longlive_models.published import find_files, open_files
 from longlive_models.runtime import Runtime
 from longlive_models.settings import ModelSpec, read_settings
 from longlive_models.text import TextEncoder, WordTokenizer
@@ -36,7 +36,7 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
         ValueError: files are missing, which the message names, or do not fit each other.
     """
     if is_published(folder):
-        return read_published_spec(find_files(folder, download=download))
+        return open_files(find_files(folder, download=download)).spec()
     rows = read_classes(folder)
     for part in rows:
         weight_files(folder / part)

@@ -17,9 +17,9 @@ from longlive_core.testing import assert_bitwise_equal
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.gguf_files import Planned, write_gguf
-from longlive_models.loading import load_model
+from longlive_models.loading import LoadedModel, load_model
 from longlive_models.precision import stored_precision
-from longlive_models.published import LONGLIVE_5B
+from longlive_models.published import LONGLIVE_5B, find_files, load_published, open_files
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from tests.models.foreign_files import (
@@ -240,3 +240,25 @@ def test_rows_scaled_one_by_one_are_decoded_so(tmp_path):
     save_file(tensors, path)
     loaded = load_model(path, on_cpu()).transformer.state_dict()["blocks.0.ffn.0.weight"]
     assert_bitwise_equal(loaded, tensors[f"{name}.weight"].float() * rows[:, None])
+
+
+def test_weights_that_were_not_searched_while_loading_are_searched_after(tmp_path):
+    """On a GPU they are searched once they are there; the file is named all the same."""
+    path = write_published(tmp_path / "model")
+    state = torch.load(path)
+    state["generator"]["model.blocks.1.ffn.0.bias"][3] = torch.nan
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"blocks.1.ffn.0.bias in .*model_bf16.pt holds nan"):
+        load_model(path, on_cpu())
+    opened = open_files(find_files(path))
+    transformer, vae, text = load_published(opened, runtime=on_cpu(), check=False)
+    late = LoadedModel(
+        transformer=transformer,
+        vae=vae,
+        text=text,
+        settings=SPEC.settings,
+        weights=path,
+        unchecked={"vae": opened.vae.path, "transformer": path},
+    )
+    with pytest.raises(ValueError, match=r"blocks.1.ffn.0.bias in .*model_bf16.pt holds nan"):
+        late.check_numbers()
