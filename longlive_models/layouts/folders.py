@@ -12,7 +12,7 @@ import torch
 from longlive_models.checkpoints.hub import FOREIGN_TRANSFORMER, INDEX, PUBLISHED_WEIGHTS
 from longlive_models.checkpoints.nvfp4 import KEY, PUBLISHED_FORMAT, PUBLISHED_RULES, PackedConfig
 from longlive_models.layouts.gguf_files import write_gguf
-from longlive_models.layouts.part_files import PartFile
+from longlive_models.layouts.part_files import CONFIG, PartFile
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.layouts.targets import (
     convention_entries,
@@ -78,27 +78,29 @@ def write_file(
     progress: Progress | None,
 ) -> None:
     """Write one part as a file in a layout. Raises ValueError for what the layout cannot hold."""
+    sizes = {CONFIG: json.dumps(own_config(part))} if part.part != "text_encoder" else {}
     if layout == "published":
-        write_pickle(path, _published(part, dtype), _holder(part), progress)
+        write_pickle(path, _published(part, dtype), _holder(part, sizes), progress)
     elif layout == "published-nvfp4":
         named = convention_entries(part, "longlive", None, dtype)
-        write_pickle(path, [(f"model.{k}", e) for k, e in named], _packed_holder(part), progress)
+        named = [(f"model.{name}", entry) for name, entry in named]
+        write_pickle(path, named, {**_packed_holder(part), **sizes}, progress)
     elif layout.startswith("gguf"):
         kind = {"gguf": "", "gguf-q8_0": "Q8_0", "gguf-nvfp4": "NVFP4"}[layout]
         notes = convention_note(part, "gguf", None) if kind == "NVFP4" else {}
-        write_gguf(path, list(gguf_tensors(part, kind)), notes, progress)
+        write_gguf(path, list(gguf_tensors(part, kind)), {**notes, **sizes}, progress)
     elif layout == "comfyui":
         named = plain_entries(part, dtype)
         if part.part == "text_encoder":
             named = in_diffusers_names(part, named, part.path)
-        write_safetensors(path, named, progress=progress)
+        write_safetensors(path, named, sizes, progress)
     elif layout == "comfyui-fp8":
-        write_safetensors(path, scaled_fp8_entries(part, dtype), progress=progress)
+        write_safetensors(path, scaled_fp8_entries(part, dtype), sizes, progress)
     else:
         convention = _CONVENTIONS[layout]
         named = convention_entries(part, convention, swizzled, dtype)
         notes = convention_note(part, convention, swizzled)
-        write_safetensors(path, named, notes, progress=progress)
+        write_safetensors(path, named, {**notes, **sizes}, progress)
 
 
 def write_part(
@@ -157,8 +159,6 @@ def finish_folder(
 def own_config(part: PartFile) -> dict[str, Any]:
     """The config of a part in this library's folders, from the shapes of its weights."""
     own = part.config
-    if own is not None and "_class_name" not in own and part.layout == "published":
-        return dict(own)
     if part.part == "vae":
         return vae_config(part.shapes, own, part.path).to_dict()
     if part.part == "text_encoder":
@@ -173,10 +173,11 @@ def _published(part: PartFile, dtype: torch.dtype | None) -> Any:
     return [(f"{before}{name}", entry) for name, entry in plain_entries(part, dtype)]
 
 
-def _holder(part: PartFile) -> Mapping[str, object] | None:
+def _holder(part: PartFile, sizes: Mapping[str, str]) -> Mapping[str, object] | None:
     if part.part != "transformer":
         return None
-    return {"checkpoint_format": "longlive_generator_merged_bf16", "checkpoint_version": 1}
+    kind = "longlive_generator_merged_bf16"
+    return {"checkpoint_format": kind, "checkpoint_version": 1, **sizes}
 
 
 def _packed_holder(part: PartFile) -> Mapping[str, object]:

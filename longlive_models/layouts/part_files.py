@@ -1,5 +1,6 @@
 """Opening a part of the model in whatever layout it is stored, under published names."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from longlive_models.layouts.key_maps import to_published
 from longlive_models.layouts.recognize import recognize, require_part
 from longlive_models.layouts.sources import Entry, Source, open_source
 from longlive_models.layouts.wrappers import unwrapped
+
+CONFIG = "longlive_config"
+"""The key of a file's metadata under which files of this library have the part's config."""
 
 _TIED = "encoder.embed_tokens.weight"
 
@@ -49,8 +53,10 @@ class PartFile:
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """Diffusers' config beside the weights; None if there is none."""
+        """The config beside the weights, Diffusers' or this library's; None if there is none."""
         config = self.notes.get("config")
+        if isinstance(self.notes.get(CONFIG), str):
+            config = json.loads(self.notes[CONFIG])
         return config if isinstance(config, Mapping) else None
 
     def read(self, *, check: bool = True) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from longlive_models.checkpoints.nvfp4 import split_quantization
 from longlive_models.text import UMT5Config
 from longlive_models.vae import WAN22_VAE, VAEConfig
 from longlive_models.wan import WAN_5B, WanConfig
@@ -21,12 +22,15 @@ def transformer_config(
 
     Args:
         shapes: its shapes, by published names.
-        config: Diffusers' config of it, which knows the heads; None if there is none.
+        config: Diffusers' config of it or this library's, which knows the heads; None if there
+            is none.
         source: the file, for messages.
 
     Raises:
         ValueError: the shapes are of no transformer of Wan2.2.
     """
+    if config is not None and "num_heads" in config:  # this library's
+        return WanConfig.from_dict(split_quantization(config)[0])
     try:
         dim, channels, frames, rows, columns = shapes["patch_embedding.weight"]
         head_dim = int((config or {}).get("attention_head_dim", HEAD_DIM))
@@ -54,11 +58,13 @@ def transformer_config(
 def vae_config(shapes: Shapes, config: Mapping[str, Any] | None, source: object) -> VAEConfig:
     """The sizes of a VAE, and the statistics of its latents.
 
-    Shapes do not tell the statistics: without Diffusers' config they are those of Wan2.2's VAE.
+    Shapes do not tell the statistics: without a config they are those of Wan2.2's VAE.
 
     Raises:
         ValueError: the shapes are of no VAE of Wan2.2, or the statistics are not known.
     """
+    if config is not None and "latent_mean" in config:  # this library's
+        return VAEConfig.from_dict(config)
     try:
         folded = shapes["encoder.conv1.weight"][1]
         encoder_dim = shapes["encoder.conv1.weight"][0]

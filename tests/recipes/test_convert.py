@@ -296,3 +296,17 @@ def test_an_adapter_and_its_layout_are_named_together(tmp_path):
     wrong = Convert(model="pocket", to="lora-peft", lora=str(tmp_path / "a.safetensors"))
     with pytest.raises(ValueError, match="of a model of another size"):
         recipe.plan(wrong, tmp_path / "out")
+
+
+@pytest.mark.parametrize("to", ["comfyui-nvfp4", "gguf-nvfp4", "published-nvfp4", "diffusers"])
+def test_sizes_that_shapes_do_not_tell_stay(to, tmp_path):
+    """The pocket's heads have 48 channels, where all of Wan's have 128."""
+    from longlive_models.layouts.sizes import transformer_config
+    from longlive_models.wan import POCKET
+
+    output = tmp_path / f"out{FORMATS[to].suffix}"
+    convert(Path("pocket"), output, to, part="transformer")
+    made = open_any(output / "transformer" if to == "diffusers" else output)
+    assert transformer_config(made.shapes, made.config, output).num_heads == POCKET.num_heads
+    if to != "diffusers":
+        assert transformer_config(made.shapes, made.config, output) == POCKET
