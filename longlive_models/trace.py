@@ -27,9 +27,10 @@ WAITS_FOR: Mapping[str, tuple[str, ...]] = {
     CLEAN_PASS: (DENOISE,),
     DECODE: (CLEAN_PASS, DECODE),
     HOST_COPY: (DECODE,),
-    ENCODE: (HOST_COPY, DECODE, ENCODE),
+    ENCODE: (HOST_COPY, DECODE, ENCODE, CLEAN_PASS),
 }
-"""What work of each lane may have had to wait for: of its block, or of the blocks before it."""
+"""What work of each lane may have had to wait for: of its block, or of the blocks before it. The
+thread that encodes has first launched, or on a CPU computed, a later block's passes."""
 
 SLACK = 1e-4
 """Seconds by which two clocks may disagree about which of two spans was first."""
@@ -209,7 +210,7 @@ def critical_path(spans: Sequence[Span]) -> list[Span]:
             span
             for span in spans
             if span.lane in WAITS_FOR[now.lane]
-            and span.block <= now.block
+            and (span.block <= now.block or (now.lane, span.lane) == (ENCODE, CLEAN_PASS))
             and span.start < now.start
             and span.end <= now.start + SLACK
         ]

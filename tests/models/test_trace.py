@@ -80,6 +80,23 @@ def test_the_critical_path_goes_through_what_was_waited_for():
     assert "decode 0.00 s beside 6.00 s of work" in bubble_line
 
 
+def test_a_thread_that_denoises_ahead_encodes_afterwards():
+    """Frames that are decoded wait for the next block's passes: that is no waiting for nothing."""
+    spans = [
+        span(DENOISE, 0, 0.0, 2.0, 0),
+        span(CLEAN_PASS, 0, 2.0, 3.0),
+        span(DENOISE, 1, 3.0, 7.0, 0),
+        span(DECODE, 0, 3.0, 5.0),
+        span(HOST_COPY, 0, 5.0, 5.0),
+        span(CLEAN_PASS, 1, 7.0, 8.0),
+        span(ENCODE, 0, 8.0, 8.5),
+    ]
+    found = summarize(spans)
+    assert "waiting" not in found.path or found.path["waiting"] == 0
+    assert found.path[DENOISE] == 6.0
+    assert DECODE not in found.path
+
+
 times = st.floats(0, 100, allow_nan=False)
 
 
