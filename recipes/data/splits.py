@@ -57,8 +57,8 @@ def split_clips(
         if not split.train[length] or len(split.fresh[length]) < held_out:
             videos = len({clip.key for clip in clips})
             raise ValueError(
-                f"the cache has {len(clips)} clips of {length} blocks or more, of {videos} videos, "
-                f"and validation_clips={held_out} are held out, each video as a whole: none would "
+                f"the cache has {len(clips)} clips of {enough[length]} blocks or more, of {videos} "
+                f"videos, and validation_clips={held_out} are held out, each video as a whole: none would "
                 f"be left to train on. Hold out fewer (--set validation_clips=1), or add videos."
             )
     return split

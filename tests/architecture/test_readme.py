@@ -45,6 +45,8 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "data (check|prepare) clips": "needs clips of one's own; tests/cli/test_data.py makes some",
     "train vae_(light_)?pocket": GPU,
     "train ar_pocket": GPU,
+    "train ar_(lora|5b)": "needs clips of one's own; tests/recipes/test_ar_presets.py makes some",
+    "generate .* --lora runs/ar_lora/adapter": "needs the adapters of that training",
     "train (pocket_chain|cm_pocket|dmd_pocket)": "distills for minutes on a GPU",
     "generate .* --model runs/ar_pocket/model": "needs the model of that training",
     "generate .* --model LongLive-2.0-5B": "needs the published weights, and a GPU",
