@@ -58,8 +58,9 @@ def split_clips(
             videos = len({clip.key for clip in clips})
             raise ValueError(
                 f"the cache has {len(clips)} clips of {enough[length]} blocks or more, of {videos} "
-                f"videos, and validation_clips={held_out} are held out, each video as a whole: none "
-                f"would be left to train on. Hold out fewer (--set validation_clips=1), or add videos."
+                f"videos, and validation_clips={held_out} are held out, each video as a whole: "
+                f"none would be left to train on. Hold out fewer (--set validation_clips=1), or "
+                f"add videos."
             )
     return split
 
