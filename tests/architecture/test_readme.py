@@ -28,7 +28,14 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CAN_BE_DRY = ("generate", "live", "serve", "train", "evaluate", "quantize", "convert", "bench")
-NEEDING = ("--model", "--resume", "--replay", "--video", "--suite")  # files that were made before
+NEEDING = (
+    "--model",
+    "--resume",
+    "--replay",
+    "--video",
+    "--suite",
+    "--lora",
+)  # files that were made before
 SHELLS = ("sh", "bash", "shell", "console")
 COMMANDS = (*CAN_BE_DRY, "data", "recipes", "plan", "doctor", "--version")
 SLOW = (  # these make whole videos, or compile
@@ -168,7 +175,7 @@ def test_commands_are_understood(words, tmp_path, monkeypatch):
         assert "is no folder: a run's folder is what run.output names" in done.stderr
     elif any(word in words for word in NEEDING) or "model=" in " ".join(words):
         needs = ("there is no model", "--resume", "is no model", "there is no record")
-        needs += ("which is to be read as the clip", "there is no video")
+        needs += ("which is to be read as the clip", "there is no video", "adapter")
         assert done.exit_code == 0 or any(need in done.stderr for need in needs), done.output
     else:
         assert done.exit_code == 0, done.output
