@@ -99,7 +99,7 @@ class Offers:
         timing = first.timing
         device = first.runtime.device
         return {
-            "model": self.model if not Path(self.model).is_dir() else Path(self.model).name,
+            "model": Path(self.model).name if Path(self.model).exists() else self.model,
             "width": settings.width,
             "height": settings.height,
             "fps": settings.fps,

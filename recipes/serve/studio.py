@@ -66,10 +66,13 @@ class Studio:
     async def stop(self) -> None:
         """Close all videos; those that are not at their end can be resumed."""
         self.end_streams()
+        self._scheduler.remove(self._queue)  # or it would begin its next one meanwhile
         for video in list(self.videos.values()):
             if video.open:
                 await self._rest(video)
         await asyncio.to_thread(self._scheduler.stop)
+        for video in list(self.videos.values()):  # what was being opened
+            await asyncio.to_thread(video.finish, signal.SIGTERM)
         self._lock.release()
 
     def end_streams(self) -> None:
@@ -94,13 +97,14 @@ class Studio:
         """How many jobs are before this one; None if it does not wait."""
         return self._queue.place(video)
 
-    def folders(self, video: ServedVideo) -> list[tuple[str, str]]:
-        """Folders of this machine that are in records, and what is told in their place."""
+    def without_paths(self, text: str, video: ServedVideo | None = None) -> str:
+        """A text without the folders of this machine: the server's, a video's, the model's."""
         model = Path(self.offers.model)
-        found = [(f"{video.folder}/", "")]
-        if model.is_dir():
-            found.append((str(model.resolve()), model.name))
-        return found
+        if video is not None:
+            text = text.replace(f"{video.folder}/", "")
+        if model.exists():
+            text = text.replace(str(model.resolve()), model.name)
+        return text.replace(f"{self._folder}/", "")
 
     def wake(self) -> None:
         """Let the scheduler look again which videos are wanted."""
@@ -268,6 +272,8 @@ class Studio:
         Raises Refused where too many sessions are open and each of them is watched.
         """
         while True:
+            if self.closing:
+                raise Refused("the server is being stopped.", 503)
             sessions = [video for video in self.of_kind("session") if video.open]
             if len(sessions) + self._opening < self.limits.sessions:
                 break

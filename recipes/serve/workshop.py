@@ -67,7 +67,12 @@ class Workshop:
         path = video.folder / "replay.json"
         path.write_text(json.dumps(record), encoding="utf-8")
         picture = None if image is None else self._images.path(image)
-        made, wish = from_record(self._offers, path, video.folder, picture)
+        try:
+            made, wish = from_record(self._offers, path, video.folder, picture)
+        except ValueError as error:
+            if isinstance(error, Refused):
+                raise
+            raise Refused(str(error).replace(str(path), "the record")) from error
         video.saved = replace(video.saved, wish=wish, events=made.job.events)
         return made
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from longlive_core.backends import BackendUnavailable
 from longlive_recipes.serve.errors import Refused
+from longlive_recipes.serve.studio import Studio
 from longlive_recipes.serve.web.guard import refusal
 
 _log = logging.getLogger(__name__)
@@ -53,13 +54,14 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = _WORDS.get(error.status_code, error.detail or "the request is refused.")
-    return refusal(plain(words), error.status_code, error.headers)
+    words = _WORDS.get(error.status_code, plain(error.detail or "the request is refused"))
+    return refusal(words if words.endswith(".") else f"{words}.", error.status_code, error.headers)
 
 
 async def _value(request: Request, error: Exception) -> Response:
     status = error.status if isinstance(error, Refused) else 400
-    return refusal(plain(str(error)), status)
+    studio: Studio = request.app.state.studio
+    return refusal(studio.without_paths(plain(str(error))), status)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

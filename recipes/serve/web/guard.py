@@ -20,6 +20,7 @@ _SMALL = 64 << 10
 _UPLOADS = ("/v1/images", "/v1/sessions", "/v1/sessions/replay", "/v1/videos")
 _OPEN = ("/", "/app.js", "/player.js", "/style.css", "/icon.svg", "/v1/token")
 """Paths that need no token: the page, which holds no secret, and the one that takes it."""
+_MOST_HEADERS = 32 << 10
 _STALLED = 20.0
 """Seconds that a client may pause within a body."""
 _HEADERS = {
@@ -109,10 +110,12 @@ class Guard:
             await self._app(scope, body.receive, watched)
         except _BadBody as bad:
             if not started:
-                answer = refusal(bad.detail, bad.status_code, {"connection": "close"})
+                answer = refusal(bad.detail, bad.status_code, bad.headers)
                 await answer(scope, receive, marked)
 
     def _refused(self, path: str, headers: Headers) -> JSONResponse | None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > _MOST_HEADERS:
+            return refusal("the head of this request is too large: send less.", 431)
         host = headers.get("host", "")
         if len(headers.getlist("host")) != 1 or not self._is_ours(host):
             return refusal(
@@ -164,7 +167,10 @@ def _is_same_origin(origin: str, host: str) -> bool:
 
 
 class _BadBody(HTTPException):
-    """A body that is too large, or does not come."""
+    """A body that is too large, or does not come; the connection cannot be used again."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message, {"connection": "close"})
 
 
 class _Body:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -243,10 +242,8 @@ def record_of(studio: Studio, video: ServedVideo) -> Response:
     if not video.record.is_file():
         raise Refused("the record is written when the video ends: close it first.", 404)
     text = video.record.read_text(encoding="utf-8")
-    for folder, name_of_it in studio.folders(video):
-        text = text.replace(json.dumps(folder)[1:-1], name_of_it)
     return Response(
-        text,
+        studio.without_paths(text, video),
         media_type="application/json",
         headers={"content-disposition": f'attachment; filename="longlive-{video.saved.id}.json"'},
     )
