@@ -4,6 +4,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp
@@ -61,6 +62,17 @@ def application(config: Serve, studio: Studio) -> ASGIApp:
             COOKIE, cookie_of(config.token), httponly=True, samesite="strict", max_age=30 * 86400
         )
 
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """The document, without the status that the framework would refuse a value with."""
+        document = described()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        return document
+
+    vars(app)["openapi"] = openapi
     for address, (name, kind) in FILES.items():
         app.add_api_route(address, _sender(name, kind), include_in_schema=False)
     return Guard(app, config, socket.gethostname())

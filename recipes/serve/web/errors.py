@@ -55,7 +55,23 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = _WORDS.get(error.status_code, plain(error.detail or "the request is refused"))
-    return refusal(words if words.endswith(".") else f"{words}.", error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(_methods(request))
+    return refusal(words if words.endswith(".") else f"{words}.", error.status_code, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that an address takes; its routes have one each."""
+    schema = request.app.openapi()["paths"]
+    asked = request.url.path.split("/")
+    for path, operations in schema.items():
+        parts = path.split("/")
+        if len(parts) == len(asked) and all(
+            part.startswith("{") or part == given for part, given in zip(parts, asked, strict=True)
+        ):
+            return [method.upper() for method in operations]
+    return ["GET"]
 
 
 async def _value(request: Request, error: Exception) -> Response:

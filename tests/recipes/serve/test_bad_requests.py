@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.recipes.serve.bad_requests import CASES, Case
+from tests.recipes.serve.bad_requests import CASES, SESSION, Case
 from tests.recipes.serve.servers import Client, limits, server, until
 
 SECRET = "a-secret-token"
@@ -43,6 +43,8 @@ def test_a_bad_request_is_refused_in_one_sentence(busy, case):
     before = [(one["id"], one["blocks"], one["events"]) for one in sessions(client)]
     got = raw(client, method, path.replace("VIDEO", video).replace("ID", name), sent)
     assert got.status == status, (got.status, got.body)
+    if status == 405 and path == SESSION:
+        assert "allow: get, post\r\n" in got.head
     if method != "HEAD":
         check(got.body, folder)
     assert [(one["id"], one["blocks"], one["events"]) for one in sessions(client)] == before

@@ -31,7 +31,8 @@ def hold(folder: Path, offers: object, phases: str, examples: int) -> None:
         (folder / "schemathesis.toml").write_text(CONFIG.format(examples=examples))
         done = subprocess.run(
             [
-                *(str(Path(sys.executable).with_name("schemathesis")), "run"),
+                *(sys.executable, "-c", "from schemathesis.cli import schemathesis as s; s()"),
+                "run",
                 *(f"{client.base_url}openapi.json", "--phases", phases, "--no-color"),
                 *("--request-timeout", "30", "--suppress-health-check", "all"),
             ],
