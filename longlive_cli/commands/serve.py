@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,7 +102,8 @@ def serve(
     config = apply_mapping(config, runtime or {})
     resolve(config.model)
     if dry_run:
-        show(config, as_json=as_json)
+        hidden = None if config.token is None else "*" * 8
+        show(replace(config, token=hidden), as_json=as_json)
         return
     missing = [package for package in NEEDS if find_spec(package) is None]
     if missing:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 
@@ -25,19 +25,22 @@ def listen(config: Serve) -> socket.socket:
     Raises:
         ValueError: the address is taken, or is not this machine's.
     """
-    try:
-        found = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        opened = socket.socket(family, kind, protocol)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-    except OSError as error:
-        raise ValueError(
-            f"the server cannot listen at {config.host}:{config.port} ({error.strerror}): another "
-            f"program may have that port. Name another --port; 0 takes any that is free."
-        ) from error
+    with ExitStack() as opening:
+        try:
+            found = socket.getaddrinfo(
+                config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, kind, protocol, _, address = found[0]
+            opened = opening.enter_context(socket.socket(family, kind, protocol))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+        except OSError as error:
+            raise ValueError(
+                f"the server cannot listen at {config.host}:{config.port} ({error.strerror}): "
+                f"another program may have that port. Name another --port; 0 takes any that is "
+                f"free."
+            ) from error
+        opening.pop_all()
     return opened
 
 
