@@ -49,6 +49,7 @@ class Studio:
         self._workshop = Workshop(offers, self.images, self.limits.seconds)
         self._busy: set[str] = set()
         self._opening = 0
+        self._begun: set[str] = set()
         self._scheduler = BlockScheduler()
         self._queue = JobQueue(self._begin_job)
         for folder, saved in read_saved(self._folder):
@@ -113,8 +114,9 @@ class Studio:
     async def create(self, wish: Wish, image: str | None = None) -> ServedVideo:
         """Open a session. Raises Refused or ValueError, before anything is kept."""
         self._check(wish)
-        async with self._room():
+        async with self._room() as opening:
             video = self._new("session", wish)
+            opening(video)
             try:
                 made = await asyncio.to_thread(self._workshop.planned, video, image)
                 await self._open(video, made)
@@ -143,8 +145,9 @@ class Studio:
 
     async def replay(self, record: dict[str, Any], image: str | None = None) -> ServedVideo:
         """Open a session that makes the video of a record again."""
-        async with self._room():
+        async with self._room() as opening:
             video = self._new("session", None)
+            opening(video)
             try:
                 made = await asyncio.to_thread(self._workshop.recorded, video, record, image)
                 self._check(video.saved.wish)
@@ -184,8 +187,9 @@ class Studio:
         events = [event for event in parent.saved.events if event["block"] < block]
         if ending is not None:
             events.append(_event(block, ending))
-        async with self._room():
+        async with self._room() as opening:
             video = self._new("session", parent.saved.wish, parent.saved.id, block)
+            opening(video)
             try:
                 made = await asyncio.to_thread(self._workshop.forked, video, parent, block, events)
                 await self._open(video, made)
@@ -206,7 +210,8 @@ class Studio:
             )
         self._busy.add(video.saved.id)
         try:
-            async with self._room():
+            async with self._room() as opening:
+                opening(video)
                 made = await asyncio.to_thread(self._workshop.resumed, video)
                 await self._open(video, made)
         except ValueError as error:
@@ -266,15 +271,19 @@ class Studio:
             raise Refused(f"a video lasts {self.limits.seconds:g} s at most here, got {total:g} s.")
 
     @asynccontextmanager
-    async def _room(self) -> AsyncIterator[None]:
-        """Room for a session that is being opened.
+    async def _room(self) -> AsyncIterator[Callable[[ServedVideo], None]]:
+        """Room for a session that is being opened; it is told which one that is.
 
         Raises Refused where too many sessions are open and each of them is watched.
         """
         while True:
             if self.closing:
                 raise Refused("the server is being stopped.", 503)
-            sessions = [video for video in self.of_kind("session") if video.open]
+            sessions = [
+                video
+                for video in self.of_kind("session")
+                if video.open and video.saved.id not in self._begun  # those are counted below
+            ]
             if len(sessions) + self._opening < self.limits.sessions:
                 break
             idle = [video for video in sessions if video.credit.idle() > _IDLE]
@@ -286,10 +295,17 @@ class Studio:
                 )
             await self._rest(max(idle, key=lambda video: video.credit.idle()))
         self._opening += 1
+        names: list[str] = []
+
+        def opening(video: ServedVideo) -> None:
+            names.append(video.saved.id)
+            self._begun.add(video.saved.id)
+
         try:
-            yield
+            yield opening
         finally:
             self._opening -= 1
+            self._begun.difference_update(names)
 
     async def _rest(self, video: ServedVideo) -> None:
         """Put a session aside, so that it can be resumed."""

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -192,6 +193,23 @@ def test_a_token_is_wanted_everywhere_but_for_the_page(tmp_path, offers):
         cookie = next(iter(client.cookies.jar))
         assert SECRET not in (cookie.value or "") and cookie.has_nonstandard_attr("HttpOnly")
         assert client.get("/v1/server").status_code == 200
+
+
+def test_as_many_sessions_as_are_allowed_can_begin_at_once(tmp_path, offers):
+    with server(tmp_path / "served", limits(sessions=6), offers) as client:
+        answers: list[int] = []
+
+        def begin() -> None:
+            with Client(base_url=client.base_url, timeout=60) as own:
+                got = own.post("/v1/sessions", json={"prompt": "a red circle"})
+                answers.append(got.status_code)
+
+        beginning = [threading.Thread(target=begin) for _ in range(8)]
+        for thread in beginning:
+            thread.start()
+        for thread in beginning:
+            thread.join()
+        assert sorted(answers) == [201] * 6 + [429] * 2
 
 
 def test_sessions_are_limited(tmp_path, offers, monkeypatch):
