@@ -167,7 +167,7 @@ def made_alone(
     """The header and the first blocks of a video that no server made."""
     path = folder / "alone.mp4"
     path.unlink(missing_ok=True)
-    stream = tiny_pipeline().stream(prompt, seconds=60, seed=seed, events=events)
+    stream = tiny_pipeline().stream(prompt, seconds=3600, seed=seed, events=events)
     with stream, VideoWriter(path, fps=FPS, size=(32, 32)) as writer:
         for block in stream:
             writer.write(block.frames)

@@ -16,7 +16,7 @@ def watched(tmp_path, *, sessions: int, seconds: float, every: int) -> Soaked:
             str(client.base_url), running.pid, sessions=sessions, seconds=seconds, every=every
         )
         for one in found.seen:
-            count = min(len(one.blocks), 60)  # as many as a video of a minute has
+            count = min(len(one.blocks), 60)  # making them takes as long again
             _, alone = made_alone(tmp_path, PROMPTS[0], count, seed=one.seed, events=one.events)
             assert one.blocks[:count] == [hashlib.sha256(block).hexdigest() for block in alone]
             assert len(set(one.blocks)) == len(one.blocks)
@@ -36,6 +36,7 @@ def test_three_sessions_share_the_model(tmp_path):
 @pytest.mark.slow
 def test_eight_sessions_for_five_minutes(tmp_path):
     found = watched(tmp_path, sessions=8, seconds=300, every=20)
+    print(f"answer {found.answer_95:.4f} s, rounds {found.rounds}, memory {found.memory[::30]}")
     assert found.answer_95 < 0.2
     early, late = found.memory[60:120], found.memory[-60:]
     growth = sorted(late)[30] - sorted(early)[30]
