@@ -1,0 +1,32 @@
+"""The script that holds `longlive plan` against a GPU, with a tiny model on a CPU."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from longlive_recipes.planning.memory import Choice
+from tests.models.tiny_pipeline import SPEC
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_every_choice_runs_with_random_weights(script):
+    for weights, kv_cache in script["CHOICES"]:
+        assert script["run"](SPEC, weights, kv_cache, "cpu", 2) > 0
+
+
+def test_the_choice_that_is_predicted_is_the_one_that_runs(script):
+    made = Choice(weights="fp8", kv_cache="bf16", steps=2, guidance=False)
+    assert script["chosen"](SPEC, "fp8", "bf16") == made
+
+
+def test_a_table_has_a_line_for_each_choice(script, capsys):
+    assert script["measure"](SPEC, "cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(script["CHOICES"]) and lines[1].startswith("bf16, bf16")
