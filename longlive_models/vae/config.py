@@ -196,11 +196,11 @@ WAN22_VAE = VAEConfig(
 POCKET_VAE = VAEConfig(
     encoder_dim=32,
     decoder_dim=48,
-    latent_channels=16,
+    latent_channels=24,
     dim_mult=(1, 2, 2),
     num_res_blocks=1,
     temporal_downsample=(True, True),
-    latent_mean=(0.0,) * 16,
-    latent_std=(1.0,) * 16,
+    latent_mean=(0.0,) * 24,
+    latent_std=(1.0,) * 24,
 )
-"""A small VAE of the same structure: 16 channels, 4 x 8 x 8. Statistics come with the weights."""
+"""A small VAE of the same structure: 24 channels, 4 x 8 x 8. Statistics come with the weights."""

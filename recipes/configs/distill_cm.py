@@ -82,6 +82,7 @@ def cm_5b() -> DistillCM:
         width=base.width,
         sets=(),
         start_from=base.start_from,
+        shift=base.shift,
         teacher_guidance=Guidance(scale=3.0, convention="from_conditional"),
         phases=(Phase(length=BLOCKS_5B, batch=8, until=1.0),),
         word_dropout=0.0,

@@ -208,6 +208,7 @@ def dmd_5b() -> DistillDMD:
         world=base.world,
         width=base.width,
         sets=(),
+        shift=base.shift,
         start_from=base.start_from,
         teacher_from=base.start_from or "",
         teacher_guidance=base.teacher_guidance,

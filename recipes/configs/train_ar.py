@@ -54,14 +54,14 @@ class TrainAR:
     vae: str = "pocket"  # a folder that train_vae wrote, or a model whose VAE is used
     world: ClipFormat = field(default_factory=ClipFormat)
     width: int | None = None  # of the pictures of one's own clips; None: as wide as high
-    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=10_000), ClipSet(blocks=6, clips=3_000))
+    sets: tuple[ClipSet, ...] = (ClipSet(blocks=2, clips=16_000), ClipSet(blocks=6, clips=5_000))
     phases: tuple[Phase, ...] = (
-        Phase(length=2, batch=64, until=0.5),
+        Phase(length=2, batch=64, until=0.4),
         Phase(length=6, batch=24, until=1.0),
     )
     window: Window = field(default_factory=Window)
     shot_offset: float = GenerationSettings.shot_offset
-    shift: float = GenerationSettings.shift
+    shift: float = 3.0  # of the published model 5: the pocket's frames have few tokens
     prompt_dropout: float = 0.1
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise in the clean context, as generated contexts have it
@@ -87,9 +87,11 @@ class TrainAR:
     sampling_steps: BlockSteps = 8  # of samples, and what the model's index names
     guidance: float = 2.0
     budget: TrainingSchedule = field(
-        default_factory=lambda: TrainingSchedule(steps=40_000, minutes=15, warmup_steps=200)
+        default_factory=lambda: TrainingSchedule(steps=40_000, minutes=13, warmup_steps=100)
     )
-    optimization: Optimization = field(default_factory=Optimization)
+    optimization: Optimization = field(
+        default_factory=lambda: Optimization(muon=("model.blocks.*.weight",))
+    )
     run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
     seed: int = 0
 
@@ -368,6 +370,7 @@ def ar_5b() -> TrainAR:
         start_from="LongLive-2.0-5B",
         world=ClipFormat(size=704, fps=24.0),
         width=1280,
+        shift=GenerationSettings.shift,
         sets=(),
         phases=(Phase(length=12, batch=2, until=1.0),),  # 96 latent frames; 48 blocks are 384
         recycling=ErrorRecycling(),
