@@ -103,17 +103,16 @@ def pack_model_folder(
             device=torch.device(device),
             progress=progress,
         )
-        origin = fingerprint(source)
-        _note(unfinished / INDEX, {"packed_from_sha256": origin, KEY: config.to_dict()})
+        origin, packed = fingerprint(source), fingerprint(unfinished)
+        notes = {"weights_sha256": packed, "packed_from_sha256": origin, KEY: config.to_dict()}
+        _note(unfinished / INDEX, notes)
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     report = ConversionReport(
         swapped=plan.swapped, kept=plan.kept, bytes_before=before, bytes_after=after
     )
-    return PackedFolder(
-        folder=target, source_sha256=origin, sha256=fingerprint(target), report=report
-    )
+    return PackedFolder(folder=target, source_sha256=origin, sha256=packed, report=report)
 
 
 def _pack_part(

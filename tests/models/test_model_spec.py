@@ -81,3 +81,9 @@ def test_a_picture_whose_block_no_memory_holds_is_refused(monkeypatch):
     roomy(monkeypatch, 14 * GIB)
     with pytest.raises(ValueError, match="the 5 frames of a block, 16384x16384 pixels in float32"):
         spec.require_room(PlainCodec(), CPU)
+    need = 4 * 3 * 5 * (16 * 1024) ** 2
+    roomy(monkeypatch, need)
+    spec.require_room(PlainCodec(), CPU)
+    roomy(monkeypatch, need - 1)
+    with pytest.raises(ValueError, match="the 5 frames of a block"):
+        spec.require_room(PlainCodec(), CPU)

@@ -179,6 +179,7 @@ def test_what_came_later_has_its_default_in_what_was_written_before():
         "gone": 7,
         "names": [],
     }
+    assert filled({"inner": 5}, now)["inner"] == 5  # build refuses it
     assert before["inner"] == {"old": 1}  # what was given stays as it was
     assert filled({}, Later) == {"several": (), "names": []}  # nothing stands for what is needed
     assert filled({"several": [{"old": 2}]}, now)["several"] == [{"old": 2}]  # of other lengths

@@ -1,5 +1,8 @@
 """What each rank does in the tests of the communicator. Every rank can draw the whole tensors."""
 
+from unittest.mock import patch
+
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -205,6 +208,11 @@ def in_flight_order(process_group: dist.ProcessGroup) -> list[str]:
 
     sp = communicator(process_group, {"frames": 2, "tokens_per_frame": 1}, 2, Watched())
     x = torch.randn(1, 2, 2, 4, requires_grad=True)
+    with (
+        patch("torch.compiler.is_compiling", return_value=True),
+        pytest.raises(ValueError, match="start in compiled code: .* Call to_heads"),
+    ):
+        sp.start(x)
     started = [sp.start(x * factor) for factor in (1.0, 2.0, 3.0)]
     calls.append("computed")
     arrived = [transfer.wait() for transfer in started]

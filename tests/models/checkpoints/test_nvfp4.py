@@ -289,6 +289,7 @@ def test_a_folder_is_packed_tensor_by_tensor(folders):
     ).read_bytes()
     notes = json.loads((target / "model_index.json").read_text())
     assert notes["packed_from_sha256"] == made.source_sha256
+    assert notes["weights_sha256"] == made.sha256
     assert not list(target.parent.glob(".*unfinished"))
 
 

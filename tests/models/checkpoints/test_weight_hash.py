@@ -115,6 +115,15 @@ def test_adapters_are_part_of_it_with_their_scale_and_whether_they_are_merged(pi
     assert again.fingerprint == seen[1]
 
 
+def test_weights_count_beside_an_adapter_too(pipe):
+    adapted(pipe)
+    seen = [pipe.fingerprint]
+    for _ in range(2):
+        _scaled(pipe)
+        seen.append(pipe.fingerprint)
+    assert len(set(seen)) == 3
+
+
 def test_a_snapshot_under_an_adapter_is_not_resumed_without_it(pipe, folder, tmp_path):
     adapted(pipe)
     with pipe.stream("a red circle", seconds=2) as stream:

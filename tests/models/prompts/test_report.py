@@ -42,6 +42,20 @@ def test_a_prompt_that_is_all_taken_says_nothing():
         warn_of(found, WORDS)
 
 
+def test_a_warning_is_of_the_line_that_asked_for_the_video():
+    found = NotShown(unknown_words=("cat",))
+
+    unchecked = getattr(warn_of, "__wrapped__", warn_of)  # checks of shapes are frames of their own
+
+    def generate():
+        unchecked(found, WORDS)
+
+    with pytest.warns(PromptWarning) as caught:
+        generate()
+    line = generate.__code__.co_firstlineno + 4
+    assert [(one.filename, one.lineno) for one in caught] == [(__file__, line)]
+
+
 def test_lines_stay_short_whatever_was_asked_for():
     found = NotShown(
         unknown_words=tuple(f"{'x' * 500}{n}" for n in range(1000)),

@@ -330,6 +330,13 @@ def test_numbers_of_numpy_and_torch_are_lengths(seconds):
     assert Shot.of({"prompt": "a", "seconds": seconds}) == Shot(prompt="a", seconds=5)
 
 
+def test_a_rate_may_be_slower_than_a_frame_a_second():
+    assert BlockTiming(fps=0.5).frames_in(60) == 30
+    for rate in (0, -1.0):
+        with pytest.raises(ValueError, match="fps is above 0"):
+            BlockTiming(fps=rate)
+
+
 MADE = """
 import math, sys
 from longlive_models.prompts.storyboard import BlockTiming, Shot, ShotPlan, Storyboard, plan_video

@@ -35,6 +35,9 @@ def test_missing_fields_are_named():
         ({"patch_size": (2, 2, 2)}, r"\(1, rows, columns\), got \(2, 2, 2\)"),
         ({"num_layers": 0}, "num_layers is at least 1, got 0"),
         ({"eps": 0.0}, "eps is above 0, got 0.0"),
+        ({"text_len": 0}, "text_len is at least 1, got 0"),
+        ({"frames_per_block": 0}, "frames_per_block is at least 1, got 0"),
+        ({"patch_size": (1, 0, 2)}, "patch_size is at least 1, got 0"),
     ],
     ids=str,
 )
@@ -56,6 +59,14 @@ def test_the_presets_have_the_published_and_the_promised_sizes():
     assert (len(sizes), sum(sizes)) == (825, 4_999_787_712)
     assert sum(p.numel() for p in pocket.parameters()) <= 16_000_000
     assert POCKET.head_dim == 48
+
+
+@pytest.mark.parametrize("change", [{}, {"qk_norm": False}, {"cross_attn_norm": False}], ids=str)
+def test_parameters_are_counted_before_any_is_made(change):
+    config = replace(POCKET, **change)
+    with torch.device("meta"):
+        made = WanTransformer(config)
+    assert config.parameters == sum(p.numel() for p in made.parameters())
 
 
 def test_what_a_config_leaves_out_is_the_published_models():
