@@ -13,8 +13,8 @@ from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
-REFERENCE = "69157b4aec354e927948d40e105a9d51743069b7416b1fbf2cc94c9149cb64d4"
-SHIPPED = "7be6ccb949fd34018968ae6cc3e058749206f78a05c1be1de1fa97f33230e73e"
+REFERENCE = "bdf8539d5523af906db11302019591342cd0f7077a1d08c9236fbb8818d680dc"
+SHIPPED = "aad9fd17c6f616b7720b83ca0af9107a1db86b397f84e988eb7b09f9f37b030b"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 
