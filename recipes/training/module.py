@@ -8,6 +8,7 @@ stopped.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -298,18 +299,21 @@ class TrainingModule(LightningModule, ABC):
 
 def _optimizer(config: AdamW, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of these parameters."""
-    numbers: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": config.betas,
-        "weight_decay": config.weight_decay,
-        "foreach": True,
-    }
     trained: list[Tensor] = list(parameters.values())
-    if not config.muon:
-        return torch.optim.AdamW(trained, **numbers)
-    chosen = select(parameters, config.muon, "muon")
+    chosen = select(parameters, config.muon, "muon") if config.muon else []
     matrices = [parameters[name] for name in chosen if parameters[name].ndim > 1]
-    return MuonAdamW(trained, matrices, rate=config.muon_rate, **numbers)
+    kind = (
+        partial(MuonAdamW, matrices=matrices, rate=config.muon_rate)
+        if matrices
+        else torch.optim.AdamW
+    )
+    return kind(
+        trained,
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
 
 
 def check_same_parts(plan: OptimizationPlan, checkpoint: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from longlive_recipes.training.parallel import shard_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5 in a Newton-Schulz step: few steps lead singular values to about 1."""
@@ -79,11 +80,11 @@ class MuonAdamW(torch.optim.AdamW):
         for matrix in matrices:
             alike.setdefault(tuple(matrix.shape), []).append(matrix)
         for shape, some in alike.items():
-            towards = torch.stack([_as_matrix(_whole(self._nesterov(p))) for p in some])
+            towards = torch.stack([whole(self._nesterov(p)).flatten(1) for p in some])
             scale = rate * LIKE_ADAMW * max(towards.shape[1:]) ** 0.5
             for matrix, update in zip(some, orthogonal(towards), strict=True):
                 matrix.mul_(1 - rate * group["weight_decay"])
-                matrix.sub_(_shared_like(update.to(matrix.dtype).view(shape), matrix), alpha=scale)
+                matrix.sub_(shard_like(update.to(matrix.dtype).view(shape), matrix), alpha=scale)
 
     def _nesterov(self, matrix: Tensor) -> Tensor:
         """The gradient, mixed with the average of those before it."""
@@ -111,19 +112,3 @@ def orthogonal(matrices: Tensor) -> Tensor:
         square = torch.baddbmm(square, square, square, beta=third, alpha=fifth)
         x = torch.baddbmm(x, square, x, beta=first)
     return x if wide else x.mT
-
-
-def _as_matrix(tensor: Tensor) -> Tensor:
-    return tensor.flatten(1)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor that ranks share, whole."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _shared_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, equal on all ranks, shared as another one is."""
-    if not isinstance(like, DTensor):
-        return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements)

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from longlive_core.memory import require_room
 from longlive_core.sequence_parallel import SequenceGroup
@@ -250,3 +250,21 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], ranks: SequenceGroup) -
 def own_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(whole: Any, parameter: Tensor) -> Any:
+    """This rank's part of a tensor that belongs to a parameter and has its shape.
+
+    What has another shape, as the number of an optimizer's updates, is not shared out.
+    """
+    is_shared_out = isinstance(whole, Tensor) and whole.shape == parameter.shape
+    if not isinstance(parameter, DTensor) or not is_shared_out:
+        return whole
+    return distribute_tensor(
+        whole.to(parameter.device), parameter.device_mesh, parameter.placements
+    )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all ranks; every rank must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -29,7 +29,6 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     set_model_state_dict,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from longlive_recipes.training.checkpoint_layout import (
@@ -40,7 +39,7 @@ from longlive_recipes.training.checkpoint_layout import (
 )
 from longlive_recipes.training.optimizer_states import named_state, numbered_state, parameter_names
 from longlive_recipes.training.optimizers import ONLY
-from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.parallel import Parallel, shard_like
 from longlive_recipes.training.sharded_checkpoints import (
     META,
     free_slot,
@@ -204,19 +203,6 @@ class ShardedStrategy(ModelParallelStrategy):
 def strategy(parallel: Parallel) -> str | ShardedStrategy:
     """What Lightning's Trainer takes as its strategy for so many ranks."""
     return "auto" if parallel.ranks == 1 else ShardedStrategy(parallel)
-
-
-def shard_like(whole: Any, parameter: Tensor) -> Any:
-    """This rank's part of a tensor that belongs to a parameter and has its shape.
-
-    What has another shape, as the number of an optimizer's updates, is not shared out.
-    """
-    is_shared_out = isinstance(whole, Tensor) and whole.shape == parameter.shape
-    if not isinstance(parameter, DTensor) or not is_shared_out:
-        return whole
-    return distribute_tensor(
-        whole.to(parameter.device), parameter.device_mesh, parameter.placements
-    )
 
 
 def end_ranks(processes: Sequence["subprocess.Popen[bytes]"]) -> None:

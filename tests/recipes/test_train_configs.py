@@ -34,6 +34,10 @@ WRONG = {
         "log_every": NO_COUNTS,
         "validate_every": NO_COUNTS,
         "samples_every": tuple(value for value in NO_COUNTS if value != 0 or value is False),
+        "best_k": tuple(value for value in NO_COUNTS if value != 0 or value is False),
+        "best_metric": ("", 3),
+        "best_mode": ("least", None, 1),
+        "loggers": (None, 3, (1,), ("nobody",)),
         "checkpoint_minutes": (*NO_NUMBERS, -1, 1e9),
     },
     Optimization(): {
@@ -42,6 +46,8 @@ WRONG = {
         "weight_decay": (*NO_NUMBERS, -0.01, 1001),
         "max_grad_norm": (*NO_NUMBERS, -1),
         "ema_decay": (*SHARES, 1.0),
+        "muon": ("model.*", None, 3, (1,)),
+        "muon_rate": (*NO_NUMBERS, 0, -1e-3, 2),
     },
     Parallel(): {
         "data": (*NO_COUNTS, 1 << 20),
@@ -69,6 +75,8 @@ WRONG = {
         "phases": ((), None, 3, ("x",)),
         "kl_weight": (*NO_NUMBERS, -1),
         "object_weight": (*NO_NUMBERS, -1),
+        "squared_weight": (*NO_NUMBERS, -1),
+        "frozen_encoder": (1, None, "yes", True),
         "validation_clips": NO_COUNTS,
         "sample_clips": (*NO_NUMBERS, -1, 0.5),
         "start_from": ("", 3),

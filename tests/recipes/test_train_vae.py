@@ -13,12 +13,12 @@ from longlive_models.checkpoints.folder import load_part, read_config
 from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_recipes import train_vae
+from longlive_recipes.configs.train_vae import VAEPhase
 from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.dataset import FramePool, to_bytes
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.train_vae import (
     TrainVAEModule,
-    VAEPhase,
     latent_statistics,
     measure,
     near_objects,
@@ -153,7 +153,7 @@ def test_objects_count_more_than_the_background(tmp_path):
     """The loss against its formula, for a reconstruction that is grey everywhere."""
     config = vae_config(tmp_path, phases=(VAEPhase(length=5, batch=2, until=1.0),))
     module = module_on_the_cpu(config)
-    mean, logvar = torch.full((2, 16, 2, 4, 4), 0.5), torch.full((2, 16, 2, 4, 4), -1.0)
+    mean, logvar = torch.full((2, 24, 2, 4, 4), 0.5), torch.full((2, 24, 2, 4, 4), -1.0)
     module.compiled = lambda video: (torch.zeros_like(video), mean, logvar)
     got = module.training_step(0)
     video, coverage = module.pool.windows(2, 5, module.choices(0))
@@ -198,7 +198,7 @@ def test_writing_a_vae_leaves_the_one_in_training_alone(tmp_path):
     before = {name: tensor.clone() for name, tensor in module.vae.state_dict().items()}
     write_vae(module.vae, module.fresh, tmp_path / "vae")
     assert_equal(dict(module.vae.state_dict()), before, "vae")
-    assert module.vae.config.latent_std == (1.0,) * 16
+    assert module.vae.config.latent_std == (1.0,) * 24
     with torch.no_grad():
         mean, std = latent_statistics(load_vae(tmp_path / "vae"), module.fresh)
     written = read_config(tmp_path / "vae")
@@ -208,7 +208,7 @@ def test_writing_a_vae_leaves_the_one_in_training_alone(tmp_path):
 
 def test_statistics_in_the_config_do_not_change_a_reconstruction(tmp_path):
     plain = vae_config(tmp_path)
-    skewed = replace(plain, vae=replace(plain.vae, latent_mean=(0.3,) * 16, latent_std=(2.0,) * 16))
+    skewed = replace(plain, vae=replace(plain.vae, latent_mean=(0.3,) * 24, latent_std=(2.0,) * 24))
     one, other = TrainVAEModule(plain), TrainVAEModule(skewed)
     other.load_state_dict(one.state_dict())
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
@@ -254,6 +254,19 @@ def test_a_run_can_start_from_weights_of_another(trained, tmp_path):
     assert all(p.requires_grad for p in module.parameters())
 
 
+def test_a_decoder_is_trained_alone_for_the_latents_that_there_are(trained, tmp_path):
+    config = vae_config(tmp_path, start_from=str(trained / "vae"), frozen_encoder=True)
+    train_vae.run(config)
+    (before, weights), (after, new) = load_part(trained / "vae"), load_part(tmp_path / "vae")
+    assert after == before  # with the statistics of latents
+    assert {name.split(".")[0] for name in new if not torch.equal(new[name], weights[name])} == {
+        "conv2",
+        "decoder",
+    }
+    with pytest.raises(ValueError, match="frozen_encoder=True leaves an encoder as it is"):
+        replace(config, start_from=None)
+
+
 def test_missing_weights_are_refused_before_anything_is_written(tmp_path):
     config = vae_config(tmp_path / "out", start_from=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="none is no part of a model"):
@@ -277,6 +290,6 @@ def test_the_pocket_presets_make_what_is_shipped():
         same = {k: v for k, v in config.vae.to_dict().items() if not k.startswith("latent_")}
         assert same.items() <= shipped.items()
     assert second.start_from == f"{first.run.output}/vae"
-    changed = {"phases", "start_from", "budget", "optimization", "run", "seed"}
+    changed = {"phases", "start_from", "frozen_encoder", "budget", "optimization", "run", "seed"}
     a, b = as_plain(first), as_plain(second)
     assert {name for name in a if a[name] != b[name]} == changed

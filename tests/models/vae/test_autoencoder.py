@@ -144,7 +144,7 @@ def test_the_pocket_preset_has_the_size_that_its_docstring_gives():
         mean, _ = vae.moments(torch.empty(1, 3, 33, 128, 128))
         video = vae.decode(mean)
     assert 4.0e6 < sum(p.numel() for p in vae.parameters()) < 5.0e6
-    assert mean.shape == (1, 16, 9, 16, 16) and video.shape == (1, 3, 33, 128, 128)
+    assert mean.shape == (1, 24, 9, 16, 16) and video.shape == (1, 3, 33, 128, 128)
 
 
 def test_leftover_frames_are_refused_unless_parity_drops_them():
