@@ -89,9 +89,7 @@ class TrainAR:
     budget: TrainingSchedule = field(
         default_factory=lambda: TrainingSchedule(steps=40_000, minutes=13, warmup_steps=100)
     )
-    optimization: Optimization = field(
-        default_factory=lambda: Optimization(muon=("model.blocks.*.weight",))
-    )
+    optimization: Optimization = Optimization(muon=("model.blocks.*.weight",))
     run: Run = field(default_factory=lambda: Run(output="runs/ar_pocket", compile=True))
     seed: int = 0
 

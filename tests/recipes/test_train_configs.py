@@ -90,7 +90,8 @@ WRONG = {
         "text": (None,),
         "vae": ("", None, 3),
         "world": (None,),
-        "sets": ((), None, (1,)),
+        "width": (*(value for value in NO_COUNTS if value is not None), 1 << 20),
+        "sets": (None, (1,)),
         "phases": ((), None, 3),
         "window": (None, 4),
         "shot_offset": (*NO_NUMBERS, -1, 1e12),
@@ -153,6 +154,7 @@ def test_presets_hold_configs_whose_fields_are_asked_for(config):
         "Window",
         "TrainingConfig",
         "ErrorRecycling",
+        "PlainParts",
         "VAEConfig",
         "TrainingSchedule",
     }
