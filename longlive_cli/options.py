@@ -311,3 +311,13 @@ NewFolder = Annotated[
         help="The folder to write; it must not exist.",
     ),
 ]
+
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        parser=file_name,
+        metavar="FILE",
+        help="Write a page as well: tables with bars, and the videos if there are some, in one "
+        "file.",
+    ),
+]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from longlive_recipes.bench.run import Prepared
 
 
+Listed = Annotated[bool, typer.Option("--list", help="List the benchmarks, and measure nothing.")]
+
+
 @with_groups
 def bench(
     names: Annotated[
@@ -30,9 +33,7 @@ def bench(
             autocompletion=complete.benchmarks,
         ),
     ] = None,
-    listed: Annotated[
-        bool, typer.Option("--list", help="List the benchmarks, and measure nothing.")
-    ] = False,
+    listed: Listed = False,
     model: options.Model = None,
     seconds: Annotated[
         float | None,
@@ -56,14 +57,7 @@ def bench(
     config: options.Config = None,
     runtime: dict[str, Any] | None = None,
     output: options.ResultFolder = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            parser=options.file_name,
-            metavar="FILE",
-            help="Write a page of all results as well: tables with bars, in one file.",
-        ),
-    ] = None,
+    html: options.Page = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line a benchmark instead of a table.")
     ] = False,

@@ -12,6 +12,22 @@ from longlive_cli.messages import say, show
 from longlive_cli.options import file_name
 from longlive_recipes.generation.interrupts import Stoppable
 
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="The layout: longlive, diffusers, published, comfyui, gguf, torchao, ...",
+        autocompletion=complete.layouts,
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write this adapter in another layout (lora-peft, lora-kohya); MODEL is what it is "
+        "for.",
+    ),
+]
+
 
 def convert(
     model: Annotated[
@@ -28,13 +44,7 @@ def convert(
             help="The file or folder to write; it must not exist.",
         ),
     ],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="The layout: longlive, diffusers, published, comfyui, gguf, torchao, ...",
-            autocompletion=complete.layouts,
-        ),
-    ],
+    to: Layout,
     part: Annotated[
         str,
         typer.Option(
@@ -67,14 +77,7 @@ def convert(
             autocompletion=complete.among("linear", "swizzled"),
         ),
     ] = None,
-    lora: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write this adapter in another layout (lora-peft, lora-kohya); MODEL is what it "
-            "is for.",
-        ),
-    ] = None,
+    lora: Adapter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Say what would be written, and write nothing.")

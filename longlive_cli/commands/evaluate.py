@@ -1,7 +1,9 @@
 """`longlive evaluate`: a model's scores, or the judge's verdicts on existing videos."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
-from longlive_cli.options import ResultFile, file_name
+from longlive_cli.options import Page, ResultFile
 from longlive_cli.suites import (
     as_drift_result,
     check_page,
@@ -28,12 +30,24 @@ if TYPE_CHECKING:
     from longlive_recipes.moving_shapes.judge import ClipVerdict, ShotVerdict
 
 
+Videos = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Videos to judge, or folders of frames; none: evaluate a model."),
+]
+Suite = Annotated[
+    str,
+    typer.Option(
+        help="What is measured of videos: shapes (verdicts on moving shapes), drift (the last 15 % "
+        "of any video against its first), or vbench (its folder and prompts, from "
+        "VBench_full_info.json).",
+        autocompletion=complete.among("shapes", "drift", "vbench"),
+    ),
+]
+
+
 @with_groups
 def evaluate(
-    videos: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Videos to judge, or folders of frames; none: evaluate a model."),
-    ] = None,
+    videos: Videos = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -52,24 +66,9 @@ def evaluate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
     runtime: dict[str, Any] | None = None,
-    suite: Annotated[
-        str,
-        typer.Option(
-            help="What is measured of videos: shapes (verdicts on moving shapes), drift (the last "
-            "15 % of any video against its first), or vbench (its folder and prompts, from "
-            "VBench_full_info.json).",
-            autocompletion=complete.among("shapes", "drift", "vbench"),
-        ),
-    ] = "shapes",
+    suite: Suite = "shapes",
     output: ResultFile = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            parser=file_name,
-            metavar="FILE",
-            help="Write a page as well: tables with bars, and the videos, in one file.",
-        ),
-    ] = None,
+    html: Page = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
     ] = None,
@@ -83,15 +82,7 @@ def evaluate(
     if videos:
         _refuse_runtime(runtime or {})
         require_videos(videos)
-        inputs = [(str(video), video) for video in videos]
-        check_page(html, inputs, overwrite)
-        if suite == "vbench":
-            prepare_vbench(videos[0], Path("vbench") if output is None else output)
-            return
-        if output is not None:
-            _check_result(output, inputs, overwrite)
-        judge = _judge if suite == "shapes" else _drift
-        judge(videos, as_json, fps, output, html)
+        _measure(videos, suite, as_json, fps, output, html, overwrite=overwrite)
         return
     from longlive_cli.catalog import find, presets
     from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
@@ -115,6 +106,15 @@ def evaluate(
     if dry_run:
         show(wanted, as_json=as_json)
         return
+    run = partial(preset.module.run, wanted, runtime=decided)
+    with Stoppable():
+        _evaluate(run, output, as_json, html)
+
+
+def _evaluate(
+    run: Callable[..., dict[str, Any]], output: Path | None, as_json: bool, html: Path | None
+) -> None:
+    """Evaluate a model, store each suite's scores as it ends, and print all of them."""
     from longlive_cli.progress import VideoCount
 
     def stored(result: dict[str, Any]) -> None:
@@ -127,8 +127,8 @@ def evaluate(
             told = (f"{n.replace('_', ' ')} {_number(v)}" for n, v in numbers.items())
             note(f"longlive: {name}: {', '.join(told)}")
 
-    with Stoppable(), VideoCount() as count:
-        result = preset.module.run(wanted, runtime=decided, made=count, stored=stored)
+    with VideoCount() as count:
+        result = run(made=count, stored=stored)
     stored(result)
     say(json.dumps(result) if as_json else table(result["suites"]))
     if html is not None:
@@ -139,6 +139,28 @@ def evaluate(
         status = 128 + result["signal"]
         note(f"longlive: {name_of(status)}; suites that had ended are above.")
         raise typer.Exit(status)
+
+
+def _measure(
+    videos: list[Path],
+    suite: str,
+    as_json: bool,
+    fps: float | None,
+    output: Path | None,
+    html: Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Measure existing videos with a suite."""
+    inputs = [(str(video), video) for video in videos]
+    check_page(html, inputs, overwrite)
+    if suite == "vbench":
+        prepare_vbench(videos[0], Path("vbench") if output is None else output)
+        return
+    if output is not None:
+        _check_result(output, inputs, overwrite)
+    judge = _judge if suite == "shapes" else _drift
+    judge(videos, as_json, fps, output, html)
 
 
 def _refuse_runtime(runtime: dict[str, Any]) -> None:

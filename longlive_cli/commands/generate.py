@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -78,8 +79,8 @@ def generate(
     detail = how_much(quiet, verbose)
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = content.read(fields, overrides=overrides, file=config)
-    if resume is None and replay is None:  # of --set and --config
-        _refuse_endless(wanted.seconds, "seconds=inf")
+    if resume is None and replay is None:
+        _refuse_endless(wanted.seconds, "seconds=inf")  # of --set and --config
     saving = read_snapshots(snapshot, snapshot_every)
     place = content.output(jobs) if output is None else output
     look_at_files(content, config, wanted, jobs, place, overwrite, saving)
@@ -98,19 +99,24 @@ def generate(
         show(plan, as_json=as_json)
         return
     tell_plan(plan, detail, named="weights" in (runtime or {}))
+    with _told(traced, as_json=as_json) as results, Stoppable():
+        if parallel is not None:
+            results += _run_on_ranks(plan, jobs, parallel, detail, overwrite=overwrite)
+        else:
+            _run(plan, jobs, saving, detail, traced, overwrite=overwrite, done=results.append)
+    end(results)
+
+
+@contextmanager
+def _told(traced: TraceFile | None, *, as_json: bool) -> "Iterator[list[Result]]":
+    """A list of what is made, told at the block's end: what comes before a failure is made, too."""
     results: list[Result] = []
     try:
-        with Stoppable():
-            if parallel is not None:
-                results += _run_on_ranks(plan, jobs, parallel, detail, overwrite=overwrite)
-            else:
-                done = results.append
-                _run(plan, jobs, saving, detail, traced, overwrite=overwrite, done=done)
-    finally:  # what was made before a failure was made
+        yield results
+    finally:
         tell(results, as_json=as_json)
         if traced is not None:
             tell_trace(traced)
-    end(results)
 
 
 def _spread(

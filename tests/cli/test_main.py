@@ -84,11 +84,12 @@ def test_options_are_few_and_known():
     video |= {"sampler", "negative_prompt", "fps", "crf", "one_video_a_line"}
     again = {"snapshot", "snapshot_every", "resume", "only_new", "fork", "replay"}
     runtime = set(RUNTIME_OPTIONS)
-    going_on = {"video", "cut", "video_prompt", "quiet", "verbose"}
+    going_on = {"video", "cut", "video_prompt", "quiet", "verbose", "trace"}
     machine = {"model", "nproc", "nodes", "output", "overwrite"} | runtime
     known = {
         "generate": video | going_on | again | machine | changing | {"count"},
-        "train": {"recipe", "data", "resume", "export"} | changing,
+        "train": {"recipe", "data", "resume", "export", "best", "plot", "logger", "output"}
+        | changing,
         "evaluate": {"videos", "recipe", "suite", "fps", "output", "html", "overwrite"}
         | changing
         | runtime,
