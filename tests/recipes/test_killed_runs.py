@@ -51,15 +51,14 @@ def test_ten_kills_at_random_moments_change_no_number(tmp_path):
     chance, output = random.Random(0), tmp_path / "killed"
     for _ in range(KILLS):
         before = written(output)
-        process = start(output, vae)
-        while process.poll() is None and written(output) == before:
-            time.sleep(0.01)  # until steps have begun: from here on any moment will do
-        time.sleep(chance.uniform(0, 0.3))
-        assert process.poll() is None, process.stderr.read().decode() or "the run is over"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    process = start(output, vae)
-    assert process.wait() == 0, process.stderr.read().decode()
+        with start(output, vae) as process:
+            while process.poll() is None and written(output) == before:
+                time.sleep(0.01)  # until steps have begun: from here on any moment will do
+            time.sleep(chance.uniform(0, 0.3))
+            assert process.poll() is None, process.stderr.read().decode() or "the run is over"
+            os.kill(process.pid, signal.SIGKILL)
+    with start(output, vae) as process:
+        assert process.wait() == 0, process.stderr.read().decode()
     assert_same_run(output, tmp_path / "whole")
     one, other = (load_last(folder)["recycled_errors"] for folder in (output, tmp_path / "whole"))
     assert_equal(one, other, "errors")
