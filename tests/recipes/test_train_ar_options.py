@@ -75,9 +75,10 @@ class Asked:
 def test_a_given_first_frame_is_clean_everywhere_and_out_of_the_loss(tmp_path, vae):
     config = ar_config(tmp_path, vae, image_to_video=1.0, recycling=OFTEN, context_jitter=0.5)
     module, asked = ready(config), Asked()
+    block = module.sets[2].latents[0, :, :8].float()
     for bank in (module.errors.recycler.latent_errors, module.errors.recycler.noise_errors):
         for index in range(0, 1000, 50):  # errors that cannot be overlooked
-            bank.add(torch.full((16, 8, 4, 4), 9.0), index, random.Random(0))
+            bank.add(torch.full_like(block, 9.0), index, random.Random(0))
     clips, changed = module.sets[2], 0
     for seed in range(6):
         module.run_progress.steps = seed
