@@ -251,6 +251,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path):
         ({"r": None}, "has no r"),
         ({"lora_alpha": "8"}, "lora_alpha in adapter_config.json is a finite number, got '8'"),
         ({"lora_alpha": float("nan")}, "finite number, got nan"),
+        (
+            {"lora_alpha": 1e300},
+            r"lora_alpha in adapter_config.json is at most 1000000, got 1e\+300",
+        ),
+        ({"r": 1 << 20}, "r in adapter_config.json is at most 65536, got 1048576"),
         ({"use_rslora": 1}, "use_rslora in adapter_config.json is true or false, got 1"),
         ({"lora_dropout": 2}, "lora_dropout in adapter_config.json is at most 1, got 2"),
         ({"lora_dropout": "a"}, "lora_dropout in adapter_config.json is a finite number, got 'a'"),
