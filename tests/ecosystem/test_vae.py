@@ -56,3 +56,26 @@ def test_blocks_decode_to_the_whole_video(vae, lane, lengths):
 
 def test_a_vae_of_convolutions_has_nothing_to_pack(vae):
     assert plan_conversion(vae).swapped == ()
+
+
+def test_weights_under_diffusers_names_decode_and_encode_to_the_same(tmp_path):
+    """Names map to the layers that they mean: both compute the same."""
+    from diffusers import AutoencoderKLWan
+
+    from longlive_models.layouts.part_files import open_part
+    from longlive_models.layouts.sizes import vae_config
+    from longlive_models.vae import load_vae
+    from tests.models.foreign_files import write_diffusers
+
+    folder = write_diffusers(tmp_path) / "vae"
+    theirs = AutoencoderKLWan.from_pretrained(folder).eval()
+    part = open_part(folder, "vae")
+    ours = load_vae(part.read(), config=vae_config(part.shapes, part.config, folder))
+    latents = drawn(1, 48, 2, 2, 2)
+    std, mean = ours.latent_std, ours.latent_mean
+    with torch.no_grad():
+        want = theirs.decode(latents * std + mean).sample
+        torch.testing.assert_close(ours.decode(latents).clamp(-1, 1), want, rtol=1e-4, atol=1e-5)
+        video = drawn(1, 3, 5, 32, 32).clamp(-1, 1)
+        want = (theirs.encode(video).latent_dist.mode() - mean) / std
+        torch.testing.assert_close(ours.encode(video), want, rtol=1e-4, atol=1e-5)
