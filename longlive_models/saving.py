@@ -31,6 +31,13 @@ def save_pipeline(pipe: "VideoMaker", folder: Path) -> Path:
             f"each of {pipe.sp.group.size} ranks holds a share of the model: save it where it is "
             f"loaded on one rank."
         )
+    beside = [name for name, _ in adapters(pipe.transformer)]
+    if beside:
+        raise ValueError(
+            f"{len(beside)} linears have adapters beside their weights, such as {beside[0]}: a "
+            f"model folder holds weights alone. Fuse them first (longlive_models.lora.fuse_lora), "
+            f"or save_lora them by themselves."
+        )
     parts = {"transformer": pipe.transformer, "vae": pipe.vae, "text_encoder": pipe.text}
     configs = {name: _config(name, part) for name, part in parts.items()}
     try:

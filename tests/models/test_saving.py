@@ -7,6 +7,7 @@ import torch
 
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models import LongLivePipeline
+from longlive_models.lora import LoRAConfig, add_lora, fuse_lora
 from longlive_models.moving import moved
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
@@ -82,6 +83,26 @@ def test_a_cache_of_its_own_and_a_thread_stay():
     was = runtime(weights="fp32", kv_cache="nvfp4", lane="thread")
     now = moved(was, (torch.bfloat16,))
     assert (now.weights, now.kv_cache, now.lane) == ("bf16", "nvfp4", "thread")
+
+
+def test_adapters_are_fused_before_a_model_is_saved(tmp_path):
+    pipe = tiny_pipeline()
+    add_lora(pipe.transformer, LoRAConfig(rank=2))
+    with pytest.raises(ValueError, match=r"linears have adapters beside .* Fuse them first"):
+        pipe.save_pretrained(tmp_path / "a")
+    fuse_lora(pipe.transformer)
+    assert (pipe.save_pretrained(tmp_path / "a") / "model_index.json").is_file()
+
+
+def test_every_choice_stays_but_what_moves():
+    """Whatever option a runtime has, moving keeps it: none is forgotten where one is added."""
+    from dataclasses import fields, replace
+
+    was = runtime(weights="fp32", kv_cache="int8", lane="thread", attention="sdpa", strict=True)
+    was = replace(was, vae="light")
+    now = moved(was, (torch.bfloat16,))
+    changed = {f.name for f in fields(was) if getattr(was, f.name) != getattr(now, f.name)}
+    assert changed == {"weights"}
 
 
 @pytest.mark.parametrize(
