@@ -347,6 +347,14 @@ class Studio:
         """A video has ended, on the scheduler's thread."""
         self._scheduler.remove(video)
         self._queue.remove(video)
+        if video.saved.kind == "video":
+            video.shelf.clear()  # nobody forks it
+        room = self.limits.snapshot_mb << 20
+        for other in self.of_kind("session"):  # newest first: the oldest lose their snapshots
+            if not other.open and other.saved.state == "ended":
+                room -= other.shelf.size
+                if room < 0:
+                    other.shelf.clear()
 
 
 def _event(block: int, ending: Command) -> dict[str, Any]:

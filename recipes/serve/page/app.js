@@ -109,7 +109,7 @@ async function watch(session, { from = null, jump = null } = {}) {
   page.chosen = null;
   history.replaceState(null, "", `#s=${session.id}`);
   $("welcome").hidden = true;
-  for (const name of ["transport", "time", "facts"]) $(name).hidden = false;
+  for (const name of ["transport", "time", "facts", "memory"]) $(name).hidden = false;
   $("timeline").replaceChildren();
   $("stage").dataset.shown = "-1";
   const tell = {
@@ -454,7 +454,7 @@ function home() {
   page.session = null;
   history.replaceState(null, "", location.pathname + location.search);
   $("welcome").hidden = false;
-  for (const name of ["transport", "time", "facts", "canvas"]) $(name).hidden = true;
+  for (const name of ["transport", "time", "facts", "memory", "canvas"]) $(name).hidden = true;
   $("video").hidden = false;
   $("state").textContent = "";
   $("send").textContent = "Start";

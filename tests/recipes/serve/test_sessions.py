@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from longlive_models.video.files import read_video
 from longlive_recipes.generation.jobs import replay
 from tests.models.tiny_pipeline import FPS
-from tests.recipes.serve.servers import hashes, made_alone, until
+from tests.recipes.serve.servers import hashes, limits, made_alone, server, until
 
 PROMPT, OTHER = "a red circle", "a blue square"
 
@@ -212,3 +213,21 @@ def test_sessions_are_listed_and_deleted(client):
     assert client.get(f"/v1/sessions/{names[0]}").status_code == 404
     assert client.get(f"/v1/sessions/{names[0]}/video.mp4").status_code == 404
     json.dumps(client.session(names[1]))
+
+
+def test_ended_sessions_share_the_room_for_snapshots(tmp_path, offers):
+    with server(tmp_path / "served", limits(snapshot_mb=1, snapshot_every=1), offers) as client:
+        names = []
+        for _ in range(4):
+            names.append(client.begin(PROMPT)["id"])
+            client.block(names[-1], 4)
+            client.do(names[-1], "close")
+        kept = [sum(one.stat().st_size for one in snapshots(tmp_path, name)) for name in names]
+        assert sum(kept[:-1]) <= 1 << 20 and kept[-1] > 0 and kept[0] == 0
+        job = client.post("/v1/videos", json={"prompt": PROMPT, "seconds": 3}).json()["id"]
+        until(lambda: client.get(f"/v1/videos/{job}").json()["status"] == "completed")
+        until(lambda: not snapshots(tmp_path, job))
+
+
+def snapshots(folder: Path, name: str) -> list[Path]:
+    return list((folder / "served" / name / "snapshots").glob("*.snapshot"))
