@@ -63,16 +63,20 @@ def predict(config: TrainAR) -> MemoryPlan:
     parameters = list(unfilled_parts(replace(config, quantized=PLAIN)).parameters())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
     frozen = sum(one.numel() for one in parameters) - trained
-    averaged = config.optimization.ema_decay > 0
-    lasting = of_parameters(trained, frozen, averaged=averaged, ranks=parallel.ranks)
+    averaged, gpu = config.optimization.ema_decay > 0, config.run.accelerator != "cpu"
+    bytes_a_state = 1 if config.optimization.states == "8bit" else FLOAT32
+    lasting = of_parameters(
+        trained, frozen, averaged=averaged, ranks=parallel.ranks, bytes_a_state=bytes_a_state
+    )
     lasting["encoded clips"] = _clips(config, spec)
-    if config.run.accelerator != "cpu":
+    if gpu:
         lasting["libraries"] = LIBRARIES
     if parallel.ranks > 1:
         layer = sum(one.numel() for one in parameters) // model.num_layers
         lasting["a layer's whole weights and gradients"] = 2 * FLOAT32 * layer
         step = replace(step, gradients=step.gradients // parallel.ranks)
-    update = of_update(trained, fused=False, ranks=parallel.ranks)
+    fused = gpu and config.run.precision != "16-mixed" and not config.optimization.muon
+    update = of_update(trained, fused=fused, ranks=parallel.ranks)
     if config.accumulate > 1:
         lasting["gradients of the batch's parts"] = update.pop(GRADIENTS)
         step = replace(step, gradients=0)

@@ -22,6 +22,7 @@ from longlive_recipes.training.checkpoint_layout import (
     optimizers_in,
     steps_in,
 )
+from longlive_recipes.training.eight_bit import CODES
 from longlive_recipes.training.muon import BUFFER
 from longlive_recipes.training.optimizers import ONLY
 from longlive_recipes.training.schedule import MOST_STEPS
@@ -233,7 +234,7 @@ def _is_of(optimizer: dict[str, Any], weights: list[Tensor]) -> bool:
     [group] = optimizer["param_groups"]
     numbers = group["params"]
     return len(numbers) == len(weights) and all(
-        one[name].shape == weight.shape
+        one[name if name in one else name + CODES].shape == weight.shape
         for number, weight in zip(numbers, weights, strict=True)
         if (one := optimizer["state"].get(number)) is not None
         for name in ((BUFFER,) if BUFFER in one else ("exp_avg", "exp_avg_sq"))

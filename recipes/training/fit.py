@@ -26,6 +26,7 @@ from longlive_models.checkpoints.folder import fill
 from longlive_models.schema import filled
 from longlive_recipes.configs.run import Run
 from longlive_recipes.run_record import as_plain, differences, read_run_record
+from longlive_recipes.training.adamw import check_states
 from longlive_recipes.training.callbacks import Record, Report
 from longlive_recipes.training.checkpoint_files import (
     CHECKPOINT,
@@ -198,6 +199,8 @@ def fit(
             "one. Use bf16-mixed or 32-true."
         )
     check_best(run, module.measured)
+    for plan in module.plan.optimizers.values():
+        check_states(plan.adamw, parallel.ranks)
     checkpoint = None if resume is None else find_checkpoint(resume)
     if checkpoint is not None:
         check_same_parts(module.plan, read_state(checkpoint))

@@ -168,16 +168,19 @@ def _autocast(wanted: bool) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16) if wanted else nullcontext()
 
 
-def of_parameters(trained: int, frozen: int, *, averaged: bool, ranks: int) -> dict[str, int]:
+def of_parameters(
+    trained: int, frozen: int, *, averaged: bool, ranks: int, bytes_a_state: int = FLOAT32
+) -> dict[str, int]:
     """What lasts of so many numbers that are trained and that are not, in bytes.
 
     Args:
         averaged: whether there is a moving average of them.
+        bytes_a_state: of each of the optimizer's two numbers.
         ranks: over how many they are shared out.
     """
     parts = {
         "weights, in float32": FLOAT32 * (trained + frozen),
-        "states of the optimizer": 2 * FLOAT32 * trained,
+        "states of the optimizer": 2 * bytes_a_state * trained,
     }
     if averaged:
         parts["moving average"] = FLOAT32 * trained

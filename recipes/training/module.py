@@ -8,7 +8,6 @@ stopped.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from longlive_models.checkpoints.nvfp4 import decode_state
 from longlive_models.stream import Video
 from longlive_models.unknown_keys import refuse_unknown_keys
 from longlive_recipes.configs.checked import whole_field
+from longlive_recipes.training.adamw import make_optimizer
 from longlive_recipes.training.averages import MovingAverage
 from longlive_recipes.training.callbacks import RunProgress
 from longlive_recipes.training.checkpoint_layout import (
@@ -35,14 +35,7 @@ from longlive_recipes.training.checkpoint_layout import (
     optimizers_in,
 )
 from longlive_recipes.training.compilation import maybe_compile as maybe_compile
-from longlive_recipes.training.muon import MuonAdamW
-from longlive_recipes.training.optimizers import (
-    AdamW,
-    Optimization,
-    OptimizationPlan,
-    frozen,
-    select,
-)
+from longlive_recipes.training.optimizers import Optimization, OptimizationPlan, frozen
 from longlive_recipes.training.schedule import LearningRateCurve, TrainingSchedule
 
 NOISE, CHOICES, ERRORS = 0, 1, 2
@@ -245,7 +238,12 @@ class TrainingModule(LightningModule, ABC):
         self._trained = self.plan.trained(self)
         self.plan.averaged(self)  # refuses what cannot be averaged before anything is learnt
         optimizers = {
-            name: _optimizer(plan.adamw, {one: parameters[one] for one in self._trained[name]})
+            name: make_optimizer(
+                plan.adamw,
+                {one: parameters[one] for one in self._trained[name]},
+                # float16's gradients are scaled, and those Lightning cannot cut for it
+                fused=self.device.type == "cuda" and self.trainer.precision != "16-mixed",
+            )
             for name, plan in self.plan.optimizers.items()
         }
         if not self.automatic_optimization:
@@ -295,25 +293,6 @@ class TrainingModule(LightningModule, ABC):
 
     def train_dataloader(self) -> "StepNumbers":
         return StepNumbers(self.training_schedule.steps)
-
-
-def _optimizer(config: AdamW, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of these parameters."""
-    trained: list[Tensor] = list(parameters.values())
-    chosen = select(parameters, config.muon, "muon") if config.muon else []
-    matrices = [parameters[name] for name in chosen if parameters[name].ndim > 1]
-    kind = (
-        partial(MuonAdamW, matrices=matrices, rate=config.muon_rate)
-        if matrices
-        else torch.optim.AdamW
-    )
-    return kind(
-        trained,
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
 
 
 def check_same_parts(plan: OptimizationPlan, checkpoint: Mapping[str, Any]) -> None:

@@ -8,12 +8,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import nn
 
 from longlive_core.checks import real, shown
 from longlive_core.names import few
-from longlive_recipes.configs.checked import parts_field, real_field, switch_field
+from longlive_recipes.configs.checked import (
+    choice_field,
+    parts_field,
+    real_field,
+    switch_field,
+)
 from longlive_recipes.training.schedule import LearningRateCurve
 
 Selection = str | tuple[str, ...] | Callable[[str], bool]
@@ -37,6 +43,8 @@ class AdamW:
         betas: how much of the past is in the averages of gradients and of their squares.
         weight_decay: each update takes ``learning_rate * weight_decay`` of a weight away.
         max_grad_norm: longer gradients are scaled down to this length; 0 scales none.
+        states: how its two averages are held: "float32", or "8bit" by torchao, in a quarter of the
+            memory; with one rank.
         muon: patterns of names; what they choose and has two dimensions or more is moved by Muon
             instead (``longlive_recipes.training.muon``).
         muon_rate: Muon's learning rate at its peak; its updates are five times smaller than it.
@@ -48,6 +56,7 @@ class AdamW:
     max_grad_norm: float = 1.0
     muon: tuple[str, ...] = ()
     muon_rate: float = 3e-3
+    states: Literal["float32", "8bit"] = "float32"
 
     def __post_init__(self) -> None:
         real_field(
@@ -89,7 +98,18 @@ class AdamW:
             at_least=0,
             why="longer gradients are cut to this length. Use 1.0, say, or 0 to cut none.",
         )
+        choice_field(
+            self,
+            "states",
+            ("float32", "8bit"),
+            why="it is how the averages of gradients are held. Use float32.",
+        )
         parts_field(self, "muon", str)
+        if self.muon and self.states != "float32":
+            raise ValueError(
+                f"{name}.states={self.states} is for AdamW alone, and muon={shown(self.muon)} "
+                f"moves some of the weights. Leave one of them out."
+            )
         real_field(
             self,
             "muon_rate",
