@@ -17,7 +17,9 @@ AVERAGES = ("exp_avg", "exp_avg_sq")
 """The averages of gradients, which have a sign, and of their squares, which have none."""
 
 
-def eight_bit_adamw(parameters: list[Tensor], **numbers: Any) -> torch.optim.Optimizer:
+def eight_bit_adamw(
+    parameters: list[Tensor], *, lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
     """An AdamW whose states are held in 8 bits. torchao has to be there."""
     from torchao.optim import AdamW8bit
     from torchao.optim.subclass_8bit import OptimState8bit
@@ -26,7 +28,7 @@ def eight_bit_adamw(parameters: list[Tensor], **numbers: Any) -> torch.optim.Opt
         """torchao's optimizer, with numbers as learning rates and plain tensors when stored."""
 
         def __init__(self) -> None:
-            super().__init__(parameters, **numbers)
+            super().__init__(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
             self._rates = [group["lr"] for group in self.param_groups]
             for group in self.param_groups:
                 group["lr"] = float(group["lr"])
