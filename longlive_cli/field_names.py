@@ -1,8 +1,8 @@
-"""The names of a recipe's fields, read from source code, so that typing errors are found early.
+"""The names and types of a recipe's fields, read from source code, so that errors are found early.
 
-A recipe's config is made of parts that import torch. The names of its fields can be read from the
-source of the dataclasses, so `--set stpes=3` is refused before that. Values are checked later by
-the config.
+A recipe's config is made of parts that import torch. The names of its fields, and the types of most
+of them, can be read from the source of the dataclasses, so `--set stpes=3` and `--set seed=x` are
+refused before that. Whether a value of the right type will do is checked later by the config.
 """
 
 import ast
@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from longlive_cli.catalog import Preset
-from longlive_cli.overrides import unknown_field
+from longlive_cli.overrides import read_value, unknown_field
+
+_PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class _Class:
 def check_names(preset: Preset, wanted: Mapping[str, Any]) -> None:
     """Raise ValueError for a name in ``wanted``, nested as a config is, that is no field.
 
-    Names that cannot be read from the source are checked later by the config.
+    A value that its field's type does not take is refused, too. Names and types that cannot be read
+    from the source are checked later by the config.
     """
     home = f"{preset.package}.{preset.home}"
     make = _find(home, preset.function, ast.FunctionDef)
@@ -58,15 +61,46 @@ def _check(config: _Class, wanted: Mapping[str, Any], prefix: str) -> None:
     for name, value in wanted.items():
         if name not in fields:
             raise unknown_field(config.name, list(fields), name, f"{prefix}{name}")
+        module, kind = fields[name]
         if isinstance(value, Mapping):
-            module, kind = fields[name]
             _check_inside(module, kind, value, f"{prefix}{name}.")
+        elif (known := _plain_kind(kind)) is not None:
+            read_value(value, known, f"{prefix}{name}")
+
+
+def _plain_kind(kind: ast.expr) -> Any:
+    """The type that an annotation means, if it is made of plain types alone; else None.
+
+    They are numbers, switches, texts, choices of texts, tuples of these, and "or None".
+    """
+    match kind:
+        case ast.Name(id=name):
+            return _PLAIN.get(name)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            inner = _plain_kind(left)
+            return None if inner is None else inner | None
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=choices)):
+            texts = [one.value for one in choices if isinstance(one, ast.Constant)]
+            return Literal.__getitem__(tuple(texts)) if len(texts) == len(choices) else None
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
+            inside = [... if _is_ellipsis(part) else _plain_kind(part) for part in parts]
+            return None if None in inside else tuple.__class_getitem__(tuple(inside))
+    return None
+
+
+def _is_ellipsis(part: ast.expr) -> bool:
+    return isinstance(part, ast.Constant) and part.value is ...
 
 
 def _check_inside(module: str, kind: ast.expr, wanted: Mapping[str, Any], prefix: str) -> None:
     """Of a config within a config, or of the places of a tuple of them."""
     if isinstance(kind, ast.Name) and (inner := _class(module, kind.id)):
         _check(inner, wanted, prefix)
+    elif isinstance(kind, ast.BinOp):  # one config or another: the one with more of these names
+        sides = [side for side in (kind.left, kind.right) if isinstance(side, ast.Name)]
+        made = [one for side in sides if (one := _class(module, side.id))]
+        if made:
+            _check(max(made, key=lambda one: len(wanted.keys() & set(one.fields))), wanted, prefix)
     elif isinstance(kind, ast.Subscript) and isinstance(kind.slice, ast.Tuple):
         for place, value in wanted.items():
             if isinstance(value, Mapping):

@@ -139,7 +139,7 @@ def _changed(holder: Any, kind: Any, value: Any, path: str) -> Any:
         raise ValueError(f"{path} has fields of its own; set one of them: {inside}.")
     if isinstance(holder, tuple) and isinstance(value, Mapping):
         return _changed_places(holder, kind, value, path)
-    return _read(value, kind, path)
+    return read_value(value, kind, path)
 
 
 def _changed_places(
@@ -178,7 +178,7 @@ def unknown_field(config: str, known: list[str], name: str, path: str) -> ValueE
     )
 
 
-def _read(value: Any, kind: Any, path: str) -> Any:
+def read_value(value: Any, kind: Any, path: str) -> Any:
     """`value`, a string or what YAML gave, as `kind`."""
     try:
         return _as(value, kind)

@@ -145,8 +145,14 @@ def find_device(processes: Processes) -> torch.device:
     """The device that a Trainer of these processes computes on.
 
     Raises:
-        ValueError: Lightning refuses them, here and now.
+        ValueError: there is no such device, or Lightning refuses them, here and now.
     """
+    if processes.accelerator in ("cuda", "gpu") and not _has_gpu(processes.accelerator):
+        raise ValueError(
+            f"run.accelerator={processes.accelerator}, and torch {torch.__version__} finds no GPU "
+            f"on this machine. Use --set run.accelerator=auto, or cpu; `longlive doctor` says what "
+            f"is there."
+        )
     try:
         trainer = Trainer(
             accelerator=processes.accelerator,
@@ -164,6 +170,12 @@ def find_device(processes: Processes) -> torch.device:
             f"a run cannot begin with {_in_words(processes)}: {' '.join(str(error).split())}"
         ) from error
     return trainer.strategy.root_device
+
+
+def _has_gpu(accelerator: str) -> bool:
+    """Whether there is a GPU for this word of Lightning's, which calls Apple's "gpu", too."""
+    apple = accelerator == "gpu" and torch.backends.mps.is_available()
+    return torch.cuda.is_available() or apple
 
 
 def _in_words(processes: Processes) -> str:

@@ -1,6 +1,9 @@
 """Names of fields that are read from the source are those of the configs, at every depth."""
 
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,14 +11,14 @@ import pytest
 from longlive_cli.catalog import Preset, presets
 from longlive_cli.complete import TRAINING
 from longlive_cli.field_names import check_names
-from longlive_cli.overrides import apply_mapping
+from longlive_cli.overrides import apply_mapping, gather
 
 TRAINED = [preset for preset in presets() if preset.recipe.startswith(TRAINING)]
 WRONG = "nmae"
 
 
 def nested(config: Any) -> dict[str, Any]:
-    """Every field of a config that another one may be inside of, and 0 for the rest."""
+    """Every field of a config that another one may be inside of, and the values of the rest."""
     found: dict[str, Any] = {}
     for one in fields(config):
         value = getattr(config, one.name)
@@ -24,7 +27,7 @@ def nested(config: Any) -> dict[str, Any]:
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             found[one.name] = {str(place): nested(part) for place, part in enumerate(value)}
         else:
-            found[one.name] = 0
+            found[one.name] = value
     return found
 
 
@@ -63,5 +66,52 @@ def test_the_sentence_is_that_of_the_config(wanted):
 
 
 def test_what_is_no_config_and_what_has_no_source_is_left_to_the_config():
-    check_names(TRAINED[0], {"seed": {"x": 1}, "sets": {"0": 1}})
+    [preset] = [preset for preset in TRAINED if preset.name == "ar_tiny"]
+    check_names(preset, {"seed": {"x": 1}, "sets": {"0": 1}})
     check_names(Preset("a", "sys", "sys", function="make"), {"x": 1})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "seed=1.5",
+        "budget.steps=x",
+        "budget.minutes=soon",
+        "run.compile=maybe",
+        "run.precision=fp8",
+        "optimization.betas=1",
+        "optimization.learning_rate=fast",
+        "phases.1.batch=many",
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_the_words_of_the_config(setting):
+    wanted = gather(None, [setting])
+    for preset in TRAINED:
+        if preset.name in ("ar_tiny", "vae_tiny"):
+            assert said(check_names, preset, wanted) == said(apply_mapping, preset.build(), wanted)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=3", "budget.minutes=none", "budget.minutes=2.5", "run.compile=on", "run.output=1"]
+    + ["optimization.betas=0.9,0.99", "run.precision=bf16-mixed", "start_from=none"],
+)
+def test_a_value_of_its_field_passes(setting):
+    for preset in TRAINED:
+        if preset.name in ("ar_tiny", "vae_tiny"):
+            check_names(preset, gather(None, [setting]))
+            apply_mapping(preset.build(), gather(None, [setting]))
+
+
+def test_values_are_refused_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys\nfrom longlive_cli.main import app\n"
+        "try:\n    app(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, "train", "ar_tiny", "--set", "budget.steps=x"]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": root}
+    )
+    assert done.returncode == 2
+    assert done.stderr == "longlive: budget.steps takes a whole number, got 'x'.\n"

@@ -323,3 +323,12 @@ def test_steps_go_on_where_they_were():
     rest.load_state_dict({"next": 2})
     assert list(rest) == [2, 3, 4, 5]
     assert len(rest) == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named_by_its_field(tmp_path):
+    config = Toy(run=quiet_run(tmp_path / "new", accelerator="cuda"))
+    message = r"run.accelerator=cuda, and torch \S+ finds no GPU on this machine. Use --set run.acc"
+    with pytest.raises(ValueError, match=message):
+        train_toy(config)
+    assert not (tmp_path / "new").exists()
