@@ -23,6 +23,8 @@ SMALLER = (  # what the runs were begun with, apart from what `make.sh` shares w
     *("phases.0.batch=2", "phases.1.batch=2", "validation_clips=2", "model.dim=8"),
     *("model.ffn_dim=8", "model.num_layers=1", "model.num_heads=1", "model.freq_dim=8"),
     *("text.dim=8", "model.text_dim=8", "text.num_heads=1", "text.ffn_dim=8"),
+    # what ar_tiny had then
+    *("model.in_channels=16", "model.out_channels=16", "shift=5", "optimization.muon=[]"),
 )
 
 

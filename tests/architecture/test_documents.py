@@ -11,7 +11,8 @@ from tests.architecture.source import PACKAGES, ROOT
 
 SEAMS = (
     *("scale rule", "attention backend", "how a cut is stored", "page codec", "training objective"),
-    *("training recipe", "text encoder", "CLI verb", "output format", "sampler"),
+    *("training recipe", "text encoder", "layout of model files", "CLI verb", "output format"),
+    "sampler",
 )
 WORDS = (
     *("anchor", "block", "clip", "cut", "lane", "page", "receipt", "sample", "shot", "sink"),

@@ -59,7 +59,7 @@ NOT_RUN = {  # how a line begins, and why it is only understood
     "generate .* --model LongLive-2.0-5B": "needs the published weights, and a GPU",
     "evaluate --set model=runs/ar_pocket/model": "needs the model of that training",
     "generate .* --nodes 2": MACHINES,
-    "evaluate --recipe pocket --set heldout=60": "judges for a quarter of an hour on a GPU",
+    "evaluate --recipe pocket --set seen=64": "judges for a quarter of an hour on a CPU",
     "generate --nproc$|evaluate -o$": "an option that the text is about",
     "bench balanced_sp --device cuda": "needs four GPUs",
     "bench (training_step|nvfp4_curves|nvfp4_continued) --device cuda": "needs a GPU",

@@ -97,7 +97,7 @@ def test_a_record_of_before_samplers_could_be_chosen_is_replayed_with_unipc(mode
         (("--sampler", "ddim"), "sampler='ddim' is no sampler of this version"),
         (("--steps", "4,x"), "steps takes a whole number or a list like 1,2"),
         (("--steps", "4,0"), "steps of block 1 is at least 1, got 0"),
-        (("--steps", ""), "steps by block are one number or more"),
+        (("--steps", ""), "--steps '' says nothing: write a value, or leave the option out"),
     ],
 )
 def test_what_is_no_sampler_or_no_steps_is_refused(option, message, model):

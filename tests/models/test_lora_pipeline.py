@@ -51,7 +51,7 @@ def test_packed_weights_stay_packed_and_adapters_stand_beside_them(folder, files
     assert dict(adapters(packed.transformer))
     assert packed.fingerprint == load(folder, weights="nvfp4", lora=files[0]).fingerprint
     assert packed(PROMPT, seconds=1).frames.shape[0] == 8
-    with pytest.raises(ValueError, match="has an adapter beside its packed weight"):
+    with pytest.raises(ValueError, match="have adapters beside their weights"):
         packed.save_pretrained(folder.parent / "new")
 
 

@@ -24,6 +24,8 @@ def test_auto_on_a_cpu_is_fp32_and_inline():
         "lane": "inline",
         "linear": "auto",
         "strict": False,
+        "vae": "full",
+        "lora": [],
     }
 
 
@@ -65,6 +67,8 @@ def test_what_is_named_is_what_is_taken():
         "lane": "thread",
         "linear": "auto",
         "strict": False,
+        "vae": "full",
+        "lora": [],
     }
     assert chosen.receipt(16).backend == "reference"
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +42,8 @@ def test_a_plan_says_what_will_be_done(config, tmp_path):
     wanted = replace(config, seconds=None, weights="bf16", lane="thread", guidance=2.0)
     planned = plan(wanted, [job(prompt=story)], tmp_path / "new" / "a.mp4")
     assert planned.config == wanted
-    decided = asdict(planned)
-    assert {key: decided[key] for key in ("size", "fps", "steps", "guidance", "device")} == {
+    named = ("size", "fps", "steps", "guidance", "device")
+    assert {name: getattr(planned, name) for name in named} == {
         "size": "32x32",
         "fps": FPS,
         "steps": 2,
@@ -71,6 +71,7 @@ def test_a_record_holds_what_it_takes_to_make_the_video_again(config, tmp_path):
         "not_shown",
         "replay",
         "model_sha256",
+        "files_sha256",
         "versions",
         "hardware",
         "blocks",

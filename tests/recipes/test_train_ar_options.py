@@ -48,6 +48,7 @@ EVERYTHING = {
     "accumulate": 2,
     "sets": (ClipSet(blocks=2, clips=4),),
     "phases": (Phase(length=2, batch=4, until=1.0),),
+    "optimization": Optimization(),  # Muon's products are in bfloat16
 }
 
 

@@ -56,7 +56,7 @@ def test_parts_that_lie_there_stay_and_others_are_replaced(source, tmp_path):
 
 
 def test_parts_that_do_not_fit_are_refused(source, tmp_path):
-    with pytest.raises(ValueError, match="takes 4 latent channels and gives 4, the VAE has 16"):
+    with pytest.raises(ValueError, match="takes 4 latent channels and gives 4, the VAE has 24"):
         pack(tmp_path / "packed", source, vae=EMBEDDED["pocket"] / "vae")
     text = PocketTextConfig(vocab=("a",), dim=8, num_heads=2, text_len=8)
     save_part(tmp_path / "text", text.to_dict(), PocketTextEncoder(text).state_dict())

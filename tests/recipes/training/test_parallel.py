@@ -29,7 +29,7 @@ def assert_as_one_rank(ranks: Ranks, folder: str, shape, mask: bool = False, **c
             if name == "cuts":
                 continue
             error = (many[name] - wanted).norm() / wanted.norm()
-            assert error <= 1e-5, f"{name}: {error:.1e}"
+            assert error <= 3e-5, f"{name}: {error:.1e}"
 
 
 @pytest.mark.parametrize("shape", MESHES)
