@@ -17,6 +17,7 @@ LEVEL = {
 PRIMITIVES = {"nvfp4", "float8", "kv_cache", "sequence_parallel", "async_decode"}
 OPTIONAL = {  # may be missing, so never imported together with a file of ours
     "triton",
+    "torchao",
     "flash_attn",
     "flash_attn_interface",
     "fa3_fwd_interface",

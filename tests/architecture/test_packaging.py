@@ -28,9 +28,8 @@ def test_dependencies_are_those_that_are_imported():
     used = {name.partition(".")[0] for file in FILES for name, _ in imported_by(file)}
     ours = {name for name in used if name.startswith("longlive_")}
     third = used - ours - set(sys.stdlib_module_names)
-    assert (
-        third - names - OPTIONAL - {"rich", "functorch"} == set()
-    )  # they come with typer and torch
+    brought = {"rich", "functorch"}  # by typer and torch
+    assert third - names - OPTIONAL - brought == set()
     assert names - third - set(NOT_IMPORTED) == set()
 
 

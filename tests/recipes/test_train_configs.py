@@ -48,6 +48,7 @@ WRONG = {
         "ema_decay": (*SHARES, 1.0),
         "muon": ("model.*", None, 3, (1,)),
         "muon_rate": (*NO_NUMBERS, 0, -1e-3, 2),
+        "states": ("16bit", None, 8),
     },
     Parallel(): {
         "data": (*NO_COUNTS, 1 << 20),
