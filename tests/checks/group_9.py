@@ -355,7 +355,7 @@ def _norm_rounded_twice(norm: RMSNorm, x: Tensor) -> Tensor:
 
 
 def _in_float32(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def attended(*operands: object, backend: str) -> Tensor:
-        return attend(*operands, backend="reference")
+    def attended(*operands: object, backend: str, **mask: object) -> Tensor:
+        return attend(*operands, backend="reference", **mask)
 
     return attended
