@@ -66,7 +66,22 @@ class BenchOptions(RuntimeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BalancedSPOptions:
+class _OnOneKind:
+    """Options of a benchmark whose results are stored for each kind of device."""
+
+    device: str = "cpu"
+
+    def stem(self, name: str) -> str:
+        """What the files of benchmark ``name`` are called."""
+        return f"{name}_{self.device}"
+
+    def inputs(self) -> list[Named]:
+        """What is read: nothing, or what ships."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedSPOptions(_OnOneKind):
     """One video over ranks of this host; sizes that are not given are those of the device.
 
     Attributes:
@@ -83,7 +98,6 @@ class BalancedSPOptions:
     """
 
     ranks: tuple[int, ...] = (1, 2, 4)
-    device: str = "cpu"
     layers: int | None = None
     heads: int | None = None
     head_dim: int | None = None
@@ -110,17 +124,13 @@ class BalancedSPOptions:
         why = "a short video is timed. Use 4, say."
         real("video_seconds", self.video_seconds, above=0, at_most=LONGEST, why=why)
 
-    def stem(self, name: str) -> str:
-        """What the files of benchmark ``name`` are called."""
-        return f"{name}_{self.device}"
-
     def inputs(self) -> list[Named]:
         """What is read. Raises ValueError if there is no such model."""
         return [("the model", resolve(self.video_model))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingStepOptions:
+class TrainingStepOptions(_OnOneKind):
     """One training step on one device; sizes that are not given are those of the device.
 
     Attributes:
@@ -133,7 +143,6 @@ class TrainingStepOptions:
     Raises ValueError for a number that is none or does not fit.
     """
 
-    device: str = "cpu"
     layers: int | None = None
     heads: int | None = None
     head_dim: int | None = None
@@ -151,17 +160,9 @@ class TrainingStepOptions:
         _count_if_given("repeats", self.repeats)
         switch("compiled", self.compiled, why="It is timed as well, or it is not.")
 
-    def stem(self, name: str) -> str:
-        """What the files of benchmark ``name`` are called."""
-        return f"{name}_{self.device}"
-
-    def inputs(self) -> list[Named]:
-        """What is read: nothing."""
-        return []
-
 
 @dataclass(frozen=True, kw_only=True)
-class CurvesOptions:
+class CurvesOptions(_OnOneKind):
     """Training runs of one model in bfloat16 and in NVFP4.
 
     Attributes:
@@ -176,7 +177,6 @@ class CurvesOptions:
     Raises ValueError for a number that is none or does not fit.
     """
 
-    device: str = "cpu"
     model: str = "pocket"
     steps: int = 1000
     batch: int = 16
@@ -194,17 +194,9 @@ class CurvesOptions:
             _count(name, getattr(self, name))
         whole("seed", self.seed, at_least=0, at_most=MOST, why="it begins all random numbers.")
 
-    def stem(self, name: str) -> str:
-        """What the files of benchmark ``name`` are called."""
-        return f"{name}_{self.device}"
-
-    def inputs(self) -> list[Named]:
-        """What is read: nothing but the pocket's VAE, which ships."""
-        return []
-
 
 @dataclass(frozen=True, kw_only=True)
-class ContinuedOptions:
+class ContinuedOptions(_OnOneKind):
     """A teacher that is trained on in bfloat16 and in NVFP4, packed and judged.
 
     Attributes:
@@ -224,7 +216,6 @@ class ContinuedOptions:
     """
 
     teacher: str = "pocket"
-    device: str = "cpu"
     steps: int = 500
     batch: int = 64
     learning_rate: float = 1e-4
@@ -250,10 +241,6 @@ class ContinuedOptions:
         why = "videos are judged whole. Use 4, say."
         real("seconds", self.seconds, above=0, at_most=LONGEST, why=why)
         whole("seed", self.seed, at_least=0, at_most=MOST, why="it begins all random numbers.")
-
-    def stem(self, name: str) -> str:
-        """What the files of benchmark ``name`` are called."""
-        return f"{name}_{self.device}"
 
     def inputs(self) -> list[Named]:
         """What is read. Raises ValueError if there is no such teacher."""

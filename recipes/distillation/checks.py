@@ -13,7 +13,7 @@ from longlive_recipes.training.start import TEXT, find_start, sizes_of
 
 
 def check_teacher(config: Distill) -> None:
-    """Raise ValueError for a teacher that cannot be guided, or one of few steps itself."""
+    """Raise ValueError for a teacher that cannot be guided, or whose noise levels are others."""
     folder = find_start(config.teacher)
     if is_published(folder):
         return
@@ -25,6 +25,12 @@ def check_teacher(config: Distill) -> None:
             f"guidance ({folder / INDEX}): it has never seen an empty prompt to move "
             f"away from. Name a teacher that is run with guidance, or set "
             f"teacher_guidance.scale so that nothing is added."
+        )
+    if settings.shift != config.shift:
+        raise ValueError(
+            f"shift={config.shift:g}, and {config.teacher} has {settings.shift:g} "
+            f"({folder / INDEX}): the student would be run at noise levels that its teacher was "
+            f"hardly trained at. Use shift={settings.shift:g}."
         )
 
 

@@ -184,6 +184,13 @@ def test_a_teacher_that_is_run_without_guidance_cannot_be_guided(tmp_path, folde
     distill_cm.check(replace(made, teacher_guidance=Guidance(scale=1.0)))
 
 
+def test_a_teacher_of_other_noise_levels_is_refused(tmp_path, folders):
+    made = config(tmp_path, folders)
+    distill_cm.check(made)
+    with pytest.raises(ValueError, match=r"shift=5, and .* has 3 .*model_index.* Use shift=3\."):
+        distill_cm.check(replace(made, shift=5.0))
+
+
 @pytest.mark.parametrize("shape", [(2, 1), (1, 2)])
 def test_ranks_share_clips_and_frames_and_have_one_ranks_losses(tmp_path, ranks, shape):
     """The target network is then the student under the average, whose weights are sharded."""
