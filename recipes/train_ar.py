@@ -25,7 +25,7 @@ from longlive_models.stream import Video
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.train_ar import TrainAR as TrainAR
-from longlive_recipes.configs.train_ar import ar_5b, ar_lora, ar_pocket, ar_tiny
+from longlive_recipes.configs.train_ar import ar_5b, ar_lora, ar_pocket, ar_pocket_long, ar_tiny
 from longlive_recipes.data.text_features import PromptTable
 from longlive_recipes.moving_shapes.dataset import LatentClips, TokenClips
 from longlive_recipes.run_record import code_version
@@ -43,7 +43,13 @@ from longlive_recipes.training.parallel import Parallel, Ranks, shard
 from longlive_recipes.training.recycled import KEY, Recycled, RunErrors
 from longlive_recipes.training.schedule import current_phase
 
-PRESETS = {"ar_pocket": ar_pocket, "ar_tiny": ar_tiny, "ar_lora": ar_lora, "ar_5b": ar_5b}
+PRESETS = {
+    "ar_pocket": ar_pocket,
+    "ar_pocket_long": ar_pocket_long,
+    "ar_tiny": ar_tiny,
+    "ar_lora": ar_lora,
+    "ar_5b": ar_5b,
+}
 
 Model = Callable[..., Tensor]
 Random = torch.Generator

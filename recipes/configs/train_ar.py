@@ -28,6 +28,7 @@ from longlive_recipes.configs.checked import (
 )
 from longlive_recipes.configs.plain_parts import PlainParts
 from longlive_recipes.configs.run import Run
+from longlive_recipes.moving_shapes.attributes import MOTIONS
 from longlive_recipes.moving_shapes.clips import MOST_SIZE, ClipFormat, vocabulary
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
 from longlive_recipes.training.caption_checks import check_captions
@@ -315,6 +316,26 @@ class TrainAR:
 def ar_pocket() -> TrainAR:
     """The pocket model, on the latents of its VAE: one GPU, about twenty minutes."""
     return TrainAR()
+
+
+def ar_pocket_long() -> TrainAR:
+    """The pocket model trained on after ar_pocket: other clips, most of them turning ones."""
+    often = (*MOTIONS, "spins", "spins", "spins", "spins", "bounces", "bounces", "orbits")
+    return replace(
+        ar_pocket(),
+        start_from="runs/ar_pocket/model",
+        sets=(
+            ClipSet(blocks=2, clips=16_000, motions=often),
+            ClipSet(blocks=6, clips=5_000, motions=often),
+        ),
+        recycling=ErrorRecycling(context=0.5, start=0.0, noise=0.0),
+        budget=TrainingSchedule(steps=40_000, minutes=12, warmup_steps=200),
+        optimization=Optimization(
+            learning_rate=6e-4, muon=("model.blocks.*.weight",), muon_rate=2e-3
+        ),
+        run=Run(output="runs/ar_pocket_long", compile=True),
+        seed=1,
+    )
 
 
 def ar_tiny() -> TrainAR:

@@ -149,6 +149,7 @@ def clip(
     clip_format: ClipFormat | None = None,
     blocks: int = 6,
     split: Split = "train",
+    motions: Sequence[str] = MOTIONS,
 ) -> Clip:
     """Make clip number `index` of the endless sequence that `seed` determines.
 
@@ -158,10 +159,13 @@ def clip(
         clip_format: picture size, rate and block lengths; None is `ClipFormat()`.
         blocks: how many blocks the clip has, at least 1.
         split: "train" never shows a held-out pair, every shot of "heldout" does, "any" may.
+        motions: what a clip's first motion, and that after each cut, is drawn from; a name that
+            stands there twice is drawn twice as often.
 
     Raises:
-        ValueError: a negative seed or index, no blocks, or an unknown split.
+        ValueError: a negative seed or index, no blocks, or an unknown split or motion.
     """
+    check_motions("motions", motions)
     for name, value, least in (("seed", seed, 0), ("index", index, 0), ("blocks", blocks, 1)):
         if value < least:
             raise ValueError(
@@ -173,7 +177,7 @@ def clip(
     kind = rng.random()
     edges = _draw_edges(rng, blocks) if kind >= ONE_SHOT_SHARE else (0,)
     cuts = kind >= (1.0 + ONE_SHOT_SHARE) / 2.0
-    shown = _draw_all_attributes(rng, len(edges), split, cuts=cuts)
+    shown = _draw_all_attributes(rng, len(edges), split, motions, cuts=cuts)
     starts = [clip_format.first_frame(edge) / clip_format.fps for edge in edges]
     paths = (_cut_paths if cuts else _changing_paths)(rng, shown, starts)
     lengths = [end - edge for edge, end in zip(edges, (*edges[1:], blocks), strict=True)]
@@ -231,21 +235,33 @@ def _draw_edges(rng: np.random.Generator, blocks: int) -> tuple[int, ...]:
     return (0, *sorted(int(b) + 1 for b in rng.choice(blocks - 1, count, replace=False)))
 
 
-def _draw_attributes(rng: np.random.Generator, split: Split) -> ShapeAttributes:
-    choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
+def check_motions(name: str, motions: Sequence[str]) -> None:
+    """Raise ValueError unless there are motions, and the world knows them all."""
+    unknown = [motion for motion in motions if motion not in MOTIONS]
+    if unknown or not motions:
+        raise ValueError(
+            f"{name} names {', '.join(map(repr, unknown)) or 'no motion'}, but what objects do is "
+            f"drawn from it: give one or more of {', '.join(MOTIONS)}."
+        )
+
+
+def _draw_attributes(
+    rng: np.random.Generator, split: Split, motions: Sequence[str]
+) -> ShapeAttributes:
+    choices = possible_attributes(split, motions[rng.integers(len(motions))])
     while not choices:
-        choices = possible_attributes(split, MOTIONS[rng.integers(len(MOTIONS))])
+        choices = possible_attributes(split, motions[rng.integers(len(motions))])
     return choices[rng.integers(len(choices))]
 
 
 def _draw_all_attributes(
-    rng: np.random.Generator, count: int, split: Split, *, cuts: bool
+    rng: np.random.Generator, count: int, split: Split, motions: Sequence[str], *, cuts: bool
 ) -> list[ShapeAttributes]:
     """What the shots show: a cut changes at least two of shape, colour and background."""
-    shown = [_draw_attributes(rng, split)]
+    shown = [_draw_attributes(rng, split, motions)]
     while len(shown) < count:
         if cuts:
-            attributes = _draw_attributes(rng, split)
+            attributes = _draw_attributes(rng, split, motions)
             if sum(a != b for a, b in zip(attributes[:3], shown[-1][:3], strict=True)) < 2:
                 continue
         else:

@@ -9,8 +9,9 @@ import torch
 from longlive_core.sequence_parallel import BalancedSP
 from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.vae import WanVAE, encode_part
-from longlive_recipes.configs.checked import whole_field
-from longlive_recipes.moving_shapes.clips import ClipFormat, clip
+from longlive_recipes.configs.checked import parts_field, whole_field
+from longlive_recipes.moving_shapes.attributes import MOTIONS
+from longlive_recipes.moving_shapes.clips import ClipFormat, check_motions, clip
 from longlive_recipes.moving_shapes.dataset import LatentClips, encode_clips
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.training.export import find_vae, read_vae
@@ -38,10 +39,12 @@ class ClipSet:
     Attributes:
         blocks: how many blocks each clip has.
         clips: how many clips there are.
+        motions: what their motions are drawn from; a name twice is drawn twice as often.
     """
 
     blocks: int
     clips: int
+    motions: tuple[str, ...] = MOTIONS
 
     def __post_init__(self) -> None:
         whole_field(
@@ -59,6 +62,8 @@ class ClipSet:
             at_most=MOST_CLIPS,
             why="steps draw from so many, and all of them are held in memory. Use 1000, say.",
         )
+        parts_field(self, "motions", str)
+        check_motions("ClipSet.motions", self.motions)
 
 
 def prepare_clips(
@@ -102,7 +107,8 @@ def prepare_clips(
     encoder = trained_vae(vae).to(device)
     encoder.channels_last_()
     made = [
-        clip(seed, index, clip_format=clip_format, blocks=one.blocks) for index in range(one.clips)
+        clip(seed, index, clip_format=clip_format, blocks=one.blocks, motions=one.motions)
+        for index in range(one.clips)
     ]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         clips = encode_clips(

@@ -41,6 +41,7 @@ from longlive_recipes.moving_shapes.clips import (
     vocabulary,
 )
 from longlive_recipes.moving_shapes.drawing import OUTLINES, paint
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.moving_shapes.motion import (
     BOUNCE_SPEED,
     DIRECTIONS,
@@ -114,6 +115,16 @@ def test_every_attribute_is_trained_on_about_evenly() -> None:
         assert set(counter) == set(names)
         assert min(counter.values()) > 0.55 * counter.total() / len(names)
     assert len(HELD_OUT_COLOURS) == 8 and len(HELD_OUT_MOTIONS) == 4
+
+
+def test_a_motion_that_is_named_twice_is_drawn_twice_as_often() -> None:
+    firsts: Counter[str] = Counter()
+    for index in range(900):
+        made = clip(0, index, blocks=2, motions=("spins", "orbits", "spins"))
+        firsts[made.shots[0].attributes.motion] += 1
+    assert set(firsts) == {"spins", "orbits"}
+    assert 1.7 < firsts["spins"] / firsts["orbits"] < 2.35
+    assert clip(3, 5, motions=MOTIONS) == clip(3, 5)
 
 
 def test_kinds_of_clips_are_mixed() -> None:
@@ -368,6 +379,8 @@ def test_paraphrases_vary() -> None:
         (lambda: clip(0, -1), "index=-1"),
         (lambda: clip(0, 0, blocks=0), "blocks=0"),
         (lambda: clip(0, 0, split="test"), "split='test' is none of"),
+        (lambda: clip(0, 0, motions=("flies",)), "motions names 'flies', but .* moves left"),
+        (lambda: ClipSet(blocks=2, clips=9, motions=()), "ClipSet.motions names no motion"),
         (lambda: single_shot(ShapeAttributes("ring", "red", "navy", "spins")), "does not spin"),
         (lambda: draw([]), "exactly one kind"),
         (lambda: draw([clip(0, 0, blocks=1), clip(0, 0, blocks=2)]), "clips of 2 kinds"),
