@@ -328,6 +328,7 @@ def ar_pocket_long() -> TrainAR:
             ClipSet(blocks=2, clips=16_000, motions=often),
             ClipSet(blocks=6, clips=5_000, motions=often),
         ),
+        shift=6.0,  # what turns how is decided at noise above 0.8, where 3 trains little
         recycling=ErrorRecycling(context=0.5, start=0.0, noise=0.0),
         budget=TrainingSchedule(steps=40_000, minutes=12, warmup_steps=200),
         optimization=Optimization(
