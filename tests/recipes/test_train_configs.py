@@ -62,7 +62,11 @@ WRONG = {
         "dropout": (*SHARES, 1.0),
         "targets": ((), "q", None, (1,), ("",)),
     },
-    ClipSet(blocks=2, clips=2): {"blocks": (*NO_COUNTS, 100), "clips": (*NO_COUNTS, 1 << 40)},
+    ClipSet(blocks=2, clips=2): {
+        "blocks": (*NO_COUNTS, 100),
+        "clips": (*NO_COUNTS, 1 << 40),
+        "motions": (None, 3, (), ("flies",)),
+    },
     ClipFormat(): {
         "size": (*NO_COUNTS, 1 << 20),
         "fps": (*NO_NUMBERS, 0, -12, 1e6),
