@@ -88,7 +88,7 @@ def tell_plan(plan: "Plan", detail: str, *, named: bool) -> None:
     note(
         f"longlive: {plan.config.model} on {plan.device}: weights {plan.weights} (the files hold "
         f"{plan.stored}), computed in {plan.compute}, cache in {plan.kv_cache}, decoded on the "
-        f"lane {plan.lane}"
+        f"lane {plan.lane}; quality {plan.quality}"
     )
     note(
         f"longlive: {plan.size}, {plan.fps:g} frames a second; sampler {plan.sampler}, steps "

@@ -8,6 +8,7 @@ from longlive_cli import options
 
 RUNTIME = {
     "device": options.Device,
+    "quality": options.Quality,
     "weights": options.Weights,
     "kv_cache": options.KVCache,
     "attention": options.Attention,

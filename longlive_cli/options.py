@@ -121,6 +121,14 @@ Device = Annotated[
         autocompletion=complete.among(*complete.DEVICES),
     ),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        help="lossless: fast paths give the plain path's frames. high: products and attention in "
+        "eight bits, where the hardware has them.  [default: lossless]",
+        autocompletion=complete.among("lossless", "high"),
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -33,7 +33,7 @@ Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys key_heads head_dim"]
 
 
-def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
+def attention_request(q: Queries, k: Keys, v: Keys, quality: str = "lossless") -> Request:
     """The request that these operands make; it asks for a gradient if one can flow to them."""
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return Request(
@@ -42,20 +42,28 @@ def attention_request(q: Queries, k: Keys, v: Keys) -> Request:
         head_dim=q.shape[-1],
         needs_grad=needs_grad,
         grouped=grouped_heads(q, k),
+        quality=quality,
     )
 
 
 def attention(
-    q: Queries, k: Keys, v: Keys, *, scale: float | None = None, backend: str = "auto"
+    q: Queries,
+    k: Keys,
+    v: Keys,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
+    quality: str = "lossless",
 ) -> Queries:
     """softmax(scale * q k^T) v for every head, without a mask.
 
     ``scale`` is 1/sqrt(head_dim) unless given. ``backend`` is a name of the table ``ATTENTION`` or
-    "auto"; a named one that cannot run raises ``BackendUnavailable``. Raises ``ValueError`` for
-    operands that do not fit one another.
+    "auto", which takes backends of eight bits only for the quality "high"; a named one that cannot
+    run raises ``BackendUnavailable``. Raises ``ValueError`` for operands that do not fit one
+    another.
     """
     _require_operands("attention", q, k, v)
-    name = _choose_dense(*_asked(attention_request(q, k, v)), backend)
+    name = _choose_dense(*_asked(attention_request(q, k, v, quality)), backend)
     return ATTENTION.named(name).run(q, k, v, _scale(q, scale))
 
 
@@ -105,13 +113,14 @@ def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
     return choose
 
 
-def _asked(request: Request) -> tuple[torch.device, torch.dtype, int | None, bool, bool]:
+def _asked(request: Request) -> tuple[torch.device, torch.dtype, int | None, bool, bool, str]:
     return (
         request.device,
         request.dtype,
         request.head_dim,
         request.needs_grad,
         request.grouped,
+        request.quality,
     )
 
 
@@ -122,10 +131,16 @@ def _choose_dense(
     head_dim: int | None,
     needs_grad: bool,
     grouped: bool,
+    quality: str,
     backend: str,
 ) -> str:
     request = Request(
-        device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad, grouped=grouped
+        device=device,
+        dtype=dtype,
+        head_dim=head_dim,
+        needs_grad=needs_grad,
+        grouped=grouped,
+        quality=quality,
     )
     return ATTENTION.receipt(request, backend).backend
 
@@ -137,10 +152,16 @@ def _choose_masked(
     head_dim: int | None,
     needs_grad: bool,
     grouped: bool,
+    quality: str,
     backend: str,
 ) -> str:
     request = Request(
-        device=device, dtype=dtype, head_dim=head_dim, needs_grad=needs_grad, grouped=grouped
+        device=device,
+        dtype=dtype,
+        head_dim=head_dim,
+        needs_grad=needs_grad,
+        grouped=grouped,
+        quality=quality,
     )
     return MASKED_ATTENTION.receipt(request, backend).backend
 

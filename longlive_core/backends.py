@@ -4,6 +4,10 @@ An ``Operation`` lists its backends, fastest first, the plain-PyTorch reference 
 a caller names runs or raises; "auto" takes the first that can run and that is not reserved for
 those who name it (``why_not_auto``). What was chosen, and why the others were not, is a ``Receipt``
 that a layer can keep.
+
+A backend is of a tier: "lossless" ones give what the plain path gives, within what backends of an
+operation may always differ by; "high" ones round more, and "auto" takes them only for a request of
+that quality.
 """
 
 import functools
@@ -26,7 +30,7 @@ class Request:
 
     ``needs_grad`` is True when a gradient will be asked for: a forward-only kernel then says no.
     ``head_dim`` is None for operations that have no heads; ``grouped`` is True where several query
-    heads share a key head.
+    heads share a key head. ``quality`` is the tier that "auto" may take, "lossless" or "high".
     """
 
     device: torch.device
@@ -34,6 +38,7 @@ class Request:
     head_dim: int | None = None
     needs_grad: bool = False
     grouped: bool = False
+    quality: str = "lossless"
 
     def __post_init__(self) -> None:
         if self.head_dim is not None:
@@ -59,6 +64,7 @@ class Backend:
         why_not_auto: why "auto" does not take it although it can run, as where it is slower, or
             takes minutes to compile; None where it may. Named, it runs.
         emulates: whether it imitates a number format in wider arithmetic; strict callers refuse it.
+        quality: its tier; one of "high" rounds more than the plain path does.
     """
 
     name: str
@@ -66,6 +72,7 @@ class Backend:
     why_not: Condition = always
     why_not_auto: Condition = always
     emulates: bool = False
+    quality: str = "lossless"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +157,8 @@ def _standing(backend: Backend, request: Request, strict: bool) -> str:
         return reason
     if (reason := backend.why_not_auto(request)) is not None:
         return f"usable when named: {reason}"
+    if backend.quality == "high" and request.quality != "high":
+        return "usable when named: it rounds more than the plain path; quality='high' takes it"
     return "usable"
 
 

@@ -11,6 +11,9 @@ WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""
 
+QUALITIES = ("lossless", "high")
+"""What fast paths may do to the frames: nothing, or round more, by an amount that is stated."""
+
 VAES = ("full", "light")
 """What decodes a model's latents: its own decoder, or a narrower one beside it."""
 
@@ -31,6 +34,16 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(
             f"{name}={value!r} is no precision of this version: it has {', '.join(known)}. "
             f"Use one of them, or 'auto'."
+        )
+
+
+def check_quality(value: str) -> None:
+    """Raise ValueError unless ``value`` is the name of a quality."""
+    if value not in QUALITIES:
+        raise ValueError(
+            f"quality={shown(value)} is no quality of this version: it has "
+            f"{' and '.join(QUALITIES)}. 'lossless' gives the plain path's frames, 'high' rounds "
+            f"products and attention to eight bits where the hardware has them. Use one of them."
         )
 
 

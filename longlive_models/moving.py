@@ -42,6 +42,7 @@ def moved(runtime: Runtime, where: Sequence[str | torch.device | torch.dtype]) -
     return Runtime.choose(
         RuntimeOptions(
             device=device,
+            quality=runtime.quality,
             weights=weights,
             kv_cache=weights if same and weights in PRECISIONS else runtime.kv_cache,
             attention=runtime.attention,

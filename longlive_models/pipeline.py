@@ -65,6 +65,7 @@ class LongLivePipeline(VideoMaker):
         check_text(transformer.config, text)
         runtime.check(transformer.config)
         self._notes = set_precision(transformer, runtime, reduce_amax(self.spec, group))
+        transformer.set_quality(runtime.quality)
         runtime.put(transformer)
         if runtime.lora:
             attach_files(transformer, runtime.lora, dtype=PRECISIONS[runtime.compute]).fuse()
@@ -87,6 +88,7 @@ class LongLivePipeline(VideoMaker):
         model: str = "pocket",
         *,
         device: str = "auto",
+        quality: str = "lossless",
         weights: str = "auto",
         kv_cache: str = "auto",
         attention: str = "auto",
@@ -102,9 +104,11 @@ class LongLivePipeline(VideoMaker):
 
         Precision and backends are arguments; "auto" decides by the device. ``pipeline.runtime``
         tells what was decided (see ``Runtime``), and ``pipeline.receipts()`` which backend every
-        layer runs on. A folder may also hold LongLive-2.0-5B as it was published (see
-        ``longlive_models.published``), or weights in four bits, as ``longlive quantize`` writes
-        them: ``weights="nvfp4"`` computes with them as they are, plain precisions decode them once.
+        layer runs on. ``quality="high"`` lets "auto" round products and attention to eight bits
+        where the hardware has them; "lossless" never changes a frame for speed. A folder may also
+        hold LongLive-2.0-5B as it was published (see ``longlive_models.published``), or weights in
+        four bits, as ``longlive quantize`` writes them: ``weights="nvfp4"`` computes with them as
+        they are, plain precisions decode them once.
         ``vae="light"`` decodes with the narrower decoder in the model's folder ``vae_light``.
 
         ``lora`` is an adapter's file (or folder, as PEFT writes one), a pair of a file and a
@@ -118,6 +122,7 @@ class LongLivePipeline(VideoMaker):
         """
         options = RuntimeOptions(
             device=device,
+            quality=quality,
             weights=weights,
             kv_cache=kv_cache,
             attention=attention,

@@ -15,7 +15,7 @@ from longlive_models.checkpoints.folder import fill, load_part, read_config, unf
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed, split_quantization
 from longlive_models.published import find_weights, holds_packed
-from longlive_models.runtime import PRECISIONS, Runtime
+from longlive_models.runtime import PRECISIONS, Runtime, why_not_eight_bits
 from longlive_models.wan import WanConfig, WanTransformer
 
 _SHOWN = 3
@@ -87,8 +87,12 @@ def model_receipts(
     """
     asked = "nvfp4" if runtime.weights in PRECISIONS else runtime.weights
     found = receipts(model)
+    refused: dict[str, str] = {}
+    if runtime.quality == "high" and runtime.weights in PRECISIONS:
+        why = why_not_eight_bits(runtime.device)
+        refused["fp8"] = f"weights={runtime.weights!r} were named" if why is None else why
     for name in _plain(model):
-        reasons = {"torch": "usable"} | ({asked: notes[name]} if name in notes else {})
+        reasons = {"torch": "usable"} | refused | ({asked: notes[name]} if name in notes else {})
         found[name] = (
             Receipt(
                 operation="linear",

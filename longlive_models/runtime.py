@@ -41,6 +41,7 @@ class Runtime:
 
     Attributes:
         device: the device of the transformer and the text encoder.
+        quality: what fast paths may do, one of ``choices.QUALITIES``.
         weights: one of ``choices.WEIGHTS``.
         kv_cache: the form in which past keys and values are kept, one of ``choices.KV_CACHES``.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto".
@@ -52,6 +53,7 @@ class Runtime:
     """
 
     device: torch.device
+    quality: str = "lossless"
     weights: str
     kv_cache: str
     attention: str
@@ -73,7 +75,10 @@ class Runtime:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         device = _device(name, f"device={name!r}")
         default = "fp32" if device.type == "cpu" else "bf16"
-        weights = default if options.weights == "auto" else options.weights
+        weights = options.weights
+        if weights == "auto":
+            eight_bits = options.quality == "high" and why_not_eight_bits(device) is None
+            weights = "fp8" if eight_bits else default
         if options.linear != "auto" and weights in PRECISIONS:
             raise ValueError(
                 f"linear={options.linear!r} names a product of quantized weights, and "
@@ -85,6 +90,7 @@ class Runtime:
         _check_lane(lane, device)
         return cls(
             device=device,
+            quality=options.quality,
             weights=weights,
             kv_cache=default if options.kv_cache == "auto" else options.kv_cache,
             attention=options.attention,
@@ -161,7 +167,12 @@ class Runtime:
         Raises:
             BackendUnavailable: the backend that was named cannot run here.
         """
-        request = Request(device=self.device, dtype=PRECISIONS[self.compute], head_dim=head_dim)
+        request = Request(
+            device=self.device,
+            dtype=PRECISIONS[self.compute],
+            head_dim=head_dim,
+            quality=self.quality,
+        )
         return ATTENTION.receipt(request, self.attention)
 
     def cache_receipts(self) -> tuple[Receipt, ...]:
@@ -194,6 +205,7 @@ class Runtime:
         """The fields as plain values that JSON can hold."""
         return {
             "device": str(self.device),
+            "quality": self.quality,
             "weights": self.weights,
             "compute": self.compute,
             "kv_cache": self.kv_cache,
@@ -212,6 +224,14 @@ class Runtime:
 
     def _compute_on(self, device: torch.device) -> str:
         return "fp32" if device.type == "cpu" or self.weights == "fp32" else "bf16"
+
+
+def why_not_eight_bits(device: torch.device) -> str | None:
+    """Why a device has no instructions for products in FP8; None if it has."""
+    request = Request(device=device, dtype=torch.bfloat16)
+    standing = float8.ROW_MATMUL.explain(request, strict=True)
+    usable = any(why.startswith("usable") for why in standing.values())
+    return None if usable else next(iter(standing.values()))
 
 
 def _rounded_to(rounded: torch.dtype, compute: torch.dtype, tensor: Tensor) -> Tensor:

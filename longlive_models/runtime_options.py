@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice, check_vae
+from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice, check_quality, check_vae
 from longlive_models.lora_source import lora_texts
 
 
@@ -15,7 +15,10 @@ class RuntimeOptions:
 
     Attributes:
         device: "cpu", "cuda", "cuda:1", ..., or "auto": a GPU if there is one.
-        weights: a name of ``choices.WEIGHTS``, or "auto": bf16 on a GPU, fp32 on a CPU.
+        quality: "lossless", whose fast paths give the plain path's frames, or "high", which rounds
+            products and attention to eight bits where the hardware has them.
+        weights: a name of ``choices.WEIGHTS``, or "auto": bf16 on a GPU (fp8 for the quality
+            "high", if it multiplies in FP8), fp32 on a CPU.
         kv_cache: the form in which past keys and values are kept: a name of
             ``choices.KV_CACHES``, or "auto", which decides as for weights.
         attention: a backend of ``longlive_core.attention.ATTENTION``, or "auto": the fastest.
@@ -28,10 +31,11 @@ class RuntimeOptions:
         vae: "full", the model's own decoder, or "light", a narrower one in its folder
             ``vae_light``: almost the same frames in less time.
 
-        Raises ValueError for a precision or a decoder that does not exist.
+        Raises ValueError for a quality, a precision or a decoder that does not exist.
     """
 
     device: str = "auto"
+    quality: str = "lossless"
     weights: str = "auto"
     kv_cache: str = "auto"
     attention: str = "auto"
@@ -42,6 +46,7 @@ class RuntimeOptions:
     lora: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_quality(self.quality)
         check_choice("weights", self.weights, WEIGHTS)
         check_choice("kv_cache", self.kv_cache, KV_CACHES)
         check_vae(self.vae)

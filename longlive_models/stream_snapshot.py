@@ -53,6 +53,7 @@ class Origin:
         weights, compute, kv_cache: precisions, as ``Runtime`` names them.
         settings: ``GenerationSettings.to_dict()``; "steps", "guidance" and
             "negative_prompt" at least.
+        quality: what fast paths might do; that of snapshots that do not say is "lossless".
 
     Raises ValueError for settings without these.
     """
@@ -63,6 +64,7 @@ class Origin:
     compute: str
     kv_cache: str
     settings: dict[str, Any]
+    quality: str = "lossless"
 
     def __post_init__(self) -> None:
         why = "a stream goes on with the settings it was begun with. " + _WAY_OUT

@@ -311,6 +311,7 @@ class VideoMaker:
             compute=self.runtime.compute,
             kv_cache=self.runtime.kv_cache,
             settings=settings.to_dict(),
+            quality=self.runtime.quality,
         )
 
     def plan(

@@ -3,6 +3,9 @@
 `float8` and `kv_cache` use this package; it knows neither.
 """
 
+from longlive_core.eight_bit.heads import ENCODE_HEADS as ENCODE_HEADS
+from longlive_core.eight_bit.heads import decode_heads as decode_heads
+from longlive_core.eight_bit.heads import encode_heads as encode_heads
 from longlive_core.eight_bit.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.eight_bit.page_codec import DECODE_BYTE_PAGES as DECODE_BYTE_PAGES
 from longlive_core.eight_bit.page_codec import EightBitPageCodec as EightBitPageCodec

@@ -142,6 +142,7 @@ class SelfAttention(_Projections):
         self.layer = layer
         self.backend = backend
         self.masked_backend = masked_backend
+        self.quality = "lossless"
 
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], context: AttentionContext
@@ -162,7 +163,7 @@ class SelfAttention(_Projections):
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))
         if key_rotation is not None:
             k = rotate(k, key_rotation)
-        attend: Attend = partial(attention, backend=self.backend)
+        attend: Attend = partial(attention, backend=self.backend, quality=self.quality)
         if context.mask is not None:
             attend = partial(masked_attention, mask=context.mask, backend=self.masked_backend)
         out = attend(q, k, v) if context.kept is None else context.kept.attend(attend, q, k, v)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask
 from longlive_core.memory import require_room
+from longlive_models.choices import check_quality
 from longlive_models.wan.attention import AttentionContext, HeadExchange, Memory, NoExchange
 from longlive_models.wan.block import WanBlock
 from longlive_models.wan.config import WanConfig
@@ -110,6 +111,16 @@ class WanTransformer(nn.Module):
         for module in (*self.blocks, self.head):
             nn.init.normal_(module.modulation, std=self.config.dim**-0.5)
         nn.init.zeros_(self.head.head.weight)
+
+    def set_quality(self, quality: str) -> None:
+        """Let self-attention take the fast paths of a tier: "lossless", or "high" (eight bits).
+
+        Raises:
+            ValueError: there is no such quality.
+        """
+        check_quality(quality)
+        for block in self.blocks:
+            cast(WanBlock, block).self_attn.quality = quality
 
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
         """The keys and values of a text in every layer; ``forward`` takes them in its place."""

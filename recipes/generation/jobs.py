@@ -43,6 +43,7 @@ def resume(
         config = read_config(completed(notes.config), Generate, snapshot)
     else:
         config = Generate(
+            quality=summary.origin.quality,
             weights=summary.origin.weights,
             kv_cache=summary.origin.kv_cache,
             sampler=settings["sampler"],

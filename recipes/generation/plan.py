@@ -76,6 +76,7 @@ class Plan:
     negative_prompt: str
     crf: int | None
     device: str
+    quality: str
     stored: str
     weights: str
     compute: str
@@ -154,6 +155,7 @@ def plan(
         negative_prompt=settings.negative_prompt,
         crf=_crf(config, videos),
         device=str(runtime.device),
+        quality=runtime.quality,
         stored=stored_precision(folder),
         weights=runtime.weights,
         compute=runtime.compute,
@@ -303,6 +305,7 @@ def _origin(weights: FileHash, runtime: Runtime, settings: GenerationSettings) -
         compute=runtime.compute,
         kv_cache=runtime.kv_cache,
         settings=settings.to_dict(),
+        quality=runtime.quality,
     )
 
 

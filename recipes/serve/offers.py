@@ -46,6 +46,7 @@ class Offers:
                 model=config.model,
                 download=config.download,
                 device=config.device,
+                quality=config.quality,
                 weights=weights,
                 kv_cache=config.kv_cache,
                 attention=config.attention,

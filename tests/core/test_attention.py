@@ -19,7 +19,7 @@ from longlive_core.attention import (
 from longlive_core.backends import BackendUnavailable, Request
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-FASTER = [b.name for b in ATTENTION.backends if b.name != "reference"]
+FASTER = [b.name for b in ATTENTION.backends if b.name != "reference" and b.quality == "lossless"]
 MASKED = [b.name for b in MASKED_ATTENTION.backends if b.name != "reference"]
 
 

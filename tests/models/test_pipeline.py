@@ -39,6 +39,17 @@ def test_the_same_seed_gives_the_same_video_and_another_does_not():
     assert not torch.equal(pipe(PROMPT, seconds=2, seed=8).frames, video.frames)
 
 
+def test_high_quality_where_no_hardware_has_eight_bits_is_lossless_and_its_receipts_say_so():
+    high = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", quality="high")))
+    plain = tiny_pipeline()
+    frames = [pipe(PROMPT, seconds=1, seed=7).frames for pipe in (high, plain)]
+    assert_bitwise_equal(*frames)
+    linear = high.receipts()["blocks.0.self_attn.q"][0]
+    assert linear.backend == "torch"
+    assert linear.reasons["fp8"] == "it needs a CUDA device, not cpu"
+    assert "fp8" not in plain.receipts()["blocks.0.self_attn.q"][0].reasons
+
+
 def test_a_longer_video_starts_with_the_frames_of_a_shorter_one():
     pipe = tiny_pipeline()
     five = pipe(PROMPT, seconds=5, seed=7).frames

@@ -1,6 +1,7 @@
 """Where and how precisely a pipeline computes: what "auto" means, and what is refused early."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ ON_CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="tests a mach
 def test_auto_on_a_cpu_is_fp32_and_inline():
     assert Runtime.choose(RuntimeOptions(device="cpu")).to_dict() == {
         "device": "cpu",
+        "quality": "lossless",
         "weights": "fp32",
         "compute": "fp32",
         "kv_cache": "fp32",
@@ -60,6 +62,7 @@ def test_what_is_named_is_what_is_taken():
     )
     assert json.loads(json.dumps(chosen.to_dict())) == {
         "device": "cpu",
+        "quality": "lossless",
         "weights": "bf16",
         "compute": "fp32",
         "kv_cache": "bf16",
@@ -148,6 +151,22 @@ def test_linears_that_cannot_run_are_refused_before_a_weight_is_read(how, messag
 def test_storing_four_bits_is_no_emulation():
     runtime = Runtime.choose(RuntimeOptions(device="cpu", weights="nvfp4", strict=True))
     assert [receipt.backend for receipt in runtime.linear_receipts(64)] == ["decode", "reference"]
+
+
+def test_high_quality_without_the_hardware_is_lossless_and_says_so():
+    runtime = Runtime.choose(RuntimeOptions(device="cpu", quality="high"))
+    assert (runtime.quality, runtime.weights, runtime.kv_cache) == ("high", "fp32", "fp32")
+    receipt = runtime.receipt(64)
+    assert receipt.backend == "sdpa"
+    assert receipt.reasons["fa3-fp8"] == "it needs a CUDA device, not cpu"
+
+
+def test_high_quality_takes_eight_bits_where_products_have_them(monkeypatch):
+    monkeypatch.setattr("longlive_models.runtime.why_not_eight_bits", lambda device: None)
+    options = RuntimeOptions(device="cpu", quality="high")
+    assert Runtime.choose(options).weights == "fp8"
+    assert Runtime.choose(replace(options, weights="nvfp4")).weights == "nvfp4"
+    assert Runtime.choose(replace(options, quality="lossless")).weights == "fp32"
 
 
 def test_an_attention_that_cannot_run_is_refused():

@@ -27,3 +27,8 @@ def test_configs_that_run_a_model_are_options(config):
 def test_an_unknown_precision_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}='int3' is no precision of this version: it has"):
         RuntimeOptions(**{name: "int3"})
+
+
+def test_an_unknown_quality_is_refused():
+    with pytest.raises(ValueError, match="quality='fast' is no quality of this version: it has"):
+        RuntimeOptions(quality="fast")

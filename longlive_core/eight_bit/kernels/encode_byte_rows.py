@@ -20,13 +20,13 @@ TINY = tl.constexpr(1.1754943508222875e-38)  # float32's smallest normal number
 
 
 @triton.jit
-def _size(x):
+def size_of(x):
     """Magnitudes as integers keep their order, and NaN is the largest."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
-def _e4m3_code(y, CONVERTS: tl.constexpr):
+def e4m3_code(y, CONVERTS: tl.constexpr):
     if CONVERTS:
         return y.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
     sign = (y.to(tl.int32, bitcast=True) >> 24) & 0x80
@@ -64,7 +64,7 @@ def _encode(
     for first in tl.static_range(0, D, WIDTH):
         col = first + tl.arange(0, WIDTH)[None, :]
         x = tl.load(x_ptr + start + col, mask=inside[:, None] & (col < D), other=0.0)
-        size = tl.maximum(size, _size(x.to(tl.float32)))
+        size = tl.maximum(size, size_of(x.to(tl.float32)))
     amax = tl.max(size, axis=1).to(tl.float32, bitcast=True)
     if E4M3:
         scale = tl.div_rn(amax, tl.full(amax.shape, LARGEST, tl.float32))
@@ -77,7 +77,7 @@ def _encode(
         mask = inside[:, None] & (col < D)
         x = tl.load(x_ptr + start + col, mask=mask, other=0.0).to(tl.float32)
         y = tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape))
-        code = _e4m3_code(y, CONVERTS) if E4M3 else _int8_code(y, LARGEST)
+        code = e4m3_code(y, CONVERTS) if E4M3 else _int8_code(y, LARGEST)
         tl.store(codes_ptr + start + col, code, mask=mask)
 
 
