@@ -1,6 +1,6 @@
 """The whole chain of a few-step model from one command, which goes on where it was stopped.
 
-Autoregressive training on drawn clips, consistency distillation, distribution matching on the
+Autoregressive training on drawn clips in two stages, consistency, distribution matching on the
 student's own videos, and packing in four bits. Stages that are complete are left as they are; one
 that was stopped goes on from its checkpoint: the same command again is all that it takes.
 
@@ -10,6 +10,7 @@ Command:  longlive train pocket_chain
 import gc
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,9 +56,10 @@ def check(config: DistillChain, *, resume: str | None = None) -> None:
 def run(config: DistillChain, *, resume: str | None = None) -> Path:
     """Run all stages that are not complete; returns the folder of the packed model."""
     check(config, resume=resume)
-    ar, cm, dmd = config.stages
-    if not is_complete(ar):
-        train_ar.run(ar, resume=_begin("ar", ar))
+    for name, stage in zip(config.names, config.teachers, strict=False):
+        if not is_complete(stage):
+            train_ar.run(stage, resume=_begin(name, stage))
+    cm, dmd = config.students
     if not is_complete(cm):
         distill_cm.run(cm, resume=_begin("cm", cm))
     if not is_complete(dmd):
@@ -68,7 +70,7 @@ def run(config: DistillChain, *, resume: str | None = None) -> Path:
         student = str(Path(dmd.run.output) / "model")
         wanted = QuantizeWeights(model=student, rule=config.rule, pack=config.pack)
         quantize_weights.run(wanted, packed)
-    for name, stage in zip(("ar", "cm", "dmd"), config.stages, strict=True):
+    for name, stage in zip(config.names, config.stages, strict=True):
         _log.info("stage %s took %.1f minutes of training", name, _seconds(stage) / 60)
     return packed
 
@@ -84,9 +86,7 @@ def export(config: DistillChain, *, resume: str) -> Path:
 def what_is_left(config: DistillChain, resume: str | None) -> str:
     """How a chain that was stopped can be gone on with, as a sentence."""
     done = [
-        name
-        for name, stage in zip(("ar", "cm", "dmd"), config.stages, strict=True)
-        if is_complete(stage)
+        name for name, stage in zip(config.names, config.stages, strict=True) if is_complete(stage)
     ]
     kept = f"complete: {', '.join(done)}" if done else "no stage is complete"
     return f"{kept}; the same command again goes on where it was stopped."
@@ -125,9 +125,14 @@ def _checkpoint_of(stage: TrainAR) -> str | None:
 def _checks(
     config: DistillChain,
 ) -> tuple[tuple[str, TrainAR, Callable[[str | None], None]], ...]:
-    ar, cm, dmd = config.stages
-    return (
-        ("ar", ar, lambda resume: train_ar.check(ar, resume=resume)),
-        ("cm", cm, lambda resume: distill_cm.check(cm, resume=resume)),
-        ("dmd", dmd, lambda resume: distill_dmd.check(dmd, resume=resume)),
-    )
+    cm, dmd = config.students
+    modules = [
+        *(partial(_check_ar, stage) for stage in config.teachers),
+        lambda resume: distill_cm.check(cm, resume=resume),
+        lambda resume: distill_dmd.check(dmd, resume=resume),
+    ]
+    return tuple(zip(config.names, config.stages, modules, strict=True))
+
+
+def _check_ar(stage: TrainAR, resume: str | None) -> None:
+    train_ar.check(stage, resume=resume)

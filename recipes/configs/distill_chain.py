@@ -1,6 +1,6 @@
 """What the whole chain depends on: the configs of its stages, and how the last model is packed."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,20 +8,13 @@ from longlive_recipes.configs.checked import part_field, parts_field, text_field
 from longlive_recipes.configs.distill_cm import DistillCM, cm_pocket, cm_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD, dmd_pocket, dmd_tiny
 from longlive_recipes.configs.quantize_weights import check_rule
-from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_tiny
+from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_pocket_long, ar_tiny
 
-SHARED = (
-    "model",
-    "text",
-    "vae",
-    "world",
-    "window",
-    "shot_offset",
-    "shift",
-    "sample_prompts",
-    "seed",
-)
-"""Fields that all stages have from the first one, so that they are of one model and its clips."""
+OF_A_MODEL = ("model", "text", "vae", "world", "window", "shot_offset", "sample_prompts")
+"""Fields that both stages of the teacher have from the first one."""
+
+SHARED = (*OF_A_MODEL, "shift", "seed")
+"""Fields that later stages have from the teacher's, so that all are of one model and its clips."""
 
 Stage = TypeVar("Stage", DistillCM, DistillDMD)
 
@@ -30,12 +23,14 @@ Stage = TypeVar("Stage", DistillCM, DistillDMD)
 class DistillChain:
     """Autoregressive training, consistency, distribution matching, and packing in four bits.
 
-    Each stage's ``run.output`` is a folder of ``output``, its input is the one before, and what a
-    model is made of (its sizes, VAE, window, clips' world and seed) is that of ``ar``.
+    Each stage's ``run.output`` is a folder of ``output``, its input is the one before. What a model
+    is made of (its sizes, VAE, window, clips' world) is that of ``ar``; both distillations have
+    shift, clips and seed too from the teacher's last stage, ``longer`` if there is one.
     """
 
     output: str = "runs/pocket_chain"
     ar: TrainAR = field(default_factory=ar_pocket)
+    longer: TrainAR | None = field(default_factory=ar_pocket_long)  # the teacher, trained on
     cm: DistillCM = field(default_factory=cm_pocket)
     dmd: DistillDMD = field(default_factory=dmd_pocket)
     rule: str = "four_over_six_mse"  # of the packed weights
@@ -45,11 +40,12 @@ class DistillChain:
         text_field(self, "output")
         for name, kind in (("ar", TrainAR), ("cm", DistillCM), ("dmd", DistillDMD)):
             part_field(self, name, kind)
+        if self.longer is not None:
+            part_field(self, "longer", TrainAR)
         parts_field(self, "pack", str)
         check_rule(self.rule)
-        spread = {name: vars(self)[name].parallel.ranks for name in ("ar", "cm", "dmd")}
-        for name, ranks in spread.items():
-            if ranks > 1:
+        for name in self.names:
+            if (ranks := vars(self)[name].parallel.ranks) > 1:
                 raise ValueError(
                     f"a chain runs on one rank, got {name}.parallel of {ranks}: its stages start "
                     f"one after the other in one process. Train the stages by themselves, or leave "
@@ -57,37 +53,57 @@ class DistillChain:
                 )
 
     @property
-    def stages(self) -> tuple[TrainAR, DistillCM, DistillDMD]:
-        """The stages' configs, with folders and what they share filled in."""
-        first = replace(
-            self.ar,
-            latent_cache=None if self.ar.data else str(Path(self.output) / "latents"),
-            run=replace(self.ar.run, output=self.folder("ar")),
-        )
-        cm = self._after(first, self.cm, "cm")
-        dmd = self._after(first, self.dmd, "dmd")
-        teacher = str(Path(first.run.output) / "model")
-        student = teacher if dmd.lora_rank else str(Path(cm.run.output) / "model")
+    def names(self) -> tuple[str, ...]:
+        """The stages' names, in order."""
+        return tuple(name for name in ("ar", "longer", "cm", "dmd") if vars(self)[name] is not None)
+
+    @property
+    def teachers(self) -> tuple[TrainAR, ...]:
+        """The configs of the stages that train the teacher, one or two."""
+        first = self._drawn(self.ar, "ar")
+        if self.longer is None:
+            return (first,)
+        same = {name: vars(first)[name] for name in OF_A_MODEL}
+        longer = replace(self.longer, data=first.data, start_from=model_of(first), **same)
+        return first, self._drawn(longer, "longer")
+
+    @property
+    def students(self) -> tuple[DistillCM, DistillDMD]:
+        """The configs of both distillations."""
+        last = self.teachers[-1]
+        cm = self._after(last, self.cm, "cm")
+        dmd = self._after(last, self.dmd, "dmd")
+        student = model_of(last if dmd.lora_rank else cm)
         return (
-            first,
-            replace(cm, start_from=teacher),
-            replace(dmd, start_from=student, teacher_from=teacher),
+            replace(cm, start_from=model_of(last)),
+            replace(dmd, start_from=student, teacher_from=model_of(last)),
         )
+
+    @property
+    def stages(self) -> tuple[TrainAR, ...]:
+        """The configs of all stages, with folders and what they share filled in."""
+        return (*self.teachers, *self.students)
+
+    def _drawn(self, stage: TrainAR, name: str) -> TrainAR:
+        """A teacher's stage with its folder, and a cache for the clips that it draws."""
+        folder = self.folder(name)
+        cache = None if stage.data else str(Path(folder) / "latents")
+        return replace(stage, latent_cache=cache, run=replace(stage.run, output=folder))
 
     def folder(self, name: str) -> str:
         """The folder of a stage."""
         return str(Path(self.output) / name)
 
-    def _after(self, first: TrainAR, stage: Stage, name: str) -> Stage:
-        """A stage with what it has from the first one, the clips of its lengths among it."""
-        known = {one.blocks: one for one in first.sets}
+    def _after(self, last: TrainAR, stage: Stage, name: str) -> Stage:
+        """A stage with what it has from the teacher's, the clips of its lengths among it."""
+        known = {one.blocks: one for one in last.sets}
         lengths = [one.blocks for one in stage.sets]
-        same = {one.name: vars(first)[one.name] for one in fields(first) if one.name in SHARED}
+        same = {name: vars(last)[name] for name in SHARED}
         shared = replace(
             stage,
             sets=tuple(known.get(one.blocks, one) for one in stage.sets if one.blocks in lengths),
-            data=first.data,
-            latent_cache=first.latent_cache,
+            data=last.data,
+            latent_cache=last.latent_cache,
             run=replace(stage.run, output=self.folder(name)),
         )
         return replace(shared, **same)
@@ -100,4 +116,12 @@ def pocket_chain() -> DistillChain:
 
 def tiny_chain() -> DistillChain:
     """All stages in a few steps on a CPU, to see that everything runs."""
-    return DistillChain(output="runs/tiny_chain", ar=ar_tiny(), cm=cm_tiny(), dmd=dmd_tiny())
+    longer = replace(ar_tiny(), start_from="runs/ar_tiny/model", seed=1)
+    return DistillChain(
+        output="runs/tiny_chain", ar=ar_tiny(), longer=longer, cm=cm_tiny(), dmd=dmd_tiny()
+    )
+
+
+def model_of(stage: TrainAR) -> str:
+    """The folder of the model that a stage leaves."""
+    return str(Path(stage.run.output) / "model")

@@ -7,8 +7,7 @@ from longlive_recipes.configs.checked import real_field
 from longlive_recipes.configs.distill import MOST_DECAY, Distill
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.run import Run
-from longlive_recipes.configs.train_ar import ar_5b, ar_tiny
-from longlive_recipes.moving_shapes.latent_cache import ClipSet
+from longlive_recipes.configs.train_ar import ar_5b, ar_pocket_long, ar_tiny
 from longlive_recipes.training.optimizers import AverageOf, Optimization, OptimizationPlan
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
@@ -28,12 +27,12 @@ class DistillCM(Distill):
     step further on. The model that is written has a slower average (``optimization.ema_decay``).
     """
 
-    start_from: str | None = "runs/ar_pocket/model"
+    start_from: str | None = "runs/ar_pocket_long/model"
     target_decay: float = 0.95  # how much of the past is in the target network
     optimization: Optimization = field(
         default_factory=lambda: Optimization(learning_rate=2e-4, weight_decay=0.0, ema_decay=0.995)
     )
-    run: Run = field(default_factory=lambda: Run(output="runs/cm_pocket", compile=True))
+    run: Run = field(default_factory=lambda: Run(output="runs/cm_pocket"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,13 +60,16 @@ class DistillCM(Distill):
 
 
 def cm_pocket() -> DistillCM:
-    """The pocket model in four steps and without guidance, after ar_pocket: six minutes."""
+    """The pocket model in four steps and without guidance, after ar_pocket_long: six minutes."""
+    teacher = ar_pocket_long()
     return DistillCM(
+        shift=teacher.shift,
         teacher_guidance=Guidance(scale=2.0, together=True),
-        sets=(ClipSet(blocks=6, clips=3_000),),
+        sets=tuple(replace(one, clips=3_000) for one in teacher.sets if one.blocks == 6),
         phases=(Phase(length=6, batch=12, until=1.0),),
         budget=TrainingSchedule(steps=4_000, minutes=6, warmup_steps=100, final_rate=0.1),
-        run=Run(output="runs/cm_pocket", compile=True, validate_every=1_000, samples_every=4),
+        run=Run(output="runs/cm_pocket", validate_every=500, samples_every=4),
+        seed=teacher.seed,
     )
 
 

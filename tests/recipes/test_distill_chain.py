@@ -17,12 +17,13 @@ def chain(output: Path, vae: Path) -> DistillChain:
     made = tiny_chain()
     quiet = {
         name: replace(vars(made)[name], run=quiet_run(output, validate_every=10))
-        for name in ("ar", "cm", "dmd")
+        for name in made.names
     }
     return replace(
         made,
         output=str(output),
         ar=replace(quiet["ar"], vae=str(vae)),
+        longer=quiet["longer"],
         cm=quiet["cm"],
         dmd=quiet["dmd"],
     )
@@ -42,13 +43,13 @@ def test_a_chain_that_is_killed_in_each_stage_goes_on_with_the_same_command(tmp_
     vae, output = write_tiny_vae(tmp_path / "vae"), tmp_path / "chain"
     config = chain(output, vae)
     for recipe, module, done in (
-        ("distill_cm", "DistillCMModule", 1),
-        ("distill_dmd", "DistillDMDModule", 2),
+        ("distill_cm", "DistillCMModule", 2),
+        ("distill_dmd", "DistillDMDModule", 3),
     ):
         where = {"output": str(output), "vae": str(vae)}
         run_until_killed(CODE.format(recipe=recipe, module=module, **where))
         assert [is_complete(stage) for stage in config.stages] == [True] * done + [False] * (
-            3 - done
+            4 - done
         )
     first = (output / "ar" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     packed = distill_chain.run(config)
@@ -58,23 +59,31 @@ def test_a_chain_that_is_killed_in_each_stage_goes_on_with_the_same_command(tmp_
     pipeline = LongLivePipeline.from_pretrained(str(packed), device="cpu", weights="nvfp4")
     assert (pipeline.settings.sampler, pipeline.settings.guidance) == ("few_step", 1.0)
     assert distill_chain.run(config) == packed  # all is there
-    assert "complete: ar, cm, dmd" in distill_chain.what_is_left(config, None)
-    other = replace(config, ar=replace(config.ar, seed=1))
-    with pytest.raises(ValueError, match=r"begun with another config \(seed: 0 -> 1"):
+    assert "complete: ar, longer, cm, dmd" in distill_chain.what_is_left(config, None)
+    other = replace(config, ar=replace(config.ar, seed=7))
+    with pytest.raises(ValueError, match=r"begun with another config \(seed: 0 -> 7"):
         distill_chain.check(other)
 
 
 def test_stages_are_of_one_model_and_its_clips():
     made = pocket_chain()
-    ar, cm, dmd = replace(made, ar=replace(made.ar, seed=5, window=Window(pages=5))).stages
-    assert ar.seed == cm.seed == dmd.seed == 5
-    assert cm.window == dmd.window == ar.window
-    assert ar.latent_cache == cm.latent_cache == dmd.latent_cache == "runs/pocket_chain/latents"
-    assert set(cm.sets) | set(dmd.sets) <= set(ar.sets)
-    assert cm.start_from == cm.teacher == dmd.teacher == "runs/pocket_chain/ar/model"
+    first, last, cm, dmd = replace(made, ar=replace(made.ar, window=Window(pages=5))).stages
+    assert first.window == last.window == cm.window == dmd.window == Window(pages=5)
+    assert last.start_from == "runs/pocket_chain/ar/model"
+    assert last.seed == cm.seed == dmd.seed != first.seed
+    assert last.shift == cm.shift == dmd.shift != first.shift
+    assert last.latent_cache == cm.latent_cache == dmd.latent_cache != first.latent_cache
+    assert set(cm.sets) | set(dmd.sets) <= set(last.sets)
+    assert cm.start_from == cm.teacher == dmd.teacher == "runs/pocket_chain/longer/model"
     assert dmd.start_from == "runs/pocket_chain/cm/model"
-    adapters = replace(made, dmd=replace(made.dmd, lora_rank=8)).stages[2]
+    adapters = replace(made, dmd=replace(made.dmd, lora_rank=8)).students[1]
     assert adapters.start_from == adapters.teacher
+
+
+def test_a_chain_without_a_longer_stage_has_its_teacher_from_the_first():
+    ar, cm, dmd = replace(pocket_chain(), longer=None).stages
+    assert cm.teacher == dmd.teacher == "runs/pocket_chain/ar/model"
+    assert (cm.shift, cm.sets) == (ar.shift, ar.sets[1:])
 
 
 def test_what_a_chain_does_not_do_is_refused(tmp_path):
