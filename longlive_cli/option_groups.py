@@ -17,6 +17,8 @@ RUNTIME = {
     "strict": options.Strict,
     "vae": options.VAE,
     "lora": options.LoRA,
+    "offload": options.Offload,
+    "text_encoder": options.TextPlace,
 }
 """An option for every field of `longlive_models.runtime_options.RuntimeOptions`."""
 

@@ -188,6 +188,32 @@ VAE = Annotated[
         autocompletion=complete.among("full", "light"),
     ),
 ]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload",
+        help="Let the transformer's blocks wait in the host's memory, and visit the GPU one after "
+        "another: the same frames, for a card of 12 or 16 GB.",
+    ),
+]
+TextPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--text-encoder",
+        help="Where the text encoder is: device, offload (its layers visit the device while a "
+        "prompt is encoded), cpu, or auto: on the device if that has six times its memory.  "
+        "[default: auto]",
+        autocompletion=complete.among("auto", "device", "offload", "cpu"),
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Take no more of the device's memory than this, such as 24GB: picks what is left to "
+        "auto (precisions, where blocks and the text encoder wait), and says what.",
+    ),
+]
 Image = Annotated[
     Path | None,
     typer.Option(

@@ -17,6 +17,9 @@ QUALITIES = ("lossless", "high")
 VAES = ("full", "light")
 """What decodes a model's latents: its own decoder, or a narrower one beside it."""
 
+TEXT_ENCODERS = ("device", "offload", "cpu")
+"""Where a text encoder is: ``longlive_models.placing`` says what each is."""
+
 MOST_GUIDANCE = 1000.0
 """The largest guidance. A velocity times a thousand leaves nothing of a picture, whose values lie
 between -1 and 1."""
@@ -53,6 +56,16 @@ def check_vae(value: str) -> None:
         raise ValueError(
             f"vae={shown(value)} is no decoder of a model: it has {' and '.join(VAES)}, the light "
             f"one where vae_light/ is in its folder. Use one of them."
+        )
+
+
+def check_text_encoder(value: str) -> None:
+    """Raise ValueError unless ``value`` is "auto" or a place of a text encoder."""
+    if value != "auto" and value not in TEXT_ENCODERS:
+        raise ValueError(
+            f"text_encoder={shown(value)} is no place for a text encoder: there is 'device', where "
+            f"the transformer is, 'offload', from where its layers visit that device, and 'cpu'. "
+            f"Use one of them, or 'auto'."
         )
 
 

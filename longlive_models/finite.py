@@ -99,10 +99,14 @@ def sound(x: Shaped[Tensor, "..."], largest: float = LARGEST_VALUE) -> Bool[Tens
 def sound_weights(module: nn.Module) -> Bool[Tensor, ""]:
     """Whether all weights of a module are finite and can be squared: a bool on their device.
 
+    Those that wait in host memory beside others on a device visit it one by one.
+
     Codes of eight and four bits are left out, since every code is a finite number; their scales are
     checked.
     """
-    answers = [sound(x, LARGEST_WEIGHT) for _, x in _weights(module)]
+    found = [x for _, x in _weights(module)]
+    device = next((x.device for x in found if x.device.type != "cpu"), torch.device("cpu"))
+    answers = [sound(x.to(device, non_blocking=True), LARGEST_WEIGHT) for x in found]
     return torch.stack(answers).all()
 
 

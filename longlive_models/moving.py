@@ -51,5 +51,7 @@ def moved(runtime: Runtime, where: Sequence[str | torch.device | torch.dtype]) -
             strict=runtime.strict,
             vae=runtime.vae,
             lora=runtime.lora,
+            offload=runtime.offload,
+            text_encoder=runtime.text_encoder,
         )
     )

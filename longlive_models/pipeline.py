@@ -7,15 +7,14 @@ import torch
 
 from longlive_core.backends import Receipt
 from longlive_core.sequence_parallel import SequenceGroup
-from longlive_models.adapters.attach import attach_files
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.weight_hash import FileHash, WeightHash
 from longlive_models.loading import ALONE, LoadedModel, check_text, load_model, reduce_amax
 from longlive_models.lora_source import lora_texts
 from longlive_models.moving import moved
+from longlive_models.placing import place_text, place_transformer
 from longlive_models.precision import model_receipts, set_precision
 from longlive_models.prompts.storyboard import plan_video as plan_video
-from longlive_models.runtime import PRECISIONS
 from longlive_models.runtime import Runtime as Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.saving import save_pipeline
@@ -66,20 +65,17 @@ class LongLivePipeline(VideoMaker):
         runtime.check(transformer.config)
         self._notes = set_precision(transformer, runtime, reduce_amax(self.spec, group))
         transformer.set_quality(runtime.quality)
-        runtime.put(transformer)
-        if runtime.lora:
-            attach_files(transformer, runtime.lora, dtype=PRECISIONS[runtime.compute]).fuse()
+        place_transformer(transformer, runtime)
         runtime.put(vae, runtime.decode_device)
         vae.reset_statistics()
         vae.channels_last_()
-        if isinstance(text, torch.nn.Module):
-            runtime.put(text)
+        self.text_place = place_text(text, runtime)
         self.sp = partition_blocks(transformer.config, group, self.spec.latent_size)
         self.transformer = share(transformer, self.sp)
         self.vae = vae
         self.text = text
         self.runtime = runtime
-        self._hash = WeightHash(self._parts(), weights)
+        self._hash = WeightHash(self._parts(), weights, device=runtime.device)
         self.loaded_files: tuple[FileHash, ...] = ()
 
     @classmethod
@@ -97,6 +93,8 @@ class LongLivePipeline(VideoMaker):
         strict: bool = False,
         vae: str = "full",
         lora: Any = (),
+        offload: bool = False,
+        text_encoder: str = "auto",
         download: bool = False,
         group: SequenceGroup = ALONE,
     ) -> "LongLivePipeline":
@@ -115,6 +113,10 @@ class LongLivePipeline(VideoMaker):
         weight, or a list of these. They are merged into plain weights, and stand beside packed
         ones; ``longlive_models.adapters`` says which layouts are read.
 
+        With ``offload`` the transformer's blocks wait in the host's memory, and ``text_encoder``
+        says where the text encoder is: "auto" leaves it on a device that has six times its memory
+        (``longlive_models.placing``). Neither changes a frame, unless it computes on the "cpu".
+
         Raises:
             ValueError: there is no such model, device or precision, or the model is not complete.
             BackendUnavailable: a backend that was named and cannot run, or emulation under
@@ -131,6 +133,8 @@ class LongLivePipeline(VideoMaker):
             strict=strict,
             vae=vae,
             lora=lora_texts(lora),
+            offload=offload,
+            text_encoder=text_encoder,
         )
         return cls.load(model, Runtime.choose(options), download=download, group=group)
 
@@ -198,17 +202,23 @@ class LongLivePipeline(VideoMaker):
         runtime = moved(self.runtime, where)
         if runtime == self.runtime:
             return self
-        if self.runtime.linears is not None or self.sp.group.size > 1:
+        if (
+            self.runtime.linears is not None
+            or self.sp.group.size > 1
+            or self.runtime.offload
+            or self.text_place == "offload"
+        ):
+            waiting = ", some of them on the host," if self.text_place == "offload" else ""
+            waiting = ", blocks of them on the host," if self.runtime.offload else waiting
             raise ValueError(
-                f"weights in {self.runtime.weights} over {self.sp.group.size} rank(s) are made for "
-                f"{self.runtime.device} while they are loaded: load them where they shall run, "
-                f"with from_pretrained(..., device={str(runtime.device)!r})."
+                f"weights in {self.runtime.weights} over {self.sp.group.size} rank(s){waiting} are "
+                f"made for {self.runtime.device} while they are loaded: load them where they shall "
+                f"run, with from_pretrained(..., device={str(runtime.device)!r})."
             )
         runtime.check(self.spec.transformer)
         self.runtime = runtime
         runtime.put(self.transformer)
         runtime.put(self.vae, runtime.decode_device)
         self.vae.reset_statistics()
-        if isinstance(self.text, torch.nn.Module):
-            runtime.put(self.text)
+        self.text_place = place_text(self.text, runtime)
         return self

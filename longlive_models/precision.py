@@ -86,7 +86,7 @@ def model_receipts(
         BackendUnavailable: no backend can run a layer here.
     """
     asked = "nvfp4" if runtime.weights in PRECISIONS else runtime.weights
-    found = receipts(model)
+    found = _receipts(model)
     refused: dict[str, str] = {}
     if runtime.quality == "high" and runtime.weights in PRECISIONS:
         why = why_not_eight_bits(runtime.device)
@@ -103,6 +103,23 @@ def model_receipts(
             ),
         )
     return {name: found[name] for name, _ in model.named_modules() if name in found}
+
+
+def _receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:
+    """The receipts of all layers of a model; blocks that wait on the host are asked on the device.
+
+    Where they wait they would tell of backends of the host.
+    """
+    if not isinstance(model, WanTransformer) or model.offload is None:
+        return receipts(model)
+    found: dict[str, tuple[Receipt, ...]] = {}
+    for part, child in model.named_children():
+        if child is not model.blocks:
+            found |= {f"{part}.{name}": own for name, own in receipts(child).items()}
+    for number, block in enumerate(model.blocks):
+        with model.offload.visit(number):
+            found |= {f"blocks.{number}.{name}": own for name, own in receipts(block).items()}
+    return found
 
 
 def in_short(found: Mapping[str, tuple[Receipt, ...]]) -> tuple[str, ...]:

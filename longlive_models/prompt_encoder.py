@@ -47,7 +47,8 @@ class PromptEncoder:
             for text in dict.fromkeys(texts)
         }
         rows = torch.cat([self._features[text] for text in texts])
-        return rows[:, None].to(self.model.patch_embedding.weight.dtype)
+        weight = self.model.patch_embedding.weight
+        return rows[:, None].to(weight.device, weight.dtype)
 
     def _texts(self, prompts: list[str]) -> tuple[str, ...]:
         negatives = () if self.negative is None else (self.negative,) * len(prompts)

@@ -1,6 +1,7 @@
 """Runtime: the devices, types and backends of a pipeline, decided before weights are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from longlive_core import float8, nvfp4
 from longlive_core.async_decode import make_lane
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
+from longlive_core.block_offload import BlockOffload
 from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
 from longlive_models.checkpoints.nvfp4 import PackedConfig
 from longlive_models.checkpoints.to_device import move_weights
@@ -50,6 +52,8 @@ class Runtime:
         strict: raise an error rather than emulate a number format.
         vae: which decoder makes the frames, "full" or "light".
         lora: adapters of the transformer, each as FILE:WEIGHT.
+        offload: whether the transformer's blocks wait in the host's memory.
+        text_encoder: where the text encoder is, or "auto" (``longlive_models.placing``).
     """
 
     device: torch.device
@@ -62,6 +66,8 @@ class Runtime:
     strict: bool = False
     vae: str = "full"
     lora: tuple[str, ...] = ()
+    offload: bool = False
+    text_encoder: str = "auto"
 
     @classmethod
     def choose(cls, options: RuntimeOptions) -> "Runtime":
@@ -99,6 +105,8 @@ class Runtime:
             strict=options.strict,
             vae=options.vae,
             lora=options.lora,
+            offload=options.offload,
+            text_encoder=options.text_encoder,
         )
 
     @property
@@ -161,6 +169,29 @@ class Runtime:
         module.to(self._rounded).to(device, compute)
         module.eval().requires_grad_(False)
 
+    def put_offloaded(
+        self,
+        module: nn.Module,
+        blocks: nn.ModuleList,
+        tables: Sequence[nn.Module] = (),
+        *,
+        page_locked: bool = True,
+        again: bool = True,
+    ) -> BlockOffload:
+        """As ``put``, but ``blocks``, which are parts of the module, wait in the host's memory.
+
+        Other parts, ``tables``, stay there for good. The further arguments are those of
+        ``BlockOffload``.
+        """
+        compute = PRECISIONS[self._compute_on(self.device)]
+        for part in (*blocks, *tables):
+            part.to(self._rounded).to(compute)
+            part.eval().requires_grad_(False)
+        offload = BlockOffload(list(blocks), self.device, page_locked=page_locked, again=again)
+        with _left_out(module, (blocks, *tables)):
+            self.put(module)
+        return offload
+
     def receipt(self, head_dim: int) -> Receipt:
         """The attention backend that runs here for heads of this size, and why no faster one does.
 
@@ -215,6 +246,8 @@ class Runtime:
             "strict": self.strict,
             "vae": self.vae,
             "lora": list(self.lora),
+            "offload": self.offload,
+            "text_encoder": self.text_encoder,
         }
 
     @property
@@ -232,6 +265,24 @@ def why_not_eight_bits(device: torch.device) -> str | None:
     standing = float8.ROW_MATMUL.explain(request, strict=True)
     usable = any(why.startswith("usable") for why in standing.values())
     return None if usable else next(iter(standing.values()))
+
+
+@contextmanager
+def _left_out(module: nn.Module, parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Within it some parts of a module are none of it."""
+    places = [
+        (holder, name, child)
+        for holder in module.modules()
+        for name, child in holder.named_children()
+        if any(child is part for part in parts)
+    ]
+    for holder, name, _ in places:
+        setattr(holder, name, nn.ModuleList())
+    try:
+        yield
+    finally:
+        for holder, name, child in places:
+            setattr(holder, name, child)
 
 
 def _rounded_to(rounded: torch.dtype, compute: torch.dtype, tensor: Tensor) -> Tensor:

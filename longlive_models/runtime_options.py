@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass, fields
 
-from longlive_models.choices import KV_CACHES, WEIGHTS, check_choice, check_quality, check_vae
+from longlive_core.checks import switch
+from longlive_models.choices import (
+    KV_CACHES,
+    WEIGHTS,
+    check_choice,
+    check_quality,
+    check_text_encoder,
+    check_vae,
+)
 from longlive_models.lora_source import lora_texts
 
 
@@ -30,8 +38,12 @@ class RuntimeOptions:
             into plain weights, beside packed ones.
         vae: "full", the model's own decoder, or "light", a narrower one in its folder
             ``vae_light``: almost the same frames in less time.
+        offload: whether the transformer's blocks wait in the host's memory and visit the device
+            one after another: the same frames, with two blocks of weights on the device.
+        text_encoder: where the text encoder is, a name of ``choices.TEXT_ENCODERS``, or "auto":
+            on the device where it takes little of its memory, else "offload".
 
-        Raises ValueError for a quality, a precision or a decoder that does not exist.
+        Raises ValueError for a quality, a precision, a decoder or a place that does not exist.
     """
 
     device: str = "auto"
@@ -44,12 +56,16 @@ class RuntimeOptions:
     strict: bool = False
     vae: str = "full"
     lora: tuple[str, ...] = ()
+    offload: bool = False
+    text_encoder: str = "auto"
 
     def __post_init__(self) -> None:
         check_quality(self.quality)
         check_choice("weights", self.weights, WEIGHTS)
         check_choice("kv_cache", self.kv_cache, KV_CACHES)
         check_vae(self.vae)
+        switch("offload", self.offload, why="True lets blocks wait in the host's memory.")
+        check_text_encoder(self.text_encoder)
         object.__setattr__(self, "lora", lora_texts(self.lora))
 
 

@@ -85,11 +85,19 @@ class WeightHash:
     Args:
         parts: the modules as they were loaded.
         files: the folder or file that they were loaded from, or its hash; None if from no file.
+        device: a GPU that sums up the weights that wait in host memory.
     """
 
-    def __init__(self, parts: Parts, files: "Path | FileHash | None" = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        files: "Path | FileHash | None" = None,
+        *,
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = device
         self._files = FileHash(files) if isinstance(files, Path) else files
-        self._loaded, self._adapters = _sums(parts), adapters_hash(parts)
+        self._loaded, self._adapters = _sums(parts, device), adapters_hash(parts)
         self._known: dict[str, str] = {}
         self._from_files: str | None = None
 
@@ -100,7 +108,7 @@ class WeightHash:
         tensors in memory. Adapters beside the weights are hashed as well; those that were there
         at first are in the hash of the files.
         """
-        now, beside = _sums(parts), adapters_hash(parts)
+        now, beside = _sums(parts, self._device), adapters_hash(parts)
         files = self._files if now == self._loaded else None
         if now not in self._known:
             if files is not None and files.untouched:
@@ -135,7 +143,7 @@ def _base(parts: Parts) -> Iterator[tuple[str, Tensor]]:
                 yield f"{part}.{plain}", tensor
 
 
-def _sums(parts: Parts) -> str:
+def _sums(parts: Parts, device: torch.device | None = None) -> str:
     """A hash of sums over the bits of all weights, which notices changes, though not hidden ones.
 
     A changed number changes it, and so do numbers that change places. Sums of whole numbers do not
@@ -144,21 +152,27 @@ def _sums(parts: Parts) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_base(parts)):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(_column_sums(tensor.detach()).cpu().numpy().tobytes())
+        digest.update(_column_sums(tensor.detach(), device).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _column_sums(x: Tensor) -> Tensor:
+def _column_sums(x: Tensor, device: torch.device | None = None) -> Tensor:
+    """Sums over a tensor's words, on its device; of one on the CPU, on ``device``, if it is given.
+
+    It goes there piece by piece.
+    """
     bits = x.contiguous().reshape(-1).view(torch.uint8)
+    if device is None or bits.device.type != "cpu":
+        device = bits.device
     row = 8 * _COLUMNS
     whole = bits.numel() // row * row
-    rest = torch.zeros(row, dtype=torch.uint8, device=bits.device)
+    rest = torch.zeros(row, dtype=torch.uint8, device=device)
     rest[: bits.numel() - whole] = bits[whole:]
     words = bits[:whole].view(torch.int64).reshape(-1, _COLUMNS)
     total = rest.view(torch.int64).clone()
     for first in range(0, len(words), _ROWS):
-        some = words[first : first + _ROWS]
-        places = torch.arange(first, first + len(some), dtype=torch.int64, device=bits.device)
+        some = words[first : first + _ROWS].to(device)
+        places = torch.arange(first, first + len(some), dtype=torch.int64, device=device)
         total += (some * (2 * places[:, None] + 3)).sum(0)  # odd: no bit of a word is lost
     return total
 

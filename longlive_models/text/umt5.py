@@ -179,6 +179,18 @@ class UMT5TextEncoder(nn.Module):
             limit=f"{self.text_len - 1} tokens",
         )
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, which run one after another."""
+        blocks = self.model.encoder.block
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
+
+    @property
+    def tables(self) -> tuple[nn.Module, ...]:
+        """The table of tokens, a third of a gigabyte for each 40,000: rows are looked up in it."""
+        return (self.model.get_input_embeddings(),)
+
     def _require_tokenizer(self) -> "PreTrainedTokenizerBase":
         if self.tokenizer is None:
             raise ValueError(
@@ -190,8 +202,10 @@ class UMT5TextEncoder(nn.Module):
     def forward(
         self, ids: Int[Tensor, "prompts tokens"], mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts tokens dim"]:
-        """Features of all tokens. Tokens outside ``mask`` are not attended to."""
-        return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        """Features of all tokens, where ``mask`` is. Tokens outside it are not attended to."""
+        table = self.model.get_input_embeddings()
+        rows = table(ids.to(table.weight.device)).to(mask.device)
+        return self.model(inputs_embeds=rows, attention_mask=mask.long()).last_hidden_state
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "prompts text_len text_dim"]:
         """Features of each prompt on the encoder's device; distinct prompts run once.
@@ -209,6 +223,6 @@ class UMT5TextEncoder(nn.Module):
             max_length=self.text_len,
             return_tensors="pt",
         )
-        device = self.model.get_input_embeddings().weight.device
+        device = self.model.encoder.final_layer_norm.weight.device  # of the layers while they run
         mask = tokens["attention_mask"].to(device).bool()
-        return zero_padding(self(tokens["input_ids"].to(device), mask), mask, self.text_len)
+        return zero_padding(self(tokens["input_ids"], mask), mask, self.text_len)

@@ -65,6 +65,7 @@ class ParallelTransformer(WanTransformer):
             shared = cls(model.config, sp, gradient_checkpointing=model.gradient_checkpointing)
         for name, child in model.named_children():
             shared.add_module(name, child)
+        shared.offload = model.offload
         return shared.train(model.training)
 
     def forward(

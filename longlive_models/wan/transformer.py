@@ -1,6 +1,7 @@
 """WanTransformer, which predicts the velocity of noisy latents."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask
+from longlive_core.block_offload import BlockOffload
 from longlive_core.memory import require_room
 from longlive_models.choices import check_quality
 from longlive_models.wan.attention import AttentionContext, HeadExchange, Memory, NoExchange
@@ -45,7 +47,8 @@ class WanTransformer(nn.Module):
     ``exchange`` splits attention over ranks; ``attention`` and ``masked_attention`` name backends
     of ``longlive_core.attention``; ``gradient_checkpointing`` recomputes each block in the
     backward pass, or all of it but attention (``"attention"``: faster, for the memory of one more
-    hidden state a block). Parameters carry the published names.
+    hidden state a block). Parameters carry the published names. ``offload`` is set where blocks
+    wait in host memory, for inference.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class WanTransformer(nn.Module):
             "a narrower type, or take a smaller config.",
         )
         self.config = config
+        self.offload: BlockOffload | None = None
         self.gradient_checkpointing = gradient_checkpointing
         self.exchange = NoExchange() if exchange is None else exchange
         dim = config.dim
@@ -125,8 +129,11 @@ class WanTransformer(nn.Module):
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
         """The keys and values of a text in every layer; ``forward`` takes them in its place."""
         embedded = self._embed_text(text)
-        blocks = (cast(WanBlock, block) for block in self.blocks)
-        return TextContext(tuple(block.cross_attn.project_text(embedded) for block in blocks))
+        layers = []
+        for layer, block in enumerate(self.blocks):
+            with nullcontext() if self.offload is None else self.offload.visit(layer):
+                layers.append(cast(WanBlock, block).cross_attn.project_text(embedded))
+        return TextContext(tuple(layers))
 
     def forward(
         self,

@@ -114,7 +114,7 @@ class Recorded:
             )
 
 
-_ANY = ("model", "device", "lane", "download", "strict", "fps", "crf")
+_ANY = ("model", "device", "lane", "download", "strict", "fps", "crf", "offload", "text_encoder")
 """Fields of a config that do not change the frames."""
 
 

@@ -53,6 +53,10 @@ class Offers:
                 lane=config.lane,
                 linear=config.linear,
                 strict=config.strict,
+                vae=config.vae,
+                lora=config.lora,
+                offload=config.offload,
+                text_encoder=config.text_encoder,
             )
             runtime = Runtime.choose(base)
             if runtime.weights in [offer.name for offer in offers]:
@@ -91,6 +95,8 @@ class Offers:
             device=offer.base.device,
             lane=offer.base.lane,
             strict=offer.base.strict,
+            offload=offer.base.offload,
+            text_encoder=offer.base.text_encoder,
         )
         return offer, here
 

@@ -28,6 +28,8 @@ def test_auto_on_a_cpu_is_fp32_and_inline():
         "strict": False,
         "vae": "full",
         "lora": [],
+        "offload": False,
+        "text_encoder": "auto",
     }
 
 
@@ -72,6 +74,8 @@ def test_what_is_named_is_what_is_taken():
         "strict": False,
         "vae": "full",
         "lora": [],
+        "offload": False,
+        "text_encoder": "auto",
     }
     assert chosen.receipt(16).backend == "reference"
 

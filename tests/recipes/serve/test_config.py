@@ -2,7 +2,10 @@
 
 import pytest
 
+from longlive_models.runtime_options import RUNTIME_OPTIONS
 from longlive_recipes.configs.serve import Limits, Serve, is_loopback
+from longlive_recipes.serve.offers import Offers
+from tests.recipes.serve.servers import config_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,13 @@ def test_other_values_are_refused():
     with pytest.raises(ValueError, match="seconds"):
         Limits(seconds=0)
     assert Limits(queue=0, snapshot_mb=0).queue == 0
+
+
+def test_what_a_server_runs_on_is_what_it_was_told(tmp_path):
+    given = {"offload": True, "text_encoder": "offload", "kv_cache": "bf16", "lane": "thread"}
+    config = config_of(tmp_path / "served", **given)
+    [offer] = Offers.load(config).all
+    for name in (name for name in RUNTIME_OPTIONS if name != "weights"):
+        assert getattr(offer.base, name) == getattr(config, name), name
+    assert offer.pipeline.transformer.offload is not None
+    assert offer.pipeline.text_place == "offload"
