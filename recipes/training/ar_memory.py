@@ -17,6 +17,7 @@ from longlive_models.wan.recomputation import Checkpointing
 from longlive_recipes.configs.train_ar import PLAIN, TrainAR
 from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.ar_parts import unfilled_parts
+from longlive_recipes.training.live_bytes import norms_as_on_gpu
 from longlive_recipes.training.memory import (
     FLOAT32,
     GRADIENTS,
@@ -59,6 +60,7 @@ def predict(config: TrainAR) -> MemoryPlan:
         checkpointing=config.checkpointing,
         autocast=config.run.precision != "32-true",
         compiled=config.run.compile and not config.checkpointing,
+        gpu=config.run.accelerator != "cpu",
     )
     parameters = list(unfilled_parts(replace(config, quantized=PLAIN)).parameters())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
@@ -114,6 +116,7 @@ def _step(
     checkpointing: Checkpointing,
     autocast: bool,
     compiled: bool,
+    gpu: bool,
 ) -> StepMemory:
     """A step on ``frames`` frames of each clip, both copies, with a text for each block of each."""
     texts = 2 * blocks if frames % (2 * blocks) == 0 else 2
@@ -123,6 +126,8 @@ def _step(
         transformer = WanTransformer(
             replace(model, num_layers=layers), gradient_checkpointing=checkpointing
         )
+        if gpu and not compiled:
+            norms_as_on_gpu(transformer)
         encoder = PocketTextEncoder(text) if isinstance(text, PocketTextConfig) else None
         parts: list[nn.Module] = [transformer, *([] if encoder is None else [encoder])]
         if lora is not None:

@@ -8,6 +8,7 @@ memory once, from the operation that makes it until the last tensor in it is gon
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from functorch.compile import (
     make_boxed_func,
     min_cut_rematerialization_partition,
 )
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,6 +80,37 @@ def fake_tensors() -> Iterator[None]:
     """Within the block tensors are made without values."""
     with FakeTensorMode():
         yield
+
+
+def norms_as_on_gpu(module: nn.Module) -> None:
+    """Let RMS norms keep what a GPU's kernel keeps for the backward pass, without their values.
+
+    It keeps its input and a float for each row; on a CPU the norm is several operations, which keep
+    two copies of the input in float32.
+    """
+    for norm in module.modules():
+        if isinstance(norm, nn.RMSNorm):
+            norm.forward = partial(_as_on_gpu, norm)  # type: ignore[method-assign]
+
+
+def _as_on_gpu(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    normed: Tensor = _NormOfGPU.apply(x, norm.weight.to(x.dtype))
+    return normed
+
+
+class _NormOfGPU(torch.autograd.Function):
+    """The sizes of an RMS norm and its gradients, without their values."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        row = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
+        ctx.save_for_backward(x, weight, row)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
 
 
 def kept_when_compiled(call: Callable[..., Tensor], *inputs: Any) -> int:

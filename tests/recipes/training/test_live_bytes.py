@@ -3,7 +3,12 @@
 import torch
 from torch import nn
 
-from longlive_recipes.training.live_bytes import LiveBytes, fake_tensors, kept_when_compiled
+from longlive_recipes.training.live_bytes import (
+    LiveBytes,
+    fake_tensors,
+    kept_when_compiled,
+    norms_as_on_gpu,
+)
 
 MIB = 1 << 20
 
@@ -70,3 +75,16 @@ def test_a_compiler_keeps_less_than_each_operation_would():
         matrix = 64 * 32 * 4
         assert kept_eagerly(x, weight) == 6 * matrix  # each exp, which sin is given next
         assert kept_when_compiled(chain, x, weight) <= 2 * matrix  # of a chain, the rest is redone
+
+
+def test_a_norm_of_a_gpu_keeps_its_input_and_a_float_a_row():
+    with fake_tensors():
+        norm = nn.Sequential(nn.RMSNorm(512, dtype=torch.bfloat16))
+        norms_as_on_gpu(norm)
+        with LiveBytes() as live:
+            x = torch.zeros(1024, 512, dtype=torch.bfloat16, requires_grad=True)
+            y = norm(x)
+            assert live.now == 2 * MIB + 4 * 1024  # x, y, and a float a row
+            y.sum().backward()
+        assert x.grad.shape == x.shape
+        assert norm[0].weight.grad.dtype == torch.bfloat16
