@@ -16,6 +16,8 @@ RUNTIME = {
     "linear": options.Linear,
     "strict": options.Strict,
     "vae": options.VAE,
+    "vae_latents": options.VAELatents,
+    "vae_tiles": options.VAETiles,
     "lora": options.LoRA,
     "offload": options.Offload,
     "text_encoder": options.TextPlace,

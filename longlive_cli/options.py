@@ -214,6 +214,21 @@ MaxMemory = Annotated[
         "auto (precisions, where blocks and the text encoder wait), and says what.",
     ),
 ]
+VAELatents = Annotated[
+    int | None,
+    typer.Option(
+        "--vae-latents",
+        help="How many latent frames are decoded at a time; 0: as their size allows. 1 takes the "
+        "least memory.  [default: 0]",
+    ),
+]
+VAETiles = Annotated[
+    int | None,
+    typer.Option(
+        "--vae-tiles",
+        help="Into how many strips the decoder cuts a frame, for less memory still.  [default: 1]",
+    ),
+]
 Image = Annotated[
     Path | None,
     typer.Option(

@@ -3,7 +3,7 @@
 Needs no torch, so that commands can check names before torch is imported.
 """
 
-from longlive_core.checks import shown
+from longlive_core.checks import shown, whole
 
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 """How precise the weights of a transformer are; ``longlive_models.runtime`` says what each is."""
@@ -19,6 +19,9 @@ VAES = ("full", "light")
 
 TEXT_ENCODERS = ("device", "offload", "cpu")
 """Where a text encoder is: ``longlive_models.placing`` says what each is."""
+
+MOST_VAE_LATENTS, MOST_VAE_TILES = 4096, 64
+"""The most latents that a VAE decodes at a time, and the most tiles of a frame."""
 
 MOST_GUIDANCE = 1000.0
 """The largest guidance. A velocity times a thousand leaves nothing of a picture, whose values lie
@@ -67,6 +70,25 @@ def check_text_encoder(value: str) -> None:
             f"the transformer is, 'offload', from where its layers visit that device, and 'cpu'. "
             f"Use one of them, or 'auto'."
         )
+
+
+def check_vae_pieces(latents: int, tiles: int) -> None:
+    """Raise ValueError unless a VAE can decode so many latents at a time, on so many tiles."""
+    whole(
+        "vae_latents",
+        latents,
+        at_least=0,
+        at_most=MOST_VAE_LATENTS,
+        why="it is how many latent frames the VAE decodes at a time. Use 0 to let their size "
+        "decide, or 1 for the least memory.",
+    )
+    whole(
+        "vae_tiles",
+        tiles,
+        at_least=1,
+        at_most=MOST_VAE_TILES,
+        why="it is into how many strips the VAE cuts a frame. Use 1 for whole frames.",
+    )
 
 
 def check_sampler(value: str) -> None:

@@ -26,6 +26,7 @@ from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import TextEncoder, UMT5Config
 from longlive_models.vae import WanVAE
 from longlive_models.vae.light import check_light, find_light, with_light_decoder
+from longlive_models.vae.tiles import check_tiles
 from longlive_models.wan import WanConfig, WanTransformer, partition_blocks
 
 ALONE = SequenceGroup()
@@ -190,7 +191,8 @@ def _wants_packed(runtime: Runtime) -> bool:
 
 
 def check_beside(folder: Path, spec: ModelSpec, runtime: Runtime) -> None:
-    """Raise ValueError where files beside a model's own do not fit it; reads adapters alone."""
+    """Raise ValueError where tiles or files beside a model's own do not fit it; reads adapters."""
+    check_tiles(spec.vae, spec.latent_size, runtime.vae_tiles)
     if runtime.vae == "light":
         check_light(find_light(folder), spec.vae)
     if runtime.lora:

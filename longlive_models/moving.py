@@ -50,6 +50,8 @@ def moved(runtime: Runtime, where: Sequence[str | torch.device | torch.dtype]) -
             linear=runtime.linear,
             strict=runtime.strict,
             vae=runtime.vae,
+            vae_latents=runtime.vae_latents,
+            vae_tiles=runtime.vae_tiles,
             lora=runtime.lora,
             offload=runtime.offload,
             text_encoder=runtime.text_encoder,

@@ -20,7 +20,8 @@ from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.saving import save_pipeline
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import TextEncoder
-from longlive_models.vae import WanVAE
+from longlive_models.vae import DecodeOptions, WanVAE
+from longlive_models.vae.tiles import check_tiles
 from longlive_models.video_maker import VideoMaker
 from longlive_models.wan import WanTransformer, partition_blocks, share
 
@@ -62,6 +63,7 @@ class LongLivePipeline(VideoMaker):
     ) -> None:
         self.spec = ModelSpec(transformer=transformer.config, vae=vae.config, settings=settings)
         check_text(transformer.config, text)
+        check_tiles(vae.config, self.spec.latent_size, runtime.vae_tiles)
         runtime.check(transformer.config)
         self._notes = set_precision(transformer, runtime, reduce_amax(self.spec, group))
         transformer.set_quality(runtime.quality)
@@ -69,6 +71,7 @@ class LongLivePipeline(VideoMaker):
         runtime.put(vae, runtime.decode_device)
         vae.reset_statistics()
         vae.channels_last_()
+        vae.decode_with_(DecodeOptions(latents=runtime.vae_latents, tiles=runtime.vae_tiles))
         self.text_place = place_text(text, runtime)
         self.sp = partition_blocks(transformer.config, group, self.spec.latent_size)
         self.transformer = share(transformer, self.sp)
@@ -92,6 +95,8 @@ class LongLivePipeline(VideoMaker):
         linear: str = "auto",
         strict: bool = False,
         vae: str = "full",
+        vae_latents: int = 0,
+        vae_tiles: int = 1,
         lora: Any = (),
         offload: bool = False,
         text_encoder: str = "auto",
@@ -107,7 +112,9 @@ class LongLivePipeline(VideoMaker):
         hold LongLive-2.0-5B as it was published (see ``longlive_models.published``), or weights in
         four bits, as ``longlive quantize`` writes them: ``weights="nvfp4"`` computes with them as
         they are, plain precisions decode them once.
-        ``vae="light"`` decodes with the narrower decoder in the model's folder ``vae_light``.
+        ``vae="light"`` decodes with the narrower decoder in the model's folder ``vae_light``;
+        ``vae_latents`` latent frames are decoded at a time (0: as their size allows), on
+        ``vae_tiles`` strips of a frame: fewer, and more strips, take less memory.
 
         ``lora`` is an adapter's file (or folder, as PEFT writes one), a pair of a file and a
         weight, or a list of these. They are merged into plain weights, and stand beside packed
@@ -132,6 +139,8 @@ class LongLivePipeline(VideoMaker):
             linear=linear,
             strict=strict,
             vae=vae,
+            vae_latents=vae_latents,
+            vae_tiles=vae_tiles,
             lora=lora_texts(lora),
             offload=offload,
             text_encoder=text_encoder,

@@ -51,6 +51,8 @@ class Runtime:
         linear: a backend for the products of quantized linears, or "auto".
         strict: raise an error rather than emulate a number format.
         vae: which decoder makes the frames, "full" or "light".
+        vae_latents, vae_tiles: how many latent frames it takes at a time, 0 being decided by their
+            size, and into how many strips it cuts a frame.
         lora: adapters of the transformer, each as FILE:WEIGHT.
         offload: whether the transformer's blocks wait in the host's memory.
         text_encoder: where the text encoder is, or "auto" (``longlive_models.placing``).
@@ -65,6 +67,8 @@ class Runtime:
     linear: str = "auto"
     strict: bool = False
     vae: str = "full"
+    vae_latents: int = 0
+    vae_tiles: int = 1
     lora: tuple[str, ...] = ()
     offload: bool = False
     text_encoder: str = "auto"
@@ -104,6 +108,8 @@ class Runtime:
             linear=options.linear,
             strict=options.strict,
             vae=options.vae,
+            vae_latents=options.vae_latents,
+            vae_tiles=options.vae_tiles,
             lora=options.lora,
             offload=options.offload,
             text_encoder=options.text_encoder,
@@ -245,6 +251,8 @@ class Runtime:
             "linear": self.linear,
             "strict": self.strict,
             "vae": self.vae,
+            "vae_latents": self.vae_latents,
+            "vae_tiles": self.vae_tiles,
             "lora": list(self.lora),
             "offload": self.offload,
             "text_encoder": self.text_encoder,

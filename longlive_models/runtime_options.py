@@ -10,6 +10,7 @@ from longlive_models.choices import (
     check_quality,
     check_text_encoder,
     check_vae,
+    check_vae_pieces,
 )
 from longlive_models.lora_source import lora_texts
 
@@ -55,6 +56,8 @@ class RuntimeOptions:
     linear: str = "auto"
     strict: bool = False
     vae: str = "full"
+    vae_latents: int = 0
+    vae_tiles: int = 1
     lora: tuple[str, ...] = ()
     offload: bool = False
     text_encoder: str = "auto"
@@ -64,6 +67,7 @@ class RuntimeOptions:
         check_choice("weights", self.weights, WEIGHTS)
         check_choice("kv_cache", self.kv_cache, KV_CACHES)
         check_vae(self.vae)
+        check_vae_pieces(self.vae_latents, self.vae_tiles)
         switch("offload", self.offload, why="True lets blocks wait in the host's memory.")
         check_text_encoder(self.text_encoder)
         object.__setattr__(self, "lora", lora_texts(self.lora))

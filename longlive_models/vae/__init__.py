@@ -9,4 +9,5 @@ from longlive_models.vae.chunked_encode import encode_window as encode_window
 from longlive_models.vae.config import POCKET_VAE as POCKET_VAE
 from longlive_models.vae.config import WAN22_VAE as WAN22_VAE
 from longlive_models.vae.config import VAEConfig as VAEConfig
+from longlive_models.vae.decoding import DecodeOptions as DecodeOptions
 from longlive_models.vae.streaming import StreamState as StreamState

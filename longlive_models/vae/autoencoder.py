@@ -1,5 +1,7 @@
 """WanVAE, which encodes videos to latents and decodes them, whole or block by block."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,6 +9,12 @@ from torch import Tensor, nn
 from longlive_core.memory import require_room
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.decoder import Decoder
+from longlive_models.vae.decoding import (
+    CPU_LATENTS,
+    DecodeOptions,
+    PieceDecoder,
+    latents_at_once,
+)
 from longlive_models.vae.encoder import Encoder
 from longlive_models.vae.layers import (
     CausalConv3d,
@@ -20,7 +28,6 @@ from longlive_models.vae.streaming import Features, History, StreamState
 Video = Float[Tensor, "batch 3 frames height width"]
 Latents = Float[Tensor, "B C F Y X"]
 LOGVAR_RANGE = (-30.0, 20.0)
-CPU_LATENTS = 4  # see _run
 
 
 class WanVAE(nn.Module):
@@ -45,6 +52,7 @@ class WanVAE(nn.Module):
             why="VAEConfig's sizes make them. Take the sizes from the model's files.",
         )
         self.config = config
+        self.decoding = DecodeOptions()
         channels = config.latent_channels
         self.encoder = Encoder(config)
         self.conv1 = PointwiseConv3d(2 * channels, 2 * channels)
@@ -76,6 +84,10 @@ class WanVAE(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 weight = module.weight
                 weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
+
+    def decode_with_(self, options: DecodeOptions) -> None:
+        """Set how latents are decoded from now on. See ``DecodeOptions``."""
+        self.decoding = options
 
     def normalize(self, mean: Latents) -> Latents:
         """Normalize latents to zero mean and unit deviation, channel by channel."""
@@ -140,7 +152,8 @@ class WanVAE(nn.Module):
         self, video: Video, past: tuple[Tensor, ...] | None, *, record: bool
     ) -> tuple[Features, tuple[Tensor, ...]]:
         x = patchify(video, self.config.patch_size)
-        at_once = CPU_LATENTS * self.config.temporal_stride
+        on_cpu = x.device.type == "cpu"
+        at_once = CPU_LATENTS * self.config.temporal_stride if on_cpu else x.shape[2]
         return _run(self.encoder, x, past, record=record, at_once=at_once)
 
     def _decode(
@@ -148,7 +161,12 @@ class WanVAE(nn.Module):
     ) -> tuple[Video, tuple[Tensor, ...]]:
         latents = self.denormalize(latents).contiguous(memory_format=torch.channels_last_3d)
         x = self.conv2(latents)
-        x, history = _run(self.decoder, x, past, record=record, at_once=CPU_LATENTS)
+        positions = x[:, 0, 0].numel()
+        at_once = self.decoding.latents or latents_at_once(
+            self.config, positions, gpu=x.device.type != "cpu"
+        )
+        decode = PieceDecoder(self.decoder, self.config, self.decoding, x)
+        x, history = _run(decode, x, past, record=record, at_once=at_once)
         return unpatchify(x, self.config.patch_size), history
 
     def _check_video(self, video: Video, *, parity: bool, first: bool) -> None:
@@ -186,27 +204,26 @@ class WanVAE(nn.Module):
 
 
 def _run(
-    network: nn.Module,
+    network: Callable[[Features, History], Features],
     x: Features,
     past: tuple[Tensor, ...] | None,
     *,
     record: bool,
     at_once: int,
 ) -> tuple[Features, tuple[Tensor, ...]]:
-    """Run the network over a video's first frame by itself, then over all others together.
+    """Run the network over a video's first frame by itself, then over ``at_once`` at a time.
 
-    On a CPU without gradients the others are run ``at_once`` frames at a time: features that
-    fit into the CPU's cache are much faster to read, and long videos take little memory.
+    With gradients all others are run together.
     """
     pieces = []
     if past is None:
         pieces, x = [x[:, :, :1]], x[:, :, 1:]
     if x.shape[2]:
-        whole = x.device.type != "cpu" or torch.is_grad_enabled()
-        pieces += [x] if whole else x.split(at_once, 2)
+        pieces += [x] if torch.is_grad_enabled() else x.split(at_once, 2)
     outputs = []
     for number, piece in enumerate(pieces, start=1):
         history = History(past, record=record or number < len(pieces))
+        past = ()  # the history has it, and lets go of it
         outputs.append(network(piece, history))
         past = tuple(history.new)
     assert past is not None

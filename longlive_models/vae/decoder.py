@@ -13,6 +13,7 @@ from longlive_models.vae.layers import (
     add_repeated,
 )
 from longlive_models.vae.streaming import Features, History
+from longlive_models.vae.tiles import first_tiled_stage
 
 
 class UpStage(nn.Module):
@@ -55,6 +56,7 @@ class Decoder(nn.Module):
         )
         times = [2 if doubled else 1 for doubled in reversed(config.temporal_downsample)] + [1]
         spaces = [2] * len(config.temporal_downsample) + [1]
+        self.tiled = first_tiled_stage(config)
         self.upsamples = nn.ModuleList(
             UpStage(dims[i], dims[i + 1], config.num_res_blocks + 1, times[i], spaces[i])
             for i in range(len(config.dim_mult))
@@ -67,10 +69,20 @@ class Decoder(nn.Module):
 
     def forward(self, x: Features, history: History) -> Features:
         """Decode the first latent frame of a video alone, or any number of later ones."""
+        return self.top(self.base(x, history), history)
+
+    def base(self, x: Features, history: History) -> Features:
+        """The layers before stage ``tiled``, of which attention sees the whole frame."""
         x = self.conv1(x, history)
         before, attention, after = self.middle
         x = after(attention(before(x, history)), history)
-        for stage in self.upsamples:
+        for stage in self.upsamples[: self.tiled]:
+            x = stage(x, history)
+        return x
+
+    def top(self, x: Features, history: History) -> Features:
+        """The stages from ``tiled`` on and the head, which see a few positions around each."""
+        for stage in self.upsamples[self.tiled :]:
             x = stage(x, history)
         norm, _, conv = self.head
         return conv(F.silu(norm(x)), history)

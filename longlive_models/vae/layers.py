@@ -236,6 +236,21 @@ class Upsample(nn.Module):
         n, c, h, w = x.shape
         return torch.stack(pairs, 2).reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
+    def phases(self) -> Tensor:
+        """The four convolutions of ``double_space`` as one of 2 x 2 taps, to be padded by 1.
+
+        [4 channels, channels, 2, 2]: of even rows the even columns, the odd ones, then of odd rows.
+        Its output has a row and a column more than its input; each phase takes another part.
+        """
+        conv = self.resample[1]
+        assert isinstance(conv, nn.Conv2d)
+        merged = [
+            _merge_taps(_merge_taps(conv.weight, 2, row), 3, column)
+            for row in (0, 1)
+            for column in (0, 1)
+        ]
+        return torch.cat(merged).contiguous(memory_format=torch.channels_last)
+
 
 def _merge_taps(weight: Tensor, dim: int, phase: int) -> Tensor:
     """Merge three taps into two: those that meet the same pixel of the image of half the size."""
@@ -273,14 +288,22 @@ def add_repeated(x: Features, start: Features, *, time: int, first: bool) -> Fea
     y = rows(start)
     if c < out_channels:
         y = y.repeat_interleave(out_channels // c, dim=-1)
-        c = out_channels
-    unfold = [1, 1, 1]
-    for axis, factor in enumerate((time, 2, 2)):
-        if c > out_channels:
-            unfold[axis], c = factor, c // factor
-    assert c == out_channels
+    unfold = unfolding(c, out_channels, time)
     y = y.view(b, t, h, w, out_channels, *unfold).permute(0, 1, 5, 2, 6, 3, 7, 4)
     y = y[:, :, -1:] if first else y
     time = frames // t
     total = rows(x).reshape(b, t, time, h, 2, w, 2, out_channels) + y
     return features(total.reshape(b, frames, 2 * h, 2 * w, out_channels))
+
+
+def unfolding(channels: int, out_channels: int, time: int) -> tuple[int, int, int]:
+    """Over how many frames, rows and columns the channels of an up stage's shortcut are unfolded.
+
+    Axes are taken in this order until ``out_channels`` are left; the others have 1.
+    """
+    unfold = [1, 1, 1]
+    for axis, factor in enumerate((time, 2, 2)):
+        if channels > out_channels:
+            unfold[axis], channels = factor, channels // factor
+    assert channels <= out_channels
+    return unfold[0], unfold[1], unfold[2]

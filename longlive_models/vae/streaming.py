@@ -1,5 +1,6 @@
 """The state of causal layers between calls: the frames before, as plain tensors."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,34 +62,44 @@ class StreamState:
 class History:
     """Gives each causal layer its past frames during one forward, and collects the new ones.
 
-    Layers ask in the order in which they run. Without a past (``past=None``) the input is a
-    video's first frame, which layers treat in a special way. ``record=False`` collects nothing,
-    for the last call.
+    Layers ask in the order in which they run, each once. Without a past (``past=None``) the input
+    is a video's first frame, which layers treat in a special way. ``record=False`` collects
+    nothing, for the last call. A layer's past is let go of when the layer has taken it, so that its
+    memory is free for what follows, unless someone else holds it.
     """
 
     def __init__(self, past: tuple[Tensor, ...] | None, *, record: bool = True) -> None:
-        self.past = past
+        self.first = past is None
         self.record = record
         self.new: list[Tensor] = []
-        self._next = 0
+        self._past = deque(past or ())
 
-    @property
-    def first(self) -> bool:
-        """Whether this call is the first frame of a video."""
-        return self.past is None
+    def take(self) -> Rows:
+        """The past frames of the layer that asks."""
+        return self._past.popleft()
+
+    def rest(self) -> list[Tensor]:
+        """The past frames of all layers that have not asked; they are let go of."""
+        rest = list(self._past)
+        self._past.clear()
+        return rest
+
+    def keep(self, frames: Rows) -> None:
+        """Collect a layer's new past, which nothing else will change; if it is recorded."""
+        if self.record:
+            self.new.append(frames)
 
     def start(self, frames: Features) -> None:
         """Record a layer's past after the first frame."""
-        assert self.past is None
+        assert self.first
         if self.record:
-            self.new.append(rows(frames).contiguous())
+            self.keep(rows(frames).contiguous())
 
     def extend(self, x: Features) -> Features:
         """``x`` with the layer's past frames before it."""
-        assert self.past is not None
-        past = self.past[self._next]
-        self._next += 1
+        assert not self.first
+        past = self.take()
         extended = torch.cat([past.to(x.dtype), rows(x)], 1)
         if self.record:
-            self.new.append(extended[:, -past.shape[1] :].clone())
+            self.keep(extended[:, -past.shape[1] :].clone())
         return features(extended)

@@ -12,7 +12,7 @@ import torch
 from longlive_core.nvfp4 import QuantizeConfig
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.runtime_options import RuntimeOptions
-from longlive_models.vae.autoencoder import CPU_LATENTS
+from longlive_models.vae.decoding import CPU_LATENTS
 from longlive_recipes.planning.hardware import Hardware
 from longlive_recipes.planning.sizes import Convolution, Sizes, decoder_convolutions
 

@@ -141,6 +141,19 @@ def test_a_cache_in_fewer_bits_changes_the_video_little(kv_cache):
     assert len(pipe.receipts()["kv_cache"]) == (kv_cache != "bf16")
 
 
+def test_pieces_and_tiles_of_the_vae_change_no_frame():
+    options = RuntimeOptions(device="cpu", vae_latents=1, vae_tiles=2)
+    pipe = tiny_pipeline(Runtime.choose(options))
+    assert (pipe.vae.decoding.latents, pipe.vae.decoding.tiles) == (1, 2)
+    off = pipe(PROMPT, seconds=2).frames.int() - tiny_pipeline()(PROMPT, seconds=2).frames.int()
+    assert off.abs().max() <= 1 and off.ne(0).float().mean() < 1e-3  # a byte at a tie
+
+
+def test_more_tiles_than_the_frame_has_positions_are_refused():
+    with pytest.raises(ValueError, match="vae_tiles=64 are more than the .* positions"):
+        tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", vae_tiles=64)))
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -1,0 +1,1 @@
+"""Triton kernels of the VAE's decoder; ``fused_passes.py`` has their meaning."""
