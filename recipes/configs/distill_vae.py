@@ -38,7 +38,12 @@ class DistillVAE:
         default_factory=lambda: TrainingSchedule(steps=20_000, minutes=4, warmup_steps=100)
     )
     optimization: Optimization = field(
-        default_factory=lambda: Optimization(learning_rate=1e-3, weight_decay=0.0)
+        default_factory=lambda: Optimization(
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            muon=("light.decoder.middle.*.weight", "light.decoder.upsamples.*.weight"),
+            muon_rate=2e-3,
+        )
     )
     run: Run = field(
         default_factory=lambda: Run(
