@@ -21,6 +21,31 @@ if TYPE_CHECKING:
 
 
 Listed = Annotated[bool, typer.Option("--list", help="List the benchmarks, and measure nothing.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure one model's stages apart and together: 5b or pocket. The same as `preset`."
+    ),
+]
+Invariance = Annotated[
+    bool,
+    typer.Option(
+        "--invariance",
+        help="Tell whether bits depend on what is computed beside. The same as `invariance`.",
+    ),
+]
+Baseline = Annotated[
+    bool | None,
+    typer.Option("--baseline/--no-baseline", help="Time the plain path too, in turns."),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(help="2: decode on a second GPU too; of --invariance: share a block by so many."),
+]
+Earlier = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Time a block of another commit's packages too, in turns."),
+]
 
 
 @with_groups
@@ -34,6 +59,11 @@ def bench(
         ),
     ] = None,
     listed: Listed = False,
+    preset: Preset = None,
+    invariance: Invariance = False,
+    baseline: Baseline = None,
+    ranks: Ranks = None,
+    earlier: Earlier = None,
     model: options.Model = None,
     seconds: Annotated[
         float | None,
@@ -72,6 +102,7 @@ def bench(
     it do nothing else.
     """
     check_ranks(1)
+    names = _named(names, preset, invariance, listed)
     if listed or not names:
         _list(names or (), as_json)
         return
@@ -81,6 +112,10 @@ def bench(
         "steps": steps,
         "guidance": guidance,
         "repeats": repeats,
+        "preset": preset,
+        "baseline": baseline,
+        "ranks": ranks,
+        "earlier": earlier,
         **(runtime or {}),
     }
     wanted = _configure(names, config, overrides, given)
@@ -103,6 +138,20 @@ def bench(
         return
     with Stoppable():
         _measure(prepared, output, as_json, html)
+
+
+def _named(
+    names: list[str] | None, preset: str | None, invariance: bool, listed: bool
+) -> list[str] | None:
+    """The benchmarks that are meant: `--invariance` and `--preset` are ones by themselves."""
+    meant = ["invariance"] if invariance else [] if preset is None else ["preset"]
+    if meant and (listed or names and not set(names) <= {"preset", "invariance", "backends"}):
+        option = "--invariance" if invariance else "--preset"
+        raise ValueError(
+            f"{option} is a benchmark of its own: preset, invariance and backends have it, and "
+            f"{'--list' if listed else names[0] if names else ''} has not. Leave one side out."
+        )
+    return names or meant
 
 
 def _list(names: Sequence[str], as_json: bool) -> None:

@@ -5,7 +5,7 @@ Source: LongLive-2.0 (arXiv 2605.18739), sequence-parallel inference (Ulysses).
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask
 from longlive_core.nvfp4 import NVFP4Linear
@@ -22,6 +22,12 @@ class ParallelTransformer(WanTransformer):
     Every rank passes the same arguments and gets the same velocity: it computes its own frames,
     attends with its own heads, and gathers the result. A memory holds this rank's heads
     (``len(sp.heads)`` of them) of whole blocks. Weights are those of ``WanTransformer``.
+
+    The velocity has the bytes of one rank's where a row of the blocks' products, and a head of
+    attention, has the same bits whatever is computed beside it. ``longlive bench --invariance``
+    says where that is so: on an H200, products of 64 rows or more, and each fast attention. Layers
+    whose rows are few or narrow, the embeddings and the head, are small: every rank computes them
+    in the whole block's shape, with its own rows in their places.
 
     For generation, ``of`` makes one from any model. In training use a ``WanTransformer`` with
     ``exchange=sp`` instead, and give each rank its own frames, so that each has its own loss.
@@ -105,6 +111,35 @@ class ParallelTransformer(WanTransformer):
             store=store,
         )
         return self.sp.gather(own, 2)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        return self._own(super()._patches(self._in_place(latents, 2)), 1)
+
+    def _times(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+        own = timesteps.unflatten(1, (copies, len(self.sp.frames), -1))
+        time, modulation = super()._times(self._in_place(own, 2).flatten(1), copies)
+        split = (copies, self.sp.partition.frames, -1)
+        time, modulation = (
+            self._own(x.unflatten(1, split), 2).flatten(1, 3) for x in (time, modulation)
+        )
+        return time, modulation
+
+    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+        own = (len(self.sp.frames), -1)
+        x, time = (self._in_place(y.unflatten(1, own), 1).flatten(1, 2) for y in (x, time))
+        whole = super()._values(x, time).unflatten(1, (self.sp.partition.frames, -1))
+        return self._own(whole, 1).flatten(1, 2)
+
+    def _in_place(self, own: Tensor, dim: int) -> Tensor:
+        """This rank's frames where they stand in the whole block, the others' being zero."""
+        if self.sp.group.size == 1:
+            return own
+        before, after = self.sp.frames.start, self.sp.partition.frames - self.sp.frames.stop
+        return nn.functional.pad(own, (0, 0) * (own.ndim - 1 - dim) + (before, after))
+
+    def _own(self, whole: Tensor, dim: int) -> Tensor:
+        """This rank's frames of the whole block."""
+        return self.sp.shard(whole, dim)
 
     def _own_steps(self, timesteps: Tensor, frames: int) -> Tensor:
         """This rank's part of the timesteps, of which there is one for each frame or each token."""

@@ -170,14 +170,13 @@ class WanTransformer(nn.Module):
         grid = (latents.shape[3] // rows, latents.shape[4] // columns)
         copies = 1 if clean is None else 2
         with torch.autocast(latents.device.type, enabled=False):
-            x = self.patch_embedding(latents)
+            x = self._patches(latents)
             if clean is not None:
-                x = torch.cat((self.patch_embedding(clean), x), dim=1)
+                x = torch.cat((self._patches(clean), x), dim=1)
                 if clean_timesteps is None:
                     clean_timesteps = torch.zeros_like(timesteps)
                 timesteps = torch.cat((clean_timesteps, timesteps), dim=1)
-            time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(x.dtype))
-            modulation = self.time_projection(time).unflatten(2, (6, -1))
+            time, modulation = self._times(timesteps, copies)
         key_rotation = None
         if key_positions is not None:
             key_rotation = self._rotation(latents, key_positions, grid, t_scale, 1)
@@ -194,9 +193,26 @@ class WanTransformer(nn.Module):
         x = self._run_blocks(x, modulation, text, context)
         x, time = x.chunk(copies, dim=1)[-1], time.chunk(copies, dim=1)[-1]
         with torch.autocast(latents.device.type, enabled=False):
-            x = self.head(x.to(time.dtype), time)
+            x = self._values(x.to(time.dtype), time)
         x = x.flatten(1, 2).unflatten(1, (latents.shape[2], -1))
         return unpatchify(x, grid, self.config.patch_size).to(latents.dtype)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        """Tokens of latents: [batch, frames, tokens, dim]."""
+        return self.patch_embedding(latents)
+
+    def _times(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+        """Embedded timesteps, and the modulation that they give: [batch, steps, dim], [.., 6, dim].
+
+        ``timesteps`` has those of ``copies`` of the frames, one copy after another.
+        """
+        dtype = self.patch_embedding.weight.dtype
+        time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(dtype))
+        return time, self.time_projection(time).unflatten(2, (6, -1))
+
+    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+        """What the head makes of tokens, [batch, steps, tokens, dim], and their embedded steps."""
+        return self.head(x, time)
 
     def _run_blocks(
         self,

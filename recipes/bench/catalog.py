@@ -15,6 +15,11 @@ from longlive_recipes.bench.options import (
     StartupOptions,
     TrainingStepOptions,
 )
+from longlive_recipes.bench.preset_options import (
+    BackendsOptions,
+    InvarianceOptions,
+    PresetOptions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,34 @@ BENCHMARKS = {
             "else the machine does.",
             options=StartupOptions(),
             left_open="it has to be named",
+        ),
+        Benchmark(
+            name="preset",
+            line="one model's stages apart and together, in every quality; what --preset means",
+            about="Configurations take turns, so medians are of neighbors in time. A block is its "
+            "steps and the clean pass, over a full window; decoding is of a block's latents to "
+            "bytes on the host; end to end both overlap, text encoding is apart. Every "
+            "configuration first makes a window whose latents are compared with the plain path's: "
+            "one that is outside its tier has no time. Ceilings are of the same run: a share is "
+            "the time of products and attention at the speed of each alone, over the time taken. "
+            "Memory is what torch counts, of the configuration alone.",
+            options=PresetOptions(),
+        ),
+        Benchmark(
+            name="invariance",
+            line="whether bits of a row depend on how many stand beside it; --invariance",
+            about="Each operation at the model's sizes, of all rows (queries, heads, frames) and "
+            "of some of them alone, the first ones and the last ones: whether the same rows have "
+            "the same bits. An operation whose rows do can be split over ranks, or into pieces, "
+            "without changing a byte.",
+            options=InvarianceOptions(),
+        ),
+        Benchmark(
+            name="backends",
+            line="every backend of attention and of quantized products: error, speed, or why not",
+            about="Each backend at the model's sizes: its distance from a reference in float64, "
+            "relative to it, and operations a second; for one that cannot run, why.",
+            options=BackendsOptions(),
         ),
     )
 }

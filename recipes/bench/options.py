@@ -8,10 +8,14 @@ from longlive_models.block_steps import check_block_steps
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.choices import MOST_GUIDANCE, WEIGHTS, check_choice
 from longlive_models.runtime_options import RuntimeOptions
+from longlive_recipes.bench.preset_options import OfPreset
 from longlive_recipes.generation.inputs import Named, require_inputs
 
 Rows = dict[str, dict[str, float]]
 """Numbers by case and by name; a name says its unit."""
+
+Table = dict[str, dict[str, float | str]]
+"""The same, with words among the numbers."""
 
 LONGEST = 3600.0
 MOST = 2**20
@@ -316,6 +320,7 @@ Options = (
     | ContinuedOptions
     | PairsOptions
     | StartupOptions
+    | OfPreset
 )
 
 

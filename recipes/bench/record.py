@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from longlive_recipes.bench.catalog import record_files
-from longlive_recipes.bench.options import Options, Rows
+from longlive_recipes.bench.options import Options, Table
 from longlive_recipes.run_record import as_plain, code_version, hardware, replace_file
 
 
@@ -91,7 +91,7 @@ def write(
     return paths
 
 
-def _grid(rows: Rows) -> list[str]:
+def _grid(rows: Table) -> list[str]:
     """A table's lines: a row for each case, a column for each name."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = [["", *(name.replace("_", " ") for name in names)], ["---"] * (len(names) + 1)]
@@ -112,9 +112,9 @@ def _placed(record: dict[str, Any]) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
+def _number(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
     return (
         str(value) if isinstance(value, int) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
     )

@@ -6,7 +6,7 @@ Python. Nothing is written unless ``record.write`` is called with what was measu
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, assert_never
 
@@ -34,6 +34,12 @@ from longlive_recipes.bench.options import (
     PairsOptions,
     StartupOptions,
     TrainingStepOptions,
+)
+from longlive_recipes.bench.preset_options import (
+    BackendsOptions,
+    InvarianceOptions,
+    OfPreset,
+    PresetOptions,
 )
 from longlive_recipes.bench.ranks import reset_peak_memory
 from longlive_recipes.bench.record import command_line, stamped, table
@@ -113,6 +119,8 @@ def prepare(name: str, options: Options) -> Prepared:
                 return stamped(found, hidden, torch.device("cpu"), line)
 
             return Prepared(name=name, stem=options.stem(name), measure=started)
+        case PresetOptions() | InvarianceOptions() | BackendsOptions():
+            return _prepare_of_preset(name, options, command)
         case _:
             assert_never(options)
 
@@ -148,6 +156,44 @@ def _prepare_training(
     return Prepared(
         name=name, stem=options.stem(name), measure=measured, table=table_of, picture=picture
     )
+
+
+def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
+    """A benchmark at a preset's sizes, on a device that is known from here on."""
+    from longlive_recipes.bench import backends
+    from longlive_recipes.bench.invariance.measure import measure as invariance
+    from longlive_recipes.bench.preset.earlier import check_tree
+    from longlive_recipes.bench.preset.measure import measure as preset
+
+    kind = options.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    ranks = 1 if isinstance(options, BackendsOptions) else options.ranks
+    if kind == "cuda" and torch.cuda.device_count() < ranks:
+        raise ValueError(
+            f"{name} on {ranks} GPU(s), and this host has {torch.cuda.device_count()}: write "
+            f"--device cpu, or fewer --ranks."
+        )
+    device, about = torch.device(kind), find(name).about
+    told = replace(options, device=kind)
+    match told:
+        case PresetOptions():
+            if told.earlier is not None:
+                check_tree(told.earlier)
+            measure = partial(preset, told, device, about)
+        case InvarianceOptions():
+            measure = partial(invariance, told, device, about)
+        case BackendsOptions():
+            measure = partial(backends.measure, told, device, about)
+        case _:
+            assert_never(told)
+
+    def measured() -> dict[str, Any]:
+        return stamped({"benchmark": name, **measure()}, told, device, command)
+
+    stem = told.stem(name)
+    assert stem is not None, "the device is known"
+    return Prepared(name=name, stem=stem, measure=measured)
 
 
 def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:

@@ -109,12 +109,29 @@ def test_what_was_written_before_an_error_is_said(folder, monkeypatch):
     assert "Before that, out/kv_decode_cpu.json, out/kv_decode_cpu.md were written." in done.stderr
 
 
+def test_a_preset_and_invariance_are_named_by_options_of_their_own():
+    told = ("--preset", "tiny", "--baseline", "--ranks", "2", "--set", "quality=high")
+    plan = json.loads(bench(*told, "--dry-run", "--json").stdout)
+    assert list(plan) == ["preset"]
+    options = plan["preset"]
+    assert (options["preset"], options["baseline"], options["ranks"]) == ("tiny", True, 2)
+    assert options["quality"] == ["high"]
+    plan = json.loads(bench("--invariance", "--preset", "tiny", "--dry-run", "--json").stdout)
+    assert {name: one["preset"] for name, one in plan.items()} == {"invariance": "tiny"}
+    plan = json.loads(bench("backends", "--preset", "tiny", "--dry-run", "--json").stdout)
+    assert list(plan) == ["backends"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("genration",), "there is no benchmark 'genration'; did you mean 'generation'?"),
         (("nvfp4", "--list"), "--list names every benchmark, and nvfp4 is one to be run"),
         (("balanced_sp", "--seconds", "3"), "did you mean 'video_seconds'?"),
+        (("generation", "--preset", "5b"), "--preset is a benchmark of its own"),
+        (("--list", "--invariance"), "--invariance is a benchmark of its own"),
+        (("--preset", "6b"), "preset is one of pocket, 5b, tiny, got '6b'"),
+        (("--preset", "tiny", "--earlier", "none"), "which is to be read as the other tree"),
         (("generation", "--repeats", "0"), "repeats is at least 1, got 0"),
         (("generation", "--set", "pages=0"), "pages is at least 1, got 0"),
     ],

@@ -9,6 +9,11 @@ from longlive_recipes.bench.options import (
     PairsOptions,
     StartupOptions,
 )
+from longlive_recipes.bench.preset_options import (
+    BackendsOptions,
+    InvarianceOptions,
+    PresetOptions,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,16 @@ from longlive_recipes.bench.options import (
         (BalancedSPOptions, {"ranks": (0,)}, "a number of ranks is at least 1"),
         (BalancedSPOptions, {"repeats": 0}, "repeats is at least 1"),
         (StartupOptions, {"repeats": 0}, "repeats is at least 1"),
+        (PresetOptions, {"preset": "5B"}, "preset is one of pocket, 5b, tiny, got '5B'. Use"),
+        (PresetOptions, {"device": "tpu"}, "device is one of auto, cpu, cuda, got 'tpu'"),
+        (PresetOptions, {"quality": ("best",)}, "quality is one of lossless, high, got 'best'"),
+        (PresetOptions, {"quality": ()}, "quality names one tier or more"),
+        (PresetOptions, {"ranks": 3}, "ranks is at most 2"),
+        (PresetOptions, {"repeats": 0}, "repeats is at least 1"),
+        (PresetOptions, {"stream_blocks": -1}, "stream_blocks is at least 0"),
+        (InvarianceOptions, {"ranks": 9}, "ranks is at most 8"),
+        (InvarianceOptions, {"layers": 0}, "layers is at least 1"),
+        (BackendsOptions, {"repeats": 0}, "repeats is at least 1"),
     ],
 )
 def test_a_number_that_does_not_fit_is_refused(kind, values, message):
@@ -42,6 +57,7 @@ def test_what_is_to_be_read_has_to_be_there(tmp_path):
         (StartupOptions(), "write --set against=OTHER/bin/python"),
         (StartupOptions(against=tmp_path / "none"), "as the other interpreter"),
         (BenchOptions(model="./none"), "there is no model './none'"),
+        (PresetOptions(earlier=tmp_path / "none"), "as the other tree"),
         (BalancedSPOptions(video_model="./none"), "there is no model './none'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -53,4 +69,8 @@ def test_files_are_named_after_the_benchmark_and_the_device():
     assert BenchOptions(device="cuda:1").stem("nvfp4") == "nvfp4_cuda"
     stems = {name: one.options.stem(name) for name, one in BENCHMARKS.items()}
     assert stems["balanced_sp"] == "balanced_sp_cpu"
+    assert stems["preset"] is stems["invariance"] is stems["backends"] is None
+    assert PresetOptions(preset="5b", device="cuda").stem("preset") == "5b_cuda"
+    assert PresetOptions(preset="5b", device="cuda", ranks=2).stem("preset") == "5b_2_gpus_cuda"
+    assert InvarianceOptions(device="cpu").stem("invariance") == "pocket_invariance_cpu"
     assert (stems["pairs"], stems["startup"]) == ("pairs", "startup_cpu")

@@ -1,0 +1,1 @@
+"""`longlive bench --preset`: one model's stages apart and together, in several configurations."""

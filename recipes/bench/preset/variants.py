@@ -1,0 +1,108 @@
+"""Which configurations of a preset are compared, and what each promises; no torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from longlive_models.runtime_options import RuntimeOptions
+
+PLAIN, LOSSLESS, HIGH = "plain", "lossless", "high"
+
+PATHS = {PLAIN: "bf16", LOSSLESS: "bf16", HIGH: "fp8"}
+"""The weights of each tier."""
+
+MOST_ERROR = {PLAIN: 0.0, LOSSLESS: 0.0, HIGH: 0.3}
+"""How far the first block's latents may be from the plain path's, relative to them. Random weights
+carry an error on further than trained ones do: what it means for pictures is judged elsewhere."""
+
+MOST_ERROR_FOUR_BITS = 0.6
+"""The same for weights in four bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A configuration that is compared with the plain path, and timed if it is inside its tier.
+
+    Attributes:
+        name: what the tables call it.
+        tier: "plain" (the reference), "lossless" (its bytes) or "high" (a stated error).
+        weights, kv_cache: of ``RuntimeOptions``; the tier's weights unless given.
+        lane: where it decodes; the device's usual one unless given.
+        steps: denoising steps; the model's own unless given.
+        beside: the variant whose seconds its own are compared with.
+        end_to_end: whether a stream of it is timed.
+        timed: False for one that is only a reference.
+        most_error: how far its first block may be from the plain path's.
+    """
+
+    name: str
+    tier: str
+    weights: str | None = None
+    kv_cache: str = "bf16"
+    lane: str = "auto"
+    steps: int | None = None
+    beside: str | None = None
+    end_to_end: bool = False
+    timed: bool = True
+    most_error: float = field(default=0.0)
+
+    def runtime(self, device: str) -> RuntimeOptions:
+        """What a pipeline of it is told."""
+        return RuntimeOptions(
+            device=device,
+            weights=PATHS[self.tier] if self.weights is None else self.weights,
+            kv_cache=self.kv_cache,
+            lane=self.lane,
+        )
+
+    @property
+    def reference(self) -> "Variant":
+        """The plain path with as many steps; a lossless one's has its form of cache too."""
+        cache = self.kv_cache if self.tier == LOSSLESS else "bf16"
+        names = [PLAIN, *([f"{cache} cache"] if cache != "bf16" else [])]
+        names += [f"{self.steps} steps"] if self.steps is not None else []
+        return Variant(
+            name=", ".join(names), tier=PLAIN, kv_cache=cache, steps=self.steps, timed=False
+        )
+
+
+def variants(
+    qualities: tuple[str, ...], *, baseline: bool, ranks: int, second: str
+) -> tuple[Variant, ...]:
+    """The configurations of a run, the plain path first if it is timed.
+
+    ``second`` is the lane that decodes on the second device, where ``ranks`` is 2.
+    """
+    plain = (Variant(name=PLAIN, tier=PLAIN, end_to_end=True),) if baseline else ()
+    rows = [row for quality in qualities for row in _of_tier(quality, ranks, second)]
+    return (*plain, *rows)
+
+
+def _of_tier(tier: str, ranks: int, second: str) -> Iterator[Variant]:
+    most = MOST_ERROR[tier]
+    yield Variant(name=tier, tier=tier, beside=PLAIN, end_to_end=True, most_error=most)
+    yield Variant(name=f"{tier}, 2 steps", tier=tier, steps=2, beside=tier, most_error=most)
+    yield Variant(
+        name=f"{tier}, NVFP4 cache",
+        tier=tier,
+        kv_cache="nvfp4",
+        beside=tier,
+        most_error=MOST_ERROR_FOUR_BITS if most else 0.0,
+    )
+    if tier == HIGH:
+        yield Variant(
+            name="NVFP4 weights and cache",
+            tier=tier,
+            weights="nvfp4",
+            kv_cache="nvfp4",
+            beside=tier,
+            most_error=MOST_ERROR_FOUR_BITS,
+        )
+    if ranks > 1:
+        yield Variant(
+            name=f"{tier}, decoding on the second GPU",
+            tier=tier,
+            lane=second,
+            beside=tier,
+            end_to_end=True,
+            most_error=most,
+        )

@@ -1,0 +1,70 @@
+"""A preset at a tiny size: everything is compared, then timed, on the path that a GPU takes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from longlive_recipes.bench.preset import variants
+from longlive_recipes.bench.preset_options import PresetOptions
+from longlive_recipes.bench.run import prepare
+
+ROOT = Path(__file__).parents[4]
+BLOCKS, ERRORS = "A block over a full window", "Latents' error by block, relative"
+
+
+def told(**changed: object) -> PresetOptions:
+    usual = {"preset": "tiny", "device": "cpu", "repeats": 1, "stream_blocks": 1}
+    return PresetOptions(**{**usual, **changed})
+
+
+def test_every_configuration_is_compared_and_timed():
+    prepared = prepare("preset", told(baseline=True, ranks=2, quality=("lossless",)))
+    assert prepared.stem == "tiny_2_gpus_cpu"
+    record = prepared.measure()
+    parts = record["parts"]
+    rows = variants.variants(("lossless",), baseline=True, ranks=2, second="device:cpu")
+    names = [one.name for one in rows]
+    assert list(parts[BLOCKS]) == names
+    for row in parts[BLOCKS].values():
+        assert row["error"] == "same bytes"
+        assert 0 < row["a_step"] < row["seconds_p50"] <= row["seconds_p90"]
+        assert row["frames_a_second"] == pytest.approx(8 / row["seconds_p50"])
+    assert parts[BLOCKS]["lossless, 2 steps"]["seconds_over"].endswith("of lossless")
+    assert set(parts[ERRORS]["lossless, NVFP4 cache"].values()) == {0.0}
+    streamed = ["plain", "lossless", "lossless, decoding on the second GPU"]
+    assert list(parts["End to end"]) == streamed
+    assert list(parts["Decoding a block"]) == streamed
+    assert "lossless: the bytes of the plain path" in record["checked"]
+    assert record["backends"]
+    assert prepared.table(record).count("| lossless |") == 5
+
+
+def test_what_is_outside_its_tier_has_no_time(monkeypatch):
+    monkeypatch.setitem(variants.PATHS, variants.LOSSLESS, "fp8")
+    record = prepare("preset", told(quality=("lossless", "high"), stream_blocks=0)).measure()
+    row = record["parts"][BLOCKS]["lossless"]
+    assert row == {"error": row["error"]}
+    assert row["error"].startswith("not timed: outside its tier: 0.0")
+    for name in ("high", "high, 2 steps", "high, NVFP4 cache", "NVFP4 weights and cache"):
+        assert record["parts"][BLOCKS][name]["seconds_p50"] > 0
+        assert 0.01 < record["parts"][ERRORS][name]["block_0"] < 0.2
+    assert "lossless" not in record["parts"]["Decoding a block"]
+    with pytest.raises(AssertionError, match="lossless: outside its tier"):
+        prepare("preset", told(quality=("lossless",))).measure()
+
+
+def test_an_earlier_trees_block_takes_turns():
+    record = prepare("preset", told(quality=("lossless",), earlier=ROOT, stream_blocks=0)).measure()
+    rows = record["parts"][BLOCKS]
+    earlier, own = rows["the earlier tree"]["seconds_p50"], rows["lossless"]["seconds_p50"]
+    assert rows["lossless"]["times_earlier_speed"] == pytest.approx(earlier / own)
+    assert record["parts"]["Decoding a block"]["the earlier tree"]["seconds_p50"] > 0
+
+
+def test_what_cannot_be_measured_is_refused_beforehand(tmp_path):
+    with pytest.raises(ValueError, match="has no package longlive_core: .*git archive COMMIT"):
+        prepare("preset", told(earlier=tmp_path))
+    if torch.cuda.device_count() < 2:
+        with pytest.raises(ValueError, match=r"preset on 2 GPU\(s\), and this host has"):
+            prepare("preset", told(device="cuda", ranks=2))
