@@ -112,22 +112,22 @@ class ParallelTransformer(WanTransformer):
         )
         return self.sp.gather(own, 2)
 
-    def _patches(self, latents: Tensor) -> Tensor:
-        return self._own(super()._patches(self._in_place(latents, 2)), 1)
+    def embed_latents(self, latents: Tensor) -> Tensor:
+        return self._own(super().embed_latents(self._in_place(latents, 2)), 1)
 
-    def _times(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+    def embed_timesteps(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
         own = timesteps.unflatten(1, (copies, len(self.sp.frames), -1))
-        time, modulation = super()._times(self._in_place(own, 2).flatten(1), copies)
+        time, modulation = super().embed_timesteps(self._in_place(own, 2).flatten(1), copies)
         split = (copies, self.sp.partition.frames, -1)
         time, modulation = (
             self._own(x.unflatten(1, split), 2).flatten(1, 3) for x in (time, modulation)
         )
         return time, modulation
 
-    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+    def read_out(self, x: Tensor, time: Tensor) -> Tensor:
         own = (len(self.sp.frames), -1)
         x, time = (self._in_place(y.unflatten(1, own), 1).flatten(1, 2) for y in (x, time))
-        whole = super()._values(x, time).unflatten(1, (self.sp.partition.frames, -1))
+        whole = super().read_out(x, time).unflatten(1, (self.sp.partition.frames, -1))
         return self._own(whole, 1).flatten(1, 2)
 
     def _in_place(self, own: Tensor, dim: int) -> Tensor:

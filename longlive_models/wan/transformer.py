@@ -170,13 +170,13 @@ class WanTransformer(nn.Module):
         grid = (latents.shape[3] // rows, latents.shape[4] // columns)
         copies = 1 if clean is None else 2
         with torch.autocast(latents.device.type, enabled=False):
-            x = self._patches(latents)
+            x = self.embed_latents(latents)
             if clean is not None:
-                x = torch.cat((self._patches(clean), x), dim=1)
+                x = torch.cat((self.embed_latents(clean), x), dim=1)
                 if clean_timesteps is None:
                     clean_timesteps = torch.zeros_like(timesteps)
                 timesteps = torch.cat((clean_timesteps, timesteps), dim=1)
-            time, modulation = self._times(timesteps, copies)
+            time, modulation = self.embed_timesteps(timesteps, copies)
         key_rotation = None
         if key_positions is not None:
             key_rotation = self._rotation(latents, key_positions, grid, t_scale, 1)
@@ -193,15 +193,15 @@ class WanTransformer(nn.Module):
         x = self._run_blocks(x, modulation, text, context)
         x, time = x.chunk(copies, dim=1)[-1], time.chunk(copies, dim=1)[-1]
         with torch.autocast(latents.device.type, enabled=False):
-            x = self._values(x.to(time.dtype), time)
+            x = self.read_out(x.to(time.dtype), time)
         x = x.flatten(1, 2).unflatten(1, (latents.shape[2], -1))
         return unpatchify(x, grid, self.config.patch_size).to(latents.dtype)
 
-    def _patches(self, latents: Tensor) -> Tensor:
+    def embed_latents(self, latents: Tensor) -> Tensor:
         """Tokens of latents: [batch, frames, tokens, dim]."""
         return self.patch_embedding(latents)
 
-    def _times(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+    def embed_timesteps(self, timesteps: Tensor, copies: int) -> tuple[Tensor, Tensor]:
         """Embedded timesteps, and the modulation that they give: [batch, steps, dim], [.., 6, dim].
 
         ``timesteps`` has those of ``copies`` of the frames, one copy after another.
@@ -210,7 +210,7 @@ class WanTransformer(nn.Module):
         time = self.time_embedding(sinusoid(timesteps, self.config.freq_dim).to(dtype))
         return time, self.time_projection(time).unflatten(2, (6, -1))
 
-    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+    def read_out(self, x: Tensor, time: Tensor) -> Tensor:
         """What the head makes of tokens, [batch, steps, tokens, dim], and their embedded steps."""
         return self.head(x, time)
 

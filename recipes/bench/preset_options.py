@@ -5,10 +5,10 @@ from pathlib import Path
 
 from longlive_core.checks import shown, switch, whole
 from longlive_core.names import did_you_mean
+from longlive_models.choices import QUALITIES
 from longlive_recipes.generation.inputs import Named, require_inputs
 
 PRESETS = ("pocket", "5b", "tiny")
-QUALITIES = ("lossless", "high")
 MOST = 2**20
 MOST_RANKS = 8
 
@@ -43,8 +43,8 @@ class _OfPreset:
         """What is read: nothing, or what ships."""
         return []
 
-    def _stem(self, what: str) -> str | None:
-        return None if self.device == "auto" else f"{self.preset}{what}_{self.device}"
+    def _stem(self, *what: str) -> str | None:
+        return None if self.device == "auto" else "_".join((self.preset, *what, self.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class PresetOptions(_OfPreset):
 
     def stem(self, name: str) -> str | None:
         """What the files are called; None until "auto" is a device."""
-        return self._stem("" if self.ranks == 1 else f"_{self.ranks}_gpus")
+        return self._stem(*(() if self.ranks == 1 else (f"{self.ranks}_gpus",)))
 
     def inputs(self) -> list[Named]:
         """The other tree. Raises ValueError if it is not there."""
@@ -119,7 +119,7 @@ class InvarianceOptions(_OfPreset):
 
     def stem(self, name: str) -> str | None:
         """What the files are called; None until "auto" is a device."""
-        return self._stem("_invariance")
+        return self._stem("invariance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class BackendsOptions(_OfPreset):
 
     def stem(self, name: str) -> str | None:
         """What the files are called; None until "auto" is a device."""
-        return self._stem("_backends")
+        return self._stem("backends")
 
 
 OfPreset = PresetOptions | InvarianceOptions | BackendsOptions

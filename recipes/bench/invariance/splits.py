@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longlive_recipes.bench.options import Table
 
-REFUSED = (RuntimeError, ValueError, NotImplementedError)
+REFUSED = (RuntimeError, ValueError)
 """What a kernel raises that does not take so few things."""
 
 

@@ -65,7 +65,8 @@ class Worker:
         self.vae.reset_statistics()
         self.vae.channels_last_()
         self.generator = self._generator(dtype)
-        self.index, self.latents, self.state = 0, torch.empty(0, device=self.device), None
+        self.index, self.state = 0, None
+        self.latents = torch.empty(0, dtype=torch.float32, device=self.device)
 
     def answer(self, order: str) -> dict[str, Any]:
         """Do what is said: "fill" the window, make a "block", or "decode" the last one."""

@@ -49,6 +49,7 @@ class Variant:
         """What a pipeline of it is told."""
         return RuntimeOptions(
             device=device,
+            quality=HIGH if self.tier == HIGH else LOSSLESS,
             weights=PATHS[self.tier] if self.weights is None else self.weights,
             kv_cache=self.kv_cache,
             lane=self.lane,
