@@ -14,7 +14,7 @@ from longlive_models.vae.layers import unfolding
 VALUES_PER_PROGRAM = 4096
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])  # one compiled kernel for any size
 def _join_phases(
     phases_ptr,
     bias_ptr,

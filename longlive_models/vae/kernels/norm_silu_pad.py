@@ -49,7 +49,12 @@ def _norm_silu(
     return tl.div_rn(y, 1.0 + _exp(-y, COMPILED)).to(KIND)
 
 
-@triton.jit
+_SIZES = [
+    "past_sample", "past_frame", "past_row", "past_column", "frames", "positions", "width"
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_SIZES)  # one compiled kernel for frames of any size
 def _norm_silu_pad(
     x_ptr,
     bias_ptr,
@@ -75,7 +80,10 @@ def _norm_silu_pad(
     LEVELS: tl.constexpr,
     COMPILED: tl.constexpr,
 ):
-    """ROWS positions of a frame: of the PAST ones in front, or of the ``frames`` after them."""
+    """ROWS positions of a frame: of the PAST ones in front, or of the ``frames`` after them.
+
+    Strides of the past count positions.
+    """
     KIND: tl.constexpr = padded_ptr.dtype.element_ty
     position = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     channel = tl.arange(0, 1 << LEVELS)
@@ -87,7 +95,8 @@ def _norm_silu_pad(
     if frame < PAST:
         place = sample.to(tl.int64) * past_sample + frame.to(tl.int64) * past_frame
         place += position // width * past_row + position % width * past_column
-        y = tl.load(past_ptr + place[:, None] + channel[None, :], mask=mask, other=0.0).to(KIND)
+        at = place[:, None] * C + channel[None, :]
+        y = tl.load(past_ptr + at, mask=mask, other=0.0).to(KIND)
     else:
         at = (sample * frames + frame - PAST).to(tl.int64) * positions * C + inside
         x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
@@ -120,6 +129,10 @@ def norm_silu_pad(
     """See ``fused_passes.norm_silu_pad``; with a shortcut the sum is written over ``x``."""
     samples, frames, height, width, channels = x.shape
     before = past.shape[1]
+    strides = past.stride()
+    if strides[4] != 1 or any(stride % channels for stride in strides[:4]):
+        past = past.contiguous()
+        strides = past.stride()
     padded = x.new_empty(samples, before + frames, height, width, channels)
     kept = x.new_empty(past.shape) if keep else None
     levels = max(1, (channels - 1).bit_length())
@@ -132,7 +145,7 @@ def norm_silu_pad(
         past,
         padded,
         padded if kept is None else kept,
-        *past.stride()[:4],
+        *(stride // channels for stride in strides[:4]),
         frames,
         height * width,
         width,

@@ -66,11 +66,11 @@ from triton.compiler import ASTSource
 from longlive_models.vae.kernels.join_phases import _join_phases
 from longlive_models.vae.kernels.norm_silu_pad import _norm_silu_pad
 
-def ptx(kernel, aligned, **constants):
+def ptx(kernel, **constants):
     kinds = {name: "i32" for name in kernel.arg_names} | {"scale": "fp32"}
     kinds |= {name: "*bf16" for name in kernel.arg_names if name.endswith("_ptr")}
     kinds |= {name: "constexpr" for name in constants}
-    names = [name for name in kernel.arg_names if name.endswith("_ptr") or name in aligned]
+    names = [name for name in kernel.arg_names if name.endswith("_ptr")]
     attrs = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in names}
     signature = {name: kinds[name] for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
@@ -78,14 +78,13 @@ def ptx(kernel, aligned, **constants):
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
 given = {"PAST": 2, "BIAS": True, "SHORTCUT": True, "KEEP": True, "COMPILED": True}
-strides = ("past_sample", "past_frame", "past_row", "past_column", "positions", "width")
 for levels in (8, 10):
-    code = ptx(_norm_silu_pad, strides, C=1 << levels, LEVELS=levels, ROWS=4096 >> levels, **given)
+    code = ptx(_norm_silu_pad, C=1 << levels, LEVELS=levels, ROWS=4096 >> levels, **given)
     fused = [line for line in code.splitlines() if "fma." in line and ".ftz" not in line]
     assert not fused, "only the exponential multiplies and adds at once"
     assert "ld.global.v4.b32" in code and "ld.global.b16" not in code, levels
     assert set(re.findall(r"st[.]global[.a-z0-9]*", code)) == {"st.global.v4.b32"}, levels
-code = ptx(_join_phases, (), TIME=2, C=1024, START_C=1024, REPEAT=1, UNFOLD_TIME=1, UNFOLD_ROW=1,
+code = ptx(_join_phases, TIME=2, C=1024, START_C=1024, REPEAT=1, UNFOLD_TIME=1, UNFOLD_ROW=1,
            UNFOLD_COLUMN=1, POSITIONS=4, WIDTH=1024)
 assert "fma." not in code
 assert set(re.findall(r"(?:ld|st)[.]global[.a-z0-9]*", code)) == {"ld.global.v4.b32",
