@@ -7,11 +7,13 @@ latents that writes the block's keys and values to it.
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longlive_core.checks import real, whole
+from longlive_core.host_numbers import numbers_on
 from longlive_core.kv_cache import AbsolutePositions, PagedKVCache, PositionPolicy
 from longlive_core.noise import gaussian
 from longlive_models.diffusion import BlockSampler, guide, sample, x0_from_velocity
@@ -348,16 +350,13 @@ class BlockGenerator:
         memory: Memory,
         *,
         store: bool = False,
-    ) -> Tensor:
-        """The velocity that the model predicts; under guidance, for both branches side by side."""
+    ) -> Any:
+        """The velocity, under guidance of both branches; a pass that stores ends without one."""
         if self.guidance != 1:
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
         order, frames = self.cache.order, self.model.config.frames_per_block
         places = self.positions.places(order, block, frames, offset)
-
-        def tensor(numbers: tuple[float, ...]) -> Tensor:
-            return torch.tensor(numbers, dtype=torch.float64, device=latents.device)
-
+        tensor = partial(numbers_on, latents.device, dtype=torch.float64)
         return self.model(
             latents.to(self.dtype),
             timesteps,
@@ -367,6 +366,7 @@ class BlockGenerator:
             t_scale=self.t_scale,
             memory=memory,
             store=store,
+            velocity=not store,
         )
 
     def _fill_page(self, latents: Tensor, text: TextContext, block: int, offset: float) -> None:
@@ -389,7 +389,7 @@ class BlockGenerator:
         shape = (self.model.config.in_channels, *self.latent_size)
         drawn = [frame + step * NOISE_OF_A_STEP for frame in frames]
         noise = torch.stack([gaussian(seed, drawn, shape) for seed in self.seeds]).transpose(1, 2)
-        if self.device.type == "cuda":  # from pinned memory the host need not wait for the copy
+        if self.device.type == "cuda":  # from pinned memory the host need not wait
             return noise.pin_memory().to(self.device, non_blocking=True)
         return noise.to(self.device)
 

@@ -126,7 +126,9 @@ class Runtime:
         if self.weights in PRECISIONS:
             return None
         if self.weights == "fp8":
-            return float8.Float8Config(backend=self.linear, strict=self.strict)
+            return float8.Float8Config(
+                backend=self.linear, strict=self.strict, quality=self.quality
+            )
         best = nvfp4.LinearConfig().weight
         activation = best if self.weights == "nvfp4-w4a4" else None
         return nvfp4.LinearConfig(

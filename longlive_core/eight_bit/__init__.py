@@ -10,4 +10,5 @@ from longlive_core.eight_bit.int8_codec import Int8PageCodec as Int8PageCodec
 from longlive_core.eight_bit.page_codec import DECODE_BYTE_PAGES as DECODE_BYTE_PAGES
 from longlive_core.eight_bit.page_codec import EightBitPageCodec as EightBitPageCodec
 from longlive_core.eight_bit.rowwise import ENCODE_ROWS as ENCODE_ROWS
+from longlive_core.eight_bit.rowwise import EncodedRows as EncodedRows
 from longlive_core.eight_bit.rowwise import encode_rows as encode_rows

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Receipt, Request, needs_triton
 from longlive_core.checks import text
+from longlive_core.host_numbers import numbers_on
 
 PageShape = tuple[int, int, int, int]  # samples, tokens, heads, head_dim
 Page = Float[Tensor, "samples tokens heads head_dim"]
@@ -120,7 +121,7 @@ class EightBitPageCodec(ABC):
 @functools.lru_cache(maxsize=1024)
 def slot_tensor(device: torch.device, slots: tuple[int, ...]) -> Int32[Tensor, "slots"]:
     """A list of slots on a device. Few lists come up, so that they seldom have to be copied."""
-    return torch.tensor(slots, dtype=torch.int32, device=device)
+    return numbers_on(device, slots, torch.int32)
 
 
 @functools.cache

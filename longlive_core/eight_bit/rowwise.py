@@ -13,9 +13,10 @@ are not defined.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float8e4m3fn, Float32, Shaped
 from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Request, needs_triton
@@ -24,6 +25,13 @@ from longlive_core.eight_bit.format import LARGEST
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 Encoded = tuple[Shaped[Tensor, "rows cols"], Float32[Tensor, "rows 1"]]
+
+
+class EncodedRows(NamedTuple):
+    """Rows in E4M3, each with its scale: what a product in FP8 takes in place of numbers."""
+
+    codes: Float8e4m3fn[Tensor, "*batch cols"]
+    scales: Float32[Tensor, "*batch 1"]
 
 
 def encode_rows(

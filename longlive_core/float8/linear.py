@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
 from longlive_core.checks import shown, switch, text, whole
-from longlive_core.eight_bit.rowwise import ENCODE_ROWS
+from longlive_core.eight_bit.rowwise import ENCODE_ROWS, EncodedRows
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
@@ -37,11 +37,13 @@ class Float8Config:
             activations by 1x128 and weights by 128x128 (more accurate with outlier channels).
         backend: a name of the table behind ``longlive_core.float8.matmul``, or "auto".
         strict: refuse to emulate.
+        quality: the tier that "auto" may take: "high" sums in fewer bits. Not stored.
     """
 
     scaling: Literal["row", "block"] = "row"
     backend: str = "auto"
     strict: bool = False
+    quality: str = "lossless"
 
     def __post_init__(self) -> None:
         if self.scaling not in ("row", "block"):
@@ -165,7 +167,10 @@ class Float8Linear(FrozenLinear):
             linear.bias = nn.Parameter(self.bias.detach().to(dtype))
         return linear.train(self.training)
 
-    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+    def forward(self, x: Float[Tensor, "*batch in"] | EncodedRows) -> Float[Tensor, "*batch out"]:
+        """The product; rows that are in E4M3 already give it in the layer's working type."""
+        if isinstance(x, EncodedRows):
+            return self._of_rows(x)
         features("Float8Linear", x, self.in_features)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -174,6 +179,29 @@ class Float8Linear(FrozenLinear):
             rows = x.to(dtype).reshape(-1, self.in_features)
             y = _Product.apply(rows, self.weight_codes, self.weight_scales, bias, self.config)
         return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _of_rows(self, x: EncodedRows) -> Tensor:
+        if self.config.activation is not Scaling.ROW:
+            raise ValueError(
+                f"this Float8Linear scales its inputs by {self.config.activation.value}, got rows "
+                f"with a scale each. Pass it numbers."
+            )
+        rows = Float8Tensor(
+            codes=x.codes.reshape(-1, self.in_features),
+            scales=x.scales.reshape(-1, 1),
+            scaling=Scaling.ROW,
+        )
+        dtype = self.working_dtype
+        y = matmul(
+            rows,
+            _weight(self.weight_codes, self.weight_scales, self.config),
+            bias=None if self.bias is None else self.bias.to(dtype),
+            out_dtype=dtype,
+            backend=self.config.backend,
+            strict=self.config.strict,
+            quality=self.config.quality,
+        )
+        return y.view(*x.codes.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
         """What runs where the weight is, in the bias's type (bfloat16 without one)."""
@@ -236,6 +264,7 @@ class _Product(torch.autograd.Function):
             out_dtype=x.dtype,
             backend=config.backend,
             strict=config.strict,
+            quality=config.quality,
         )
 
     @staticmethod
@@ -267,7 +296,7 @@ def linear_receipts(
     operation = operation_for(config.activation, config.weight)
     return (
         ENCODE_ROWS.receipt(Request(device=device, dtype=dtype)),
-        receipt(operation, device, dtype, config.backend, config.strict),
+        receipt(operation, device, dtype, config.backend, config.strict, config.quality),
     )
 
 

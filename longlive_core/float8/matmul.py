@@ -20,10 +20,12 @@ def matmul(
     out_dtype: torch.dtype = torch.bfloat16,
     backend: str = "auto",
     strict: bool = False,
+    quality: str = "lossless",
 ) -> Float[Tensor, "rows cols"]:
     """``a b^T + bias``, summed in float32 and rounded once to ``out_dtype``, the bias's type.
 
-    Both are scaled by rows, or ``a`` by 1x128 and ``b`` by 128x128. ``strict`` refuses emulation.
+    Both are scaled by rows, or ``a`` by 1x128 and ``b`` by 128x128. ``strict`` refuses emulation,
+    ``quality="high"`` lets "auto" sum in fewer bits.
     Raises ValueError for other pairs and sizes, ``BackendUnavailable`` as every operation does.
     """
     operation = operation_for(a.scaling, b.scaling)
@@ -40,7 +42,7 @@ def matmul(
             f"float8.matmul adds a bias of {columns} numbers in the result's type, {out_dtype}, "
             f"got {tuple(bias.shape)} in {bias.dtype}: both are rounded together. Convert the bias."
         )
-    name = _choose(operation.name, a.codes.device, out_dtype, backend, strict)
+    name = _choose(operation.name, a.codes.device, out_dtype, backend, strict, quality)
     return operation.named(name).run(a, b, bias, out_dtype)
 
 
@@ -67,9 +69,11 @@ def receipt(
     dtype: torch.dtype,
     backend: str = "auto",
     strict: bool = False,
+    quality: str = "lossless",
 ) -> Receipt:
     """Which backend a product takes whose result is of ``dtype``, and why."""
-    return operation.receipt(Request(device=device, dtype=dtype), backend, strict=strict)
+    request = Request(device=device, dtype=dtype, quality=quality)
+    return operation.receipt(request, backend, strict=strict)
 
 
 def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
@@ -78,12 +82,16 @@ def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
 
 
 @_constant_when_compiled
-def _choose(name: str, device: torch.device, dtype: torch.dtype, backend: str, strict: bool) -> str:
-    return _chosen(name, device, dtype, backend, strict)
+def _choose(
+    name: str, device: torch.device, dtype: torch.dtype, backend: str, strict: bool, quality: str
+) -> str:
+    return _chosen(name, device, dtype, backend, strict, quality)
 
 
 @functools.cache
-def _chosen(name: str, device: torch.device, dtype: torch.dtype, backend: str, strict: bool) -> str:
+def _chosen(
+    name: str, device: torch.device, dtype: torch.dtype, backend: str, strict: bool, quality: str
+) -> str:
     """Asked once: a device does not change its mind."""
     operation = next(one for one in (ROW_MATMUL, BLOCK_MATMUL) if one.name == name)
-    return receipt(operation, device, dtype, backend, strict).backend
+    return receipt(operation, device, dtype, backend, strict, quality).backend

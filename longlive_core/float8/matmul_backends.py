@@ -5,6 +5,8 @@ is emulated: decode, then multiply in float32, which is what the hardware's resu
 is ``run(a, b, bias, out_dtype)``.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import ScalingType, pad, scaled_mm
@@ -19,9 +21,17 @@ from longlive_core.backends import (
 )
 from longlive_core.float8.tensor import Float8Tensor, dequantize
 
+FEW_ROWS = 32
+"""Of so many rows, cuBLAS refuses sums over 14,336 numbers that are accumulated fast."""
+
 
 def _scaled_mm_rows(
-    a: Float8Tensor, b: Float8Tensor, bias: Tensor | None, out_dtype: torch.dtype
+    a: Float8Tensor,
+    b: Float8Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+    *,
+    fast: bool = False,
 ) -> Tensor:
     return scaled_mm(
         a.codes,
@@ -32,6 +42,7 @@ def _scaled_mm_rows(
         scale_recipe_b=ScalingType.RowWise,
         bias=bias,
         output_dtype=out_dtype,
+        use_fast_accum=fast and a.codes.shape[0] > FEW_ROWS,
     )
 
 
@@ -75,6 +86,12 @@ def _needs_cuda_12_9(request: Request) -> str | None:
 ROW_MATMUL = Operation(
     "float8.matmul",
     (
+        Backend(  # sums stay in the tensor cores' own accumulators, of fewer bits than float32
+            name="scaled_mm_fast",
+            run=partial(_scaled_mm_rows, fast=True),
+            why_not=all_of(needs_compute_capability((8, 9)), needs_dtype(torch.bfloat16)),
+            quality="high",
+        ),
         Backend(
             name="scaled_mm",
             run=_scaled_mm_rows,

@@ -187,6 +187,10 @@ class PagedKVCache(NotCopied):
         if clean and self._summaries is not None:
             self._summaries[own.slot, layer] = k.detach().float().mean(1)
 
+    def room(self, layer: int) -> tuple[Block, Block] | None:
+        """Where ``write`` would put a layer's keys and values; None if it copies in any case."""
+        return self._in_progress("room").room(self._layer("room", layer))
+
     def read(self, layer: int) -> tuple[Visible, Visible]:
         """Keys and values of every page the block sees, its own included.
 

@@ -96,8 +96,11 @@ class PlainCodec:
         return torch.empty(samples, slots, *page, dtype=self.dtype, device=device)
 
     def write(self, store: Tensor, slot: int, page: Page) -> None:
-        """Copy ``page`` into ``slot``, rounding to the codec's type."""
-        store[:, slot].copy_(page)
+        """Copy ``page`` into ``slot``, rounding to the codec's type, unless it lies there."""
+        there = store[:, slot]
+        lies = (page.data_ptr(), page.stride(), page.dtype)
+        if lies != (there.data_ptr(), there.stride(), there.dtype):
+            there.copy_(page)
 
     def read(
         self, stores: Sequence[Tensor], slots: Sequence[int], outs: Sequence[Page] | None = None

@@ -109,6 +109,13 @@ class OpenBlock:
         if clean:
             self.clean.add(layer)
 
+    def room(self, layer: int) -> tuple[Block, Block] | None:
+        """Where a whole block's keys and values will lie as they are; None if they are copied."""
+        if self._encodes or self.tokens < self._layout.tokens_per_page:
+            return None
+        keys, values = (store[:, slot] for store, slot in self._references.stores(layer, self.slot))
+        return keys, values
+
     def read(self, layer: int) -> tuple[Visible, Visible]:
         """Keys and values of every page seen, in the order of ``slots``."""
         if layer not in self._written or (self._encodes and layer != self._last_written):

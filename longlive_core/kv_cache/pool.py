@@ -162,7 +162,7 @@ class PageReferences:
 
     def write(self, layer: int, slot: int, pages: tuple[Page, Page]) -> None:
         """Store keys and values in a slot that was claimed."""
-        for (store, index), page in zip(self._stores(layer, slot), pages, strict=True):
+        for (store, index), page in zip(self.stores(layer, slot), pages, strict=True):
             self.pool.codec.write(store, index, page)
 
     def read(self, layer: int, slots: Sequence[int], outs: Sequence[Page] | None) -> Sequence[Page]:
@@ -204,12 +204,13 @@ class PageReferences:
         return {
             f"{kind}.{name}": tensor
             for kind, (store, index) in zip(
-                ("keys", "values"), self._stores(layer, slot), strict=True
+                ("keys", "values"), self.stores(layer, slot), strict=True
             )
             for name, tensor in self.pool.codec.page(store, index).items()
         }
 
-    def _stores(self, layer: int, slot: int) -> list[tuple[Any, int]]:
+    def stores(self, layer: int, slot: int) -> list[tuple[Any, int]]:
+        """The stores of keys and of values, each with the slot's place in it."""
         chunk, index = self._find(slot)
         return [(store, index) for store in chunk[layer]]
 

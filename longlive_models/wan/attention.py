@@ -9,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask, attention, masked_attention
+from longlive_core.eight_bit import EncodedRows
+from longlive_core.float8 import Float8Linear
+from longlive_core.fused import rotate_heads
 from longlive_models.wan.recomputation import Attend, KeptAttention
 from longlive_models.wan.rope import Rotation, rotate
 
@@ -34,6 +37,14 @@ class Memory(Protocol):
 
         They may have any float dtype: attention casts them to the queries'.
         """
+
+
+@runtime_checkable
+class RoomyMemory(Memory, Protocol):
+    """A memory that lets keys and values be computed where it will keep them."""
+
+    def room(self, layer: int) -> KeysValues | None:
+        """Where a layer's keys and values will lie; None if they are copied."""
 
 
 @runtime_checkable
@@ -106,18 +117,53 @@ class RMSNorm(nn.RMSNorm):
         return nn.functional.rms_norm(x, self.normalized_shape, weight, self.eps).to(x.dtype)
 
 
+def takes_rows(*linears: nn.Module) -> bool:
+    """Whether these linears multiply rows in E4M3, and their input may be handed to them so."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return all(
+        isinstance(linear, Float8Linear)
+        and linear.config.scaling == "row"
+        and not torch.is_autocast_enabled(linear.weight_codes.device.type)
+        for linear in linears
+    )
+
+
 class _Projections(nn.Module):
-    """The four linears and two norms that both attentions have; norms are over all heads."""
+    """The four linears and two norms that both attentions have; norms are over all heads.
+
+    ``fused`` names the backend of norm and rotation.
+    """
 
     def __init__(self, dim: int, num_heads: int, eps: float, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.fused = "auto"
         self.q = nn.Linear(dim, dim, dtype=torch.float32)
         self.k = nn.Linear(dim, dim, dtype=torch.float32)
         self.v = nn.Linear(dim, dim, dtype=torch.float32)
         self.o = nn.Linear(dim, dim, dtype=torch.float32)
         self.norm_q = RMSNorm(dim, eps, dtype=torch.float32) if qk_norm else nn.Identity()
         self.norm_k = RMSNorm(dim, eps, dtype=torch.float32) if qk_norm else nn.Identity()
+
+    def heads(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        norm: nn.Module,
+        rotation: Rotation | None = None,
+        out: Heads | None = None,
+    ) -> Heads:
+        """Queries or keys of all heads: normalized, and rotated if there is a rotation."""
+        normed = isinstance(norm, RMSNorm)
+        return rotate_heads(
+            x,
+            self.num_heads,
+            weight=norm.weight if normed else None,
+            eps=norm.eps if normed else None,
+            angles=None if rotation is None else (rotation.cos, rotation.sin),
+            out=out,
+            backend=self.fused,
+        )
 
     def split(self, x: Float[Tensor, "*batch tokens dim"]) -> Tensor:
         """[..., tokens, dim] -> [..., tokens, heads, head_dim]."""
@@ -145,18 +191,15 @@ class SelfAttention(_Projections):
         self.quality = "lossless"
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], context: AttentionContext
+        self, x: Float[Tensor, "batch tokens dim"] | EncodedRows, context: AttentionContext
     ) -> Float[Tensor, "batch tokens dim"]:
         """Attend; ``x`` has this rank's tokens, mask and memory are for the whole sequence.
 
         Values are sent to other ranks while keys are computed, and keys while queries are.
         """
         exchange, memory, key_rotation = context.exchange, context.memory, context.key_rotation
-        v_arriving = exchange.start(self.split(self.v(x)))
-        k = self.split(self.norm_k(self.k(x)))
-        k_arriving = exchange.start(rotate(k, context.rotation) if key_rotation is None else k)
-        q = self.split(self.norm_q(self.q(x)))
-        q_arriving = exchange.start(rotate(q, context.rotation))
+        k_arriving, v_arriving = self._start_keys_values(x, context)
+        q_arriving = exchange.start(self.heads(self.q(x), self.norm_q, context.rotation))
         q, k, v = q_arriving.wait(), k_arriving.wait(), v_arriving.wait()
         if memory is not None:
             memory.write(self.layer, k, v, clean=context.store)
@@ -168,6 +211,36 @@ class SelfAttention(_Projections):
             attend = partial(masked_attention, mask=context.mask, backend=self.masked_backend)
         out = attend(q, k, v) if context.kept is None else context.kept.attend(attend, q, k, v)
         return self.o(exchange.to_sequence(out).flatten(2))
+
+    def fill(
+        self, x: Float[Tensor, "batch tokens dim"] | EncodedRows, context: AttentionContext
+    ) -> None:
+        """Write the keys and values of ``x`` to the memory, without attending."""
+        assert context.memory is not None, "keys and values are stored in a memory"
+        k, v = (arriving.wait() for arriving in self._start_keys_values(x, context))
+        context.memory.write(self.layer, k, v, clean=context.store)
+
+    def _start_keys_values(
+        self, x: Tensor | EncodedRows, context: AttentionContext
+    ) -> tuple[Arriving, Arriving]:
+        """Keys and values on their way, made where the memory keeps them if it lets them."""
+        v = self.split(self.v(x))
+        v_arriving = context.exchange.start(v)
+        room = self._room(v, context)
+        rotation = context.rotation if context.key_rotation is None else None
+        k = self.heads(self.k(x), self.norm_k, rotation, room)
+        return context.exchange.start(k), v_arriving
+
+    def _room(self, like: Heads, context: AttentionContext) -> Heads | None:
+        """Where keys of this shape will lie in the memory; None if they are copied there."""
+        memory = context.memory
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if not isinstance(memory, RoomyMemory) or not isinstance(context.exchange, NoExchange):
+            return None
+        room = memory.room(self.layer)
+        fits = room is not None and (room[0].shape, room[0].dtype) == (like.shape, like.dtype)
+        return room[0] if room is not None and fits else None
 
 
 class CrossAttention(_Projections):
@@ -190,7 +263,7 @@ class CrossAttention(_Projections):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens dim"],
+        x: Float[Tensor, "batch tokens dim"] | EncodedRows,
         text: tuple[
             Float[Tensor, "batch segments length heads head_dim"],
             Float[Tensor, "batch segments length heads head_dim"],
@@ -203,11 +276,12 @@ class CrossAttention(_Projections):
         ``copies`` is 2 for a sequence [clean | noisy], whose copies have the same segments.
         """
         k, v = text
-        batch, tokens, _ = x.shape
+        q = self.heads(self.q(x), self.norm_q)
+        batch, tokens = q.shape[:2]
         segments = k.shape[1]
         if segments > 1:
             k, v = (y[:, None].expand(-1, copies, -1, -1, -1, -1).flatten(1, 2) for y in text)
             segments *= copies
-        q = self.split(self.norm_q(self.q(x))).unflatten(1, (segments, -1))
+        q = q.unflatten(1, (segments, -1))
         out = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), backend=self.backend)
         return self.o(out.reshape(batch, tokens, -1))

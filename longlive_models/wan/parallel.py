@@ -88,7 +88,8 @@ class ParallelTransformer(WanTransformer):
         mask: AnyMask | None = None,
         memory: Memory | None = None,
         store: bool = False,
-    ) -> Float[Tensor, "B out F Y X"]:
+        velocity: bool = True,
+    ) -> Float[Tensor, "B out F Y X"] | None:
         """As in ``WanTransformer``; ``mask`` is that of the sequence after the exchange."""
         frames = latents.shape[2]
         if positions is None:
@@ -109,8 +110,9 @@ class ParallelTransformer(WanTransformer):
             clean_timesteps=clean_timesteps,
             memory=memory,
             store=store,
+            velocity=velocity,
         )
-        return self.sp.gather(own, 2)
+        return None if own is None else self.sp.gather(own, 2)
 
     def embed_latents(self, latents: Tensor) -> Tensor:
         return self._own(super().embed_latents(self._in_place(latents, 2)), 1)

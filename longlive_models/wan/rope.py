@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.fused import turn
+
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
@@ -86,5 +88,4 @@ def rotate(
     Computed in the rotation's precision; the result has the dtype of ``x``. ``rotation`` has as
     many samples as ``x``, or one for all.
     """
-    pairs = x.unflatten(-1, (-1, 2))
-    return torch.addcmul(pairs * rotation.cos, pairs.flip(-1), rotation.sin).flatten(-2).to(x.dtype)
+    return turn(x, (rotation.cos, rotation.sin))

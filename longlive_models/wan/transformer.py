@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from longlive_core.attention import AnyMask
 from longlive_core.block_offload import BlockOffload
+from longlive_core.checks import shown
+from longlive_core.fused import NORM
 from longlive_core.memory import require_room
 from longlive_models.choices import check_quality
 from longlive_models.wan.attention import AttentionContext, HeadExchange, Memory, NoExchange
@@ -116,15 +118,26 @@ class WanTransformer(nn.Module):
             nn.init.normal_(module.modulation, std=self.config.dim**-0.5)
         nn.init.zeros_(self.head.head.weight)
 
-    def set_quality(self, quality: str) -> None:
-        """Let self-attention take the fast paths of a tier: "lossless", or "high" (eight bits).
+    def set_quality(self, quality: str, *, fused: str = "auto") -> None:
+        """Choose the fast paths of all blocks.
+
+        Args:
+            quality: "lossless", or "high", which takes eight bits.
+            fused: the backend of the tables of ``longlive_core.fused``: "auto" (kernels where they
+                run), "triton", "reference" (their bits, unfused) or "torch".
 
         Raises:
-            ValueError: there is no such quality.
+            ValueError: there is no such quality or backend.
         """
         check_quality(quality)
+        names = ("auto", *(backend.name for backend in NORM.backends))
+        if fused not in names:
+            raise ValueError(
+                f"fused={shown(fused)} is no backend of the fused operations: there are "
+                f"{', '.join(names)}. Use one of them."
+            )
         for block in self.blocks:
-            cast(WanBlock, block).self_attn.quality = quality
+            cast(WanBlock, block).use(quality, fused)
 
     def embed_text(self, text: Float[Tensor, "B segments length width"]) -> TextContext:
         """The keys and values of a text in every layer; ``forward`` takes them in its place."""
@@ -149,8 +162,9 @@ class WanTransformer(nn.Module):
         clean_timesteps: Float[Tensor, "B steps"] | None = None,
         memory: Memory | None = None,
         store: bool = False,
+        velocity: bool = True,
         exchange: HeadExchange | None = None,
-    ) -> Float[Tensor, "B out F Y X"]:
+    ) -> Float[Tensor, "B out F Y X"] | None:
         """Predict the velocity ``noise - x0`` of ``latents``, in their dtype.
 
         ``timesteps``, from 0 (clean) to 1000 (noise), has an entry for each frame or each token.
@@ -163,9 +177,17 @@ class WanTransformer(nn.Module):
         if ``store``. Keys are written rotated; with ``key_positions``, the positions of all frames
         that the memory shows, in its order, they are written unrotated and rotated when read.
 
+        Without ``velocity`` the pass ends when the memory has the keys and values of all layers,
+        and None is returned: the clean pass needs no more.
+
         ``exchange`` is that of this call's sequence over ranks; the model's own unless given.
         """
         self._check(latents, timesteps, text, mask, clean, memory, key_positions)
+        if not velocity and memory is None:
+            raise ValueError(
+                "velocity=False without a memory: then nothing is left of the pass. Give the "
+                "memory that it fills."
+            )
         _, rows, columns = self.config.patch_size
         grid = (latents.shape[3] // rows, latents.shape[4] // columns)
         copies = 1 if clean is None else 2
@@ -190,7 +212,9 @@ class WanTransformer(nn.Module):
             copies=copies,
         )
         x = x.flatten(1, 2).unflatten(1, (timesteps.shape[1], -1))
-        x = self._run_blocks(x, modulation, text, context)
+        x = self._run_blocks(x, modulation, text, context, velocity)
+        if not velocity:
+            return None
         x, time = x.chunk(copies, dim=1)[-1], time.chunk(copies, dim=1)[-1]
         with torch.autocast(latents.device.type, enabled=False):
             x = self.read_out(x.to(time.dtype), time)
@@ -220,18 +244,21 @@ class WanTransformer(nn.Module):
         modulation: Tensor,
         text: Tensor | TextContext,
         context: AttentionContext,
+        velocity: bool,
     ) -> Tensor:
         if isinstance(text, TextContext):
             texts: Sequence[Tensor | tuple[Tensor, Tensor]] = text.layers
         else:
             texts = [self._embed_text(text)] * len(self.blocks)
-        for block, block_text in zip(self.blocks, texts, strict=True):
+        last = len(texts) - 1
+        for layer, (block, block_text) in enumerate(zip(self.blocks, texts, strict=True)):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 keep = KeptAttention() if self.gradient_checkpointing == "attention" else None
                 given = context if keep is None else replace(context, kept=keep)
                 x = recomputed(block, x, modulation, block_text, given, keep=keep)
             else:
-                x = block(x, modulation, block_text, context)
+                fills = layer == last and not velocity
+                x = block(x, modulation, block_text, context, fills)
         return x
 
     def _embed_text(self, text: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""GELU and rows in E4M3, in one launch; ``fused.gelu_ops`` has the meaning."""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+import torch
+import triton  # noqa: TID253 - its home
+import triton.language as tl  # noqa: TID253
+from torch import Tensor
+
+from longlive_core.eight_bit.format import LARGEST
+from longlive_core.fused.kernels.launch import converts, tile
+from longlive_core.fused.kernels.row_math import encoded, rounded
+
+
+@triton.jit
+def _gelu_rows(
+    x_ptr,
+    codes_ptr,
+    scales_ptr,
+    rows,
+    LARGEST: tl.constexpr,
+    CONVERTS: tl.constexpr,
+    NATIVE: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    col = tl.arange(0, WIDTH)[None, :]
+    inside = row < rows
+    at = row.to(tl.int64)[:, None] * D + col
+    mask = inside[:, None] & (col < D)
+    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    inner = 1.5957691216057308 * (x + 0.044715 * (x * x * x))  # twice the argument of tanh
+    y = rounded(x / (1.0 + tl.exp(-inner)), NATIVE).to(tl.float32)
+    code, scale = encoded(y, LARGEST, CONVERTS)
+    tl.store(codes_ptr + at, code, mask=mask)
+    tl.store(scales_ptr + row, scale, mask=inside)
+
+
+def gelu_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and scales of the rows of GELU."""
+    x = x.contiguous()
+    dim = x.shape[-1]
+    rows = x.numel() // dim
+    codes = torch.empty_like(x, dtype=torch.uint8)
+    scales = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
+    width, per_program, warps = tile(dim)
+    _gelu_rows[(triton.cdiv(rows, per_program),)](
+        x,
+        codes,
+        scales,
+        rows,
+        LARGEST=LARGEST[torch.float8_e4m3fn],
+        CONVERTS=converts(x),
+        NATIVE=x.is_cuda,
+        D=dim,
+        WIDTH=width,
+        ROWS=per_program,
+        num_warps=warps,
+        enable_fp_fusion=False,
+    )
+    return codes.view(torch.float8_e4m3fn), scales
