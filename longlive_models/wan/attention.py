@@ -154,12 +154,12 @@ class _Projections(nn.Module):
         out: Heads | None = None,
     ) -> Heads:
         """Queries or keys of all heads: normalized, and rotated if there is a rotation."""
-        normed = isinstance(norm, RMSNorm)
+        weight, eps = (norm.weight, norm.eps) if isinstance(norm, RMSNorm) else (None, None)
         return rotate_heads(
             x,
             self.num_heads,
-            weight=norm.weight if normed else None,
-            eps=norm.eps if normed else None,
+            weight=weight,
+            eps=eps,
             angles=None if rotation is None else (rotation.cos, rotation.sin),
             out=out,
             backend=self.fused,

@@ -94,9 +94,9 @@ class WanBlock(nn.Module):
 
         y = attention(_in_a_row(y), context).unflatten(1, shape)
         if isinstance(self.norm3, nn.LayerNorm):
-            after = Affine(self.norm3.weight, self.norm3.bias)
+            affine = Affine(self.norm3.weight, self.norm3.bias)
             rows = takes_rows(self.cross_attn.q)
-            x, y = self._add_norm(x, y, gate1, self.norm3, after, rows)
+            x, y = self._add_norm(x, y, gate1, self.norm3, affine, rows)
         else:
             x = y = add(x, y, gate1, backend=self.fused)
         y = self.cross_attn(_in_a_row(y), text, copies=context.copies).unflatten(1, shape)

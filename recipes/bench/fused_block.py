@@ -7,6 +7,7 @@ mean, and times them beside torch's own.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -151,8 +152,8 @@ def compare_kernels(
         del got, want
         found[name] = Compared(
             error=error,
-            torch_ms=1e3 * _median(lambda run=run: run("torch"), device),
-            fused_ms=1e3 * _median(lambda run=run: run(fused), device),
+            torch_ms=1e3 * _median(partial(run, "torch"), device),
+            fused_ms=1e3 * _median(partial(run, fused), device),
         )
     return found
 
@@ -229,7 +230,7 @@ def compare_attention(
         error = relative_error(attention(few, k, v, backend=name), want)
         high = ATTENTION.named(name).quality == "high"
         require(error < (0.08 if high else 0.01), f"attention {name}: error {error:.2g}")
-        took = _median(lambda name=name: attention(q, k, v, backend=name), device)
+        took = _median(partial(attention, q, k, v, backend=name), device)
         work = 4.0 * queries * keys * config.dim
         rows[name] = {"error": error, "ms": 1e3 * took, "TFLOP/s": work / took / 1e12}
     return rows

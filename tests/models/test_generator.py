@@ -398,3 +398,22 @@ def test_a_first_frame_of_another_size_is_refused():
     for shape in ((1, 4, 1, 4, 5), (1, 3, 1, 4, 4), (2, 4, 1, 4, 4)):
         with pytest.raises(ValueError, match=r"must be \(1, 4, 1, 4, 4\) .*Encode an image"):
             pipe.generator([0], pipe.settings, image=torch.zeros(shape))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU is waited for")
+def test_the_host_does_not_wait_for_the_gpu_within_a_block():
+    runtime = Runtime.choose(RuntimeOptions(device="cuda"))
+    pipe = tiny_pipeline(runtime, guidance=1.0)
+    plan = plan_of(pipe, STORY, 6)
+    generator = pipe.generator([3], pipe.settings)
+    made = generator.blocks([plan], 6)
+    for _ in range(4):  # the window is full, kernels are compiled, both texts are encoded
+        next(made)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        last = [next(made), next(made)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(block.latents.isfinite().all() for block in last)
