@@ -56,6 +56,7 @@ class PresetOptions(_OfPreset):
         quality: which tiers are measured.
         ranks: 2 adds rows that decode on a second GPU.
         repeats: how often a block and its decoding are timed, over a full window.
+        extras: whether rows of two steps, of a cache and of weights in NVFP4 are measured.
         stream_blocks: blocks of a stream over a full window; 0 for no streams.
         earlier: a folder with another commit's ``longlive_core`` and ``longlive_models``, whose
             block is timed in turns with these.
@@ -67,12 +68,14 @@ class PresetOptions(_OfPreset):
     quality: tuple[str, ...] = QUALITIES
     ranks: int = 1
     repeats: int = 5
+    extras: bool = True
     stream_blocks: int = 4
     earlier: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         switch("baseline", self.baseline, why="The plain path is timed, or only compared with.")
+        switch("extras", self.extras, why="Rows of fewer steps and bits are measured, or not.")
         for one in self.quality:
             _choice("quality", one, QUALITIES)
         if not self.quality:

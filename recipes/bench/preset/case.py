@@ -106,6 +106,10 @@ class Case:
             self.latents.append(latents.cpu())
         self.peaks["denoising"] = self.meter.peak - others
 
+    def adopt(self, other: "Case") -> None:
+        """Go on from another case's window, which is full."""
+        self._generator = other._generator
+
     def block(self) -> None:
         """Make and time the next block."""
         assert self._generator is not None, "the window is filled first"

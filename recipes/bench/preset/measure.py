@@ -14,13 +14,20 @@ from longlive_models import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.runtime import Runtime
 from longlive_recipes.bench.checks import require
-from longlive_recipes.bench.preset.case import Case, Meter, StreamTimes, stream
+from longlive_recipes.bench.preset.case import Case, Meter, stream
 from longlive_recipes.bench.preset.ceilings import measure_ceilings, work_of
 from longlive_recipes.bench.preset.earlier import Earlier
-from longlive_recipes.bench.preset.models import Preset, build, preset_of
+from longlive_recipes.bench.preset.models import Preset, build, preset_of, with_cache
 from longlive_recipes.bench.preset.rows import Found, parts_of
 from longlive_recipes.bench.preset.text import measure_text
-from longlive_recipes.bench.preset.variants import LOSSLESS, PLAIN, Variant, variants
+from longlive_recipes.bench.preset.variants import (
+    LOSSLESS,
+    PLAIN,
+    Variant,
+    decoding_apart,
+    main_variants,
+    other_variants,
+)
 from longlive_recipes.bench.preset_options import PresetOptions
 from longlive_recipes.bench.shared_sizes import relative_error
 
@@ -44,7 +51,6 @@ class _Bench:
     told: PresetOptions
     preset: Preset
     device: torch.device
-    cases: list[Case] = field(default_factory=list)
     pipes: dict[Any, tuple[LongLivePipeline, int]] = field(default_factory=dict)
     references: dict[str, list[Tensor]] = field(default_factory=dict)
     backends: list[str] = field(default_factory=list)
@@ -57,40 +63,39 @@ class _Bench:
             work=[work_of(self.preset, seen + 1) for seen in range(self.window)],
             on_gpu=self.device.type == "cuda",
         )
-        second = "device:cuda:1" if self.device.type == "cuda" else "device:cpu"
-        self.variants = variants(
-            self.told.quality, baseline=self.told.baseline, ranks=self.told.ranks, second=second
-        )
 
     @contextmanager
     def running(self) -> "Iterator[_Bench]":
-        """Everything in order; another tree's process ends with it."""
-        found, repeats = self.found, self.told.repeats
+        """Everything in order, so that no more than three models and one more cache are held."""
+        found = self.found
         found.ceilings = measure_ceilings(self.preset, self.device, 3)
         found.text = measure_text(self.preset, self.device, 3)
         self._empty()
-        for variant in self.variants:
-            self._open(variant)
-        require(bool(self.cases), "; ".join(f"{n}: {w}" for n, w in found.refused.items()))
         with ExitStack() as stack:
             other = self._earlier(stack)
-            for case in self._decoding():
-                case.decode_first()
-            for _ in range(repeats):
-                for case in self.cases:
+            told = self.told
+            main = [self._open(one) for one in main_variants(told.quality, told.baseline)]
+            cases = [case for case in main if case is not None]
+            require(bool(cases), "; ".join(f"{n}: {w}" for n, w in found.refused.items()))
+            found.cases += cases
+            if other is not None:
+                found.earlier_fill = other.fill()
+            for _ in range(told.repeats):
+                for case in cases:
                     case.block()
-                for case in self._decoding():
-                    case.decode()
                 if other is not None:
                     found.earlier_blocks.append(other.block())
-                    found.earlier_decodes.append(other.decode())
-        found.cases = self.cases
-        for case in self.cases:
-            case.release()
+            self._measure_others({case.variant.name: case for case in cases})
+            for case in cases:
+                case.release()
+            self._empty()
+            self._decode(cases, other)
         self._empty()
-        for case in self.cases:
-            if case.variant.end_to_end and self.told.stream_blocks:
-                found.streams[case.variant.name] = self._stream(case)
+        for case in found.cases:
+            if told.stream_blocks and (case in cases or case.variant.whole):
+                blocks = 2 if case.variant.whole else told.stream_blocks
+                found.streams[case.variant.name] = stream(case, blocks)
+        self._measure_second_gpu(cases)
         yield self
 
     def checked(self) -> str:
@@ -103,48 +108,89 @@ class _Bench:
             words
         )
 
-    def _open(self, variant: Variant) -> None:
-        """Build, fill the window, compare; a variant that is outside its tier is said so."""
+    def _measure_others(self, cases: dict[str, Case]) -> None:
+        """Rows of fewer steps or bits, each in turns with the one that it is beside."""
+        if not self.told.extras:
+            return
+        for variant in other_variants(tuple(cases)):
+            case = self._open(variant)
+            if case is None:
+                continue
+            beside = Case(cases[variant.beside].variant, *self._pipe(cases[variant.beside].variant))
+            beside.adopt(cases[variant.beside])
+            for _ in range(self.told.repeats):
+                case.block()
+                beside.block()
+            self.found.beside[variant.name] = beside.blocks
+            self.found.cases.append(case)
+            case.release()
+            self._empty()
+
+    def _decode(self, cases: list[Case], other: Earlier | None) -> None:
+        """The first block's frames, then later ones' in turns."""
+        for case in cases:
+            case.decode_first()
+        if other is not None:
+            other.decode()
+        for _ in range(self.told.repeats):
+            for case in cases:
+                case.decode()
+            if other is not None:
+                self.found.earlier_decodes.append(other.decode())
+
+    def _measure_second_gpu(self, cases: list[Case]) -> None:
+        """Streams whose second device decodes."""
+        if self.told.ranks == 1 or not self.told.stream_blocks:
+            return
+        lane = "device:cuda:1" if self.device.type == "cuda" else "device:cpu"
+        for case in cases:
+            if case.variant.tier == PLAIN:
+                continue
+            variant = decoding_apart(case.variant, lane)
+            apart = Case(variant, *self._built(variant))
+            apart.blocks, apart.fills = case.blocks, case.fills
+            self.found.streams[variant.name] = stream(apart, self.told.stream_blocks)
+            self.found.apart.append(apart)
+
+    def _open(self, variant: Variant) -> Case | None:
+        """Build, fill the window, compare; what is outside its tier is said so, and None."""
         try:
-            pipe, held = self._pipe(variant)
+            case = Case(variant, *self._pipe(variant))
         except BackendUnavailable as problem:
             self.found.refused[variant.name] = str(problem)
-            return
-        case = Case(variant, pipe, held)
+            return None
         case.fill(self.window)
         wanted = self._reference(variant, case)
         errors = [relative_error(a, b) for a, b in zip(case.latents, wanted, strict=True)]
         same = all(torch.equal(a, b) for a, b in zip(case.latents, wanted, strict=True))
         self.found.errors[variant.name] = 0.0 if same else max(errors[0], 1e-12)
         self.found.block_errors[variant.name] = errors
-        if (variant.tier in (PLAIN, LOSSLESS) and not same) or errors[0] > variant.most_error:
+        if (variant.tier == LOSSLESS and not same) or errors[0] > variant.most_error:
             self.found.refused[variant.name] = (
                 f"outside its tier: {errors[0]:.3g} from the plain path, allowed "
                 f"{variant.most_error:g}"
             )
-            return
-        self.cases.append(case)
+            return None
+        return case
 
     def _reference(self, variant: Variant, case: Case) -> list[Tensor]:
         """The plain path's latents for a variant."""
         wanted = variant.reference
         if wanted.name not in self.references:
-            if variant.tier == PLAIN:
-                self.references[wanted.name] = case.latents
-            else:
-                plain = Case(wanted, *self._built(wanted))
-                plain.fill(self.window)
-                self.references[wanted.name] = plain.latents
+            plain = Case(wanted, *self._pipe(wanted))
+            plain.fill(self.window)
+            self.references[wanted.name] = plain.latents
         return self.references[wanted.name]
 
     def _pipe(self, variant: Variant) -> tuple[LongLivePipeline, int]:
-        """A variant's pipeline, shared by those that are told the same."""
-        key = variant.runtime(str(self.device))
+        """A variant's pipeline; those of the same weights and paths share them."""
+        key = variant.model
         if key not in self.pipes:
             self.pipes[key] = self._built(variant)
             pipe = self.pipes[key][0]
             self.backends += [f"{variant.name}: {line}" for line in in_short(pipe.receipts())]
-        return self.pipes[key]
+        pipe, held = self.pipes[key]
+        return with_cache(pipe, variant.kv_cache), held
 
     def _built(self, variant: Variant) -> tuple[LongLivePipeline, int]:
         """A pipeline, and the bytes that it holds."""
@@ -154,22 +200,10 @@ class _Bench:
         self._empty()
         return pipe, self.meter.held - before
 
-    def _decoding(self) -> list[Case]:
-        """One case of each way to decode: they differ by the pipeline's VAE alone."""
-        plain = [case for case in self.cases if case.variant.end_to_end]
-        return plain or self.cases[:1]
-
     def _earlier(self, stack: ExitStack) -> Earlier | None:
         if self.told.earlier is None:
             return None
-        other = stack.enter_context(Earlier(self.told.earlier, self.preset, self.device))
-        self.found.earlier_fill = other.fill()
-        other.decode()
-        return other
-
-    def _stream(self, case: Case) -> StreamTimes:
-        self._empty()
-        return stream(case, self.told.stream_blocks)
+        return stack.enter_context(Earlier(self.told.earlier, self.preset, self.device))
 
     def _empty(self) -> None:
         """Give back what is no longer in use, so that what a GPU counts is in use."""

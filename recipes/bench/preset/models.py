@@ -1,7 +1,8 @@
 """The models that a preset names: their sizes, and pipelines whose weights are on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -119,6 +120,13 @@ def build(preset: Preset, runtime: Runtime, group: SequenceGroup = ALONE) -> Lon
     return LongLivePipeline(
         transformer, vae, text, settings=spec.settings, runtime=runtime, group=group
     )
+
+
+def with_cache(pipe: LongLivePipeline, kv_cache: str) -> LongLivePipeline:
+    """The same pipeline, its parts shared, with another form of cache."""
+    other = copy(pipe)
+    other.runtime = replace(pipe.runtime, kv_cache=kv_cache)
+    return other
 
 
 def nbytes(module: object) -> int:

@@ -31,6 +31,8 @@ class Found:
         block_errors: of each block of the first window.
         refused: why a variant has no time, by name.
         text: seconds of encoding a prompt, and bytes of the encoder.
+        beside: blocks of the variant that another took turns with, by the other's name.
+        apart: those that decode on a second device.
         earlier_fill, earlier_blocks, earlier_decodes: seconds of the other tree.
     """
 
@@ -44,6 +46,8 @@ class Found:
     block_errors: dict[str, list[float]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     text: tuple[float, int] = (0.0, 0)
+    beside: dict[str, list[BlockTimes]] = field(default_factory=dict)
+    apart: list[Case] = field(default_factory=list)
     earlier_fill: list[float] = field(default_factory=list)
     earlier_blocks: list[float] = field(default_factory=list)
     earlier_decodes: list[float] = field(default_factory=list)
@@ -85,8 +89,9 @@ def _blocks(found: Found) -> Table:
             row["times_plain_speed"] = by_name[PLAIN] / middle
         if earlier is not None:
             row["times_earlier_speed"] = earlier / middle
-        if case.variant.beside in by_name:
-            row["seconds_over"] = f"{middle / by_name[case.variant.beside]:.3f} {_beside(case)}"
+        if name in found.beside:
+            ratio = middle / _seconds(found.beside[name])
+            row["seconds_over"] = f"{ratio:.3f} of {case.variant.beside}"
         rows[name] = row
     for name, why in found.refused.items():
         rows[name] = {"error": f"not timed: {why}"}
@@ -132,7 +137,7 @@ def _decoding(found: Found) -> Table:
 
 def _streams(found: Found) -> Table:
     rows: Table = {}
-    for case in found.cases:
+    for case in (*found.cases, *found.apart):
         made = found.streams.get(case.variant.name)
         if made is None:
             continue
@@ -185,7 +190,3 @@ def _rate(found: Found, seconds: float) -> float:
 
 def _error(error: float) -> str:
     return "same bytes" if not error else f"{error:.3g}"
-
-
-def _beside(case: Case) -> str:
-    return f"of {case.variant.beside}"

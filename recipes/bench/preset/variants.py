@@ -1,7 +1,7 @@
 """Which configurations of a preset are compared, and what each promises; no torch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from longlive_models.runtime_options import RuntimeOptions
 
@@ -28,10 +28,9 @@ class Variant:
         weights, kv_cache: of ``RuntimeOptions``; the tier's weights unless given.
         lane: where it decodes; the device's usual one unless given.
         steps: denoising steps; the model's own unless given.
-        beside: the variant whose seconds its own are compared with.
-        end_to_end: whether a stream of it is timed.
-        timed: False for one that is only a reference.
+        beside: the variant that it takes turns with.
         most_error: how far its first block may be from the plain path's.
+        whole: whether a short stream of it tells the memory of the whole pipeline.
     """
 
     name: str
@@ -40,10 +39,9 @@ class Variant:
     kv_cache: str = "bf16"
     lane: str = "auto"
     steps: int | None = None
-    beside: str | None = None
-    end_to_end: bool = False
-    timed: bool = True
-    most_error: float = field(default=0.0)
+    beside: str = ""
+    most_error: float = 0.0
+    whole: bool = False
 
     def runtime(self, device: str) -> RuntimeOptions:
         """What a pipeline of it is told."""
@@ -61,49 +59,47 @@ class Variant:
         cache = self.kv_cache if self.tier == LOSSLESS else "bf16"
         names = [PLAIN, *([f"{cache} cache"] if cache != "bf16" else [])]
         names += [f"{self.steps} steps"] if self.steps is not None else []
-        return Variant(
-            name=", ".join(names), tier=PLAIN, kv_cache=cache, steps=self.steps, timed=False
-        )
+        return Variant(name=", ".join(names), tier=PLAIN, kv_cache=cache, steps=self.steps)
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """What those that can share a transformer and a VAE have in common."""
+        return self.tier, PATHS[self.tier] if self.weights is None else self.weights
 
 
-def variants(
-    qualities: tuple[str, ...], *, baseline: bool, ranks: int, second: str
-) -> tuple[Variant, ...]:
-    """The configurations of a run, the plain path first if it is timed.
-
-    ``second`` is the lane that decodes on the second device, where ``ranks`` is 2.
-    """
-    plain = (Variant(name=PLAIN, tier=PLAIN, end_to_end=True),) if baseline else ()
-    rows = [row for quality in qualities for row in _of_tier(quality, ranks, second)]
-    return (*plain, *rows)
+def main_variants(qualities: tuple[str, ...], baseline: bool) -> list[Variant]:
+    """Those that take turns: the plain path if it is timed, and each quality."""
+    plain = [Variant(name=PLAIN, tier=PLAIN)] if baseline else []
+    return [
+        *plain,
+        *(Variant(name=tier, tier=tier, most_error=MOST_ERROR[tier]) for tier in qualities),
+    ]
 
 
-def _of_tier(tier: str, ranks: int, second: str) -> Iterator[Variant]:
-    most = MOST_ERROR[tier]
-    yield Variant(name=tier, tier=tier, beside=PLAIN, end_to_end=True, most_error=most)
-    yield Variant(name=f"{tier}, 2 steps", tier=tier, steps=2, beside=tier, most_error=most)
-    yield Variant(
-        name=f"{tier}, NVFP4 cache",
-        tier=tier,
-        kv_cache="nvfp4",
-        beside=tier,
-        most_error=MOST_ERROR_FOUR_BITS if most else 0.0,
-    )
-    if tier == HIGH:
+def other_variants(tiers: tuple[str, ...]) -> Iterator[Variant]:
+    """Rows of fewer steps or fewer bits, beside each tier."""
+    for tier in tiers:
+        if tier == PLAIN:
+            continue
+        most = MOST_ERROR[tier]
+        four = MOST_ERROR_FOUR_BITS if most else 0.0
+        yield Variant(name=f"{tier}, 2 steps", tier=tier, steps=2, beside=tier, most_error=most)
         yield Variant(
-            name="NVFP4 weights and cache",
-            tier=tier,
-            weights="nvfp4",
-            kv_cache="nvfp4",
-            beside=tier,
-            most_error=MOST_ERROR_FOUR_BITS,
+            name=f"{tier}, NVFP4 cache", tier=tier, kv_cache="nvfp4", beside=tier, most_error=four
         )
-    if ranks > 1:
-        yield Variant(
-            name=f"{tier}, decoding on the second GPU",
-            tier=tier,
-            lane=second,
-            beside=tier,
-            end_to_end=True,
-            most_error=most,
-        )
+        if tier == HIGH:
+            yield Variant(
+                name="NVFP4 weights and cache",
+                tier=tier,
+                weights="nvfp4",
+                kv_cache="nvfp4",
+                beside=tier,
+                most_error=four,
+                whole=True,
+            )
+
+
+def decoding_apart(variant: Variant, lane: str) -> Variant:
+    """The same with frames decoded on another device."""
+    name = f"{variant.name}, decoding on the second GPU"
+    return replace(variant, name=name, lane=lane, beside=variant.name)

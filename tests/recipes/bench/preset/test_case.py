@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_recipes.bench.preset.case import quantile
-from longlive_recipes.bench.preset.variants import Variant, variants
+from longlive_recipes.bench.preset.variants import (
+    Variant,
+    decoding_apart,
+    main_variants,
+    other_variants,
+)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1))
@@ -28,11 +33,14 @@ def test_a_lossless_one_is_compared_with_its_own_form_of_cache():
     assert (high.reference.name, high.reference.kv_cache) == ("plain", "bf16")
 
 
-def test_a_second_gpu_adds_rows_and_a_baseline_one():
-    def names(**how: object) -> list[str]:
-        usual = {"baseline": False, "ranks": 1, "second": "device:cuda:1"}
-        return [one.name for one in variants(("lossless",), **{**usual, **how})]
-
-    assert names() == ["lossless", "lossless, 2 steps", "lossless, NVFP4 cache"]
-    assert names(baseline=True) == ["plain", *names()]
-    assert names(ranks=2) == [*names(), "lossless, decoding on the second GPU"]
+def test_rows_of_fewer_steps_and_bits_stand_beside_each_tier():
+    rows = list(other_variants(("plain", "lossless", "high")))
+    assert [row.name for row in rows if row.beside == "lossless"] == [
+        "lossless, 2 steps",
+        "lossless, NVFP4 cache",
+    ]
+    assert [row.name for row in rows if row.whole] == ["NVFP4 weights and cache"]
+    assert all(row.most_error == 0 for row in rows if row.tier == "lossless")
+    assert [one.name for one in main_variants(("high",), True)] == ["plain", "high"]
+    apart = decoding_apart(main_variants(("high",), False)[0], "device:cuda:1")
+    assert (apart.name, apart.lane) == ("high, decoding on the second GPU", "device:cuda:1")
