@@ -3,6 +3,8 @@
 `float8` and `kv_cache` use this package; it knows neither.
 """
 
+from longlive_core.eight_bit.columnwise import ENCODE_COLUMNS as ENCODE_COLUMNS
+from longlive_core.eight_bit.columnwise import encode_columns as encode_columns
 from longlive_core.eight_bit.heads import ENCODE_HEADS as ENCODE_HEADS
 from longlive_core.eight_bit.heads import decode_heads as decode_heads
 from longlive_core.eight_bit.heads import encode_heads as encode_heads

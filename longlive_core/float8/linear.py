@@ -18,14 +18,7 @@ from longlive_core.eight_bit.rowwise import ENCODE_ROWS, EncodedRows
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
-from longlive_core.module_swap import (
-    KEEP,
-    ConversionReport,
-    Keep,
-    features,
-    plan_swap,
-    swap_linears,
-)
+from longlive_core.module_swap import features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,30 +302,3 @@ def why_not_convert(in_features: int, out_features: int, config: Float8Config) -
             f"{config.scaling}-wise FP8 needs"
         )
     return None
-
-
-def convert_linears(
-    model: nn.Module,
-    config: Float8Config | None = None,
-    *,
-    keep: Keep = KEEP,
-    device: torch.device | str | None = None,
-) -> ConversionReport:
-    """Replace the linears of ``model`` by ``Float8Linear``, in place, and say which.
-
-    ``keep`` has patterns of names and functions for what to leave (``longlive_core.keep_rules``
-    says how they match); ``device`` is where each is moved before it is rounded.
-    """
-    config = Float8Config() if config is None else config
-
-    def why_keep(linear: nn.Module) -> str | None:
-        assert isinstance(linear, nn.Linear)
-        return why_not_convert(linear.in_features, linear.out_features, config)
-
-    def make(linear: nn.Module) -> nn.Module:
-        assert isinstance(linear, nn.Linear)
-        linear = linear if device is None else linear.to(device)
-        return Float8Linear.from_linear(linear, config)
-
-    plan = plan_swap(model, kinds=(nn.Linear,), why_keep=why_keep, keep=keep)
-    return swap_linears(model, make, plan)

@@ -11,6 +11,7 @@ Rounding is to nearest, ties to even. A block of zeros has the smallest scale an
 A NaN or an infinity makes its whole block NaN.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,9 +20,13 @@ from jaxtyping import Float, Float8e4m3fn, Float32
 from torch import Tensor
 from torch.nn.functional import pad
 
+from longlive_core.eight_bit.columnwise import column_amax, encode_columns
 from longlive_core.eight_bit.rowwise import encode_rows
 
 BLOCK = 128
+
+ReduceAmax = Callable[[Tensor], Tensor]
+"""Makes the largest magnitudes of one rank's tokens those of all ranks'."""
 
 
 class Scaling(Enum):
@@ -68,6 +73,20 @@ def quantize(x: Float[Tensor, "..."], scaling: Scaling = Scaling.ROW) -> Float8T
     return Float8Tensor(
         codes=codes.contiguous(), scales=scales.view(blocks.shape[:2]), scaling=scaling
     )
+
+
+def quantize_columns(
+    x: Float[Tensor, "rows cols"], reduce_amax: ReduceAmax | None = None
+) -> Float8Tensor:
+    """Round a matrix's transpose to FP8 by its rows, [cols, rows], filled up to a multiple of 16.
+
+    In float32 whatever ``x`` is in. ``reduce_amax`` is given the largest magnitude of each column.
+    """
+    amax = column_amax(x)
+    if reduce_amax is not None:
+        amax = reduce_amax(amax)
+    codes, scales = encode_columns(x, amax)
+    return Float8Tensor(codes=codes, scales=scales, scaling=Scaling.ROW)
 
 
 def dequantize(q: Float8Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:

@@ -10,7 +10,9 @@ SCRIPT = """
 import re
 import torch
 from longlive_core.eight_bit.rowwise import encode_rows
-from longlive_core.float8 import Float8Config, Float8Linear, Float8PageCodec, Float8WireCodec
+from longlive_core.float8 import (
+    Float8Config, Float8Linear, Float8PageCodec, Float8TrainingConfig, Float8WireCodec
+)
 from longlive_core.kv_cache import Int8PageCodec
 from longlive_core.nvfp4 import *
 
@@ -45,6 +47,9 @@ REFUSED = {
     "scaling='rows'.*choose 'row'": lambda: Float8Config(scaling="rows"),
     "Float8Config.backend is a string": lambda: Float8Config(backend=4),
     "Float8Config.strict is True or False": lambda: Float8Config(strict=None),
+    "Float8TrainingConfig.forward is True or False, got 1": lambda: Float8TrainingConfig(forward=1),
+    "Float8TrainingConfig.strict is True": lambda: Float8TrainingConfig(strict=None),
+    "Float8TrainingConfig.backend is a string": lambda: Float8TrainingConfig(backend=4),
     "Float8PageCodec.backend is a string": lambda: Float8PageCodec(backend=4),
     "NVFP4PageCodec.backend is a string": lambda: NVFP4PageCodec(backend=4),
     "NVFP4WireCodec.backend is a string": lambda: NVFP4WireCodec(backend=4),
