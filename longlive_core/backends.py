@@ -77,17 +77,23 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Which backend an operation took, and of each one "usable" or why it is not."""
+    """Which backend an operation took, and of each one "usable" or why it is not.
+
+    ``emulated`` is True where that backend imitates a number format in wider arithmetic.
+    """
 
     operation: str
     requested: str
     backend: str
     device: str
     reasons: dict[str, str]
+    emulated: bool = False
 
     def __str__(self) -> str:
         passed = [f"not {name}: {why}" for name, why in self.reasons.items() if why != "usable"]
         head = f"{self.operation}: {self.backend} on {self.device} (asked for {self.requested})"
+        if self.emulated and self.backend != "emulated":
+            head += ", emulated"
         return "; ".join([head, *passed])
 
 
@@ -139,6 +145,7 @@ class Operation:
             backend=chosen,
             device=str(request.device),
             reasons=reasons,
+            emulated=self.named(chosen).emulates,
         )
 
     def select(self, request: Request, backend: str = "auto", *, strict: bool = False) -> Callable:

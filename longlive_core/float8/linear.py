@@ -197,8 +197,11 @@ class Float8Linear(FrozenLinear):
         return y.view(*x.codes.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """What runs where the weight is, in the bias's type (bfloat16 without one)."""
+        """What runs where the weight is, in autocast's type or the bias's (bfloat16 without)."""
         dtype = torch.bfloat16 if self.bias is None else self.bias.dtype
+        kind = self.weight_codes.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
         return linear_receipts(self.config, device=self.weight_codes.device, dtype=dtype)
 
     def extra_repr(self) -> str:

@@ -145,8 +145,7 @@ class NVFP4TrainingLinear(nn.Linear):
         if not self.config.quantizes:
             return super().forward(x)
         features("NVFP4TrainingLinear", x, self.in_features)
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        kind, dtype = x.device.type, _computed_in(x)
         with torch.autocast(kind, enabled=False):
             rows = x.to(dtype).reshape(-1, self.in_features)
             y = _Products.apply(rows, self.weight, self.config, self.reduce_amax)
@@ -155,8 +154,8 @@ class NVFP4TrainingLinear(nn.Linear):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """What a quantized product runs on where the weight is, under its own type."""
-        device, dtype = self.weight.device, self.weight.dtype
+        """What a quantized product runs on where the weight is, in its type or autocast's."""
+        device, dtype = self.weight.device, _computed_in(self.weight)
         request = MatmulRequest(
             device=device, dtype=dtype, inner=self.in_features, outputs=self.out_features
         )
@@ -175,6 +174,11 @@ class NVFP4TrainingLinear(nn.Linear):
         }
         named = ", ".join(name for name, quantized in products.items() if quantized)
         return f"{super().extra_repr()}, in NVFP4: {named or 'nothing'}"
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class _Products(torch.autograd.Function):

@@ -23,10 +23,11 @@ from longlive_models.text import PocketTextConfig
 from longlive_recipes import evaluate, quantize_weights, train_ar
 from longlive_recipes.bench import pairs
 from longlive_recipes.bench.options import ContinuedOptions
+from longlive_recipes.configs.ar_options import PLAIN
 from longlive_recipes.configs.evaluate import Evaluate
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.configs.run import Run
-from longlive_recipes.configs.train_ar import PLAIN, TrainAR
+from longlive_recipes.configs.train_ar import TrainAR
 from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.training.optimizers import Optimization

@@ -27,8 +27,9 @@ from longlive_models.precision import in_short
 from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.options import CurvesOptions, Rows
 from longlive_recipes.bench.plots import plot
+from longlive_recipes.configs.ar_options import PLAIN
 from longlive_recipes.configs.run import Run
-from longlive_recipes.configs.train_ar import PLAIN, TrainAR, ar_pocket, ar_tiny
+from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_tiny
 from longlive_recipes.moving_shapes.latent_cache import ClipSet, prepare_clips
 from longlive_recipes.train_ar import TrainARModule
 from longlive_recipes.training.curves import Line

@@ -18,9 +18,11 @@ from longlive_core.attention import ATTENTION, MASKED_ATTENTION, attention, mask
 from longlive_core.backends import BackendUnavailable, Operation, Request
 from longlive_core.eight_bit import (
     DECODE_BYTE_PAGES,
+    ENCODE_COLUMNS,
     ENCODE_HEADS,
     ENCODE_ROWS,
     Int8PageCodec,
+    encode_columns,
     encode_heads,
     encode_rows,
 )
@@ -223,6 +225,12 @@ def _encoded_heads(device: torch.device, dtype: torch.dtype, head_dim: int, back
     return torch.cat([codes.float().flatten(), scales.flatten()])
 
 
+def _encoded_columns(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
+    x = _drawn(device, dtype, SIDE, SIDE)
+    codes, scales = encode_columns(x, x.abs().amax(0).float(), backend=backend)
+    return torch.cat([codes.float().flatten(), scales.flatten()])
+
+
 def _four_bit_pages(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
     writes = nvfp4.NVFP4PageCodec(dtype=dtype, backend="reference")
     return _page(writes, nvfp4.NVFP4PageCodec(dtype=dtype, backend=backend), device, dtype)
@@ -257,5 +265,6 @@ TESTS = (
     SelfTest(operation=DECODE_BYTE_PAGES, near=0.0, compute=_eight_bit_pages),
     SelfTest(operation=ENCODE_ROWS, near=0.0, compute=_encoded_rows),
     SelfTest(operation=ENCODE_HEADS, near=0.0, compute=_encoded_heads),
+    SelfTest(operation=ENCODE_COLUMNS, near=0.0, compute=_encoded_columns),
 )
 """How each operation is tried."""

@@ -1,14 +1,22 @@
-"""Options of AR training beside its phases: recycled errors, and adapters on a frozen base."""
+"""Options of AR training beside its phases: recycled errors, products in few bits, adapters."""
 
 from dataclasses import dataclass
 from typing import Any
 
+from longlive_core.float8 import Float8TrainingConfig
+from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.lora_config import LoRAConfig
 from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_recipes.configs.checked import real_field, whole_field
 
 NO_ERRORS = ErrorRecycling(context=0.0, start=0.0, noise=0.0)
 """No errors are added: the model learns from clips as they are."""
+
+PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
+"""None of the linears' products in four bits."""
+
+PLAIN_8 = Float8TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
+"""None of the linears' products in eight bits."""
 
 MOST_RANK = 1 << 14
 MOST_PARTS = 1 << 16
@@ -87,6 +95,24 @@ def check_recycling(recycling: ErrorRecycling, levels: int) -> None:
             f"training has {levels} noise levels, and every rank keeps the same errors. Leave the "
             f"three out."
         )
+
+
+def check_products(
+    quantized: TrainingConfig, float8: Float8TrainingConfig, *, frozen: bool
+) -> None:
+    """Raise ValueError for products that cannot be computed so: with both, or of a frozen base."""
+    if quantized.quantizes and float8.quantizes:
+        raise ValueError(
+            "quantized and float8 both say how the linears of the transformer's blocks multiply, "
+            "and a product has operands of four bits or of eight. Leave one out."
+        )
+    for name, config in (("quantized", quantized), ("float8", float8)):
+        if frozen and (config.input_gradient or config.weight_gradient):
+            raise ValueError(
+                f"{name}.input_gradient and {name}.weight_gradient are for weights that are "
+                f"trained: beside adapters the base is packed, and its gradient is that of the "
+                f"packed weight. Set {name}.forward alone."
+            )
 
 
 PLAIN_STEPS: dict[str, Any] = {

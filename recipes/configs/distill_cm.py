@@ -44,11 +44,11 @@ class DistillCM(Distill):
             why="it is how much of the past is in the target network, and at 1 it would never "
             "follow the student. Use 0.95, say, or 0 for the student itself.",
         )
-        if self.quantized.quantizes and self.parallel.ranks > 1:
+        if self.in_few_bits and self.parallel.ranks > 1:
             raise ValueError(
-                "consistency distillation in four bits runs on one rank, got "
+                "consistency distillation in four or eight bits runs on one rank, got "
                 f"{self.parallel.ranks}: the target network is the student's twin. Leave quantized "
-                "or parallel out."
+                "and float8 out, or parallel."
             )
 
     @property

@@ -99,10 +99,10 @@ class DistillDMD(Distill):
                 f"DistillDMD.parallel.sequence is 1, got {self.parallel.sequence}: each rank makes "
                 f"whole videos, as inference does. Set parallel.data."
             )
-        if self.quantized.quantizes and self.parallel.ranks > 1:
+        if self.in_few_bits and self.parallel.ranks > 1:
             raise ValueError(
-                f"DistillDMD.quantized is for one rank, got {self.parallel.ranks}: rounding at "
-                f"random would differ between ranks. Leave quantized or parallel out."
+                f"DistillDMD.quantized and float8 are for one rank, got {self.parallel.ranks}: "
+                f"rounding would differ between ranks. Leave them out, or parallel."
             )
 
     def _check_counts(self) -> None:
@@ -138,9 +138,9 @@ class DistillDMD(Distill):
         whole_field(self, "lora_rank", at_least=0, at_most=1 << 16, why=why)
         if self.lora_rank:
             object.__setattr__(self, "lora_targets", self.lora.targets)  # checks all three
-            if self.quantized.quantizes:
+            if self.in_few_bits:
                 raise ValueError(
-                    "DistillDMD.quantized is for training all weights, got lora_rank="
+                    "DistillDMD.quantized and float8 are for training all weights, got lora_rank="
                     f"{self.lora_rank}, whose base is frozen. Set base=nvfp4."
                 )
             return

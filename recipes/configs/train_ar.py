@@ -2,46 +2,41 @@
 
 from dataclasses import dataclass, field, replace
 
+from longlive_core.float8 import Float8TrainingConfig
 from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_core.sequence_parallel import BalancedPartition
-from longlive_models.block_steps import BlockSteps, check_block_steps
-from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.block_steps import BlockSteps
 from longlive_models.diffusion import FlowSchedule
 from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_models.settings import GenerationSettings
 from longlive_models.text import UMT5_XXL, PocketTextConfig, UMT5Config
 from longlive_models.wan import POCKET, WAN_5B, WanConfig
 from longlive_models.wan.recomputation import Checkpointing, check_checkpointing
+from longlive_recipes.configs.ar_numbers import check_numbers
 from longlive_recipes.configs.ar_options import (
-    MOST_PARTS,
     NO_ERRORS,
+    PLAIN,
+    PLAIN_8,
     Adapter,
+    check_products,
     check_recycling,
 )
 from longlive_recipes.configs.checked import (
     part_field,
     parts_field,
-    real_field,
     text_field,
-    whole_field,
 )
 from longlive_recipes.configs.plain_parts import PlainParts
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.attributes import MOTIONS
-from longlive_recipes.moving_shapes.clips import MOST_SIZE, ClipFormat, vocabulary
-from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS, ClipSet
+from longlive_recipes.moving_shapes.clips import ClipFormat, vocabulary
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.training.caption_checks import check_captions
 from longlive_recipes.training.module import check_seed
 from longlive_recipes.training.optimizers import Optimization, OptimizationPlan
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule, check_phases
-
-PLAIN = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
-"""Linears as they are: none of their products in four bits."""
-
-MOST_OFFSET = float(1 << 24)
-MOST_SHIFT = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +69,7 @@ class TrainAR:
     latent_cache: str | None = None  # keep the encoded clips here
     data: str | None = None  # a cache of one's own clips, in place of sets and drawn clips
     quantized: TrainingConfig = PLAIN  # which products of the transformer's linears are in NVFP4
+    float8: Float8TrainingConfig = PLAIN_8  # which of them are in FP8 instead
     plain: PlainParts = field(default_factory=PlainParts)  # linears that are not, all the same
     checkpointing: Checkpointing = False  # recompute blocks, or all of them but "attention"
     parallel: Parallel = field(default_factory=Parallel)
@@ -96,7 +92,7 @@ class TrainAR:
 
     def __post_init__(self) -> None:
         self._check_parts()
-        self._check_numbers()
+        check_numbers(self)
         check_phases(self.phases)
         known = {one.blocks for one in self.sets}
         if self.least_blocks and self.data is None and known:
@@ -132,23 +128,16 @@ class TrainAR:
         for blocks in self.lengths:
             self.partition(blocks, 1)
         self.parallel.check_compile(self.run.compile)
-        if self.quantized.quantizes:
+        if self.in_few_bits:
             self.plain.keep(self.model.num_layers)
+        check_products(self.quantized, self.float8, frozen=self.adapter.rank > 0)
         self._check_adapter()
 
     def _check_adapter(self) -> None:
-        if not self.adapter.rank:
-            return
-        if self.start_from is None:
+        if self.adapter.rank and self.start_from is None:
             raise ValueError(
                 f"adapter.rank={self.adapter.rank} trains adapters beside a model that is frozen, "
                 f"and start_from names none. Use start_from=pocket, say."
-            )
-        if self.quantized.input_gradient or self.quantized.weight_gradient:
-            raise ValueError(
-                "quantized.input_gradient and quantized.weight_gradient are for weights that are "
-                "trained: beside adapters the base is packed, and its gradient is that of the "
-                "packed weight. Set quantized.forward alone."
             )
 
     def _check_parts(self) -> None:
@@ -159,6 +148,7 @@ class TrainAR:
             ("recycling", ErrorRecycling),
             ("adapter", Adapter),
             ("quantized", TrainingConfig),
+            ("float8", Float8TrainingConfig),
             ("plain", PlainParts),
             ("parallel", Parallel),
             ("budget", TrainingSchedule),
@@ -185,87 +175,6 @@ class TrainAR:
                 "Name a cache (--data)."
             )
 
-    def _check_numbers(self) -> None:
-        share = "it is a share of what is drawn, from 0 to 1. Use 0 for none."
-        for name in ("prompt_dropout", "word_dropout", "image_to_video"):
-            real_field(self, name, at_least=0, at_most=1, why=share)
-        real_field(
-            self,
-            "context_jitter",
-            at_least=0,
-            at_most=1,
-            why="it is the most noise that is added to the clean context, as a share of what "
-            "latents vary by. Use 0.05, say.",
-        )
-        real_field(
-            self,
-            "shot_offset",
-            at_least=0,
-            at_most=MOST_OFFSET,
-            why="a cut adds it to positions, which are float32 and whole up to 2**24. Use 8.",
-        )
-        real_field(
-            self,
-            "shift",
-            above=0,
-            at_most=MOST_SHIFT,
-            why="it moves noise levels up, and more would leave one of the thousand. Use 5.",
-        )
-        real_field(
-            self,
-            "guidance",
-            at_least=0,
-            at_most=MOST_GUIDANCE,
-            why="it scales the distance from the empty prompt, 1 being the model as trained. Use "
-            "2.",
-        )
-        real_field(
-            self,
-            "sample_seconds",
-            above=0,
-            at_most=3600,
-            why="samples are held in memory whole, an hour at most. Use 5, say.",
-        )
-        name = f"{type(self).__name__}.sampling_steps"
-        steps = check_block_steps(name, self.sampling_steps)
-        object.__setattr__(self, "sampling_steps", steps)
-        if self.width is not None:
-            whole_field(
-                self,
-                "width",
-                at_least=1,
-                at_most=MOST_SIZE,
-                why="pictures of one's own clips have so many pixels in a row. Leave it out for "
-                "square ones.",
-            )
-            if self.data is None and self.sets and self.width != self.world.size:
-                raise ValueError(
-                    f"width={self.width} is of clips of one's own, and drawn ones are square, of "
-                    f"world.size={self.world.size} pixels. Leave it out, or name a cache (--data)."
-                )
-        whole_field(
-            self,
-            "least_blocks",
-            at_least=0,
-            at_most=MOST_STEPS,
-            why="clips of so many blocks are filled up to a phase's length. Use 1 to take in all, "
-            "or 0 for none.",
-        )
-        whole_field(
-            self,
-            "accumulate",
-            at_least=1,
-            at_most=MOST_PARTS,
-            why="a batch is taken in so many parts, one after another. Use 1 to take it whole.",
-        )
-        whole_field(
-            self,
-            "validation_clips",
-            at_least=1,
-            at_most=MOST_CLIPS,
-            why="the loss is measured on so many clips of each length. Use 32, say.",
-        )
-
     @property
     def plan(self) -> OptimizationPlan:
         """The optimizers and averages of the run."""
@@ -290,6 +199,11 @@ class TrainAR:
         if self.data is None and self.sets:
             return {one.blocks for one in self.sets}
         return {phase.length for phase in self.phases}
+
+    @property
+    def in_few_bits(self) -> bool:
+        """Whether linears of the transformer have products in four or in eight bits."""
+        return self.quantized.quantizes or self.float8.quantizes
 
     @property
     def learns_words(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from longlive_core.float8 import Float8TrainingLinear
 from longlive_core.kv_cache import PlainCodec
 from longlive_core.nvfp4 import NVFP4TrainingLinear
 from longlive_models.checkpoints.folder import unfilled
@@ -69,9 +70,18 @@ def check(
         latent_cache=config.latent_cache,
         data=config.data,
     )
-    if config.quantized.quantizes:
-        linear = NVFP4TrainingLinear(64, 64, config=config.quantized, device=device)
-        linear.receipts()
+    check_backends(config, device)
+
+
+def check_backends(config: TrainAR, device: torch.device) -> None:
+    """Raise ``BackendUnavailable`` where products are to run on what is not there."""
+    mixed = config.run.precision != "32-true"
+    half = torch.float16 if config.run.precision == "16-mixed" else torch.bfloat16
+    with torch.autocast(device.type, half, enabled=mixed):
+        if config.quantized.quantizes:
+            NVFP4TrainingLinear(64, 64, config=config.quantized, device=device).receipts()
+        if config.float8.quantizes:
+            Float8TrainingLinear(64, 64, config=config.float8, device=device).receipts()
 
 
 def spec_of(config: TrainAR) -> ModelSpec:

@@ -14,7 +14,8 @@ from longlive_models.settings import ModelSpec
 from longlive_models.text import PocketTextConfig, PocketTextEncoder, UMT5Config
 from longlive_models.wan import WanConfig, WanTransformer
 from longlive_models.wan.recomputation import Checkpointing
-from longlive_recipes.configs.train_ar import PLAIN, TrainAR
+from longlive_recipes.configs.ar_options import PLAIN, PLAIN_8
+from longlive_recipes.configs.train_ar import TrainAR
 from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.ar_parts import unfilled_parts
 from longlive_recipes.training.live_bytes import norms_as_on_gpu
@@ -38,7 +39,7 @@ def predict(config: TrainAR) -> MemoryPlan:
     """The memory of a run on each of its devices.
 
     Samples and validations come between steps and are not counted; nor is what drawing and encoding
-    clips takes before the first step. Products in four bits are taken as if they had 16.
+    clips takes before the first step. Products in four or eight bits are taken as if they had 16.
 
     Raises:
         ValueError: there is no such VAE, or no such cache of clips.
@@ -62,7 +63,8 @@ def predict(config: TrainAR) -> MemoryPlan:
         compiled=config.run.compile and not config.checkpointing,
         gpu=config.run.accelerator != "cpu",
     )
-    parameters = list(unfilled_parts(replace(config, quantized=PLAIN)).parameters())
+    plain = replace(config, quantized=PLAIN, float8=PLAIN_8)
+    parameters = list(unfilled_parts(plain).parameters())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
     frozen = sum(one.numel() for one in parameters) - trained
     averaged, gpu = config.optimization.ema_decay > 0, config.run.accelerator != "cpu"
@@ -83,7 +85,7 @@ def predict(config: TrainAR) -> MemoryPlan:
         lasting["gradients of the batch's parts"] = update.pop(GRADIENTS)
         step = replace(step, gradients=0)
     words = "compiled" if config.run.compile else "not compiled"
-    if config.quantized.quantizes:
+    if config.in_few_bits:
         words += ", products in 16 bits"
     return MemoryPlan(
         lasting=lasting,

@@ -1,18 +1,16 @@
 """The parts that AR training trains: built, begun with another model's weights, adapted."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from longlive_core import float8, nvfp4
+from longlive_core.float8 import Float8Config, Float8Linear, Float8TrainingConfig
 from longlive_core.module_swap import Keep, swap_linears
-from longlive_core.nvfp4 import (
-    LinearConfig,
-    NVFP4Linear,
-    TrainingConfig,
-    convert_linears,
-    plan_conversion,
-)
+from longlive_core.nvfp4 import LinearConfig, NVFP4Linear, TrainingConfig
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
 from longlive_models.checkpoints.hub import is_published
 from longlive_models.checkpoints.nvfp4 import ReduceAmax, decode_state
@@ -69,15 +67,14 @@ def adapt(
     that are ``unfilled`` stay so.
     """
     lora = config.adapter.lora
-    keep = config.plain.keep(config.model.num_layers) if config.quantized.quantizes else ()
-    if config.quantized.quantizes and lora is None:
-        convert_linears(model, config.quantized, keep=keep, reduce_amax=reduce_amax)
-    elif config.quantized.quantizes:
-        packed = packed_as(config.quantized)
-        if next(model.parameters()).is_meta:
-            _pack_unfilled(model, packed, keep)
+    if config.in_few_bits:
+        keep = config.plain.keep(config.model.num_layers)
+        if lora is not None:
+            _pack(model, config, keep, reduce_amax)
+        elif config.float8.quantizes:
+            float8.convert_linears(model, config.float8, keep=keep, reduce_amax=reduce_amax)
         else:
-            convert_linears(model, packed, keep=keep, reduce_amax=reduce_amax)
+            nvfp4.convert_linears(model, config.quantized, keep=keep, reduce_amax=reduce_amax)
     if lora is not None:
         add_lora(model, lora)
         text.requires_grad_(False)
@@ -91,6 +88,11 @@ def packed_as(config: TrainingConfig) -> LinearConfig:
         backend=config.backend,
         strict=config.strict,
     )
+
+
+def packed_in_8(config: Float8TrainingConfig) -> Float8Config:
+    """The same in eight bits."""
+    return Float8Config(backend=config.backend, strict=config.strict)
 
 
 def unfilled_parts(config: TrainAR) -> nn.ModuleDict:
@@ -119,18 +121,32 @@ def _begin_text(text: PocketTextEncoder, folder: Path) -> None:
     fill(text, tensors, folder)
 
 
-def _pack_unfilled(model: nn.Module, config: LinearConfig, keep: Keep) -> None:
-    """Replace linears on "meta" by packed ones, which hold nothing either."""
+def _pack(model: nn.Module, config: TrainAR, keep: Keep, reduce_amax: ReduceAmax | None) -> None:
+    """Replace the linears of a frozen base by packed ones; those on "meta" hold nothing either."""
+    is_unfilled = next(model.parameters()).is_meta
+    if config.float8.quantizes:
+        in_8 = packed_in_8(config.float8)
+        if not is_unfilled:
+            float8.convert_linears(model, in_8, keep=keep)
+            return
+        plan = float8.plan_conversion(model, in_8, keep=keep)
+        packed: Callable[..., nn.Module] = partial(Float8Linear, config=in_8)
+    else:
+        in_4 = packed_as(config.quantized)
+        if not is_unfilled:
+            nvfp4.convert_linears(model, in_4, keep=keep, reduce_amax=reduce_amax)
+            return
+        plan = nvfp4.plan_conversion(model, keep=keep)
+        packed = partial(NVFP4Linear, config=in_4)
 
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
-        return NVFP4Linear(
+        return packed(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
-            config=config,
             device="meta",
             dtype=linear.weight.dtype,
         )
 
-    swap_linears(model, make, plan_conversion(model, keep=keep))
+    swap_linears(model, make, plan)

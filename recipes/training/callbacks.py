@@ -80,7 +80,8 @@ class RunProgress(Callback):
 class Record(Callback):
     """Writes ``run.json`` before the first step, so that a run that dies still says what it was.
 
-    It says what quantized layers compute with, and so does the log: whether four bits are emulated.
+    It says what quantized layers compute with, and so does the log: whether four or eight bits are
+    emulated.
 
     Args:
         resumed: from which checkpoint and step; None for a run that begins here.
@@ -96,7 +97,8 @@ class Record(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        backends = in_short(receipts(pl_module))
+        with trainer.precision_plugin.forward_context():  # products have the type of autocast
+            backends = in_short(receipts(pl_module))
         for line in backends:
             _log.info("%s", line)
         write_run_record(

@@ -1,11 +1,13 @@
 """What stays in high precision where a transformer trains in four bits, and its receipt."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from torch import nn
 
+from longlive_core.float8 import Float8TrainingConfig
 from longlive_core.nvfp4 import NVFP4TrainingLinear, TrainingConfig
 from longlive_recipes import train_ar
 from longlive_recipes.configs.plain_parts import PlainParts
@@ -55,6 +57,14 @@ def test_no_block_left_is_refused_where_something_is_quantized():
         replace(ar_tiny(), plain=plain, quantized=TrainingConfig())
 
 
+def test_products_are_in_four_bits_or_in_eight():
+    both = {"quantized": TrainingConfig(), "float8": Float8TrainingConfig()}
+    with pytest.raises(ValueError, match="operands of four bits or of eight. Leave one out"):
+        replace(ar_tiny(), **both)
+    with pytest.raises(ValueError, match="leave none of the 2 blocks"):
+        replace(ar_tiny(), plain=PlainParts(first_blocks=2), float8=Float8TrainingConfig())
+
+
 @pytest.mark.parametrize(
     "changes", [{"first_blocks": -1}, {"last_blocks": 1.5}, {"embeddings": 1}, {"head": None}]
 )
@@ -64,14 +74,20 @@ def test_what_is_no_number_or_switch_is_refused(changes):
         PlainParts(**changes)
 
 
-def test_a_run_says_that_four_bits_are_emulated(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("bits", "fast"),
+    [
+        ({"quantized": TrainingConfig()}, "nvfp4.matmul: .* not cublas"),
+        ({"float8": Float8TrainingConfig()}, "float8.matmul: .* not scaled_mm: .*CUDA"),
+    ],
+)
+def test_a_run_says_that_few_bits_are_emulated(tmp_path, caplog, bits, fast):
     caplog.set_level("INFO", "longlive_recipes")
     write_tiny_vae(tmp_path / "vae")
-    config = ar_config(tmp_path / "run", tmp_path / "vae", quantized=TrainingConfig())
+    config = ar_config(tmp_path / "run", tmp_path / "vae", **bits)
     train_ar.run(replace(config, budget=replace(config.budget, steps=1)))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    [product] = [line for line in record["backends"] if line.startswith("nvfp4.matmul")]
+    [product] = [line for line in record["backends"] if re.match(fast, line)]
     assert "emulated" in product
-    assert "cublas" in product
     assert product in caplog.messages
     assert product.split(":")[0] in (tmp_path / "run" / "report.html").read_text()

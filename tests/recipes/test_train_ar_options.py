@@ -9,7 +9,9 @@ import torch
 from hypothesis import Phase as Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from longlive_core.float8 import Float8Linear
 from longlive_core.kv_cache import Window
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_models.checkpoints.folder import load_part
@@ -250,10 +252,12 @@ def base(tmp_path_factory, vae):
     return folder / "model"
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", ["", "quantized", "float8"])
 def test_adapters_are_trained_beside_a_base_that_stays(tmp_path, vae, base, packed):
     plain = ar_config(tmp_path, vae, start_from=str(base), adapter=Adapter(rank=4, alpha=8.0))
-    config = replace(plain, quantized=replace(plain.quantized, forward=packed))
+    config = plain
+    if packed:
+        config = replace(config, **{packed: replace(vars(plain)[packed], forward=True)})
     config = replace(config, run=replace(config.run, samples_every=2))
     folder = train_ar.run(config)
     assert folder == tmp_path / "adapter"
@@ -272,7 +276,8 @@ def test_adapters_are_trained_beside_a_base_that_stays(tmp_path, vae, base, pack
     module = TrainARModule(config)
     module.configure_model()
     linear = module.model.blocks[1].ffn[0].base_layer
-    assert isinstance(linear, NVFP4Linear) == packed
+    kind = {"": nn.Linear, "quantized": NVFP4Linear, "float8": Float8Linear}[packed]
+    assert type(linear) is kind
     train_ar.export(config, resume=str(tmp_path))
 
 

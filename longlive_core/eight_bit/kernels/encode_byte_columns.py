@@ -40,7 +40,8 @@ def _encode(
     x = tl.load(x_ptr + at, mask=(row < rows)[:, None] & inside[None, :], other=0.0)
     x = x.to(tl.float32)
     y = tl.div_rn(x, tl.broadcast_to(scale[None, :], x.shape))
-    code = tl.trans(e4m3_code(tl.minimum(tl.maximum(y, -448.0), 448.0), CONVERTS))
+    y = tl.where(y == y, tl.minimum(tl.maximum(y, -448.0), 448.0), y)
+    code = tl.trans(e4m3_code(y, CONVERTS))
     to = col.to(tl.int64)[:, None] * padded + row[None, :]
     tl.store(codes_ptr + to, code, mask=inside[:, None] & (row < padded)[None, :])
 

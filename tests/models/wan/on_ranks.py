@@ -7,9 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from longlive_core import float8, nvfp4
 from longlive_core.attention import AnyMask, TableMask
+from longlive_core.float8 import Float8TrainingConfig
 from longlive_core.kv_cache import CacheLayout, PageCodec, PagedKVCache, Window
-from longlive_core.nvfp4 import LinearConfig, TrainingConfig, convert_linears
+from longlive_core.nvfp4 import LinearConfig, TrainingConfig
 from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup, WireCodec
 from longlive_models.diffusion import BlockSampler, FlowSchedule
 from longlive_models.generator import BlockGenerator
@@ -59,7 +61,7 @@ def training_step(
     kind: str,
     loss_mask: bool,
     checkpointing: Checkpointing = False,
-    linears: TrainingConfig | None = None,
+    linears: TrainingConfig | Float8TrainingConfig | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss, and every parameter's gradient after averaging over the group."""
     group = SequenceGroup.of(process_group)
@@ -73,8 +75,10 @@ def training_step(
     torch.manual_seed(3)
     model = WanTransformer(config, exchange=sp, gradient_checkpointing=checkpointing)
     stirred(model)
-    if linears is not None:
-        convert_linears(model, linears, reduce_amax=sp.max_over_group)
+    if isinstance(linears, Float8TrainingConfig):
+        float8.convert_linears(model, linears, reduce_amax=sp.max_over_group)
+    elif linears is not None:
+        nvfp4.convert_linears(model, linears, reduce_amax=sp.max_over_group)
     drawn = torch.Generator().manual_seed(4)
     shape = (BATCH, config.in_channels, frames, *LATENT_SIZE)
     latents, noise = (torch.randn(shape, generator=drawn) for _ in range(2))
@@ -135,7 +139,7 @@ def generated(
     model = stirred(ParallelTransformer(CONFIG, sp)).eval()
     assert isinstance(model, ParallelTransformer)
     if linears is not None:
-        convert_linears(model, linears, reduce_amax=sp.max_over_group)
+        nvfp4.convert_linears(model, linears, reduce_amax=sp.max_over_group)
     layout = CacheLayout(
         layers=CONFIG.num_layers,
         heads=len(sp.heads),

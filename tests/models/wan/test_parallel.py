@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longlive_core.float8 import Float8PageCodec, Float8WireCodec
+from longlive_core.float8 import Float8PageCodec, Float8TrainingConfig, Float8WireCodec
 from longlive_core.kv_cache import Int8PageCodec, PlainCodec
 from longlive_core.nvfp4 import (
     LinearConfig,
@@ -57,6 +57,11 @@ def test_a_training_step_in_four_bits_is_that_of_one_rank(ranks: Ranks):
     """Amaxes are reduced over the group; gradients round to nearest, so that nothing is drawn."""
     nearest = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
     check_step(ranks, 4, "window", True, False, TrainingConfig(gradient=nearest))
+
+
+def test_a_training_step_in_eight_bits_is_that_of_one_rank(ranks: Ranks):
+    """A token has its own scale; those of columns of tokens are reduced over the group."""
+    check_step(ranks, 4, "window", True, False, Float8TrainingConfig())
 
 
 def plain(sp: BalancedSP) -> PlainCodec:

@@ -12,7 +12,7 @@ from longlive_models.wan import recomputation
 from longlive_recipes.bench.catalog import BENCHMARKS
 from longlive_recipes.bench.options import ContinuedOptions, CurvesOptions, TrainingStepOptions
 from longlive_recipes.bench.run import prepare
-from longlive_recipes.bench.training_step import COMPILED, KEPT, TODAY
+from longlive_recipes.bench.training_step import COMPILED, EIGHT, KEPT, TODAY
 
 RUN = "from longlive_cli.main import app; app()"
 SMALL = TrainingStepOptions(
@@ -20,14 +20,17 @@ SMALL = TrainingStepOptions(
 )
 
 
-def test_both_ways_are_checked_and_timed():
+def test_all_ways_are_checked_and_timed():
     prepared = prepare("training_step", SMALL)
     record = prepared.measure()
     assert prepared.stem == "training_step_cpu"
-    assert list(record["rows"]) == [TODAY, KEPT]
-    for row in record["rows"].values():
+    assert list(record["rows"]) == [TODAY, KEPT, EIGHT]
+    for name, row in record["rows"].items():
         assert row["seconds"] > 0
-        assert row["loss_difference"] == row["gradient_difference"] == 0
+        exact = row["loss_difference"] == row["gradient_difference"] == 0
+        assert exact == (name != EIGHT)
+    assert 0.005 < record["rows"][EIGHT]["gradient_difference"] < 0.1
+    assert "float8.matmul: reference on cpu" in record["products"]
     assert record["rows"][TODAY]["times_faster"] == 1
     assert "| times faster |" in prepared.table(record)
 
@@ -53,7 +56,9 @@ def test_a_compiled_step_is_checked_and_timed():
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads(done.stdout)
-    assert list(record["rows"]) == [TODAY, KEPT, KEPT + COMPILED]
+    both = [KEPT + COMPILED, EIGHT + COMPILED]
+    assert list(record["rows"]) == [TODAY, KEPT, EIGHT, *both]
+    assert 0 < record["rows"][EIGHT + COMPILED]["gradient_difference"] < 0.1
     assert record["rows"][KEPT + COMPILED]["gradient_difference"] < 1e-5
 
 

@@ -4,7 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longlive_core.nvfp4 import LinearConfig, QuantizeConfig, ScaleRule, convert_linears
+from longlive_core import float8, nvfp4
+from longlive_core.float8 import Float8Config
+from longlive_core.nvfp4 import LinearConfig, QuantizeConfig, ScaleRule
 from longlive_core.sequence_parallel import (
     BalancedPartition,
     BalancedSP,
@@ -21,18 +23,25 @@ from tests.models.wan.on_ranks import CONFIG, LATENT_SIZE, TEXT, TOKENS, natural
 from tests.recipes.on_ranks import whole
 
 BLOCKS, CLIPS = 4, 4
-BEST = QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE)
+W4A4 = LinearConfig(activation=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
 
 
 def adapted(
-    sp: BalancedSP, checkpointing: Checkpointing, *, inputs_too: bool, shared: SequenceGroup
+    sp: BalancedSP,
+    checkpointing: Checkpointing,
+    *,
+    base: LinearConfig | Float8Config,
+    shared: SequenceGroup,
 ) -> WanTransformer:
     """A model whose base is packed and whose adapters say something."""
     torch.manual_seed(3)
     model = WanTransformer(CONFIG, exchange=sp, gradient_checkpointing=checkpointing)
     stirred(model)
-    packed = LinearConfig(activation=BEST if inputs_too else None)
-    convert_linears(model, packed, reduce_amax=shared.max)
+    if isinstance(base, Float8Config):
+        report = float8.convert_linears(model, base)
+    else:
+        report = nvfp4.convert_linears(model, base, reduce_amax=shared.max)
+    assert report.swapped
     add_lora(model, LoRAConfig(rank=4, alpha=4.0))
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
@@ -42,11 +51,14 @@ def adapted(
 
 
 def adapter_step(
-    process_group: dist.ProcessGroup, kind: str, inputs_too: bool, checkpointing: Checkpointing
+    process_group: dist.ProcessGroup,
+    kind: str,
+    base: LinearConfig | Float8Config,
+    checkpointing: Checkpointing,
 ) -> dict[str, Tensor]:
     """The loss and the gradient of each adapter; ranks share out clips ("data") or frames.
 
-    ``inputs_too``: what goes into the base's linears is rounded to four bits as well.
+    ``base`` says how its linears are packed, and whether what goes into them is rounded as well.
     """
     world = SequenceGroup.of(process_group)
     clips, frames_of = (world, SequenceGroup()) if kind == "data" else (SequenceGroup(), world)
@@ -56,7 +68,7 @@ def adapter_step(
         frames=frames, ranks=frames_of.size, tokens_per_frame=TOKENS, frames_per_block=size
     )
     sp = BalancedSP(frames_of, partition, heads=CONFIG.num_heads)
-    model = adapted(sp, checkpointing, inputs_too=inputs_too, shared=world)
+    model = adapted(sp, checkpointing, base=base, shared=world)
     if world.size > 1:
         shard(model, model.blocks, world)
     drawn = torch.Generator().manual_seed(5)

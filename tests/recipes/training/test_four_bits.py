@@ -1,21 +1,22 @@
-"""Packed bases and products in four bits over two ranks have the numbers of one rank."""
+"""Packed bases in four and eight bits over two ranks have the numbers of one rank."""
 
 import pytest
 
+from longlive_core.float8 import Float8Config
+from longlive_core.nvfp4 import LinearConfig
 from tests.processes import Ranks
-from tests.recipes.training.four_bits import adapter_step
+from tests.recipes.training.four_bits import W4A4, adapter_step
 
 
 @pytest.mark.parametrize("kind", ["data", "sequence"])
 @pytest.mark.parametrize(
-    ("inputs_too", "checkpointing"), [(False, False), (True, False), (True, "attention")]
+    ("base", "checkpointing"),
+    [(LinearConfig(), False), (W4A4, False), (W4A4, "attention"), (Float8Config(), "attention")],
 )
-def test_adapters_on_a_packed_base_learn_as_on_one_rank(
-    ranks: Ranks, kind, inputs_too, checkpointing
-):
+def test_adapters_on_a_packed_base_learn_as_on_one_rank(ranks: Ranks, kind, base, checkpointing):
     """Under FSDP2, whose ranks have other clips, and under Balanced SP, with other frames."""
-    ((one), *_) = ranks(1, adapter_step, kind, inputs_too, checkpointing)
-    for many in ranks(2, adapter_step, kind, inputs_too, checkpointing):
+    ((one), *_) = ranks(1, adapter_step, kind, base, checkpointing)
+    for many in ranks(2, adapter_step, kind, base, checkpointing):
         assert many.keys() == one.keys()
         assert len(many) > 10
         for name, wanted in one.items():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from longlive_core.float8 import Float8TrainingConfig
 from longlive_models.objectives.error_bank import ErrorBankConfig
 from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_recipes.train_ar import TrainARModule
@@ -19,7 +20,9 @@ def folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-def assert_as_one_rank(ranks: Ranks, folder: str, shape, mask: bool = False, **changes) -> None:
+def assert_as_one_rank(
+    ranks: Ranks, folder: str, shape, mask: bool = False, within: float = 3e-5, **changes
+) -> None:
     one = first_step(TrainARModule(shared_config(folder, **changes)), mask)
     answers = ranks(shape[0] * shape[1], step_on_ranks, folder, shape, mask, changes)
     assert one["cuts"]
@@ -29,7 +32,7 @@ def assert_as_one_rank(ranks: Ranks, folder: str, shape, mask: bool = False, **c
             if name == "cuts":
                 continue
             error = (many[name] - wanted).norm() / wanted.norm()
-            assert error <= 3e-5, f"{name}: {error:.1e}"
+            assert error <= within, f"{name}: {error:.1e}"
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -48,9 +51,17 @@ def test_so_are_those_of_recomputed_blocks(ranks, folder, checkpointing):
 
 
 @pytest.mark.parametrize(("shape", "checkpointing"), [((2, 1), False), ((1, 2), "attention")])
-def test_so_are_those_of_products_in_four_bits(shape, checkpointing, ranks, folder):
-    """A matrix has one amax, whether its rows are shared out as clips or as frames."""
-    assert_as_one_rank(ranks, folder, shape, quantized=NEAREST, checkpointing=checkpointing)
+@pytest.mark.parametrize(
+    ("bits", "within"), [({"quantized": NEAREST}, 3e-5), ({"float8": Float8TrainingConfig()}, 1e-3)]
+)
+def test_so_are_those_of_products_in_few_bits(shape, checkpointing, bits, within, ranks, folder):
+    """A matrix, or a column, has one amax, whether its rows are shared out as clips or frames.
+
+    A sum that is taken in another order may fall on the other side of a tie; a step of E4M3 is a
+    sixteenth of a number.
+    """
+    how = {"checkpointing": checkpointing, "within": within}
+    assert_as_one_rank(ranks, folder, shape, **how, **bits)
 
 
 def test_so_are_those_of_recycled_errors_and_given_first_frames(ranks, folder):
