@@ -77,6 +77,7 @@ class TrainARModule(TrainingModule):
                 frames_per_block=config.model.frames_per_block,
                 schedule=self.schedule,
                 seed=config.seed,
+                folder=Path(config.run.output) / "errors",
             )
         self._exchanges: dict[tuple[int, int], BalancedSP] = {}
 

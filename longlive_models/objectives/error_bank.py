@@ -1,4 +1,4 @@
-"""Past errors of a model's predictions, sorted by timestep, in bounded memory on the CPU.
+"""Past errors of a model's predictions, sorted by timestep, in bounded memory or on a disk.
 
 An error is a tensor of one block. Buckets divide the training levels evenly by their place in the
 schedule's table; a bucket holds so many errors and then replaces one for each that comes. Entries
@@ -11,6 +11,7 @@ Source: SVI (arXiv 2510.09212) and LongLive-2.0 (arXiv 2605.18739), error recycl
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,11 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.checks import hold_reals, hold_wholes, shown
+from longlive_models.objectives.disk_tensors import disk_tensor
 
 Place = tuple[int, int]
 """The block that an error is of (0 where they are not told apart), and its bucket."""
 
 REPLACEMENTS = ("random", "fifo", "nearest")
+STORES = ("memory", "disk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class ErrorBankConfig:
             ``1 + modulation``.
         levels: entries of the schedule's table.
         blocks: blocks of a clip that are told apart; 0 if they are not.
+        store: where they lie, in the CPU's memory or on a ``disk``; what is drawn is the same.
         rank, ranks: this bank keeps the buckets that are ``rank`` modulo ``ranks``.
     """
 
@@ -47,6 +51,7 @@ class ErrorBankConfig:
     modulation: float = 0.3
     levels: int = 1000
     blocks: int = 0
+    store: Literal["memory", "disk"] = "memory"
     rank: int = 0
     ranks: int = 1
 
@@ -61,6 +66,11 @@ class ErrorBankConfig:
             raise ValueError(
                 f"ErrorBankConfig.replacement is one of {', '.join(REPLACEMENTS)}, got "
                 f"{shown(self.replacement)}: it says which error a full bucket gives up."
+            )
+        if self.store not in STORES:
+            raise ValueError(
+                f"ErrorBankConfig.store is one of {', '.join(STORES)}, got {shown(self.store)}: it "
+                f"says where errors lie."
             )
 
     @property
@@ -88,14 +98,31 @@ class ErrorBank:
     Args:
         config: how they are kept.
         dtype: that they are kept in; they come out in float32.
+        folder: where their files are made, for ``store="disk"``.
+
+    Raises:
+        ValueError: errors are to lie on a disk, and no folder is given.
 
     Attributes:
         entries: what each place holds, oldest first where ``replacement`` is ``fifo``.
         added: how many errors it has taken in all.
     """
 
-    def __init__(self, config: ErrorBankConfig, *, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self,
+        config: ErrorBankConfig,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        folder: Path | None = None,
+    ) -> None:
+        if config.store == "disk" and folder is None:
+            raise ValueError(
+                "ErrorBank(store='disk') needs a folder: its errors lie in files there. Give one, "
+                "or keep them in memory."
+            )
         self.config = config
+        self.folder = folder if config.store == "disk" else None
+        self._rows: dict[Place, Tensor] = {}  # of places on a disk, all that each will hold
         self.dtype = dtype
         self.entries: dict[Place, list[Tensor]] = {}
         self.added = 0
@@ -107,19 +134,17 @@ class ErrorBank:
         bucket = self.config.bucket(index)
         if bucket not in self.config.owned:
             return
-        held = self.entries.setdefault((self._block(block), bucket), [])
+        place = self._block(block), bucket
+        held = self.entries.setdefault(place, [])
         kept = error.detach().to("cpu", self.dtype, copy=True)
         self.added += 1
         if len(held) < self.config.bucket_size:
-            held.append(kept)
-        elif self.config.replacement == "fifo":
-            del held[0]
-            held.append(kept)
-        elif self.config.replacement == "random":
-            held[chance.randrange(len(held))] = kept
-        else:
-            distances = [float((old.float() - kept.float()).square().sum()) for old in held]
-            held[distances.index(min(distances))] = kept
+            held.append(self._put(place, len(held), kept))
+            return
+        at = self._given_up(held, kept, chance)
+        held[at] = kept if self.folder is None else held[at].copy_(kept)
+        if self.config.replacement == "fifo":
+            held.append(held.pop(at))
 
     def sample(
         self, index: int, chance: random.Random, *, block: int = 0
@@ -141,13 +166,17 @@ class ErrorBank:
         return sum(len(held) for held in self.entries.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it holds: tensors under ``block.bucket``, stacked, and how many it has taken."""
-        held = {f"{b}.{bucket}": torch.stack(e) for (b, bucket), e in self.entries.items()}
+        """All that it holds: tensors under ``block.bucket``, stacked, and how many it has taken.
+
+        Those of a bank on a disk are its own, mapped from there, and change as it goes on: save
+        them at once.
+        """
+        held = {f"{place[0]}.{place[1]}": self._stacked(place) for place in self.entries}
         return {"added": self.added, "errors": held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Hold what another bank held. Raises ValueError if that was kept otherwise."""
-        entries: dict[Place, list[Tensor]] = {}
+        places: dict[Place, Tensor] = {}
         for name, errors in state["errors"].items():
             block, bucket = (int(number) for number in name.split("."))
             if bucket not in self.config.owned or block != self._block(block):
@@ -161,8 +190,40 @@ class ErrorBank:
                     f"bucket_size {self.config.bucket_size}: they were kept by another bank. "
                     f"Resume with the settings that the run had."
                 )
-            entries[block, bucket] = [one.to("cpu", self.dtype, copy=True) for one in errors]
-        self.entries, self.added = entries, int(state["added"])
+            places[block, bucket] = errors
+        self.entries, self._rows, self.added = {}, {}, int(state["added"])
+        for place, errors in places.items():
+            kept = [one.to("cpu", self.dtype, copy=self.folder is None) for one in errors]
+            self.entries[place] = [self._put(place, at, one) for at, one in enumerate(kept)]
+
+    def _put(self, place: Place, at: int, error: Tensor) -> Tensor:
+        """An error as the bank holds it, at a place that has room: itself, or its copy on disk."""
+        if self.folder is None:
+            return error
+        if place not in self._rows:
+            shape = (self.config.bucket_size, *error.shape)
+            self._rows[place] = disk_tensor(self.folder, shape, self.dtype)
+        return self._rows[place][at].copy_(error)
+
+    def _given_up(self, held: list[Tensor], new: Tensor, chance: random.Random) -> int:
+        """Which error of a full place is replaced."""
+        if self.config.replacement == "fifo":
+            return 0
+        if self.config.replacement == "random":
+            return chance.randrange(len(held))
+        distances = [float((old.float() - new.float()).square().sum()) for old in held]
+        return distances.index(min(distances))
+
+    def _stacked(self, place: Place) -> Tensor:
+        """A place's errors, the first one first; those on a disk stay there."""
+        held = self.entries[place]
+        if place not in self._rows:
+            return torch.stack(held)
+        rows = self._rows[place][: len(held)]
+        if self.config.replacement == "fifo":  # they lie in a ring
+            rows.copy_(torch.stack(held))
+            self.entries[place] = list(rows)
+        return rows
 
     def _block(self, block: int) -> int:
         return min(max(block, 0), max(self.config.blocks, 1) - 1)
@@ -170,5 +231,6 @@ class ErrorBank:
     def _choose(self, held: list[Tensor], chance: random.Random) -> Tensor | None:
         if not held:
             return None
-        error, reach = held[chance.randrange(len(held))].float(), self.config.modulation
+        found, reach = held[chance.randrange(len(held))], self.config.modulation
+        error = found.to(torch.float32, copy=True)
         return error * chance.uniform(1 - reach, 1 + reach) if reach else error

@@ -16,6 +16,7 @@ Source: SVI (arXiv 2510.09212) and LongLive-2.0 (arXiv 2605.18739), error recycl
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class ErrorRecycler:
         config: how often, and how they are kept.
         frames_per_block: of the model.
         dtype: that errors are kept in.
+        folder: where they lie, if ``config.bank.store`` is "disk".
 
     Attributes:
         latent_errors, noise_errors: the banks.
@@ -103,11 +105,12 @@ class ErrorRecycler:
         *,
         frames_per_block: int,
         dtype: torch.dtype = torch.bfloat16,
+        folder: Path | None = None,
     ) -> None:
         self.config = config
         self.frames_per_block = frames_per_block
-        self.latent_errors = ErrorBank(config.bank, dtype=dtype)
-        self.noise_errors = ErrorBank(config.bank, dtype=dtype)
+        self.latent_errors = ErrorBank(config.bank, dtype=dtype, folder=folder)
+        self.noise_errors = ErrorBank(config.bank, dtype=dtype, folder=folder)
 
     def corrupt(
         self,

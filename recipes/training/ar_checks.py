@@ -24,7 +24,12 @@ from longlive_recipes.training.ar_results import result_of
 from longlive_recipes.training.export import check_text, find_vae, vae_config
 from longlive_recipes.training.fit import check_machine, check_run
 from longlive_recipes.training.recycled import bank_bytes
-from longlive_recipes.training.run_checks import check_folder, check_memory, check_not_replaced
+from longlive_recipes.training.run_checks import (
+    check_disk,
+    check_folder,
+    check_memory,
+    check_not_replaced,
+)
 
 BYTES_A_WEIGHT = 20
 """In float32: the weight, its gradient, AdamW's two numbers and the average."""
@@ -51,7 +56,7 @@ def check(
     check_clips(config.world, spec.timing, config.lengths)
     held = check_data(config, spec.timing)
     check_memory(memory_needed(config, spec, held), device)
-    check_memory(errors_kept(config, spec), torch.device("cpu"))
+    check_errors(config, spec)
     check_run(
         config.run,
         config,
@@ -186,10 +191,14 @@ def memory_needed(config: TrainAR, spec: ModelSpec, held: Mapping[int, int]) -> 
     }
 
 
-def errors_kept(config: TrainAR, spec: ModelSpec) -> dict[str, float]:
-    """Bytes of a machine's memory that the errors of its ranks take, by what takes them."""
+def check_errors(config: TrainAR, spec: ModelSpec) -> None:
+    """Raise ValueError where the errors of a machine's ranks have no room in memory or on disk."""
     rows, columns = spec.latent_size
     model, here = config.model, config.parallel.ranks // config.parallel.nodes
     block = model.frames_per_block * model.in_channels * rows * columns
     kept = here * bank_bytes(config.recycling, block)
-    return {"errors that are kept (recycling.bank.bucket_size)": float(kept)}
+    if config.recycling.bank.store == "memory":
+        what = "errors that are kept (recycling.bank.bucket_size)"
+        check_memory({what: float(kept)}, torch.device("cpu"))
+    elif kept:
+        check_disk("recycling.bank.store=disk", Path(config.run.output), kept)

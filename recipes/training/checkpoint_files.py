@@ -1,11 +1,10 @@
 """Checkpoint files of training runs: found, read with every part looked at, written whole."""
 
-import io
 import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -130,18 +129,43 @@ def write_whole(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    data = io.BytesIO()  # torch hides what the system says of a file it writes itself
-    torch.save(checkpoint, data)
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
-            file.write(data.getbuffer())
+            told = _Told(file)
+            torch.save(checkpoint, told)
+            if told.error is not None:
+                raise told.error
             file.flush()
             os.fsync(file.fileno())  # a full disk may say so only here
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+class _Told:
+    """A file that keeps what the system says of it, which torch hides when it saves.
+
+    Attributes:
+        error: the first error of a write; nothing is written after it.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes, unless an earlier write failed."""
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: what was written is flushed once, at the end."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):

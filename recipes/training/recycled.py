@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,12 +42,19 @@ class RunErrors:
         frames_per_block: of the model.
         schedule: of the noise levels.
         seed: of the run.
+        folder: where errors lie that are kept on a disk; their files go with the process.
     """
 
     def __init__(
-        self, config: ErrorRecycling, *, frames_per_block: int, schedule: FlowSchedule, seed: int
+        self,
+        config: ErrorRecycling,
+        *,
+        frames_per_block: int,
+        schedule: FlowSchedule,
+        seed: int,
+        folder: Path,
     ) -> None:
-        self.recycler = ErrorRecycler(config, frames_per_block=frames_per_block)
+        self.recycler = ErrorRecycler(config, frames_per_block=frames_per_block, folder=folder)
         self.schedule, self.seed = schedule, seed
 
     def add(self, batch: Batch, drawn: Drawn, own: Own, step: int) -> tuple[Batch, Recycled]:
@@ -109,5 +117,5 @@ class RunErrors:
 
 
 def bank_bytes(config: ErrorRecycling, block_numbers: int) -> int:
-    """The most memory of a run's errors, in bfloat16, with blocks of so many numbers."""
+    """The most room of a run's errors, in bfloat16, with blocks of so many numbers."""
     return 2 * 2 * config.bank.most_entries * block_numbers if config.recycles else 0

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,21 @@ def check_folder(name: str, folder: Path) -> None:
     if not os.access(found, os.W_OK | os.X_OK):
         raise ValueError(
             f"{name}={str(folder)!r}: {found} cannot be written by this user. Name another one."
+        )
+
+
+def check_disk(name: str, folder: Path, needed: int) -> None:
+    """Raise ValueError where ``needed`` bytes have no room in ``folder``, which may not be there.
+
+    Args:
+        name: the field that asks for them.
+    """
+    found = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
+    free = shutil.disk_usage(found).free
+    if needed > free:
+        raise ValueError(
+            f"{name} takes {needed / GIB:.1f} GiB of the disk of {folder}, which has "
+            f"{free / GIB:.1f} left: the run would end when it is full. Make room, or ask for less."
         )
 
 

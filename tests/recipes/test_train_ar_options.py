@@ -52,6 +52,7 @@ EVERYTHING = {
     "phases": (Phase(length=2, batch=4, until=1.0),),
     "optimization": Optimization(),  # Muon's products are in bfloat16
 }
+ON_DISK = {"recycling": replace(OFTEN, bank=replace(OFTEN.bank, store="disk"))}
 
 
 @pytest.fixture(scope="module")
@@ -134,19 +135,22 @@ def test_a_batch_in_parts_is_learnt_from_as_a_whole_one(tmp_path, vae):
             assert torch.allclose(one.float(), other.float(), atol=0.02)
 
 
-def test_a_killed_run_goes_on_with_its_errors_and_in_parts(tmp_path, vae):
+def test_a_killed_run_goes_on_with_its_errors_on_a_disk_and_in_parts(tmp_path, vae):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     budget = TrainingSchedule(steps=5, warmup_steps=1)
     train_ar.run(ar_config(whole, vae, **EVERYTHING, budget=budget))
     run_until_killed(
         "from tests.recipes.test_train_ar_options import EVERYTHING\n"
+        "from tests.recipes.test_train_ar_options import ON_DISK\n"
         "train_ar.TrainARModule = kill_at(train_ar.TrainARModule, 3)\n"
-        f"config = ar_config({str(killed)!r}, {str(vae)!r}, **EVERYTHING,\n"
+        f"config = ar_config({str(killed)!r}, {str(vae)!r}, **EVERYTHING | ON_DISK,\n"
         "    budget=TrainingSchedule(steps=5, warmup_steps=1))\n"
         "train_ar.run(config)\n"
     )
     assert column(killed / "train.csv", "step") == [1, 2, 3]
-    train_ar.run(ar_config(killed, vae, **EVERYTHING, budget=budget), resume=str(killed))
+    assert not list((killed / "errors").iterdir())
+    how = EVERYTHING | ON_DISK
+    train_ar.run(ar_config(killed, vae, **how, budget=budget), resume=str(killed))
     assert_same_run(killed, whole)
     one, other = (load_last(folder)["recycled_errors"] for folder in (killed, whole))
     assert_equal(one, other, "errors")

@@ -1,13 +1,18 @@
 """The bank of errors against a plain list of all that was ever added, and its bounds."""
 
+import errno
+import os
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longlive_models.objectives import ErrorBank, ErrorBankConfig
+from longlive_recipes.training.checkpoint_files import write_whole
 from tests.models.objectives.unchecked import unchecked
 
 ADDED = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 3)), max_size=60)
@@ -115,6 +120,74 @@ def test_a_bank_goes_on_from_a_checkpoint_as_if_nothing_had_happened(added):
     }
 
 
+def on_disk(config: ErrorBankConfig, folder: Path) -> ErrorBank:
+    return ErrorBank(replace(config, store="disk"), dtype=torch.float32, folder=folder)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ADDED, st.sampled_from(["random", "fifo", "nearest"]), st.integers(0, 2))
+def test_a_bank_on_a_disk_holds_and_draws_what_one_in_memory_does(tmp_path, added, how, blocks):
+    """Also once a checkpoint was made, and from a checkpoint of either kind."""
+    config = ErrorBankConfig(buckets=3, bucket_size=2, replacement=how, blocks=blocks)
+    banks = ErrorBank(config, dtype=torch.float32), on_disk(config, tmp_path)
+    chances = random.Random(0), random.Random(0)
+    for n, (index, block) in enumerate(added):
+        drawn = []
+        for bank, chance in zip(banks, chances, strict=True):
+            bank.add(number(n), index, chance, block=block)
+            drawn.append((bank.sample(500, chance), bank.sample_any(chance, block=block)))
+            if n % 7 == 0:
+                bank.load_state_dict(banks[n % 2].state_dict())
+        for one, other in zip(*drawn, strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or torch.equal(one, other)
+    memory, disk = (bank.state_dict() for bank in banks)
+    assert memory["added"] == disk["added"]
+    assert memory["errors"].keys() == disk["errors"].keys()
+    assert all(torch.equal(e, disk["errors"][place]) for place, e in memory["errors"].items())
+    assert not list(tmp_path.iterdir())  # the files have no names, and go with the process
+
+
+def test_a_checkpoint_keeps_the_errors_of_its_time(tmp_path):
+    config = ErrorBankConfig(buckets=1, bucket_size=3)
+    bank, file = on_disk(config, tmp_path / "errors"), tmp_path / "last.ckpt"
+    for value in range(3):
+        bank.add(number(value), 0, random.Random(0))
+    write_whole(bank.state_dict(), file)
+    for value in range(10, 30):
+        bank.add(number(value), 0, random.Random(value))
+    assert min(int(error[0, 0]) for error in bank.held()) >= 10
+    resumed = on_disk(config, tmp_path / "errors")
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert [int(error[0, 0]) for error in resumed.held()] == [0, 1, 2]
+    assert resumed.added == 3
+
+
+def test_what_a_checkpoint_takes_grows_with_the_places_that_are_used(tmp_path):
+    bank = on_disk(ErrorBankConfig(buckets=10, bucket_size=4), tmp_path)
+    shape = (64, 64)
+    for index, most in ((0, 5), (999, 9)):
+        bank.add(torch.zeros(shape), index, random.Random(0))
+        write_whole(bank.state_dict(), tmp_path / "last.ckpt")
+        assert (tmp_path / "last.ckpt").stat().st_size < most * 4 * 64 * 64 * 4
+
+
+def test_a_full_disk_is_told_before_numbers_are_written(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    bank = on_disk(ErrorBankConfig(), tmp_path)
+    with pytest.raises(OSError, match="No space left on device"):
+        bank.add(number(1), 0, random.Random(0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_on_a_disk_needs_a_folder():
+    with pytest.raises(ValueError, match="needs a folder"):
+        ErrorBank(ErrorBankConfig(store="disk"))
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -124,9 +197,9 @@ def test_a_bank_goes_on_from_a_checkpoint_as_if_nothing_had_happened(added):
     ],
 )
 def test_a_checkpoint_of_another_bank_is_refused_and_nothing_is_loaded(other, words):
-    settings = {"buckets": 4, "bucket_size": 2, "blocks": 2}
-    state = filled(ErrorBankConfig(**settings), [(999, 1), (999, 1)]).state_dict()
-    bank = ErrorBank(ErrorBankConfig(**{**settings, **other}))
+    usual = {"buckets": 4, "bucket_size": 2, "blocks": 2}
+    state = filled(ErrorBankConfig(**usual), [(999, 1), (999, 1)]).state_dict()
+    bank = ErrorBank(ErrorBankConfig(**{**usual, **other}))
     with pytest.raises(ValueError, match=words):
         bank.load_state_dict(state)
     assert not bank.entries
@@ -138,6 +211,7 @@ def test_a_checkpoint_of_another_bank_is_refused_and_nothing_is_loaded(other, wo
         ({"replacement": "lru"}, "random, fifo, nearest, got 'lru'"),
         ({"bucket_size": 0}, "bucket_size"),
         ({"modulation": 1.5}, "modulation"),
+        ({"store": "tape"}, "one of memory, disk, got 'tape'"),
         ({"rank": 2, "ranks": 2}, "rank"),
         ({"buckets": 2, "rank": 2, "ranks": 4}, "each rank keeps a bucket"),
     ],
