@@ -21,6 +21,7 @@ from longlive_recipes.configs.distill_chain import DistillChain as DistillChain
 from longlive_recipes.configs.distill_chain import pocket_chain, tiny_chain
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.configs.train_ar import TrainAR
+from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.checkpoint_files import CHECKPOINT, read_state
 from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
 from longlive_recipes.training.fit import check_run
@@ -38,6 +39,7 @@ def check(config: DistillChain, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written.
 
     A stage's inputs are there only once the one before is complete; the others are checked then.
+    Clips of one's own are checked for all stages at once.
     """
     if resume is not None:
         raise ValueError(
@@ -45,6 +47,9 @@ def check(config: DistillChain, *, resume: str | None = None) -> None:
             f"again goes on where it was stopped. To begin another chain, name another output."
         )
     check_folder("output", Path(config.output))
+    for stage in config.stages:
+        if stage.data is not None:
+            check_data(stage, spec_of(stage).timing)
     for name, stage, module_check in _checks(config):
         if not is_complete(stage):
             module_check(_checkpoint_of(stage))

@@ -14,6 +14,9 @@ from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
 from longlive_cli.options import file_name
 
+CHAIN, FIRST_STAGE = "distill_chain", "ar"
+"""The recipe of several stages, and its field with the first, whose clips are those of all."""
+
 Recipe = Annotated[
     list[str],
     typer.Argument(
@@ -142,7 +145,9 @@ def _train(
     preset = find(recipe, [p for p in presets() if p.recipe.startswith(complete.TRAINING)])
     changes = gather(config, overrides)
     check_names(preset, changes)
-    check_names(preset, {} if data is None else {"data": str(data)})
+    if data is not None:
+        named = {"data": str(data)}
+        check_names(preset, {FIRST_STAGE: named} if preset.recipe == CHAIN else named)
     if data is not None:
         _require_cache(data)
     first = is_first()
@@ -155,7 +160,7 @@ def _train(
     reads = [("--config", config)] if config is not None else []
     _refuse_to_replace(wanted, reads)
     if dry_run:
-        if data is not None and "sample_prompts" in vars(wanted):
+        if data is not None:
             _check_clips(wanted)
         show(wanted, as_json=as_json)
         if not as_json:
@@ -250,6 +255,10 @@ def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, 
     """What --data sets in a recipe's preset, which other options change: the cache's folder alone
     where captions are not read.
     """
+    if FIRST_STAGE in vars(preset):
+        inner = changes.get(FIRST_STAGE)
+        given = inner if isinstance(inner, dict) else {}
+        return {FIRST_STAGE: _fields_for(cache, vars(preset)[FIRST_STAGE], given)}
     if "sample_prompts" not in vars(preset):
         return {"data": str(cache)}
     from longlive_models.text import PocketTextConfig
@@ -270,7 +279,9 @@ def _check_clips(wanted: Any) -> None:
     """Raise ValueError where a cache is not one for a config; as a run would, on any machine."""
     from longlive_recipes.training.ar_checks import check_data, spec_of
 
-    check_data(wanted, spec_of(wanted).timing)
+    for stage in wanted.stages if FIRST_STAGE in vars(wanted) else (wanted,):
+        if "sample_prompts" in vars(stage):
+            check_data(stage, spec_of(stage).timing)
 
 
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:

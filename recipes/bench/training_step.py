@@ -68,8 +68,7 @@ class _Way:
     model: WanTransformer
     checkpointing: Checkpointing
     forward: Callable[..., Tensor]
-    loss_bound: float
-    gradient_bound: float
+    bounds: tuple[float, float]
 
 
 def measure(options: StepComparison, about: str) -> dict[str, Any]:
@@ -106,12 +105,11 @@ def measure(options: StepComparison, about: str) -> dict[str, Any]:
 def _ways(step: TrainingStep, options: StepComparison) -> dict[str, _Way]:
     """The ways that are compared, today's first."""
     bound, plain, eight = TOLERANCE[options.device], step.model, _in_eight_bits(step, options)
-    same = {"loss_bound": bound, "gradient_bound": bound}
-    rounded = {"loss_bound": EIGHT_LOSS, "gradient_bound": EIGHT_GRADIENT}
+    same, rounded = (bound, bound), (EIGHT_LOSS, EIGHT_GRADIENT)
     ways = {
-        TODAY: _Way(model=plain, checkpointing=True, forward=plain, **same),
-        KEPT: _Way(model=plain, checkpointing="attention", forward=plain, **same),
-        EIGHT: _Way(model=eight, checkpointing="attention", forward=eight, **rounded),
+        TODAY: _Way(model=plain, checkpointing=True, forward=plain, bounds=same),
+        KEPT: _Way(model=plain, checkpointing="attention", forward=plain, bounds=same),
+        EIGHT: _Way(model=eight, checkpointing="attention", forward=eight, bounds=rounded),
     }
     if options.compiled:
         for name in (KEPT, EIGHT):
@@ -148,8 +146,7 @@ def _differences(step: TrainingStep, ways: dict[str, _Way]) -> Rows:
             "loss_difference": relative_error(loss, want_loss),
             "gradient_difference": hypot(*off.values()) / hypot(*whole.values()),
         }
-        bounds = (way.loss_bound, way.gradient_bound)
-        for (what, value), most in zip(row.items(), bounds, strict=True):
+        for (what, value), most in zip(row.items(), way.bounds, strict=True):
             require(value <= most, f"{name}: {what} {value:.1e}, more than {most:g}")
         row["largest_gradient_difference"] = max(
             off[key] / whole[key] for key in want if whole[key]

@@ -10,7 +10,7 @@ from longlive_recipes.configs.distill_dmd import DistillDMD, dmd_pocket, dmd_tin
 from longlive_recipes.configs.quantize_weights import check_rule
 from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_pocket_long, ar_tiny
 
-OF_A_MODEL = ("model", "text", "vae", "world", "window", "shot_offset", "sample_prompts")
+OF_A_MODEL = ("model", "text", "vae", "world", "width", "window", "shot_offset", "sample_prompts")
 """Fields that both stages of the teacher have from the first one."""
 
 SHARED = (*OF_A_MODEL, "shift", "seed")
@@ -25,7 +25,8 @@ class DistillChain:
 
     Each stage's ``run.output`` is a folder of ``output``, its input is the one before. What a model
     is made of (its sizes, VAE, window, clips' world) is that of ``ar``; both distillations have
-    shift, clips and seed too from the teacher's last stage, ``longer`` if there is one.
+    shift, clips and seed too from the teacher's last stage, ``longer`` if there is one. Clips of
+    one's own (``ar.data``) are those of all stages.
     """
 
     output: str = "runs/pocket_chain"

@@ -98,6 +98,37 @@ def test_from_a_folder_to_a_video(place, tmp_path, monkeypatch):
     assert (tmp_path / "a.mp4").is_file()
 
 
+def test_a_chain_takes_a_cache_for_all_of_its_stages(place):
+    words = ("train", "tiny_chain", "--data", place / "cache", "--dry-run", "--json")
+    sets = ("--set", f"ar.vae={place / 'vae'}", "--set", "ar.sample_seconds=2")
+    shown = longlive(*words, *sets)
+    assert shown.exit_code == 0, shown.output
+    config = json.loads(shown.stdout)
+    assert config["ar"]["data"] == str(place / "cache")
+    assert config["ar"]["sample_prompts"] == list(CAPTIONS)
+    assert config["ar"]["sample_seconds"] == 2
+    refused = longlive(*words, *sets, "--set", "dmd.phases.0.length=4")
+    assert refused.exit_code == 2
+    assert "a phase trains on clips of 4 blocks, and the longest of the" in refused.stderr
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_a_packed_student_by_one_command(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [f"ar.vae={place / 'vae'}"]
+    for stage in ("ar", "longer", "cm", "dmd"):
+        settings += [f"{stage}.run.samples_every=0", f"{stage}.run.progress_bar=false"]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    done = longlive("train", "tiny_chain", "--data", place / "cache", *sets)
+    assert done.exit_code == 0, done.output
+    for stage in ("ar", "longer", "cm", "dmd"):
+        record = json.loads((tmp_path / "runs" / "tiny_chain" / stage / "run.json").read_text())
+        assert record["config"]["data"] == str(place / "cache")
+    words = ("generate", CAPTIONS[0], "--model", "runs/tiny_chain/packed", "--seconds", 1)
+    done = longlive(*words, "-o", "a.mp4")
+    assert done.exit_code == 0, done.output
+
+
 @pytest.mark.slow
 def test_from_a_folder_to_a_video_of_a_packed_student_of_few_steps(place, tmp_path, monkeypatch):
     """The defaults lead from stage to stage: nothing but the cache and its VAE is named."""
