@@ -131,7 +131,7 @@ def _checks(
     config: DistillChain,
 ) -> tuple[tuple[str, TrainAR, Callable[[str | None], None]], ...]:
     cm, dmd = config.students
-    modules = [
+    modules: list[Callable[[str | None], None]] = [
         *(partial(_check_ar, stage) for stage in config.teachers),
         lambda resume: distill_cm.check(cm, resume=resume),
         lambda resume: distill_dmd.check(dmd, resume=resume),

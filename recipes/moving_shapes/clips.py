@@ -248,9 +248,9 @@ def check_motions(name: str, motions: Sequence[str]) -> None:
 def _draw_attributes(
     rng: np.random.Generator, split: Split, motions: Sequence[str]
 ) -> ShapeAttributes:
-    choices = possible_attributes(split, motions[rng.integers(len(motions))])
+    choices = possible_attributes(split, motions[int(rng.integers(len(motions)))])
     while not choices:
-        choices = possible_attributes(split, motions[rng.integers(len(motions))])
+        choices = possible_attributes(split, motions[int(rng.integers(len(motions)))])
     return choices[rng.integers(len(choices))]
 
 

@@ -1,5 +1,6 @@
 """Checkpoint files of training runs: found, read with every part looked at, written whole."""
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -144,7 +145,7 @@ def write_whole(checkpoint: dict[str, Any], path: Path) -> None:
         raise
 
 
-class _Told:
+class _Told(io.BytesIO):
     """A file that keeps what the system says of it, which torch hides when it saves.
 
     Attributes:
@@ -152,10 +153,11 @@ class _Told:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
         self._file = file
         self.error: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any, /) -> int:
         """Write bytes, unless an earlier write failed."""
         if self.error is None:
             try:
