@@ -258,7 +258,8 @@ def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, 
     if FIRST_STAGE in vars(preset):
         inner = changes.get(FIRST_STAGE)
         given = inner if isinstance(inner, dict) else {}
-        return {FIRST_STAGE: _fields_for(cache, vars(preset)[FIRST_STAGE], given)}
+        first = _fields_for(cache, vars(preset)[FIRST_STAGE], given)
+        return {name: {"data": str(cache)} for name in preset.names} | {FIRST_STAGE: first}
     if "sample_prompts" not in vars(preset):
         return {"data": str(cache)}
     from longlive_models.text import PocketTextConfig
