@@ -98,9 +98,10 @@ class RunErrors:
             of_latents, of_noise = prediction_errors(made, batch.latents, sigma)
             latent.append(of_latents * free)
             noise.append(of_noise * free)
+        dtype = self.recycler.latent_errors.dtype  # rounded before they travel to the CPU
         self.recycler.learn(
-            own.everyone(torch.cat(latent)).cpu(),
-            own.everyone(torch.cat(noise)).cpu(),
+            own.everyone(torch.cat(latent)).to(dtype).cpu(),
+            own.everyone(torch.cat(noise)).to(dtype).cpu(),
             self.schedule.index(drawn.timesteps),
             clean=recycled.clean,
             chance=recycled.chance,
