@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from longlive_core import float8
+from longlive_core import float8, fused
 from longlive_core.attention import ATTENTION, Request, attention
 from longlive_core.float8 import Float8Linear
+from longlive_core.fused import Modulation
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_models.vae.layers import CausalConv3d, ChannelNorm, FrameAttention, TemporalConv3d
 from longlive_models.vae.streaming import History, rows
@@ -74,6 +75,7 @@ def elementwise(preset: Preset, device: torch.device) -> Iterator[Split]:
     yield _by_rows("gate and residual", lambda y: torch.addcmul(y, y, gate[0, 0]), x)
     yield _by_rows("rounding to FP8", lambda y: float8.quantize(y).codes.view(torch.uint8), x)
     yield _rotation(preset, device)
+    yield from _fused(preset, device)
 
 
 def attentions(preset: Preset, device: torch.device) -> Iterator[Split]:
@@ -179,6 +181,40 @@ def _rotation(preset: Preset, device: torch.device) -> Split:
         return rotate(x[:, start * each : stop * each].clone(), turned).unflatten(1, (-1, each))
 
     return Split(name="rotation", things="frames", total=frames, compute=compute, dim=1)
+
+
+def _fused(preset: Preset, device: torch.device) -> Iterator[Split]:
+    """The kernels between products, by frames."""
+    wan, frames = preset.spec.transformer, preset.spec.transformer.frames_per_block
+    shape = (1, frames, preset.tokens // frames, wan.dim)
+    x, y = (drawn(device, *shape, seed=seed) for seed in (1, 2))
+    shift, scale, gate = (drawn(device, 1, frames, wan.dim, seed=seed) for seed in (3, 4, 5))
+    weight = drawn(device, wan.dim, seed=6)
+
+    def normed(a: int, b: int) -> Tensor:
+        after = Modulation(shift[:, a:b], scale[:, a:b])
+        made = fused.norm(x[:, a:b].clone(), after, eps=wan.eps)
+        assert isinstance(made, Tensor), "rows are not encoded"
+        return made
+
+    def added(a: int, b: int) -> Tensor:
+        after = Modulation(shift[:, a:b], scale[:, a:b])
+        some, more = x[:, a:b].clone(), y[:, a:b].clone()
+        made, also = fused.add_norm(some, more, gate[:, a:b], after, eps=wan.eps)
+        assert isinstance(also, Tensor), "rows are not encoded"
+        return torch.cat((made, also), -1)
+
+    def turned(a: int, b: int) -> Tensor:
+        rows_of = x[:, a:b].flatten(1, 2)
+        heads = fused.rotate_heads(rows_of, wan.num_heads, weight=weight, eps=wan.eps)
+        return heads.unflatten(1, (b - a, -1))
+
+    for name, compute in (
+        ("fused norm and modulation", normed),
+        ("fused residual, norm and modulation", added),
+        ("fused norm of heads", turned),
+    ):
+        yield Split(name=name, things="frames", total=frames, compute=compute, dim=1)
 
 
 def _attention(backend: str, what: str, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Split]:

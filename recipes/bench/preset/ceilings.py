@@ -22,14 +22,15 @@ class Ceilings:
 
     Attributes:
         bf16, fp8: operations a second of a large product.
-        attention: the same of attention alone, over a full window.
+        attention, attention_high: the same of attention alone over a full window, in each quality.
         copy: bytes read and written a second.
     """
 
-    bf16: float
-    fp8: float
-    attention: float
-    copy: float
+    bf16: float = 1.0
+    fp8: float = 1.0
+    attention: float = 1.0
+    attention_high: float = 1.0
+    copy: float = 1.0
 
     def rows(self) -> Table:
         """As a table."""
@@ -37,6 +38,7 @@ class Ceilings:
             "product, bf16": {"tflops": self.bf16 / TERA},
             "product, FP8": {"tflops": self.fp8 / TERA},
             "attention alone": {"tflops": self.attention / TERA},
+            "attention alone, high": {"tflops": self.attention_high / TERA},
             "copy": {"gigabytes_a_second": self.copy / GIGA},
         }
 
@@ -49,10 +51,10 @@ class Work:
     attention: float
     decoding: float
 
-    def ideal(self, ceilings: Ceilings, *, fp8: bool) -> float:
+    def ideal(self, ceilings: Ceilings, *, fp8: bool, high: bool) -> float:
         """Seconds of a pass whose products and attention run as fast as each does alone."""
         products = self.products / (ceilings.fp8 if fp8 else ceilings.bf16)
-        return products + self.attention / ceilings.attention
+        return products + self.attention / (ceilings.attention_high if high else ceilings.attention)
 
 
 def work_of(preset: Preset, seen: int) -> Work:
@@ -81,11 +83,12 @@ def measure_ceilings(preset: Preset, device: torch.device, repeats: int) -> Ceil
     def rate(run: Callable[[], object], amount: float) -> float:
         return amount / median_seconds(run, device, repeats)
 
-    product = 2.0 * side**3
+    product, attended = 2.0 * side**3, 4.0 * preset.tokens * keys * wan.dim
     return Ceilings(
         bf16=rate(lambda: a @ b.t(), product),
         fp8=rate(lambda: float8.matmul(low[0], low[1], out_dtype=dtype), product),
-        attention=rate(lambda: attention(q, k, v), 4.0 * preset.tokens * keys * wan.dim),
+        attention=rate(lambda: attention(q, k, v), attended),
+        attention_high=rate(lambda: attention(q, k, v, quality="high"), attended),
         copy=rate(lambda: target.copy_(source), 2.0 * source.nbytes),
     )
 

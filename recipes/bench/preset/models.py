@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from longlive_core.backends import Request
+from longlive_core.fused import NORM
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import unfilled
@@ -20,6 +23,7 @@ from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5_XXL, UMT5Config
 from longlive_models.vae import VAEConfig, WanVAE
 from longlive_models.wan import WanConfig, WanTransformer
+from longlive_recipes.bench.preset.decoding import plain_decoding
 from longlive_recipes.bench.preset.earlier_worker import random_weights_
 
 TINY = ModelSpec(
@@ -91,6 +95,10 @@ def preset_of(name: str, device: torch.device) -> Preset:
     return Preset(name=name, spec=spec, text=text, side=side, copied=copied)
 
 
+CONTRAST = 0.65
+"""What the last convolution's random weights are times, so that pixels deviate by about 0.4."""
+
+
 @dataclass(frozen=True)
 class NoText:
     """Stands for a text encoder, which is measured by itself."""
@@ -116,10 +124,26 @@ def build(preset: Preset, runtime: Runtime, group: SequenceGroup = ALONE) -> Lon
         transformer, vae = WanTransformer(spec.transformer), WanVAE(spec.vae)
     random_weights_(transformer, runtime.device, 1)
     random_weights_(vae, runtime.decode_device, 2)
+    with torch.no_grad():  # pixels that are seldom clamped, as those of pictures
+        cast(Tensor, vae.decoder.head[2].weight).mul_(CONTRAST)
     text = NoText(spec.transformer.text_len, spec.transformer.text_dim, runtime.device)
     return LongLivePipeline(
         transformer, vae, text, settings=spec.settings, runtime=runtime, group=group
     )
+
+
+def unfuse_(pipe: LongLivePipeline, *, written_out: bool) -> None:
+    """Let a pipeline compute the plain path, in place: no fused kernels, a block decoded at once.
+
+    ``written_out`` takes the operations whose order of sums is that of the kernels, where there
+    are any; else torch's own.
+    """
+    weight = pipe.transformer.patch_embedding.weight
+    asked = Request(device=weight.device, dtype=weight.dtype)
+    usable = NORM.explain(asked)["reference"].startswith("usable")
+    fused = "reference" if written_out and usable else "torch"
+    pipe.transformer.set_quality(pipe.runtime.quality, fused=fused)
+    pipe.vae.decode_with_(plain_decoding(pipe.spec.transformer.frames_per_block))
 
 
 def with_cache(pipe: LongLivePipeline, kv_cache: str) -> LongLivePipeline:

@@ -8,8 +8,9 @@ from typing import Any
 from longlive_recipes.bench.options import Table
 from longlive_recipes.bench.preset.case import BlockTimes, Case, StreamTimes, quantile
 from longlive_recipes.bench.preset.ceilings import TERA, Ceilings, Work
+from longlive_recipes.bench.preset.decoding import DecodeError
 from longlive_recipes.bench.preset.models import Preset
-from longlive_recipes.bench.preset.variants import PLAIN
+from longlive_recipes.bench.preset.variants import HIGH, PLAIN
 
 Cell = float | str
 
@@ -31,6 +32,7 @@ class Found:
         block_errors: of each block of the first window.
         refused: why a variant has no time, by name.
         text: seconds of encoding a prompt, and bytes of the encoder.
+        decode_errors: how far frames are from the plain path's, by name.
         beside: blocks of the variant that another took turns with, by the other's name.
         apart: those that decode on a second device.
         earlier_fill, earlier_blocks, earlier_decodes: seconds of the other tree.
@@ -39,13 +41,14 @@ class Found:
     preset: Preset
     work: list[Work]
     on_gpu: bool
-    ceilings: Ceilings = field(default_factory=lambda: Ceilings(bf16=1, fp8=1, attention=1, copy=1))
+    ceilings: Ceilings = field(default_factory=Ceilings)
     cases: list[Case] = field(default_factory=list)
     streams: dict[str, StreamTimes] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     block_errors: dict[str, list[float]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     text: tuple[float, int] = (0.0, 0)
+    decode_errors: dict[str, DecodeError] = field(default_factory=dict)
     beside: dict[str, list[BlockTimes]] = field(default_factory=dict)
     apart: list[Case] = field(default_factory=list)
     earlier_fill: list[float] = field(default_factory=list)
@@ -79,12 +82,13 @@ def _blocks(found: Found) -> Table:
         middle = by_name[name]
         passes = len(case.blocks[0].steps) + 1
         work, fp8 = found.work[-1], "fp8" in case.pipe.runtime.weights
+        high = case.variant.tier == HIGH
         row: dict[str, Cell] = {"error": _error(found.errors[name]), **_spread(seconds)}
         row["a_step"] = median(step for block in case.blocks for step in block.steps)
         row["clean_pass"] = median(block.clean for block in case.blocks)
         row["frames_a_second"] = _rate(found, middle)
         row["tflops"] = passes * (work.products + work.attention) / middle / TERA
-        row["share_of_ceilings"] = passes * work.ideal(found.ceilings, fp8=fp8) / middle
+        row["share_of_ceilings"] = passes * work.ideal(found.ceilings, fp8=fp8, high=high) / middle
         if PLAIN in by_name:
             row["times_plain_speed"] = by_name[PLAIN] / middle
         if earlier is not None:
@@ -118,12 +122,19 @@ def _decoding(found: Found) -> Table:
     earlier = median(found.earlier_decodes) if found.earlier_decodes else None
     if earlier is not None:
         rows[EARLIER] = {**_spread(found.earlier_decodes), "frames_a_second": _rate(found, earlier)}
-    plain = next((median(c.decodes) for c in found.cases if c.variant.name == PLAIN), None)
+    timed = [case for case in found.cases if case.decodes]
+    plain = next((median(case.decodes) for case in timed if case.variant.name == PLAIN), None)
     for case in found.cases:
-        if not case.decodes:
+        error = found.decode_errors.get(case.variant.name)
+        if error is None:
+            continue
+        row: dict[str, Cell] = {"levels_off": error.mean, "within_2": f"{error.near:.3%}"}
+        rows[case.variant.name] = row
+        if error.problem is not None:
+            row["levels_off"] = f"not timed: {error.problem}"
             continue
         middle = median(case.decodes)
-        row: dict[str, Cell] = {"first_cold": case.first_decode, **_spread(case.decodes)}
+        row |= {"first_cold": case.first_decode, **_spread(case.decodes)}
         row["frames_a_second"] = _rate(found, middle)
         row["tflops"] = found.work[-1].decoding / middle / TERA
         row["share_of_ceilings"] = found.work[-1].decoding / found.ceilings.bf16 / middle
@@ -131,7 +142,6 @@ def _decoding(found: Found) -> Table:
             row["times_plain_speed"] = plain / middle
         if earlier is not None:
             row["times_earlier_speed"] = earlier / middle
-        rows[case.variant.name] = row
     return rows
 
 

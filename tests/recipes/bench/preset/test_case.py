@@ -27,10 +27,10 @@ def test_a_quantile_lies_between_the_two_nearest_values():
 
 def test_a_lossless_one_is_compared_with_its_own_form_of_cache():
     lossless = Variant(name="one", tier="lossless", kv_cache="nvfp4", steps=2)
-    assert lossless.reference.name == "plain, nvfp4 cache, 2 steps"
+    assert lossless.reference.name == "reference, nvfp4 cache, 2 steps"
     assert (lossless.reference.kv_cache, lossless.reference.steps) == ("nvfp4", 2)
     high = Variant(name="one", tier="high", kv_cache="nvfp4")
-    assert (high.reference.name, high.reference.kv_cache) == ("plain", "bf16")
+    assert (high.reference.name, high.reference.kv_cache) == ("reference", "bf16")
 
 
 def test_rows_of_fewer_steps_and_bits_stand_beside_each_tier():

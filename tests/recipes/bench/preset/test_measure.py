@@ -34,7 +34,7 @@ def test_every_configuration_is_compared_and_timed():
     assert list(parts["Decoding a block"]) == ["plain", "lossless"]
     streamed = ["plain", "lossless", "lossless, decoding on the second GPU"]
     assert list(parts["End to end"]) == streamed
-    assert "lossless: the bytes of the plain path" in record["checked"]
+    assert "lossless: its bytes" in record["checked"]
     assert record["backends"]
     assert prepared.table(record).count("| lossless |") == 5
 
