@@ -181,13 +181,18 @@ class LongLivePipeline(VideoMaker):
         return made
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
-        """The backends of attention, the encoded cache and every linear, and why no faster ones.
+        """The backends of attention, the encoded cache, norms and linears, and why no faster ones.
 
         ``longlive_models.precision.in_short`` makes a few lines of them.
         """
         attention = self.runtime.receipt(self.transformer.config.head_dim)
         layers = model_receipts(self.transformer, self.runtime, self._notes)
-        return {"attention": (attention,), "kv_cache": self.runtime.cache_receipts(), **layers}
+        return {
+            "attention": (attention,),
+            "kv_cache": self.runtime.cache_receipts(),
+            "fused": self.runtime.fused_receipts(),
+            **layers,
+        }
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model to a folder that ``from_pretrained`` loads; returns the folder.

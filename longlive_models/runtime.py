@@ -14,6 +14,7 @@ from longlive_core.async_decode import make_lane
 from longlive_core.attention import ATTENTION, Request
 from longlive_core.backends import Receipt
 from longlive_core.block_offload import BlockOffload
+from longlive_core.fused import GELU, NORM, ROTATE
 from longlive_core.kv_cache import Int8PageCodec, PageCodec, PlainCodec
 from longlive_models.checkpoints.nvfp4 import PackedConfig
 from longlive_models.checkpoints.to_device import move_weights
@@ -213,6 +214,12 @@ class Runtime:
             quality=self.quality,
         )
         return ATTENTION.receipt(request, self.attention)
+
+    def fused_receipts(self) -> tuple[Receipt, ...]:
+        """What runs between the products of the transformer's blocks, and why nothing faster."""
+        request = Request(device=self.device, dtype=PRECISIONS[self.compute], quality=self.quality)
+        tables = (NORM, ROTATE, GELU) if self.weights == "fp8" else (NORM, ROTATE)
+        return tuple(table.receipt(request) for table in tables)
 
     def cache_receipts(self) -> tuple[Receipt, ...]:
         """The backends that decode the cache's pages here; none for plain pages."""

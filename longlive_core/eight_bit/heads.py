@@ -3,7 +3,7 @@
 Attention kernels of eight bits take one scale a head. A number is read back as ``code * scale``,
 and the scale makes the head's largest magnitude over all tokens E4M3's largest::
 
-    scale = max(amax / 448, 2 ** -126)        code = (x - mean) / scale, to nearest, ties to even
+    scale = max(amax / 448, 2 ** -126)        code = (x - mean) * (1 / scale), ties to even
 
 In float32, whatever float type the numbers are in. ``mean`` is there for keys alone: softmax does
 not see what all keys have in common, and what is left of them is rounded in finer steps.
@@ -63,7 +63,8 @@ def _reference(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
     amax = wide.abs().amax((1, 3))
     scales = amax / amax.new_full((), _LARGEST)  # CUDA multiplies by a number's reciprocal
     scales = scales.clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (wide / scales[:, None, :, None]).clamp(-_LARGEST, _LARGEST)
+    inverse = torch.ones_like(scales) / scales
+    codes = (wide * inverse[:, None, :, None]).clamp(-_LARGEST, _LARGEST)
     return codes.to(torch.float8_e4m3fn), scales
 
 

@@ -21,12 +21,14 @@ from longlive_core.eight_bit import (
     ENCODE_COLUMNS,
     ENCODE_HEADS,
     ENCODE_ROWS,
+    EncodedRows,
     Int8PageCodec,
     encode_columns,
     encode_heads,
     encode_rows,
 )
 from longlive_core.float8 import BLOCK_MATMUL, ROW_MATMUL
+from longlive_core.fused import GELU, NORM, ROTATE, Modulation, add_norm, gelu, rotate_heads
 from longlive_core.kv_cache import PageCodec
 from longlive_core.noise import gaussian
 
@@ -231,6 +233,28 @@ def _encoded_columns(device: torch.device, dtype: torch.dtype, _: int, backend: 
     return torch.cat([codes.float().flatten(), scales.flatten()])
 
 
+def _norm(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
+    x, y = (_drawn(device, dtype, 1, 2, SIDE, SIDE, seed=seed) for seed in (0, 1))
+    shift, scale, gate = (_drawn(device, dtype, 1, 2, SIDE, seed=seed) for seed in (2, 3, 4))
+    after = Modulation(shift, scale)
+    found = add_norm(x, y, gate, after, eps=1e-6, backend=backend)[1]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _rotated(device: torch.device, dtype: torch.dtype, head_dim: int, backend: str) -> Tensor:
+    x, weight = _drawn(device, dtype, 1, SIDE, 2 * head_dim), _drawn(device, dtype, 2 * head_dim)
+    turns = _drawn(device, torch.float32, 1, SIDE, 1, head_dim // 2)
+    angles = (turns.cos()[..., None], torch.stack((-turns.sin(), turns.sin()), dim=-1))
+    return rotate_heads(x, 2, weight=weight, eps=1e-6, angles=angles, backend=backend)
+
+
+def _gelu_rows(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
+    rows = gelu(_drawn(device, dtype, SIDE, SIDE), encode=True, backend=backend)
+    assert isinstance(rows, EncodedRows)
+    return rows.codes.float() * rows.scales
+
+
 def _four_bit_pages(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
     writes = nvfp4.NVFP4PageCodec(dtype=dtype, backend="reference")
     return _page(writes, nvfp4.NVFP4PageCodec(dtype=dtype, backend=backend), device, dtype)
@@ -266,5 +290,8 @@ TESTS = (
     SelfTest(operation=ENCODE_ROWS, near=0.0, compute=_encoded_rows),
     SelfTest(operation=ENCODE_HEADS, near=0.0, compute=_encoded_heads),
     SelfTest(operation=ENCODE_COLUMNS, near=0.0, compute=_encoded_columns),
+    SelfTest(operation=NORM, near=0.01, compute=_norm),
+    SelfTest(operation=ROTATE, near=0.01, compute=_rotated),
+    SelfTest(operation=GELU, near=0.0, compute=_gelu_rows, high=0.02),
 )
 """How each operation is tried."""

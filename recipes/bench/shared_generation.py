@@ -134,6 +134,7 @@ class Block:
             ),
             memory=self.cache,
             store=store,
+            velocity=not store,
         )
 
 

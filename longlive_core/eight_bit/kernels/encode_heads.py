@@ -75,8 +75,8 @@ def _codes(
     scale = tl.where(scale < TINY, TINY, scale)
     if tl.program_id(0) == 0:
         tl.store(scales_ptr + place + tl.zeros((1,), tl.int32), scale)
-    y = tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape))
-    tl.store(codes_ptr + at, e4m3_code(y, CONVERTS), mask=mask)
+    inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
+    tl.store(codes_ptr + at, e4m3_code(x * inverse[:, None], CONVERTS), mask=mask)
 
 
 def encode_heads(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def _gelu_rows(
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
     inner = 1.5957691216057308 * (x + 0.044715 * (x * x * x))  # twice the argument of tanh
     y = rounded(x / (1.0 + tl.exp(-inner)), NATIVE).to(tl.float32)
-    code, scale = encoded(y, LARGEST, CONVERTS)
+    code, scale = encoded(y, LARGEST, CONVERTS, False)
     tl.store(codes_ptr + at, code, mask=mask)
     tl.store(scales_ptr + row, scale, mask=inside)
 

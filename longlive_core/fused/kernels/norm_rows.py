@@ -72,7 +72,7 @@ def _add_norm(
         out = rounded(n, NATIVE)
         if ENCODES:
             wide = tl.where(mask, out.to(tl.float32), 0.0)
-            code, scales = encoded(wide, LARGEST, CONVERTS)
+            code, scales = encoded(wide, LARGEST, CONVERTS, True)
             tl.store(out_ptr + at, code, mask=mask)
             tl.store(scales_ptr + row, scales, mask=inside)
         else:
@@ -126,7 +126,7 @@ def add_norm(
         step_stride,
         ADDS=y is not None,
         GATED=gated,
-        AFTER=PLAIN if after is None else MODULATED if modulated else AFFINE,
+        AFTER=(PLAIN if after is None else MODULATED if modulated else AFFINE).value,
         ENCODES=encode,
         EPS=eps,
         LARGEST=LARGEST[torch.float8_e4m3fn],
