@@ -1,5 +1,6 @@
 """Pages that name what is in the tree name what is there."""
 
+import json
 import re
 import runpy
 
@@ -38,6 +39,34 @@ def test_the_public_names_are_listed_as_they_are():
     assert text("docs/api.md") == made["page"](), "run: python docs/make_api.py"
     with pytest.raises(ValueError, match="longlive_core.noise has no gone"):
         made["first_line"]("longlive_core.noise", "gone")
+
+
+def test_the_table_of_speed_is_what_the_records_say(tmp_path):
+    made = runpy.run_path(str(ROOT / "docs" / "make_speed.py"))
+    said = text("README.md")
+    assert made["BEGIN"] in said
+    assert made["page"](said, ROOT / "benchmarks/results") == said, "run: python docs/make_speed.py"
+    assert made["page"](said, tmp_path) == said
+    record = {
+        "parts": {
+            made["BLOCK"]: {
+                "the earlier tree": {"seconds_p50": 1.2},
+                "lossless": {"error": "same bytes", "seconds_p50": 1.0, "times_earlier_speed": 1.2},
+                "high": {"error": "not timed: 0.4 off"},
+            },
+            made["STREAM"]: {"lossless": {"frames_a_second": 18.04, "peak_gib": 40.0}},
+        },
+        "hardware": {"gpu": "a GPU"},
+        "versions": {"torch": "2.11"},
+        "commit": "abc",
+        "command": "longlive bench --preset 5b",
+    }
+    (tmp_path / "5b_cuda.json").write_text(json.dumps(record))
+    table = made["page"](said, tmp_path)
+    assert "| the earlier tree | 1.200 |  |  |  |  |" in table
+    assert "| lossless | 1.000 (1.20x) |  | 18.0 | 40.0 | the reference's bytes |" in table
+    assert "| high |  |  |  |  | not timed: 0.4 off |" in table
+    assert "a GPU, torch 2.11, commit abc: `longlive bench --preset 5b`" in table
 
 
 def test_each_seam_names_its_files_and_a_test():

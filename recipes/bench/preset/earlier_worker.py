@@ -138,7 +138,7 @@ def _prompt() -> Any:
 
 def main() -> None:
     """Answer orders until there are no more."""
-    sys.path.insert(0, sys.argv[1])
+    sys.path[0] = sys.argv[1]  # in place of this file's own folder, whose names are common ones
     worker = Worker(json.loads(sys.argv[2]))
     for order in sys.stdin:
         sys.stdout.write(json.dumps(worker.answer(order.strip())) + "\n")
