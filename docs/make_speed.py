@@ -51,7 +51,7 @@ def tables(results: Path) -> str | None:
         sources.append(apart)
     lines.append("")
     lines += [
-        f"{made['hardware'].get('gpu', made['hardware']['cpu'])}, torch "
+        f"{made['hardware'].get('gpu') or made['hardware']['cpu']}, torch "
         f"{made['versions']['torch']}, commit {made['commit']}: `{made['command']}`"
         for made in sources
     ]
