@@ -15,7 +15,7 @@ from longlive_models.trace import Clock, Laps
 from longlive_models.video.blocks import decoder
 from longlive_recipes.bench.generation import PROMPT
 from longlive_recipes.bench.preset.models import nbytes
-from longlive_recipes.bench.preset.variants import PLAIN, Variant
+from longlive_recipes.bench.preset.variants import Variant
 
 SEED = 7
 BLOCK_PROMPT = BlockPrompt(text=PROMPT, shot=0, cut=False, offset=0.0)
@@ -95,7 +95,6 @@ class Case:
 
     def fill(self, blocks: int) -> None:
         """Make the first blocks, keep their latents, and time them: the first one is cold."""
-        self.take_path(timed=False)
         before = self.meter.held
         self._generator = self.pipe.generator([SEED], self.settings)
         self.own = self.meter.held - before
@@ -114,22 +113,9 @@ class Case:
     def block(self) -> None:
         """Make and time the next block."""
         assert self._generator is not None, "the window is filled first"
-        self.take_path(timed=True)
         latents, times = self._make(self._generator.cache.blocks)
         self._last = latents
         self.blocks.append(times)
-
-    def take_path(self, *, timed: bool) -> None:
-        """Choose what stands between the products of the transformer's blocks, for what comes next.
-
-        The plain path is timed as torch's own operations, and compared as what fused kernels mean,
-        written out, whose bytes are theirs.
-        """
-        fused = "auto"
-        if self.variant.tier == PLAIN:
-            written_out = self.pipe.runtime.compute == "bf16" and not timed
-            fused = "reference" if written_out else "torch"
-        self.pipe.transformer.set_quality(self.pipe.runtime.quality, fused=fused)
 
     def decode_first(self) -> None:
         """Decode the first block, cold."""
@@ -204,7 +190,6 @@ class StreamTimes:
 def stream(case: Case, blocks: int) -> StreamTimes:
     """Make a video of so many blocks over a full window, decoding while denoising."""
     pipe, window = case.pipe, case.settings.window
-    case.take_path(timed=True)
     seconds = pipe.timing.seconds(window + blocks)
     case.meter.reset()
     others = case.meter.held - case.pipe_bytes
