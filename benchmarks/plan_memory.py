@@ -106,7 +106,7 @@ def free(device: str) -> None:
 
 def measure(spec: ModelSpec, device: str) -> bool:
     """Print predicted and measured peaks; returns whether all are near."""
-    sizes = counted(PUBLISHED, spec, 0)
+    sizes = counted(PUBLISHED, spec)
     gpu, right = GPUS["h200"], True
     print(f"{'weights, cache':16}{'said GiB':>10}{'is GiB':>10}{'off':>8}{'said s':>9}{'is s':>9}")
     for weights, kv_cache in CHOICES:
@@ -126,7 +126,7 @@ def measure(spec: ModelSpec, device: str) -> bool:
 
 def imitate(spec: ModelSpec, device: str) -> bool:
     """Try each card; returns whether what fits is what was said to fit."""
-    sizes, right = counted(PUBLISHED, spec, 0), True
+    sizes, right = counted(PUBLISHED, spec), True
     whole = torch.cuda.get_device_properties(0).total_memory
     print(f"\n{'card':>6}  {'weights, cache':16}{'said':>8}{'is':>8}")
     for card in CARDS:

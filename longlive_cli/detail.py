@@ -73,6 +73,12 @@ class BlockLines(Silence):
         note(f"{name}: block {report.index + 1}/{report.blocks}, {', '.join(parts)}")
 
 
+def tell_picked(plan: "Plan", detail: str = "usual") -> None:
+    """Say what was picked for a bound of memory, if there is one."""
+    for line in plan.picked if detail != "quiet" else ():
+        note(f"longlive: {plan.config.model} {line}")
+
+
 def tell_plan(plan: "Plan", detail: str, *, named: bool) -> None:
     """Say what the files become; in detail, what runs where, and which faster backends cannot.
 

@@ -33,14 +33,22 @@ SAMPLING = {
     "fps": options.FPS,
     "crf": options.CRF,
     "model": options.Model,
+    "max_memory": options.MaxMemory,
 }
 """Options of how a video is made and stored, which are fields of the config of a generation."""
 
-GROUPS = {"runtime": RUNTIME, "sampling": SAMPLING}
+PLANNED = {
+    name: option
+    for name, option in RUNTIME.items()
+    if name not in ("device", "attention", "lane", "linear", "strict", "lora")
+} | {"max_memory": options.MaxMemory}
+"""Options of how a model runs that memory and time depend on."""
+
+GROUPS = {"runtime": RUNTIME, "sampling": SAMPLING, "planned": PLANNED}
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with the options of a group in place of its parameter `runtime` or `sampling`.
+    """`command` with the options of a group in place of its parameter of that name.
 
     The command gets a mapping of those that were given.
     """

@@ -97,7 +97,7 @@ class Stream:
         self._schedule = schedule
         self._lane = lane
         self._origin = origin
-        self._first_state = state  # held until a lane's stream no longer reads it
+        self._first_state = state and state.history  # held until a lane's stream no longer reads it
         self._decodes = decodes
         self._reader = reader
         require_callable("on_step", on_step)
@@ -230,7 +230,7 @@ class Stream:
                 self._schedule.fork(),
                 lane=self._lane,
                 origin=self._origin,
-                state=state,
+                state=state and StreamState(state.history),  # each spends its own
                 ready=self._ready,
                 decodes=self._decodes,
                 reader=self._reader,

@@ -10,10 +10,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from longlive_models.placing import text_place
 from longlive_recipes.configs.plan import PlanWishes as PlanWishes
-from longlive_recipes.planning.advice import Advice, advise, fits
-from longlive_recipes.planning.hardware import Hardware, here, named, with_memory
-from longlive_recipes.planning.memory import Choice, Memory, memory_of, resized
+from longlive_recipes.planning.advice import Advice, advise, fits, pick
+from longlive_recipes.planning.hardware import Hardware, here, named, with_memory, within
+from longlive_recipes.planning.memory import (
+    Choice,
+    Memory,
+    computed_bytes,
+    memory_of,
+    resized,
+)
 from longlive_recipes.planning.sizes import Sizes, sizes_of
 from longlive_recipes.planning.speed import Speed, file_bytes, speed_of
 
@@ -37,6 +44,7 @@ class Forecast:
         video_frames: of it; None without an end.
         model_bytes, video_bytes: what they take on disk.
         advice: the smallest change that makes it fit; None if it fits, or none does.
+        picked: what was picked for ``max_memory``, in words to type.
     """
 
     model: str
@@ -51,6 +59,7 @@ class Forecast:
     model_bytes: int
     video_bytes: int | None
     advice: Advice | None
+    picked: tuple[str, ...] = ()
 
     @property
     def video_wall_seconds(self) -> float:
@@ -73,6 +82,7 @@ class Forecast:
             "size": self.size,
             "memory": {**self.memory.parts(), "peak": self.memory.peak},
             "fits": self.fits,
+            "picked": list(self.picked),
             "advice": advice,
             "speed": asdict(self.speed),
             "video": {
@@ -92,9 +102,14 @@ def run(wishes: PlanWishes) -> Forecast:
         ValueError: there is no such model, or frames of such a size cannot be.
     """
     known = here() if wishes.gpu is None else named(wishes.gpu)
-    hardware = with_memory(known, wishes.memory)
-    sizes = sizes_of(wishes.model)
+    hardware = within(with_memory(known, wishes.memory), wishes.max_memory)
+    sizes = sizes_of(wishes.model, vae=wishes.vae)
     choice = choose(wishes, sizes, hardware)
+    picked: tuple[str, ...] = ()
+    if wishes.max_memory is not None:
+        found = pick(sizes, choice, hardware, free=wishes.free, quality=wishes.quality)
+        if found is not None:
+            choice, picked = found.choice, found.options
     memory = memory_of(sizes, choice, hardware)
     speed = speed_of(sizes, choice, hardware)
     enough = fits(memory, hardware)
@@ -114,24 +129,35 @@ def run(wishes: PlanWishes) -> Forecast:
         video_frames=frames,
         model_bytes=file_bytes(sizes, choice.weights),
         video_bytes=video,
-        advice=None if enough else advise(sizes, choice, hardware),
+        advice=None
+        if enough
+        else advise(sizes, choice, hardware, free=wishes.free, quality=wishes.quality),
+        picked=picked,
     )
 
 
 def choose(wishes: PlanWishes, sizes: Sizes, hardware: Hardware) -> Choice:
-    """How the model would be run: "auto" is decided as ``Runtime.choose`` does."""
+    """How the model would be run: "auto" is decided as ``Runtime.choose`` and the pipeline do."""
     settings = sizes.spec.settings
     plain = "bf16" if hardware.gpu else "fp32"
+    usual = "fp8" if wishes.quality == "high" and hardware.fp8 else plain
+    needed = sizes.text * computed_bytes(usual, hardware)
+    place = text_place(wishes.text_encoder, needed, hardware.memory if hardware.gpu else None)
     steps = wishes.steps
     if steps is None:
         steps = settings.steps if isinstance(settings.steps, int) else settings.steps[-1]
     guidance = settings.guidance if wishes.guidance is None else wishes.guidance
     return Choice(
-        weights=plain if wishes.weights == "auto" else wishes.weights,
+        weights=usual if wishes.weights == "auto" else wishes.weights,
         kv_cache=plain if wishes.kv_cache == "auto" else wishes.kv_cache,
         steps=steps,
         guidance=guidance != 1,
         ranks=wishes.ranks,
         decode_apart=wishes.decode_apart,
         image=wishes.image(),
+        vae_latents=wishes.vae_latents,
+        vae_tiles=wishes.vae_tiles,
+        offload=wishes.offload,
+        text_encoder=place,
+        videos=wishes.videos,
     )

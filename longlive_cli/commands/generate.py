@@ -12,7 +12,7 @@ import typer
 from longlive_cli import options
 from longlive_cli.boundary import name_of
 from longlive_cli.content import Content, look_at_files, read_snapshots
-from longlive_cli.detail import how_much, tell_plan
+from longlive_cli.detail import how_much, tell_picked, tell_plan
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
@@ -94,6 +94,7 @@ def generate(
     plan = recipe.plan(wanted, jobs, place, overwrite, saving, ranks=nproc)
     if detail != "quiet":
         recipe.warn_of_plan(plan, jobs)
+    tell_picked(plan, detail)
     parallel = _spread(wanted, jobs, nproc, nodes, saving) if ranks > 1 else None
     if dry_run:
         show(plan, as_json=as_json)

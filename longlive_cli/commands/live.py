@@ -12,6 +12,7 @@ import typer
 from longlive_cli import options
 from longlive_cli.commands.generate import end, tell
 from longlive_cli.content import Content, look_at_files
+from longlive_cli.detail import tell_picked
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, show, warnings_are_lines
 from longlive_cli.option_groups import with_groups
@@ -83,6 +84,7 @@ def live(
 
     plan = recipe.plan(wanted, jobs, place, overwrite, saving)
     recipe.warn_of_plan(plan, jobs)
+    tell_picked(plan)
     if dry_run:
         show(plan, as_json=as_json)
         return

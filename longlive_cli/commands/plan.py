@@ -7,14 +7,17 @@ import typer
 
 from longlive_cli import complete, options
 from longlive_cli.messages import in_one_line, say, spinning
+from longlive_cli.option_groups import with_groups
 
 if TYPE_CHECKING:
     from longlive_cli.catalog import Preset
     from longlive_recipes.plan import Forecast
+    from longlive_recipes.planning.memory import Choice
 
 GIB = 2**30
 
 
+@with_groups
 def plan(
     model: Annotated[
         str | None,
@@ -40,8 +43,7 @@ def plan(
         str | None,
         typer.Option(metavar="WxH", help="Frames of another size.  [default: the model's]"),
     ] = None,
-    weights: options.Weights = None,
-    kv_cache: options.KVCache = None,
+    planned: dict[str, Any] | None = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps of a block.  [default: the model's]")
     ] = None,
@@ -60,6 +62,7 @@ def plan(
     Nothing is loaded. Memory is within 10 % of what is measured; seconds are within 10 % on an
     H200, and within a quarter on devices that were not measured.
     """
+    from longlive_cli.overrides import apply_mapping
     from longlive_recipes.configs.plan import PlanWishes
 
     wishes = PlanWishes(
@@ -68,13 +71,12 @@ def plan(
         memory=memory,
         seconds=seconds,
         size=size,
-        weights="auto" if weights is None else weights,
-        kv_cache="auto" if kv_cache is None else kv_cache,
         steps=steps,
         guidance=guidance,
         ranks=ranks,
         decode_apart=decode_apart,
     )
+    wishes = apply_mapping(wishes, planned or {})
     if train:
         _train(model, gpu, memory, as_json)
         return
@@ -137,7 +139,8 @@ def described(forecast: "Forecast") -> str:
     ranks = f", {choice.ranks} GPUs" if choice.ranks > 1 else ""
     lines = [
         f"{forecast.model}, {forecast.size}, on {hardware.name}: weights {choice.weights}, cache "
-        f"{choice.kv_cache}, {choice.steps} steps{guided}{ranks}",
+        f"{choice.kv_cache}, {choice.steps} steps{guided}{ranks}{_places(choice)}",
+        *([f"picked: {' '.join(forecast.picked)}"] if forecast.picked else []),
         "",
         "memory",
     ]
@@ -145,6 +148,8 @@ def described(forecast: "Forecast") -> str:
     lines += [f"  {name:26}{_bytes(count):>11}" for name, count in parts.items()]
     peak = forecast.memory.peak
     lines.append(f"  {'in all':26}{_bytes(peak):>11} of {_bytes(usable)} that can be had")
+    if forecast.memory.host:
+        lines.append(f"  {'waits on the host':26}{_bytes(forecast.memory.host):>11}")
     lines += ["", "time", f"  {'loading':26}{_seconds(speed.loading):>11}"]
     lines += [
         f"  {'first frame after':26}{_seconds(speed.first_frame):>11}",
@@ -159,6 +164,18 @@ def described(forecast: "Forecast") -> str:
     if forecast.video_bytes is not None:
         lines.append(f"  {'the video, about':26}{_bytes(forecast.video_bytes):>11}")
     return "\n".join([*lines, "", verdict(forecast)])
+
+
+def _places(choice: "Choice") -> str:
+    """What of a choice is not as usual, as words that follow a list."""
+    found = {
+        f"{choice.vae_latents} latents decoded at a time": choice.vae_latents > 0,
+        f"on {choice.vae_tiles} strips": choice.vae_tiles > 1,
+        "blocks wait on the host": choice.offload,
+        "text encoder visits the device": choice.text_encoder == "offload",
+        "text encoder on the CPU": choice.text_encoder == "cpu",
+    }
+    return "".join(f", {words}" for words, true in found.items() if true)
 
 
 def verdict(forecast: "Forecast") -> str:

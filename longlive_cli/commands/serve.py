@@ -59,6 +59,7 @@ def serve(
     model: options.Model = None,
     offer: _Offer = None,
     runtime: dict[str, Any] | None = None,
+    max_memory: options.MaxMemory = None,
     sessions: Annotated[int, typer.Option(help="Sessions that are open at a time.")] = 8,
     seconds: Annotated[float, typer.Option(help="The length of a video at most.")] = 3600.0,
     steps: Annotated[int, typer.Option(help="Denoising steps of a block at most.")] = 100,
@@ -98,6 +99,7 @@ def serve(
         model=model or "pocket",
         offer=tuple(offer or ()),
         limits=limits,
+        max_memory=max_memory,
     )
     config = apply_mapping(config, runtime or {})
     resolve(config.model)
@@ -122,8 +124,12 @@ def _is_are(names: list[str]) -> str:
 
 def _run(config: Any) -> int:
     from longlive_models.prompts.report import PromptWarning
+    from longlive_recipes.generation.within_memory import within_memory
     from longlive_recipes.serve.server import address_of, listen, serve
 
+    config, picked = within_memory(config, videos=config.limits.sessions)
+    for line in picked:
+        note(f"longlive: {config.model} {line}")
     with listen(config) as opened, Stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)  # the page and the answers say it
 

@@ -1,6 +1,6 @@
 """WanVAE, which encodes videos to latents and decodes them, whole or block by block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -135,16 +135,19 @@ class WanVAE(nn.Module):
         return self._decode(latents, None, record=False)[0]
 
     def decode_block(
-        self, latents: Latents, state: StreamState | None = None
+        self, latents: Latents, state: StreamState | None = None, *, spend: bool = False
     ) -> tuple[Video, StreamState]:
         """Decode the next latents of a video; returns frames and the state for the next call.
 
         In the first call, which has no state, the first latent frame gives one frame; all others
         give 4. However the latents are split over calls, the frames are those of ``decode``.
+        With ``spend`` the state given is of no use afterwards, and its memory is free meanwhile.
         """
         self._check_latents(latents)
         b, c, _, h, w = latents.shape
-        past = _past(state, self.decoder, (b, 2, h, w, c))
+        past: Sequence[Tensor] | None = _past(state, self.decoder, (b, 2, h, w, c))
+        if spend and state is not None:
+            past = state.spend()
         video, history = self._decode(latents, past, record=True)
         return video, StreamState(history)
 
@@ -157,7 +160,7 @@ class WanVAE(nn.Module):
         return _run(self.encoder, x, past, record=record, at_once=at_once)
 
     def _decode(
-        self, latents: Latents, past: tuple[Tensor, ...] | None, *, record: bool
+        self, latents: Latents, past: Sequence[Tensor] | None, *, record: bool
     ) -> tuple[Video, tuple[Tensor, ...]]:
         latents = self.denormalize(latents).contiguous(memory_format=torch.channels_last_3d)
         x = self.conv2(latents)
@@ -206,14 +209,14 @@ class WanVAE(nn.Module):
 def _run(
     network: Callable[[Features, History], Features],
     x: Features,
-    past: tuple[Tensor, ...] | None,
+    past: Sequence[Tensor] | None,
     *,
     record: bool,
     at_once: int,
 ) -> tuple[Features, tuple[Tensor, ...]]:
     """Run the network over a video's first frame by itself, then over ``at_once`` at a time.
 
-    With gradients all others are run together.
+    With gradients all others are run together. ``past`` is emptied if it is a list.
     """
     pieces = []
     if past is None:
@@ -223,11 +226,13 @@ def _run(
     outputs = []
     for number, piece in enumerate(pieces, start=1):
         history = History(past, record=record or number < len(pieces))
+        if isinstance(past, list):  # the callers of this function hold it, too
+            past.clear()
         past = ()  # the history has it, and lets go of it
         outputs.append(network(piece, history))
         past = tuple(history.new)
     assert past is not None
-    return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], past
+    return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], tuple(past)
 
 
 def _past(

@@ -1,7 +1,7 @@
 """The state of causal layers between calls: the frames before, as plain tensors."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,8 @@ class StreamState:
     """The state of an encoder or decoder between calls: the last frames of each causal layer.
 
     ``history`` has them in the layers' order, [batch, frames, height, width, channels], contiguous.
-    They are never changed in place, so an earlier state can be kept to continue from it.
+    They are never changed in place, so an earlier state can be kept to continue from it, unless it
+    was spent.
     """
 
     history: tuple[Tensor, ...]
@@ -53,6 +54,12 @@ class StreamState:
         """The state on a device."""
         return StreamState(tuple(frames.to(device) for frames in self.history))
 
+    def spend(self) -> list[Tensor]:
+        """The history, which nothing else holds from now on through this state: it is empty."""
+        history = list(self.history)
+        object.__setattr__(self, "history", ())
+        return history
+
     @property
     def bytes(self) -> int:
         """How many bytes of memory the state takes."""
@@ -68,7 +75,7 @@ class History:
     memory is free for what follows, unless someone else holds it.
     """
 
-    def __init__(self, past: tuple[Tensor, ...] | None, *, record: bool = True) -> None:
+    def __init__(self, past: Sequence[Tensor] | None, *, record: bool = True) -> None:
         self.first = past is None
         self.record = record
         self.new: list[Tensor] = []

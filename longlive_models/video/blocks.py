@@ -199,7 +199,8 @@ def decoder(
 ) -> Callable[[Tensor, StreamState | None], tuple[Decoded, StreamState]]:
     """Make the function that decodes a block's latents, on the VAE's device and in its type.
 
-    With ``to_host`` it starts copying frames and checks to the CPU; wait for the CUDA stream before
+    The state that it is given is spent: nothing can go on from it a second time. With ``to_host``
+    it starts copying frames and checks to the CPU; wait for the CUDA stream before
     reading them.
     """
     weights_checked = False
@@ -209,7 +210,7 @@ def decoder(
     def decode(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState]:
         nonlocal weights_checked
         laps = Laps(clock)
-        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state)
+        video, state = vae.decode_block(latents.to(vae.conv2.weight.dtype), state, spend=True)
         answers = {Check("the frames"): sound(video)}
         if not weights_checked:
             weights_checked = True

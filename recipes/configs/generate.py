@@ -11,6 +11,7 @@ from longlive_models.choices import MOST_GUIDANCE, check_sampler
 from longlive_models.prompts.storyboard import Storyboard
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.configs.given_clip import GivenClip as GivenClip
+from longlive_recipes.planning.hardware import size_in_bytes
 
 if TYPE_CHECKING:
     from longlive_recipes.generation.commands import Command
@@ -24,7 +25,8 @@ class Generate(RuntimeOptions):
     ``RuntimeOptions`` has the fields of the machine: device, precisions, backends. ``fps`` and
     ``crf`` (the quality of an mp4, from 0, the best, to 51) say how frames are stored, and change
     none: ``seconds`` are of the model's own rate, so a video of 5 s plays for 2.5 s at twice that
-    rate.
+    rate. ``max_memory``, such as "24GB", lets what is left to "auto" be picked so that no more of
+    the device is taken.
 
     Raises ValueError for numbers that make no video and for precisions that do not exist.
     """
@@ -38,6 +40,7 @@ class Generate(RuntimeOptions):
     fps: float | None = None
     crf: int | None = None
     download: bool = False
+    max_memory: str | None = None
 
     def __post_init__(self) -> None:
         if self.seconds is not None and self.seconds != math.inf:
@@ -58,6 +61,8 @@ class Generate(RuntimeOptions):
         if self.crf is not None:
             why = "the quality of an mp4, whose best is 0 and worst 51. Use, say, 16."
             whole("crf", self.crf, at_least=0, at_most=51, why=why)
+        if self.max_memory is not None:
+            size_in_bytes("max_memory", self.max_memory)
         super().__post_init__()
 
 

@@ -4,8 +4,18 @@ import math
 from dataclasses import dataclass
 
 from longlive_core.checks import real, whole
-from longlive_models.choices import KV_CACHES, MOST_GUIDANCE, MOST_STEPS, WEIGHTS, check_choice
-from longlive_recipes.planning.hardware import named, with_memory
+from longlive_models.choices import (
+    KV_CACHES,
+    MOST_GUIDANCE,
+    MOST_STEPS,
+    WEIGHTS,
+    check_choice,
+    check_quality,
+    check_text_encoder,
+    check_vae,
+    check_vae_pieces,
+)
+from longlive_recipes.planning.hardware import named, size_in_bytes, with_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +31,12 @@ class PlanWishes:
         weights, kv_cache: precisions; "auto" as the model would run there.
         steps: denoising steps of a block; None for the model's own.
         guidance: None for the model's own.
+        quality, vae, vae_latents, vae_tiles, offload, text_encoder: as
+            ``longlive_models.runtime_options`` has them.
+        max_memory: at most so much of the memory, such as "24GB": what is left to "auto" is picked.
         ranks: GPUs that make the video together.
         decode_apart: whether one more GPU decodes.
+        videos: how many videos are open at a time.
 
     Raises ValueError for a value that cannot be.
     """
@@ -36,14 +50,28 @@ class PlanWishes:
     kv_cache: str = "auto"
     steps: int | None = None
     guidance: float | None = None
+    quality: str = "lossless"
+    vae: str = "full"
+    vae_latents: int = 0
+    vae_tiles: int = 1
+    offload: bool = False
+    text_encoder: str = "auto"
+    max_memory: str | None = None
     ranks: int = 1
     decode_apart: bool = False
+    videos: int = 1
 
     def __post_init__(self) -> None:
         known = named("cpu" if self.gpu is None else self.gpu)
         with_memory(known, self.memory)
         check_choice("weights", self.weights, WEIGHTS)
         check_choice("kv_cache", self.kv_cache, KV_CACHES)
+        check_quality(self.quality)
+        check_vae(self.vae)
+        check_vae_pieces(self.vae_latents, self.vae_tiles)
+        check_text_encoder(self.text_encoder)
+        if self.max_memory is not None:
+            size_in_bytes("max_memory", self.max_memory)
         if self.seconds != math.inf:
             real("seconds", self.seconds, above=0, why="a video has at least one frame. Use 60.")
         if self.steps is not None:
@@ -52,8 +80,22 @@ class PlanWishes:
         if self.guidance is not None:
             why = "1 is the model as trained. Use, say, 3."
             real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+        whole("videos", self.videos, at_least=1, at_most=1000, why="they are counted. Use 1.")
         whole("ranks", self.ranks, at_least=1, at_most=1024, why="GPUs are counted. Use 1.")
         self.image()
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The fields that are left to the model or the machine, which "max_memory" may change."""
+        given = {
+            "weights": self.weights != "auto",
+            "kv_cache": self.kv_cache != "auto",
+            "vae_latents": self.vae_latents != 0,
+            "vae_tiles": self.vae_tiles != 1,
+            "offload": self.offload,
+            "text_encoder": self.text_encoder != "auto",
+        }
+        return frozenset(name for name, one in given.items() if not one)
 
     def image(self) -> tuple[int, int] | None:
         """Height and width of a frame; None for the model's own. Raises ValueError for neither."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from longlive_core.checks import real, shown, whole
 from longlive_models.choices import WEIGHTS
 from longlive_models.runtime_options import RuntimeOptions
+from longlive_recipes.planning.hardware import size_in_bytes
 
 _TOKEN = re.compile(r"[!-~]{8,256}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
@@ -68,6 +69,8 @@ class Serve(RuntimeOptions):
         names: host names by which the server is reached, beside its address.
         offer: further precisions of the weights to choose from; each loads the model once more.
         limits: what is given away at most.
+        max_memory: how much of the device's memory may be taken, such as "24GB": what is left to
+            "auto" is picked so, for as many sessions as may be open.
 
     Raises ValueError for an address that is open to others without a token, and for values that
     cannot be.
@@ -82,9 +85,17 @@ class Serve(RuntimeOptions):
     names: tuple[str, ...] = ()
     offer: tuple[str, ...] = ()
     limits: Limits = Limits()
+    max_memory: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_memory is not None:
+            size_in_bytes("max_memory", self.max_memory)
+            if self.offer:
+                raise ValueError(
+                    f"max_memory={self.max_memory!r} is shared out among one model's parts, and "
+                    f"offer={shown(self.offer)} loads it more than once. Leave one of them out."
+                )
         whole("port", self.port, at_least=0, at_most=65_535, why="a TCP port. Use, say, 8765.")
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise ValueError(

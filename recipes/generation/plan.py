@@ -29,6 +29,7 @@ from longlive_models.video.file_name import destination
 from longlive_models.video.files import CRF, check_crf, check_rate, check_size
 from longlive_recipes.configs.generate import Generate, GivenClip, Snapshots, VideoJob
 from longlive_recipes.generation.outputs import check_files
+from longlive_recipes.generation.within_memory import within_memory
 from longlive_recipes.run_record import NOT_IN_RECORDS
 
 
@@ -62,7 +63,8 @@ class Plan:
     """Everything that is decided before weights are read.
 
     ``fps`` is the rate of the files, ``model_fps`` that of the model, at which seconds are counted.
-    ``notes`` say what is unlikely to be meant. ``runtime`` has the devices and precisions, and
+    ``notes`` say what is unlikely to be meant, ``picked`` what was picked for ``max_memory``.
+    ``runtime`` has the devices and precisions, and
     ``files`` hashes the model's weights once.
     """
 
@@ -89,6 +91,7 @@ class Plan:
     linears: tuple[str, ...]
     notes: tuple[str, ...]
     videos: tuple[PlannedVideo, ...]
+    picked: tuple[str, ...] = field(metadata=NOT_IN_RECORDS, compare=False)
     runtime: Runtime = field(metadata=NOT_IN_RECORDS, compare=False)
     files: FileHash = field(metadata=NOT_IN_RECORDS, compare=False)
 
@@ -115,6 +118,7 @@ def plan(
     if not jobs:
         raise ValueError("there is nothing to generate: no prompt was given.")
     paths = check_files(config, jobs, output, overwrite, snapshots)
+    config, picked = within_memory(config, ranks=ranks)
     runtime = Runtime.choose(config)
     folder = resolve(config.model, download=config.download)
     spec = read_spec(folder, download=config.download)
@@ -168,6 +172,7 @@ def plan(
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
         notes=_notes(config.model, spec.settings.sampler, settings.sampler),
         videos=tuple(videos),
+        picked=picked,
         runtime=runtime,
         files=weights,
     )

@@ -25,6 +25,8 @@ class Hardware:
         bf16, fp8, fp4: products a second in each, in 1e12 operations; 0 where a format is
             emulated, and so as fast as bf16 at best.
         bandwidth: bytes a second of its memory.
+        link: bytes a second from the host's memory to it, of a slot with 16 lanes.
+        host: bytes of the host's memory; None where that is not known.
         gpu: whether it is a GPU.
         measured: whether the rates are of this very machine.
     """
@@ -35,6 +37,8 @@ class Hardware:
     fp8: float = 0.0
     fp4: float = 0.0
     bandwidth: float
+    link: float = 25e9
+    host: int | None = None
     gpu: bool = True
     measured: bool = False
 
@@ -46,11 +50,19 @@ class Hardware:
 
 GPUS = {
     "h100": Hardware(
-        name="H100 80GB", memory=int(79.2 * GIB), bf16=989, fp8=1979, bandwidth=3.35e12
+        name="H100 80GB", memory=int(79.2 * GIB), bf16=989, fp8=1979, bandwidth=3.35e12, link=5e10
     ),
-    "h200": Hardware(name="H200", memory=int(139.8 * GIB), bf16=989, fp8=1979, bandwidth=4.8e12),
+    "h200": Hardware(
+        name="H200", memory=int(139.8 * GIB), bf16=989, fp8=1979, bandwidth=4.8e12, link=5e10
+    ),
     "b200": Hardware(
-        name="B200", memory=int(178.0 * GIB), bf16=2250, fp8=4500, fp4=9000, bandwidth=8e12
+        name="B200",
+        memory=int(178.0 * GIB),
+        bf16=2250,
+        fp8=4500,
+        fp4=9000,
+        bandwidth=8e12,
+        link=5e10,
     ),
     "a100": Hardware(name="A100 80GB", memory=int(79.2 * GIB), bf16=312, bandwidth=2.0e12),
     "l40s": Hardware(name="L40S", memory=int(44.5 * GIB), bf16=362, fp8=733, bandwidth=0.864e12),
@@ -58,7 +70,13 @@ GPUS = {
         name="RTX 4090", memory=int(23.6 * GIB), bf16=165, fp8=330, bandwidth=1.008e12
     ),
     "5090": Hardware(
-        name="RTX 5090", memory=int(31.4 * GIB), bf16=209, fp8=419, fp4=838, bandwidth=1.79e12
+        name="RTX 5090",
+        memory=int(31.4 * GIB),
+        bf16=209,
+        fp8=419,
+        fp4=838,
+        bandwidth=1.79e12,
+        link=5e10,
     ),
     "3090": Hardware(name="RTX 3090", memory=int(23.6 * GIB), bf16=71, bandwidth=0.936e12),
     "cpu": Hardware(name="2 CPU cores", memory=8 * GIB, bf16=0.25, bandwidth=1.5e10, gpu=False),
@@ -78,42 +96,61 @@ def named(name: str) -> Hardware:
     return found
 
 
-def with_memory(hardware: Hardware, memory: str | None) -> Hardware:
-    """The device with another memory, such as "24GB"; a GB is 2**30 bytes, as on a card's box.
+def size_in_bytes(name: str, size: str) -> int:
+    """The bytes of a size such as "24GB"; a GB is 2**30 bytes, as on a card's box.
 
     Raises:
         ValueError: it is no size.
     """
-    if memory is None:
-        return hardware
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gb|gib|g|mb|mib|m|tb|tib|t)\s*", memory.lower())
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gb|gib|g|mb|mib|m|tb|tib|t)\s*", size.lower())
     if found is None or float(found[1]) <= 0:
         raise ValueError(
-            f"memory={shown(memory)} is no size: write a number and a unit, such as 24GB or 512MB."
+            f"{name}={shown(size)} is no size: write a number and a unit, such as 24GB or 512MB."
         )
     unit = {"m": 2**20, "g": GIB, "t": 2**40}[found[2][0]]
-    return replace(hardware, memory=int(float(found[1]) * unit))
+    return int(float(found[1]) * unit)
 
 
-def here() -> Hardware:
-    """The first GPU of this machine, or its CPU; rates of a CPU are measured, in a tenth of a
-    second."""
+def with_memory(hardware: Hardware, memory: str | None) -> Hardware:
+    """The device with another memory, such as "24GB". Raises ValueError if that is no size."""
+    if memory is None:
+        return hardware
+    return replace(hardware, memory=size_in_bytes("memory", memory))
+
+
+def within(hardware: Hardware, most: str | None) -> Hardware:
+    """The device with at most this memory. Raises ValueError if that is no size."""
+    if most is None:
+        return hardware
+    return replace(hardware, memory=min(hardware.memory, size_in_bytes("max_memory", most)))
+
+
+def here(device: str = "auto", *, rates: bool = True) -> Hardware:
+    """A device of this machine: its first GPU, or its CPU, unless one is named.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", ... or "auto".
+        rates: measure those of a CPU, which takes a tenth of a second.
+    """
     import torch
 
     from longlive_core.memory import device_memory
 
-    if torch.cuda.is_available():
-        name, memory = torch.cuda.get_device_name(0), device_memory(torch.device("cuda:0"))
+    host = device_memory(torch.device("cpu"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.device(device)
+    if one.type == "cuda":
+        name, memory = torch.cuda.get_device_name(one), device_memory(one)
         short = next((key for key in GPUS if key in name.lower().replace(" ", "")), None)
         known = GPUS[short] if short else GPUS["a100"]
-        return replace(known, name=name, memory=memory or known.memory, measured=False)
-    memory = device_memory(torch.device("cpu"))
+        return replace(known, name=name, memory=memory or known.memory, host=host, measured=False)
     known = GPUS["cpu"]
     return replace(
         known,
         name=f"CPU, {torch.get_num_threads()} threads",
-        memory=memory or known.memory,
-        bf16=_cpu_rate(),
+        memory=host or known.memory,
+        bf16=_cpu_rate() if rates else known.bf16,
         measured=True,
     )
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from longlive_core.block_offload import SLOTS
 from longlive_core.nvfp4 import QuantizeConfig
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.runtime_options import RuntimeOptions
-from longlive_models.vae.decoding import CPU_LATENTS
+from longlive_models.vae.decoding import latents_at_once
+from longlive_models.vae.tiles import first_tiled_stage, halo_of, tiles_of
 from longlive_recipes.planning.hardware import Hardware
 from longlive_recipes.planning.sizes import Convolution, Sizes, decoder_convolutions
 
@@ -39,6 +41,11 @@ class Choice:
         ranks: GPUs that make one video together.
         decode_apart: whether another GPU decodes.
         image: height and width of a frame in pixels; None for the model's own.
+        vae_latents: how many latents are decoded at a time; 0 for what their size allows.
+        vae_tiles: into how many strips the decoder cuts a frame.
+        offload: whether the transformer's blocks wait in the host's memory.
+        text_encoder: where the text encoder is: "device", "offload" or "cpu".
+        videos: how many videos are open at a time, each with its own past.
     """
 
     weights: str
@@ -48,14 +55,21 @@ class Choice:
     ranks: int = 1
     decode_apart: bool = False
     image: tuple[int, int] | None = None
+    vae_latents: int = 0
+    vae_tiles: int = 1
+    offload: bool = False
+    text_encoder: str = "device"
+    videos: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes by part on one device.
+    """Bytes by part on one device, and in the host's memory beside it.
 
     ``denoising`` and ``decoding`` are what comes on top of what is held, at its most; where both
-    happen on one device they add up, for a block is decoded while the next one is made.
+    happen on one device they add up, for a block is decoded while the next one is made. A text
+    encoder that visits the device does so before a block is denoised. ``host`` are the weights that
+    wait on the host, page-locked ones alone: others are mapped from their files.
     """
 
     transformer: int
@@ -67,6 +81,7 @@ class Memory:
     denoising: int
     decoding: int
     libraries: int = 0
+    host: int = 0
 
     @property
     def held(self) -> int:
@@ -114,16 +129,28 @@ def memory_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Memory:
     tokens = samples * -(-sized.tokens // choice.ranks)
     decodes = not choice.decode_apart
     history = decoder_state(sized) * compute if decodes else 0
+    weights = transformer_bytes(sized, choice.weights, hardware)
+    waiting = 0
+    if choice.offload:
+        waiting = blocks_bytes(sized, choice.weights, hardware)
+        weights -= waiting - min(SLOTS, wan.num_layers) * waiting // wan.num_layers
+    text = {"device": sized.text * compute}.get(choice.text_encoder, 0)
+    denoising = _denoising(sized, choice, tokens, compute, hardware)
+    if choice.text_encoder == "offload":
+        denoising = max(denoising, _encoding(sized, compute, hardware))
+    pages = shared.bytes(codec, spec.settings.policy.capacity).total
+    keys = 2 * samples * sized.text_length * wan.dim * wan.num_layers * compute
     return Memory(
-        transformer=transformer_bytes(sized, choice.weights, hardware),
-        text_encoder=sized.text * compute,
+        transformer=weights,
+        text_encoder=text,
         vae=sized.vae * compute if decodes else 0,
-        cache=shared.bytes(codec, spec.settings.policy.capacity).total,
-        text=2 * samples * sized.text_length * wan.dim * wan.num_layers * compute,
-        decoder_state=history,
-        denoising=_denoising(sized, choice, tokens, compute, hardware),
-        decoding=history + _decoding(sized, compute, hardware) if decodes else 0,
+        cache=choice.videos * pages,
+        text=choice.videos * keys,
+        decoder_state=choice.videos * history,
+        denoising=denoising,
+        decoding=_decoding(sized, choice, compute, hardware) if decodes else 0,
         libraries=LIBRARIES if hardware.gpu else 0,
+        host=waiting if hardware.gpu else 0,
     )
 
 
@@ -147,10 +174,17 @@ def transformer_bytes(sizes: Sizes, weights: str, hardware: Hardware) -> int:
     Four bits take half a byte a number and a byte for each block of 16; eight bits a byte, and four
     for each row, which are left out.
     """
+    outside = sizes.rest - sizes.block_rest
+    number = computed_bytes(weights, hardware)
+    return blocks_bytes(sizes, weights, hardware) + outside * number
+
+
+def blocks_bytes(sizes: Sizes, weights: str, hardware: Hardware) -> int:
+    """The bytes of the weights of the transformer's blocks."""
     number = computed_bytes(weights, hardware)
     packed = {"fp8": 1.0, "nvfp4": 0.5 + 1 / _BLOCK, "nvfp4-w4a4": 0.5 + 1 / _BLOCK}
     each = packed.get(weights, float(number))
-    return int(sizes.block_linears * each) + sizes.rest * number
+    return int(sizes.block_linears * each) + sizes.block_rest * number
 
 
 def decoder_state(sizes: Sizes) -> int:
@@ -163,19 +197,54 @@ def decoder_state(sizes: Sizes) -> int:
     )
 
 
-def _decoding(sizes: Sizes, compute: int, hardware: Hardware) -> int:
-    """The most that decoding takes beside its state, which is there twice: old and new."""
-    rows, columns = sizes.spec.latent_size
+def _encoding(sizes: Sizes, compute: int, hardware: Hardware) -> int:
+    """The most that a text encoder takes whose layers visit the device.
+
+    Two of them, and beside them the features of a prompt, which are small.
+    """
+    table = 0 if sizes.text_table else sizes.text - sizes.text_layer
+    taken = (SLOTS * sizes.text_layer + table) * compute
+    return int(taken * (WORKSPACE if hardware.gpu else 1.0))
+
+
+def _decoding(sizes: Sizes, choice: Choice, compute: int, hardware: Hardware) -> int:
+    """The most that decoding takes beside its state, which is let go of layer by layer.
+
+    The last stages may run on strips, beside their whole input; then their state is there twice.
+    """
+    vae, (rows, columns) = sizes.spec.vae, sizes.spec.latent_size
     block = sizes.spec.transformer.frames_per_block
-    at_once = block if hardware.gpu else min(block, CPU_LATENTS)
-    widest = max(
-        _alive(one) * one.frames * one.scale**2 for one in decoder_convolutions(sizes.spec.vae)
-    )
-    past = max(
-        2 * one.channels * one.scale**2 for one in decoder_convolutions(sizes.spec.vae) if one.past
-    )
-    numbers = rows * columns * (widest * at_once + past)
+    default = latents_at_once(vae, rows * columns, gpu=hardware.gpu)
+    at_once = min(block, choice.vae_latents or default)
+    tiled, share, before = len(vae.dim_mult) + 1, 1.0, 0
+    if choice.vae_tiles > 1:
+        tiled = first_tiled_stage(vae)
+        share = strips_share(sizes, choice.vae_tiles)
+        stage = [one for one in decoder_convolutions(vae) if one.stage == tiled][0]
+        before = stage.channels * stage.frames * stage.scale**2 * at_once
+        before += sum(
+            2 * one.channels * one.scale**2
+            for one in decoder_convolutions(vae)
+            if one.past and one.stage >= tiled
+        )
+    widest = 0.0
+    for one in decoder_convolutions(vae):
+        past = 2 * one.channels * one.scale**2 if one.past else 0
+        taken = _alive(one) * one.frames * one.scale**2 * at_once + past
+        on_strips = one.stage >= tiled
+        widest = max(widest, before + share * taken if on_strips else taken)
+    frames = block * vae.temporal_stride * vae.patch_channels * vae.spatial_stride**2
+    made = rows * columns * frames // vae.patch_size**2  # of the pieces before
+    numbers = rows * columns * widest + made
     return int(numbers * compute * (WORKSPACE if hardware.gpu else ONE_DNN))
+
+
+def strips_share(sizes: Sizes, tiles: int) -> float:
+    """The widest strip's share of a frame, what it sees around it included."""
+    vae = sizes.spec.vae
+    length = max(sizes.spec.latent_size) * 2 ** first_tiled_stage(vae)
+    widest = max(len(tile.seen) for tile in tiles_of(length, tiles, halo_of(vae)))
+    return widest / length
 
 
 def _alive(one: Convolution) -> int:

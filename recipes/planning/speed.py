@@ -7,8 +7,14 @@ block over a full window takes 1.15 to 1.22 s, of which products 0.41, attention
 
 from dataclasses import dataclass
 
-from longlive_recipes.planning.hardware import Hardware
-from longlive_recipes.planning.memory import Choice, computed_bytes, resized
+from longlive_recipes.planning.hardware import GPUS, Hardware
+from longlive_recipes.planning.memory import (
+    Choice,
+    blocks_bytes,
+    computed_bytes,
+    resized,
+    strips_share,
+)
 from longlive_recipes.planning.sizes import Sizes, decoder_operations, transformer_operations
 
 PRODUCTS, ATTENTION = 0.76, 0.72
@@ -38,6 +44,12 @@ WEIGHT_ONLY = 1.05
 
 EMULATED = 2.4
 """The same where inputs are in four bits too, and the hardware has none."""
+
+LINK = 0.9
+"""The share of a link's rate at which blocks are fetched from page-locked memory."""
+
+MAPPED = 5e9
+"""Bytes a second that a GPU fetches from mapped files."""
 
 CPU_SHARE = 0.75
 """The share of a large product's rate that a model reaches on a CPU."""
@@ -74,8 +86,8 @@ def speed_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Speed:
     passes = choice.steps + 1
     block = passes * _pass(sized, choice, hardware, window)
     first = passes * _pass(sized, choice, hardware, 1)
-    decoding = _decoding(sized, hardware)
-    text = 2.0 * sized.text * sized.text_length / _rate(hardware, PRODUCTS)
+    decoding = _decoding(sized, choice, hardware)
+    text = _text(sized, choice, hardware)
     both = max(block, decoding) if choice.decode_apart else block + decoding
     if hardware.gpu and not choice.decode_apart:
         both *= OVERLAP
@@ -114,7 +126,19 @@ def _pass(sizes: Sizes, choice: Choice, hardware: Hardware, seen: int) -> float:
         seconds += moved / hardware.bandwidth
     seconds *= (2 if choice.guidance else 1) / choice.ranks
     started = LAYER_SECONDS * wan.num_layers if hardware.gpu else 0.0
-    return max(seconds, started)
+    fetched = 0.0
+    if choice.offload and hardware.gpu:
+        fetched = blocks_bytes(sizes, choice.weights, hardware) / (LINK * hardware.link)
+    return max(seconds, started, fetched)
+
+
+def _text(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
+    """Seconds of encoding a prompt."""
+    computer = hardware if choice.text_encoder != "cpu" else GPUS["cpu"]
+    seconds = 2.0 * sizes.text * sizes.text_length / _rate(computer, PRODUCTS)
+    if choice.text_encoder == "offload" and hardware.gpu:
+        seconds += 2.0 * (sizes.text - sizes.text_table) / MAPPED
+    return seconds
 
 
 def _products_factor(weights: str, hardware: Hardware) -> float:
@@ -130,15 +154,20 @@ def _products_factor(weights: str, hardware: Hardware) -> float:
     return WEIGHT_ONLY
 
 
-def _decoding(sizes: Sizes, hardware: Hardware) -> float:
+def _decoding(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
     spec = sizes.spec
     latents = spec.transformer.frames_per_block
-    operations = decoder_operations(spec) * latents
+    operations = decoder_operations(spec) * latents * _twice(sizes, choice.vae_tiles)
     if not hardware.gpu:
         return operations / _rate(hardware, CONVOLUTIONS)
     pixels = spec.settings.height * spec.settings.width * spec.vae.decoder_dim
-    share = pixels / (704 * 1280 * 256) * latents / 8
+    share = pixels / (704 * 1280 * 256) * latents / 8 * _twice(sizes, choice.vae_tiles)
     moved = DECODER_SHARE * share * 4.8e12 / hardware.bandwidth
     seconds = operations / _rate(hardware, CONVOLUTIONS) + moved
     stages = len(spec.vae.dim_mult) * (spec.vae.num_res_blocks + 1) * 2
     return max(seconds, CONVOLUTION_SECONDS * stages)
+
+
+def _twice(sizes: Sizes, tiles: int) -> float:
+    """How much more is computed where strips of a frame see something of their neighbors."""
+    return 1.0 if tiles == 1 else tiles * strips_share(sizes, tiles)

@@ -15,6 +15,7 @@ from longlive_models.runtime import Runtime
 from longlive_models.settings import ModelSpec
 from longlive_recipes.configs.generate import Generate
 from longlive_recipes.configs.serve import Serve
+from longlive_recipes.generation.within_memory import within_memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +39,12 @@ class Offers:
 
     @classmethod
     def load(cls, config: Serve) -> "Offers":
-        """Load the model once for each precision. Raises ValueError as a pipeline does."""
+        """Load the model once for each precision.
+
+        Raises:
+            ValueError: what a pipeline raises, or more memory is needed than there may be.
+        """
+        config, _ = within_memory(config, videos=config.limits.sessions)
         spec = read_spec(resolve(config.model, download=config.download), download=config.download)
         offers: list[Offer] = []
         for weights in dict.fromkeys((config.weights, *config.offer)):

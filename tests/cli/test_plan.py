@@ -25,11 +25,25 @@ def test_a_plan_says_what_fits():
 
 
 def test_a_plan_says_what_would_make_it_fit():
-    last = longlive("--gpu", "h200", "--memory", "62GB").stdout.splitlines()[-1]
+    last = longlive("--gpu", "h200", "--memory", "24GB").stdout.splitlines()[-1]
     assert last.startswith("It does not fit: ")
-    assert "The smallest change that makes it fit: --kv-cache fp8;" in last
+    assert "The smallest change that makes it fit: --offload;" in last
     last = longlive("--gpu", "cpu", "--memory", "1GB").stdout.splitlines()[-1]
     assert "No change that is known here makes it fit" in last
+
+
+def test_a_bound_of_memory_picks_and_says_what():
+    done = longlive("--gpu", "h200", "--max-memory", "16GB")
+    assert done.exit_code == 0, done.output
+    picked = next(line for line in done.stdout.splitlines() if line.startswith("picked: "))
+    assert "--kv-cache nvfp4" in picked and "--offload" in picked
+    assert "blocks wait on the host" in done.stdout and "waits on the host" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("It fits, with ")
+    high = longlive("--gpu", "h200", "--max-memory", "24GB", "--quality", "high", "--json")
+    values = json.loads(high.stdout)
+    assert values["fits"] and not values["choice"]["offload"] and values["picked"]
+    light = longlive("pocket", "--gpu", "cpu", "--vae", "light")
+    assert light.exit_code == 2 and "has no light decoder" in light.stderr
 
 
 def test_a_plan_for_programs():

@@ -116,13 +116,13 @@ def test_an_error_while_decoding_comes_after_the_frames_before_it_and_frees_the_
     pipe = on_lane(lane)
     decode, calls = pipe.vae.decode_block, []
 
-    def breaks(self, latents, state=None):
+    def breaks(self, latents, state=None, **how):
         calls.append(latents)
         if len(calls) == slow + 1:
             time.sleep(0.1)  # the next block is denoised meanwhile
         if len(calls) == 3:
             raise RuntimeError("the decoder broke")
-        return decode(latents, state)
+        return decode(latents, state, **how)
 
     pipe.vae.decode_block = types.MethodType(breaks, pipe.vae)
     frames = []

@@ -59,7 +59,7 @@ class Work:
 
 def work_of(preset: Preset, seen: int) -> Work:
     """The operations of a pass that sees ``seen`` blocks, and of decoding a block."""
-    products, attended = transformer_operations(counted(preset.name, preset.spec, 0), seen)
+    products, attended = transformer_operations(counted(preset.name, preset.spec), seen)
     latents = preset.spec.transformer.frames_per_block
     decoding = decoder_operations(preset.spec) * latents
     return Work(products=products, attention=attended, decoding=decoding)

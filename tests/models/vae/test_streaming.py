@@ -1,12 +1,14 @@
 """In pieces as in one: any split of a video, carried through explicit state."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from longlive_models.vae import StreamState
+from longlive_models.vae import DecodeOptions, StreamState
 from tests.models.vae.tiny import (
     CONFIGS,
     GROWING,
@@ -106,3 +108,22 @@ def test_a_state_of_another_stream_is_refused():
 def test_a_state_with_a_gap_is_refused():
     with pytest.raises(ValueError, match="history.0 to history.1, got .*history.2"):
         StreamState.from_tensors({"history.0": torch.ones(1), "history.2": torch.ones(1)})
+
+
+@pytest.mark.parametrize("how", [{}, {"latents": 1}, {"latents": 1, "tiles": 2}])
+@pytest.mark.parametrize("spend", [False, True])
+def test_a_spent_state_is_let_go_of_layer_by_layer_and_gives_the_same_frames(how, spend):
+    vae, latents = build(GROWING), random_latents(GROWING, 4)
+    vae.decode_with_(DecodeOptions(**how))
+    with torch.no_grad():
+        _, state = vae.decode_block(latents[:, :, :2])
+        want, wanted = vae.decode_block(latents[:, :, 2:], StreamState(state.history))
+        first = weakref.ref(state.history[0])
+        alive: list[bool] = []
+        vae.decoder.head[2].register_forward_pre_hook(lambda *_: alive.append(first() is not None))
+        frames, after = vae.decode_block(latents[:, :, 2:], state, spend=spend)
+    assert torch.equal(frames, want)
+    for one, other in zip(after.history, wanted.history, strict=True):
+        assert torch.equal(one, other)
+    assert set(alive) == {not spend}
+    assert (state.history == ()) is spend

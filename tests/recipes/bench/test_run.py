@@ -115,9 +115,9 @@ def test_steady_speed_is_measured_over_whole_blocks_with_a_full_window(tiny):
 def test_wrong_results_are_not_timed(name, tiny, monkeypatch):
     decode, calls = WanVAE.decode_block, []
 
-    def wrong(self, latents, state=None):
+    def wrong(self, latents, state=None, **how):
         calls.append(latents)
-        video, state = decode(self, latents, state)
+        video, state = decode(self, latents, state, **how)
         return video + 0.1 * len(calls), state
 
     monkeypatch.setattr(WanVAE, "decode_block", wrong)

@@ -6,7 +6,7 @@ import pytest
 
 from longlive_recipes.configs.plan import PlanWishes
 from longlive_recipes.plan import run
-from longlive_recipes.planning.advice import advise, changes, fits
+from longlive_recipes.planning.advice import FREE, advise, fits, levers, pick, smallest
 from longlive_recipes.planning.hardware import GIB, GPUS, here, named, with_memory
 from longlive_recipes.planning.memory import Choice, memory_of
 from longlive_recipes.planning.sizes import sizes_of
@@ -19,30 +19,71 @@ def sizes():
     return sizes_of()
 
 
-@pytest.mark.parametrize("gib", range(12, 70, 6))
-def test_advice_fits_and_less_than_it_does_not(sizes, gib):
+@pytest.mark.parametrize("quality", ["lossless", "high"])
+@pytest.mark.parametrize("gib", range(12, 50, 6))
+def test_what_is_picked_fits_and_nothing_cheaper_does(sizes, gib, quality):
     hardware = replace(GPUS["h200"], memory=gib * GIB)
-    advice = advise(sizes, BF16, hardware)
-    if fits(memory_of(sizes, BF16, hardware), hardware) or advice is None:
+    found = pick(sizes, BF16, hardware, quality=quality)
+    least = smallest(sizes, BF16, hardware)
+    if found is None:
+        assert least.peak > hardware.memory - hardware.reserved
         return
-    assert fits(advice.memory, hardware)
-    assert advice.memory == memory_of(sizes, advice.choice, hardware)
-    if len(advice.options) > 1:
-        for change in changes(sizes, BF16, hardware):
+    assert fits(found.memory, hardware) and least.peak <= found.memory.peak
+    assert found.memory == memory_of(sizes, found.choice, hardware)
+    known = {c.option: c for lever in levers(sizes, BF16, hardware, quality) for c in lever}
+    cost = sum(known[option].cost for option in found.options)
+    for option, change in known.items():
+        if change.cost < cost:
             memory = memory_of(sizes, change.apply(BF16), hardware)
-            assert not fits(memory, hardware), f"{change.option} would have been enough"
+            assert not fits(memory, hardware), f"{option} would have been enough"
 
 
-def test_a_cache_in_fewer_bits_is_tried_before_another_gpu(sizes):
-    whole = memory_of(sizes, BF16, GPUS["h200"]).peak + GPUS["h200"].reserved
-    hardware = replace(GPUS["h200"], memory=whole - GIB)
+def test_frames_are_kept_before_numbers_are_rounded_unless_rounding_is_allowed(sizes):
+    hardware = replace(GPUS["h200"], memory=24 * GIB)
+    kept = pick(sizes, BF16, hardware)
+    assert (kept.choice.weights, kept.choice.kv_cache) == ("bf16", "bf16")
+    assert kept.choice.offload and kept.choice.text_encoder == "offload"
+    rounded = pick(sizes, BF16, hardware, quality="high")
+    assert not rounded.choice.offload
+    assert {rounded.choice.weights, rounded.choice.kv_cache} != {"bf16"}
+
+
+def test_the_5b_in_four_bits_takes_18_gib_and_runs_on_16(sizes):
+    four = replace(BF16, weights="nvfp4", kv_cache="nvfp4", text_encoder="offload")
+    assert memory_of(sizes, four, GPUS["h200"]).peak <= 18 * GIB
+    card = replace(GPUS["4090"], memory=16 * GIB)
+    for quality in ("lossless", "high"):
+        assert pick(sizes, BF16, card, quality=quality) is not None
+
+
+def test_only_what_is_free_is_changed(sizes):
+    hardware = replace(GPUS["h200"], memory=24 * GIB)
+    for fields in (FREE - {"weights"}, FREE - {"kv_cache"}, FREE - {"offload"}, frozenset({"x"})):
+        found = pick(sizes, BF16, hardware, free=fields)
+        if found is None:
+            assert fields == {"x"}
+            continue
+        for name in FREE - fields:
+            assert getattr(found.choice, name) == getattr(BF16, name)
+
+
+def test_a_host_without_memory_keeps_no_blocks(sizes):
+    card = replace(GPUS["4090"], memory=24 * GIB)
+    assert pick(sizes, BF16, replace(card, host=64 * GIB)).choice.offload
+    assert not pick(sizes, BF16, replace(card, host=2 * GIB)).choice.offload
+
+
+def test_another_gpu_or_a_smaller_picture_come_last(sizes):
+    hardware = replace(GPUS["h200"], memory=9 * GIB)
+    assert pick(sizes, BF16, hardware) is None
     advice = advise(sizes, BF16, hardware)
-    assert advice.options == ("--kv-cache fp8",)
-    assert advice.choice == replace(BF16, kv_cache="fp8")
+    assert advice is not None and fits(advice.memory, hardware)
+    assert any("GPU" in option or "picture" in option for option in advice.options)
 
 
 def test_no_change_is_known_where_there_is_none(sizes):
     assert advise(sizes, BF16, replace(GPUS["h200"], memory=GIB)) is None
+    assert pick(sizes, BF16, replace(GPUS["h200"], memory=GIB)) is None
 
 
 def test_options_of_one_kind_are_not_added(sizes):
@@ -82,6 +123,11 @@ def test_names_of_devices_are_understood(name, is_):
         ({"steps": 0}, "steps"),
         ({"guidance": -1}, "guidance"),
         ({"ranks": 0}, "ranks"),
+        ({"videos": 0}, "videos"),
+        ({"quality": "best"}, "quality='best' is no quality"),
+        ({"vae": "small"}, "vae='small' is no decoder"),
+        ({"text_encoder": "disk"}, "text_encoder='disk' is no place"),
+        ({"max_memory": "24"}, "max_memory='24' is no size"),
     ],
 )
 def test_wishes_that_cannot_be_are_refused(how, message):
@@ -92,6 +138,8 @@ def test_wishes_that_cannot_be_are_refused(how, message):
 def test_models_and_sizes_that_are_not_are_refused():
     with pytest.raises(ValueError, match="there is no model"):
         run(PlanWishes(model="nothing", gpu="h200"))
+    with pytest.raises(ValueError, match="LongLive-2.0-5B has no light decoder of its own"):
+        run(PlanWishes(gpu="h200", vae="light"))
     with pytest.raises(ValueError, match="does not divide into tokens of 32"):
         run(PlanWishes(gpu="h200", size="1000x700"))
 
@@ -120,5 +168,7 @@ def test_a_forecast_holds_what_it_says():
 
 def test_what_a_model_leaves_to_auto_is_what_would_run():
     assert run(PlanWishes(gpu="h200")).choice == BF16
+    assert run(PlanWishes(gpu="h200", quality="high")).choice == replace(BF16, weights="fp8")
+    assert run(PlanWishes(gpu="4090")).choice == replace(BF16, text_encoder="offload")
     cpu = run(PlanWishes(model="pocket", gpu="cpu")).choice
     assert cpu == Choice(weights="fp32", kv_cache="fp32", steps=8, guidance=True)
