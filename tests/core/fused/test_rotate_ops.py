@@ -5,6 +5,7 @@ import torch
 
 from longlive_core.backends import BackendUnavailable
 from longlive_core.fused import rotate_heads
+from longlive_core.fused.rotate_ops import turn
 from longlive_core.testing import assert_bitwise_equal
 from tests.core.kernel_script import run_kernels
 
@@ -43,6 +44,19 @@ def operands(dtype: torch.dtype, heads: int = 3, size: int = 8) -> tuple:
     weight = torch.randn(heads * size, generator=generator).to(dtype)
     turns = torch.randn(1, 5, 1, size // 2, generator=generator)
     return x, weight, (turns.cos()[..., None], torch.stack((-turns.sin(), turns.sin()), -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_without_gradients_a_cpu_turns_to_the_last_digit_as_with_them(dtype):
+    x, _, angles = operands(torch.float64)
+    x = x.unflatten(-1, (3, -1)).to(dtype)[:, ::2]  # in no one run
+    angles = tuple(a[:, ::2].to(torch.promote_types(dtype, torch.float32)) for a in angles)
+    want = turn(x, angles)
+    with torch.no_grad():
+        got = turn(x, angles)
+    assert got.dtype == want.dtype == dtype
+    digit = torch.finfo(dtype).eps
+    torch.testing.assert_close(got, want, rtol=digit, atol=4 * digit)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
