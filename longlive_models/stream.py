@@ -365,7 +365,7 @@ class Stream:
             self._error = error
             self._decoding.clear()
             raise
-        frames = decoded.frames[0]
+        frames = decoded.arrived()[0]
         if not self.plan.endless:
             frames = frames[: self.plan.frames - self.plan.timing.frames(index)]
         return VideoBlock(index, frames, prompt, timing)

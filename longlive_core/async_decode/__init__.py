@@ -1,6 +1,8 @@
 """Decodes finished blocks while the next one is denoised: ``submit``, ``ready``, ``finish``."""
 
 from longlive_core.async_decode.host_copy import start_host_copy as start_host_copy
+from longlive_core.async_decode.host_ring import HostCopy as HostCopy
+from longlive_core.async_decode.host_ring import HostRing as HostRing
 from longlive_core.async_decode.lanes import InlineLane as InlineLane
 from longlive_core.async_decode.lanes import Lane as Lane
 from longlive_core.async_decode.lanes import LaneClosed as LaneClosed

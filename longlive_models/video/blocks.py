@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from longlive_core.async_decode import start_host_copy
+from longlive_core.async_decode import HostCopy, HostRing
 from longlive_core.checks import real, shown
 from longlive_models.finite import (
     LARGEST_VALUE,
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Frames = UInt8[Tensor, "frames height width 3"]
+
+IN_FLIGHT = 3
+"""Blocks whose frames are on their way to the CPU at a time: two that are decoded, one taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +174,17 @@ class Video:
 class Decoded(NamedTuple):
     """The frames of a block of each video of a batch, with checks of their pixels.
 
-    ``laps`` are when decoding began and ended, and when the frames were on the CPU.
+    ``frames`` may be on their way to the CPU. ``laps`` are when decoding began and ended, and when
+    the frames were on the CPU.
     """
 
-    frames: UInt8[Tensor, "videos frames height width 3"]
+    frames: UInt8[Tensor, "videos frames height width 3"] | HostCopy
     checks: Checks
     laps: Laps | None = None
+
+    def arrived(self) -> UInt8[Tensor, "videos frames height width 3"]:
+        """The frames; waits for those that are on their way."""
+        return self.frames.take() if isinstance(self.frames, HostCopy) else self.frames
 
 
 def to_frames(video: Float[Tensor, "3 frames height width"]) -> Frames:
@@ -200,11 +208,12 @@ def decoder(
     """Make the function that decodes a block's latents, on the VAE's device and in its type.
 
     The state that it is given is spent: nothing can go on from it a second time. With ``to_host``
-    it starts copying frames and checks to the CPU; wait for the CUDA stream before
-    reading them.
+    it starts copying frames and checks to the CPU, the frames through a ring of pinned memory; wait
+    for the CUDA stream before reading the checks.
     """
     weights_checked = False
-    clock = Clock(vae.conv2.weight.device)
+    device = vae.conv2.weight.device
+    clock, ring = Clock(device), HostRing(IN_FLIGHT, device)
 
     @torch.no_grad()
     def decode(latents: Tensor, state: StreamState | None) -> tuple[Decoded, StreamState]:
@@ -217,10 +226,12 @@ def decoder(
             answers[Check("weights of the VAE", largest=LARGEST_WEIGHT)] = sound_weights(vae)
         frames, checks = _as_bytes(video), Checks.join(answers)
         laps.mark()
-        if to_host:
-            frames, checks = start_host_copy(frames), checks.to_host()
+        if not to_host or device.type != "cuda":
+            laps.mark()
+            return Decoded(frames, checks, laps), state
+        decoded = Decoded(ring.start(frames), checks.to_host(), laps)
         laps.mark()
-        return Decoded(frames, checks, laps), state
+        return decoded, state
 
     return decode
 
