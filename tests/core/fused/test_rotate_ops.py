@@ -37,6 +37,28 @@ for batch, tokens, heads, size in ((1, 1, 1, 2), (2, 5, 3, 16), (1, 3, 8, 48)):
                 assert_bitwise_equal(other.contiguous(), want)
 """
 
+COMPILED = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from longlive_core.fused.kernels.launch import tile
+from longlive_core.fused.kernels.rotate_rows import _rotate
+
+kinds = dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr"), "*bf16")
+kinds |= dict.fromkeys(("cos_ptr", "sin_ptr"), "*fp32")
+kinds |= dict.fromkeys(("rows", "tokens", "sample_stride", "angle_stride"), "i32")
+width, rows, warps = tile(3072)
+signature = {name: kinds.get(name, "constexpr") for name in _rotate.arg_names}
+constants = {"NORMS": True, "TURNS": True, "EPS": 1e-6, "NATIVE": True, "PAIRS": 64, "D": 3072,
+             "WIDTH": width, "ROWS": rows}
+aligned = {(place,): [["tt.divisibility", 16]] for place in range(8)}
+source = ASTSource(fn=_rotate, signature=signature, constexprs=constants, attrs=aligned)
+options = {"enable_fp_fusion": False, "num_warps": warps}
+code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+assert "fma." not in code and ".ftz" not in code
+assert "ld.global.v4.b32" in code and "st.global.v4.b32" in code
+"""
+
 
 def operands(dtype: torch.dtype, heads: int = 3, size: int = 8) -> tuple:
     generator = torch.Generator().manual_seed(0)
@@ -101,6 +123,11 @@ def test_where_gradients_flow_the_plain_path_runs_and_they_are_right():
 
 def test_the_interpreted_kernel_gives_the_references_bits():
     run_kernels(INTERPRETED, interpreted=True)
+
+
+def test_the_compiled_kernel_rounds_as_the_reference_and_moves_sixteen_bytes_at_a_time():
+    """For compute capability 9.0, without a GPU."""
+    run_kernels(COMPILED, interpreted=False)
 
 
 @pytest.mark.gpu

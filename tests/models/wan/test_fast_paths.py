@@ -11,6 +11,7 @@ from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models.wan import WanTransformer
 from longlive_models.wan.block import WanBlock
+from tests.core.kernel_script import run_kernels
 from tests.models.wan.tiny import TINY, TOKENS, inputs, tiny_model
 
 WIDE = replace(TINY, dim=32, ffn_dim=48)
@@ -154,3 +155,26 @@ def test_a_film_has_the_same_bytes_with_kernels_and_without():
         cache.commit()
         found.append([made, *cache.snapshot().tensors.values()])
     assert_same(*found)
+
+
+INTERPRETED = """
+import contextlib
+import torch
+from longlive_core.backends import always
+from longlive_core.fused import NORM, ROTATE
+from tests.models.wan.test_fast_paths import assert_same, film, model_of
+
+torch.cuda.device = lambda device: contextlib.nullcontext()  # the kernels run on the CPU here
+for table in (NORM, ROTATE):
+    object.__setattr__(table.backends[0], "why_not", always)
+model = model_of(torch.bfloat16)
+found = []
+for fused in ("triton", "reference"):
+    model.set_quality("lossless", fused=fused)
+    found.append(film(model))
+assert_same(*found)
+"""
+
+
+def test_a_film_has_the_same_bytes_with_interpreted_kernels_and_without():
+    run_kernels(INTERPRETED, interpreted=True)
