@@ -9,7 +9,7 @@ from longlive_core import float8, fused
 from longlive_core.attention import ATTENTION, Request, attention
 from longlive_core.float8 import Float8Linear
 from longlive_core.fused import Modulation
-from longlive_models.vae import VAEConfig, WanVAE
+from longlive_models.vae import DecodeOptions, VAEConfig, WanVAE
 from longlive_models.vae.layers import CausalConv3d, ChannelNorm, FrameAttention, TemporalConv3d
 from longlive_models.vae.streaming import History, rows
 from longlive_models.wan.attention import RMSNorm
@@ -133,13 +133,10 @@ def decoder(preset: Preset, device: torch.device) -> Iterator[Split]:
     _, state = vae.decode_block(x[:, :, :1])
 
     def compute(start: int, stop: int) -> Tensor:
-        """All latents, in pieces of ``stop - start``: the frames of those from start to stop."""
-        size, past, made = stop - start, state, []
-        for piece in x.split(size, 2):
-            frames, past = vae.decode_block(piece, past)
-            made.append(frames)
-        whole = torch.cat(made, 2).unflatten(2, (latents, -1))
-        return whole[:, :, start:stop]
+        """All latents, ``stop - start`` at a time: the frames of those from start to stop."""
+        vae.decode_with_(DecodeOptions(latents=stop - start))
+        frames, _ = vae.decode_block(x, state)
+        return frames.unflatten(2, (latents, -1))[:, :, start:stop]
 
     yield Split(
         name="the whole decoder, by latents a call",

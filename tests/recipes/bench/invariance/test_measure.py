@@ -1,16 +1,13 @@
-"""The table of a tiny model: every operation is in it; and blocks over ranks beside one rank's."""
+"""The table of a tiny model: every operation is in it."""
 
 import torch
 from torch import nn
 
-from longlive_core.sequence_parallel import SequenceGroup
 from longlive_recipes.bench.invariance import operations
-from longlive_recipes.bench.invariance import ranks as over_ranks
 from longlive_recipes.bench.invariance.measure import PARTS
 from longlive_recipes.bench.preset.models import preset_of
 from longlive_recipes.bench.preset_options import InvarianceOptions
 from longlive_recipes.bench.run import prepare
-from tests.processes import Ranks
 
 CPU = torch.device("cpu")
 
@@ -40,34 +37,6 @@ def test_an_operation_of_some_things_is_that_of_all():
             start = split.total - some.shape[split.dim]
             want = whole.narrow(split.dim, start, some.shape[split.dim])
             torch.testing.assert_close(some.float(), want.float(), rtol=1e-4, atol=1e-4)
-
-
-def test_a_digest_tells_the_head_whose_bits_differ():
-    x = torch.randn(1, 6, 4, 8)
-    other = x.clone()
-    other[0, 3, 2, 5] = torch.nextafter(other[0, 3, 2, 5], torch.tensor(9.0))
-    assert (over_ranks.digest(x) != over_ranks.digest(other)).tolist() == [
-        False,
-        False,
-        True,
-        False,
-    ]
-    assert torch.equal(over_ranks.digest(x), over_ranks.digest(x.clone()))
-
-
-def test_blocks_over_two_ranks_have_the_bytes_of_one(ranks: Ranks):
-    for answer in ranks(2, compared_on_rank):
-        for name, found in answer.items():
-            if isinstance(found, str):
-                assert "CUDA" in found, name
-            else:
-                assert found["latents"] and not found["other_heads"], (name, found)
-
-
-def compared_on_rank(process_group) -> dict:
-    """On a CPU a product of few rows has other bits than one of many: these have enough."""
-    torch.set_num_threads(1)
-    return over_ranks.compare_on_rank(SequenceGroup.of(process_group), CPU, "tiny", None)
 
 
 def test_linears_are_compared_in_every_shape_of_the_model():

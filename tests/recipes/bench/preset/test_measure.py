@@ -8,6 +8,7 @@ import torch
 from longlive_recipes.bench.preset import variants
 from longlive_recipes.bench.preset_options import PresetOptions
 from longlive_recipes.bench.run import prepare
+from longlive_recipes.evaluation.pages import bench_page
 
 ROOT = Path(__file__).parents[4]
 BLOCKS, ERRORS = "A block over a full window", "Latents' error by block, relative"
@@ -36,6 +37,7 @@ def test_every_configuration_is_compared_and_timed():
     assert list(parts["End to end"]) == streamed
     assert "lossless: its bytes" in record["checked"]
     assert record["backends"]
+    assert "same bytes" in bench_page([record])
     assert prepared.table(record).count("| lossless |") == 5
 
 
