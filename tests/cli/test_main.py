@@ -94,6 +94,7 @@ def test_options_are_few_and_known():
         | changing
         | runtime,
         "bench": {"names", "listed", "model", "seconds", "steps", "guidance", "repeats"}
+        | {"preset", "invariance", "baseline", "ranks", "earlier"}
         | {"output", "html", "overwrite"}
         | changing
         | runtime,
