@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from longlive_models.objectives import (
     shot_anchors,
     teacher_forcing_table,
 )
-from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.wan import WanTransformer
 from longlive_recipes import train_ar
 from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_5b, dmd_pocket, dmd_tiny
@@ -39,7 +39,8 @@ from longlive_recipes.distillation.adapters import merged_weights, only_adapters
 from longlive_recipes.distillation.checks import check_base, check_teacher
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
-from longlive_recipes.distillation.rollouts import PromptBook, Rollouts
+from longlive_recipes.distillation.rollouts import PromptBook, Rollouts, lengthened
+from longlive_recipes.distillation.shared import SharedNetworks
 from longlive_recipes.distillation.twins import twin
 from longlive_recipes.moving_shapes.dataset import TokenClips
 from longlive_recipes.training.checkpoint_layout import LEFT_OUT
@@ -77,8 +78,8 @@ class Asked:
 class DistillDMDModule(DistillModule):
     """A student with its text encoder, and a critic; the teacher is in no checkpoint.
 
-    Every rank holds all weights. It makes its part of a batch of videos, and gradients are averaged
-    over ranks, so that all make the same updates.
+    Every rank holds all weights. Ranks make their parts of a batch of videos, those of a sequence
+    the same ones together, and average gradients, so that all make the same updates.
     """
 
     config: DistillDMD
@@ -129,7 +130,7 @@ class DistillDMDModule(DistillModule):
                     backward(loss)
                 logged["student_loss"] = self.ranks.mean(loss)
                 if config.pull:
-                    loss = self.losses(self.velocity, clips, count, chance).mean()
+                    loss = self.loss(self.velocity, clips, count, chance)
                     logged["pull_loss"] = self.ranks.mean(loss)
                     backward(config.pull * loss)
         with self.update(CRITIC) as backward:
@@ -143,6 +144,32 @@ class DistillDMDModule(DistillModule):
         videos = 1 + config.trains_student(self.steps_taken)
         count = current_phase(config.phases, self.progress).batch * videos
         return count * config.world.first_frame(config.rollout_blocks)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a rank makes and scores videos by itself."""
+        return self.ranks.sequence.size == 1
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(height, width) of latents."""
+        height, width = self.sets[self.config.phases[0].length].latents.shape[3:]
+        return height, width
+
+    @cached_property
+    def shared(self) -> SharedNetworks:
+        """How the ranks of a sequence make and score videos."""
+        return SharedNetworks(
+            group=self.ranks.sequence,
+            model=self.config.model,
+            blocks=self.config.rollout_blocks,
+            latent_size=self.latent_size,
+            given_past=self.config.scores == "given_past",
+        )
+
+    def scorer(self, network: WanTransformer) -> Callable[..., Tensor]:
+        """The forward pass of a network that says what a whole video was, and learns nothing."""
+        return self.frozen(network) if self.alone else self.shared.scorer(network)
 
     def student_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
         """The distribution matching loss of this rank's part of ``count`` new videos."""
@@ -185,8 +212,8 @@ class DistillDMDModule(DistillModule):
         return dmd_loss(
             videos,
             asked.text,
-            real=self.frozen(self.teachers[0]),
-            fake=self.frozen(self.critic),
+            real=self.scorer(self.teachers[0]),
+            fake=self.scorer(self.critic),
             negative=self.empty_prompt().expand_as(asked.text),
             guidance=config.teacher_guidance,
             frames_per_block=config.model.frames_per_block,
@@ -198,7 +225,8 @@ class DistillDMDModule(DistillModule):
         """The critic's loss on this rank's part of ``count`` new videos."""
         videos = self.roll_out(asked, count, self.exit_steps(chance), trained=0)
         how = self.scoring(videos, asked, count, chance)
-        return critic_loss(self.critic_velocity, videos, asked.text, **how)
+        critic = self.critic_velocity if self.alone else self.shared.scorer(self.critic)
+        return critic_loss(critic, videos, asked.text, **how)
 
     def ask(self, clips: TokenClips, count: int, chance: torch.Generator) -> Asked:
         """Draw what ``count`` videos are to show, of clips with the same cuts.
@@ -248,8 +276,7 @@ class DistillDMDModule(DistillModule):
 
         ``drawn`` takes the noise in, and ``again`` gives it once more.
         """
-        config = self.config
-        size = self.sets[config.phases[0].length].latents.shape[3:]
+        config, size = self.config, self.latent_size
         shape = (count, config.model.in_channels, config.model.frames_per_block, *size)
 
         def draw() -> Tensor:
@@ -261,11 +288,11 @@ class DistillDMDModule(DistillModule):
         how = Rollouts(
             sampler=self.sampler,
             window=config.window,
-            latent_size=(size[0], size[1]),
+            latent_size=size,
             shot_offset=config.shot_offset,
         )
         return how.make(
-            self.model,
+            self.model if self.alone else self.shared.maker(self.model),
             asked.book,
             asked.prompts,
             asked.cuts,
@@ -304,9 +331,11 @@ class DistillDMDModule(DistillModule):
         if cuts not in self._masks:
             blocks = len(cuts)
             starts = shot_anchors(blocks, [block for block, cut in enumerate(cuts) if cut])
-            table = teacher_forcing_table(self.config.window, starts)
             if self.config.scores == "whole":
-                table = table[:blocks, :blocks]
+                table = teacher_forcing_table(self.config.window, starts)[:blocks, :blocks]
+            else:
+                order = self.shared.partition.block_order
+                table = teacher_forcing_table(self.config.window, starts, order=order)
             self._masks[cuts] = TableMask(table[None].to(self.device), run)
             self._masks[cuts].prepare(self.device)
         return self._masks[cuts]
@@ -336,12 +365,6 @@ class DistillDMDModule(DistillModule):
             kept, state = set(trainable(self)), checkpoint["state_dict"]
             checkpoint[LEFT_OUT] = [name for name in self.state_dict() if name not in kept]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if name in kept}
-
-
-def lengthened(prompts: tuple[str, ...], blocks: int) -> tuple[str, ...]:
-    """The prompts of a video's blocks, of those of a clip, which may be shorter."""
-    last = prompts[-1].removeprefix(SCENE_CUT_PREFIX)
-    return (*prompts, *[last] * (blocks - len(prompts)))[:blocks]
 
 
 def check(config: DistillDMD, *, resume: str | None = None) -> None:

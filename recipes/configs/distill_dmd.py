@@ -94,16 +94,28 @@ class DistillDMD(Distill):
                 f"{most}: the noise levels of {wrong[0]} steps are not among those of {most}, "
                 f"which the student knows. Use 4,2,2, say."
             )
-        if self.parallel.sequence > 1:
-            raise ValueError(
-                f"DistillDMD.parallel.sequence is 1, got {self.parallel.sequence}: each rank makes "
-                f"whole videos, as inference does. Set parallel.data."
-            )
+        self._check_sequence()
         if self.in_few_bits and self.parallel.ranks > 1:
             raise ValueError(
                 f"DistillDMD.quantized and float8 are for one rank, got {self.parallel.ranks}: "
                 f"rounding would differ between ranks. Leave them out, or parallel."
             )
+
+    def _check_sequence(self) -> None:
+        """Raise ValueError where more ranks share a video than it, or a block, has parts."""
+        ranks, wan = self.parallel.sequence, self.model
+        parts = {
+            "rollout_blocks": self.rollout_blocks,
+            "model.frames_per_block": wan.frames_per_block,
+            "model.num_heads": wan.num_heads,
+        }
+        for name, count in parts.items():
+            if ranks > count:
+                raise ValueError(
+                    f"DistillDMD.parallel.sequence={ranks} is more than {name}={count}: ranks that "
+                    f"share a video compute its blocks, the frames of each and attention's heads. "
+                    f"Use {count} or fewer, or set parallel.data."
+                )
 
     def _check_counts(self) -> None:
         for name, least in (("critic_updates", 1), ("critic_warmup", 0)):

@@ -12,9 +12,9 @@ from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
 from longlive_models.diffusion import BlockSampler
 from longlive_models.generator import BlockGenerator
 from longlive_models.objectives import Rollout, self_rollout
-from longlive_models.prompts.storyboard import BlockPrompt
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX, BlockPrompt
 from longlive_models.text import TextEncoder
-from longlive_models.wan import WanTransformer
+from longlive_models.wan import ParallelTransformer, WanTransformer
 
 Noise = Callable[[], Tensor]
 
@@ -107,6 +107,8 @@ class Rollouts:
         """Videos of ``prompts``, all cut at the same blocks; see ``self_rollout``.
 
         Args:
+            student: of one rank alone, or shared by ranks, which then make the same videos
+                together.
             text: encodes the prompts, such as a PromptBook.
             prompts: of each video, one a block, with the prefix where it is cut.
             cuts: where a block begins with a cut.
@@ -116,9 +118,12 @@ class Rollouts:
         """
         device = student.patch_embedding.weight.device
         wan = student.config
+        heads = wan.num_heads
+        if isinstance(student, ParallelTransformer):
+            heads = len(student.sp.heads)
         layout = CacheLayout(
             layers=wan.num_layers,
-            heads=wan.num_heads,
+            heads=heads,
             head_dim=wan.head_dim,
             tokens_per_page=wan.frames_per_block * wan.tokens_per_frame(*self.latent_size),
             samples=len(prompts),
@@ -143,6 +148,12 @@ class Rollouts:
             trained_blocks=trained_blocks,
             on_trained=on_trained,
         )
+
+
+def lengthened(prompts: tuple[str, ...], blocks: int) -> tuple[str, ...]:
+    """The prompts of a video's blocks, of those of a clip, which may be shorter."""
+    last = prompts[-1].removeprefix(SCENE_CUT_PREFIX)
+    return (*prompts, *[last] * (blocks - len(prompts)))[:blocks]
 
 
 def computed_in(model: WanTransformer) -> torch.dtype:

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from longlive_core.nvfp4 import QuantizeConfig, ScaleRule, TrainingConfig
 from longlive_core.sequence_parallel import SequenceGroup, masked_mean
 from longlive_recipes.distill_cm import DistillCMModule, cm_tiny
+from longlive_recipes.distill_dmd import DistillDMDModule, dmd_tiny
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainAR, TrainARModule
 from longlive_recipes.training.fit import fit
@@ -118,6 +119,57 @@ def consistency_step_on_ranks(
 ) -> list[float]:
     """``consistency_step`` with the ranks of a mesh of this shape."""
     return consistency_step(folder, shape, place(group, *shape))
+
+
+def matching_step(
+    folder: str, shape: tuple[int, int], ranks: Ranks, changes: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Losses and gradients of student and critic in a step of distribution matching."""
+    shared = shared_config(folder, *shape)
+    config = replace(
+        dmd_tiny(),
+        vae=shared.vae,
+        start_from=f"{folder}/run/model",
+        teacher_from=f"{folder}/run/model",
+        sets=shared.sets,
+        phases=shared.phases,
+        validation_clips=shared.validation_clips,
+        parallel=shared.parallel,
+        **changes,
+    )
+    module = DistillDMDModule(config, ranks)
+    module.configure_model()
+    module.on_fit_start()
+    for average in module.averages.values():
+        average.start(module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    torch.manual_seed(5)
+    chance = module.choices(0)
+    asked = module.ask(module.sets[3], 4, chance)
+    if config.replay:
+        student = module.replayed_loss(asked, 4, chance, Tensor.backward)
+    else:
+        student = module.student_loss(asked, 4, chance)
+        student.backward()
+    if config.pull:
+        pulled = module.loss(module.velocity, module.sets[3], 4, chance)
+        (config.pull * pulled).backward()
+    critic = module.critic_loss(module.ask(module.sets[3], 4, chance), 4, chance)
+    critic.backward()
+    module.ranks.mean_gradients(module.parameters())
+    losses = {"student": module.ranks.mean(student), "critic": module.ranks.mean(critic)}
+    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return losses | grads
+
+
+def matching_step_on_ranks(
+    group: dist.ProcessGroup, folder: str, shape: tuple[int, int], changes: dict[str, Any]
+) -> dict[str, Tensor]:
+    """``matching_step`` with the ranks of a mesh of this shape."""
+    return matching_step(folder, shape, place(group, *shape), changes)
 
 
 @contextmanager

@@ -369,9 +369,13 @@ def test_videos_that_are_made_twice_have_the_gradients_of_those_made_once(
 def test_what_does_not_fit_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         replace(dmd_tiny(), **wrong)
-    four = {"phases": (Phase(length=2, batch=2, until=1.0),), "validation_clips": 2}
-    with pytest.raises(ValueError, match="sequence is 1, got 2"):
-        replace(dmd_tiny(), **four, parallel=Parallel(sequence=2))
+
+
+def test_more_ranks_than_a_video_has_parts_are_refused():
+    two = {"phases": (Phase(length=3, batch=2, until=1.0),), "validation_clips": 2}
+    assert replace(dmd_tiny(), **two, parallel=Parallel(sequence=2)).parallel.ranks == 2
+    with pytest.raises(ValueError, match="sequence=3 is more than model.num_heads=2: ranks that"):
+        replace(dmd_tiny(), **two, parallel=Parallel(sequence=3))
 
 
 def test_a_student_of_another_base_is_refused(tmp_path, folders):

@@ -100,19 +100,19 @@ LORA = ("start_from=runs/ar_tiny/model", "lora_rank=4", "base=nvfp4")
 DMD = ("teacher_from=runs/ar_tiny/model",)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize(
-    ("recipe", "settings"),
-    [
-        ("cm_tiny", ("start_from=runs/ar_tiny/model",)),
-        ("dmd_tiny", (*DMD, "start_from=runs/cm_tiny/model", "pull=0.5")),
-        ("dmd_tiny", (*DMD, *LORA, "replay=true")),
-    ],
-    ids=["consistency", "all weights", "adapters"],
-)
-def test_ten_kills_change_no_number(folder, recipe, settings, ranks):
-    settings = (*settings, f"parallel.data={ranks}")
-    name = f"runs/{recipe}_{len(settings)}_{ranks}"
+RECIPES = {
+    "consistency": ("cm_tiny", ("start_from=runs/ar_tiny/model",)),
+    "all weights": ("dmd_tiny", (*DMD, "start_from=runs/cm_tiny/model", "pull=0.5")),
+    "adapters": ("dmd_tiny", (*DMD, *LORA, "replay=true")),
+}
+
+
+@pytest.mark.parametrize("spread", ["data=1", "data=2", "sequence=2"])
+@pytest.mark.parametrize("trained", RECIPES)
+def test_ten_kills_change_no_number(folder, trained, spread):
+    recipe, settings = RECIPES[trained]
+    settings = (*settings, f"parallel.{spread}")
+    name = f"runs/{trained.replace(' ', '_')}_{spread.replace('=', '_')}"
     finish(folder, recipe, settings, run=f"{name}_whole")
     kill_at_random(folder, recipe, settings, run=f"{name}_killed", kills=KILLS)
     finish(folder, recipe, settings, run=f"{name}_killed")
