@@ -14,6 +14,7 @@ from longlive_models.objectives import Guidance
 from longlive_recipes import distill_cm, distill_dmd, quantize_weights, train_ar
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.distill_dmd import DistillDMD, DistillDMDModule, dmd_pocket, dmd_tiny
+from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
@@ -372,7 +373,7 @@ def test_what_does_not_fit_is_refused(wrong, words):
 
 
 def test_more_ranks_than_a_video_has_parts_are_refused():
-    two = {"phases": (Phase(length=3, batch=2, until=1.0),), "validation_clips": 2}
+    two = {"sets": (ClipSet(blocks=3, clips=2),), "phases": (Phase(length=3, batch=2, until=1.0),)}
     assert replace(dmd_tiny(), **two, parallel=Parallel(sequence=2)).parallel.ranks == 2
     with pytest.raises(ValueError, match="sequence=3 is more than model.num_heads=2: ranks that"):
         replace(dmd_tiny(), **two, parallel=Parallel(sequence=3))
