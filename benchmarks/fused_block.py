@@ -2,9 +2,9 @@
 
     python benchmarks/fused_block.py -o RESULT.json [--layers 30] [--repeats 5] [--profile]
 
-Weights are random. Correctness comes first: every kernel has the bits of its reference, the whole
-block (latents and pages) the same bytes with kernels and unfused, and the error of "high" is
-stated. Paths:
+Weights are random. Correctness comes first: every kernel must have the bits of its reference, and
+the whole block (latents and pages) the same bytes with kernels and unfused, or there is no time of
+it; the error of "high" is stated. Paths:
 
     torch            torch's own operations one after another: the path of training and CPUs
     lossless         fused kernels in bfloat16, the bytes of "reference"
@@ -29,13 +29,13 @@ from longlive_core import float8
 from longlive_core.attention import ATTENTION
 from longlive_core.backends import Request
 from longlive_models.wan import WAN_5B, WanTransformer
-from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.fused_block import (
     SteadyBlock,
     compare_attention,
     compare_kernels,
     encoding_ms,
 )
+from longlive_recipes.bench.self_tests import FAILURES
 from longlive_recipes.bench.shared_sizes import randomize_zero_layers, relative_error
 
 LATENT_SIZE = (44, 80)
@@ -73,7 +73,7 @@ def by_kind(block: SteadyBlock) -> dict[str, float]:
 
 
 def measure(layers: int, repeats: int, profile: bool) -> dict[str, Any]:
-    """All rows; raises AssertionError where something is wrong."""
+    """All rows; what is wrong has a problem and no time."""
     device = torch.device("cuda")
     config = WAN_5B
     found: dict[str, Any] = {
@@ -93,24 +93,31 @@ def measure(layers: int, repeats: int, profile: bool) -> dict[str, Any]:
     found["paths"] = paths
 
     def path(name: str, quality: str, fused: str) -> None:
-        model.set_quality(quality, fused=fused)
-        row: dict[str, Any] = {"error": relative_error(block.bytes()[0], plain)}
-        row["seconds"] = block.seconds(repeats)
-        if profile:
-            row["kinds_ms"] = by_kind(block)
+        try:
+            model.set_quality(quality, fused=fused)
+            row: dict[str, Any] = {"error": relative_error(block.bytes()[0], plain)}
+            row["seconds"] = block.seconds(repeats)
+            if profile:
+                row["kinds_ms"] = by_kind(block)
+        except FAILURES as problem:
+            row = {"problem": " ".join(str(problem).split())[:300]}
         paths[name] = row
         print(name, row, file=sys.stderr, flush=True)
 
     model.set_quality("lossless", fused="torch")
     plain = block.bytes()[0]
     path("torch", "lossless", "torch")
-    path("lossless", "lossless", "auto")
+    model.set_quality("lossless")
     fused = block.bytes()
     model.set_quality("lossless", fused="reference")
-    same = all(torch.equal(a, b) for a, b in zip(fused, block.bytes(), strict=True))
-    require(same, "a block has other bytes with fused kernels than unfused")
-    found["lossless is the unfused path's bytes"] = same
+    unlike = [i for i, pair in enumerate(zip(fused, block.bytes(), strict=True))
+              if not torch.equal(*pair)]  # fmt: skip
+    found["tensors of a block unlike the unfused path's"] = unlike
     del fused
+    if unlike:
+        paths["lossless"] = {"problem": f"{len(unlike)} tensors of a block have other bytes"}
+    else:
+        path("lossless", "lossless", "auto")
     model.set_quality("lossless")
     float8.convert_linears(model.blocks, float8.Float8Config(), device=device)
     torch.cuda.empty_cache()
@@ -131,21 +138,25 @@ def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     print(f"{found['gpu']}, torch {found['torch']}, {found['layers']} layers")
     for name, row in found["kernels"].items():
-        print(
-            f"  {name:36} error {row['error']:.1e}  torch {row['torch_ms']:.3f} ms"
-            f"  fused {row['fused_ms']:.3f} ms"
-        )
+        print(f"  {name:36} " + in_words(row))
     for name, row in found["attention"].items():
-        print(f"  attention {name:26} " + "  ".join(f"{k} {v:.3g}" for k, v in row.items()))
+        print(f"  attention {name:26} " + in_words(row))
     print(f"  encode rows alone {found['encode_rows_ms']:.3f} ms; {found['attention of high']}")
-    base = found["paths"]["torch"]["seconds"]
+    unlike = found["tensors of a block unlike the unfused path's"]
+    print(f"latents and pages of lossless: {len(unlike)} of them unlike the unfused path's")
+    base = found["paths"]["torch"].get("seconds")
     for name, row in found["paths"].items():
-        print(
-            f"{name:18} {row['seconds']:.4f} s  {base / row['seconds']:.3f} times  "
-            f"error of the latents {row['error']:.2e}"
-        )
-        for kind, milliseconds in row.get("kinds_ms", {}).items():
+        kinds = row.pop("kinds_ms", {})
+        times = f"{base / row['seconds']:.3f} times  " if base and "seconds" in row else ""
+        print(f"{name:18} {times}{in_words(row)}")
+        for kind, milliseconds in kinds.items():
             print(f"    {milliseconds:8.2f} ms  {kind}")
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """A row on a line."""
+    said = {name: value for name, value in row.items() if value is not None}
+    return "  ".join(f"{k} {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in said.items())
 
 
 def main() -> None:

@@ -35,13 +35,13 @@ def asked(
 ) -> tuple[torch.device, torch.dtype, bool, str]:
     """The device, type, need of a gradient and backend of a call; the first tensor is the input.
 
-    A compiler fuses by itself, and autocast has types of its own: both get torch's operations.
+    A compiler fuses by itself, autocast has types of its own, and rows may be wider than a kernel
+    holds: these get torch's operations.
     """
     x = tensors[0]
     assert x is not None
-    if backend == "auto" and (
-        torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
-    ):
+    compiled, wide = torch.compiler.is_compiling(), x.shape[-1] > WIDEST
+    if backend == "auto" and (compiled or wide or torch.is_autocast_enabled(x.device.type)):
         backend = operation.backends[-1].name
     wants = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return x.device, x.dtype, wants, backend

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from longlive_core.backends import BackendUnavailable, Request
 from longlive_core.fused import NORM, Affine, Modulation, add, add_norm, norm
+from longlive_core.fused.choice import WIDEST, asked
 from longlive_core.fused.statistics import layer_statistics, rms_statistic
 from longlive_core.testing import assert_bitwise_equal
 from tests.core.kernel_script import run_kernels
@@ -178,6 +179,14 @@ def test_float32_and_autocast_take_torchs_operations():
     receipt = NORM.receipt(Request(device=x.device, dtype=torch.bfloat16))
     assert receipt.backend == "torch"
     assert receipt.reasons["reference"].startswith("usable when named: it is the meaning")
+
+
+def test_a_row_that_no_kernel_holds_is_torchs_whatever_the_device_has():
+    """Elsewhere than in the table, as a request knows no widths."""
+    wide = torch.empty(1, 1, 1, WIDEST + 1, dtype=torch.bfloat16)
+    assert asked(NORM, "auto", wide)[3] == "torch"
+    assert asked(NORM, "auto", wide[..., :-1])[3] == "auto"
+    assert asked(NORM, "triton", wide)[3] == "triton"
 
 
 def test_the_interpreted_kernel_gives_the_references_bits():
