@@ -79,8 +79,7 @@ def generate(
     detail = how_much(quiet, verbose)
     check_ranks(nproc, nodes, "--nproc")
     wanted, jobs = content.read(fields, overrides=overrides, file=config)
-    if resume is None and replay is None:
-        _refuse_endless(wanted.seconds, "seconds=inf")  # of --set and --config
+    _refuse_endless(None if resume or replay else wanted.seconds, "seconds=inf")  # of --set
     saving = read_snapshots(snapshot, snapshot_every)
     place = content.output(jobs) if output is None else output
     look_at_files(content, config, wanted, jobs, place, overwrite, saving)

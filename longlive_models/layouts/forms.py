@@ -35,6 +35,8 @@ NOTE = "longlive_format"
 not: the convention, the order of the scales, and the rule."""
 
 _SCALES = ("scale_weight", "weight_scale")
+_POWERS = (torch.uint8, torch.float8_e8m0fnu)
+"""The types of scales that are exponents of two."""
 _IGNORED = ("spiece_model", "scale_input", "input_scale", "comfy_quant", "weight_format")
 _FUSED = {
     "to_qkv": ("to_q", "to_k", "to_v"),
@@ -80,6 +82,7 @@ def read_forms(
         ValueError: a scale is missing, or what is needed to read a weight would have to be guessed.
     """
     left = dict(entries)
+    _refuse_scaled_inputs(left, source)
     packed = _own(left, source)
     marked = _marked_layers(left, notes)
     hints = _completed(hints, notes, source)
@@ -97,6 +100,18 @@ def read_forms(
     scaled = SCALED in left or any(key.endswith(".scale_weight") for key in left)
     plain = _plain(left, scaled, marked, source)
     return _unfused(plain, packed, source)
+
+
+def _refuse_scaled_inputs(entries: Mapping[str, Entry], source: object) -> None:
+    """Raise ValueError for layers whose inputs are multiplied by numbers of their own (AWQ)."""
+    found = next((key for key in entries if key.endswith(".pre_quant_scale")), None)
+    if found is not None:
+        raise ValueError(
+            f"{source} holds {found}: each input of that layer is multiplied by a number of its "
+            f"own before the product (AWQ), and its weight is divided by it, which no layer here "
+            f"does. Without it every value is wrong. Take the model quantized without AWQ, or in "
+            f"bf16."
+        )
 
 
 def _own(left: dict[str, Entry], source: object) -> dict[str, Packed]:
@@ -265,6 +280,12 @@ def _plain(
                     f"without it every value is wrong. Take the file whole."
                 )
             scale = left[names[0]] if names and last == "weight" else None
+            if marked.get(module) == "mxfp8" or (scale is not None and scale.dtype in _POWERS):
+                raise ValueError(
+                    f"{source} holds {key} in MXFP8, which is not read here: each 32 values of a "
+                    f"row share a power of two, whose exponents may be stored in tiles. Take the "
+                    f"model in bf16, in FP8 with scales in float32, or in NVFP4."
+                )
             plain[key] = _decoded(entry, scale, key, source)
         elif entry.dtype == torch.int8 and module in marked:
             raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.part_files import open_part
@@ -16,8 +16,10 @@ from tests.models.foreign_files import (
     text_state,
     transformer_state,
     vae_state,
+    write_comfyui,
     write_published,
 )
+from tests.models.layouts.test_loading import packed
 
 
 @pytest.fixture
@@ -202,3 +204,32 @@ def test_packed_weights_of_nobody_are_refused(tmp_path):
     save_file(state, tmp_path / "packed.safetensors")
     with pytest.raises(ValueError, match="ModelOpt and ComfyUI share.*--source modelopt"):
         open_part(tmp_path / "packed.safetensors", "transformer")
+
+
+def test_inputs_that_are_scaled_are_refused(tmp_path):
+    path = write_comfyui(tmp_path, packed("comfyui"))
+    tensors = load_file(path)
+    name = f"model.diffusion_model.{PACKABLE[0]}"
+    tensors[f"{name}.pre_quant_scale"] = torch.ones(128)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"pre_quant_scale: each input of that layer is multi"):
+        open_part(path, "transformer")
+
+
+@pytest.mark.parametrize("scales", [torch.uint8, torch.float8_e8m0fnu, torch.float32])
+def test_mxfp8_is_refused_by_name(tmp_path, scales):
+    """By its marker, and by the type of its scales where nothing else says it."""
+    state = scaled_fp8(transformer_state(), newer=True)
+    for name in PACKABLE:
+        rows, cols = state[f"{name}.weight"].shape
+        exponents = torch.full((rows, cols // 32), 120, dtype=torch.uint8)
+        state[f"{name}.weight_scale"] = (
+            exponents.view(scales) if scales.itemsize == 1 else exponents.to(scales)
+        )
+        note = b'{"format": "mxfp8"}'
+        state[f"{name}.comfy_quant"] = torch.tensor(list(note), dtype=torch.uint8)
+        if scales == torch.uint8:
+            del state[f"{name}.comfy_quant"]
+    path = write_comfyui(tmp_path, state)
+    with pytest.raises(ValueError, match=r"(in MXFP8|type 'F8_E8M0'), which is not read here: "):
+        open_part(path, "transformer")
