@@ -6,6 +6,7 @@ The CPU stands for the device: what visits it is copied, so all but the streams 
 import pytest
 import torch
 
+from longlive_core import block_offload
 from longlive_models import LongLivePipeline
 from longlive_models.placing import TEXT_SHARE, text_place
 from longlive_models.runtime import Runtime
@@ -122,3 +123,30 @@ def test_auto_leaves_a_text_encoder_where_there_is_room():
 def test_places_that_are_none_are_refused():
     with pytest.raises(ValueError, match="text_encoder='gpu' is no place for a text encoder"):
         RuntimeOptions(text_encoder="gpu")
+
+
+@pytest.mark.parametrize("weights", ["fp32", "nvfp4"])
+def test_no_weight_is_read_where_it_waits(monkeypatch, weights):
+    """On a GPU that would be another device: here what waits holds NaN and nothing."""
+    wanted = pipeline(weights=weights)
+    hollow = pipeline(weights=weights, offload=True, text_encoder="offload")
+    show = block_offload._Block.show
+
+    def away(block, buffer):
+        show(block, buffer)
+        if buffer is None:
+            for put, tensor in zip(block._puts, block.host, strict=True):
+                nothing = float("nan") if tensor.is_floating_point() else 0
+                put(torch.full_like(tensor, nothing))
+
+    monkeypatch.setattr(block_offload._Block, "show", away)
+    for module in (hollow.transformer, hollow.text):
+        for block in vars(module)["offload"]._blocks:
+            block.show(None)
+    made = []
+    for pipe in (wanted, hollow):
+        plan = pipe.plan(PROMPT, seconds=2)
+        generator = pipe.generator([5], pipe.settings)
+        generator._weights_checked = True  # that reads every weight, wherever it is
+        made.append([generator.generate(i, [plan.block(i)]).latents for i in range(2)])
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
