@@ -162,7 +162,8 @@ class Case:
         meter.reset()
         others = meter.held - self.own - self.pipe_bytes
         began = time.perf_counter()
-        _, self._state = self._decode(latents, self._state)
+        decoded, self._state = self._decode(latents, self._state)
+        decoded.arrived()
         finish(device)
         seconds = time.perf_counter() - began
         if device == self.pipe.runtime.device:
@@ -188,9 +189,12 @@ class StreamTimes:
 
 
 def stream(case: Case, blocks: int) -> StreamTimes:
-    """Make a video of so many blocks over a full window, decoding while denoising."""
+    """Make a video of so many blocks over a full window, decoding while denoising.
+
+    One block more is made: while it is decoded nothing is denoised, so it is not timed.
+    """
     pipe, window = case.pipe, case.settings.window
-    seconds = pipe.timing.seconds(window + blocks)
+    seconds = pipe.timing.seconds(window + blocks + 1)
     case.meter.reset()
     others = case.meter.held - case.pipe_bytes
     finish(pipe.runtime.device)
@@ -201,7 +205,7 @@ def stream(case: Case, blocks: int) -> StreamTimes:
         for block in made:
             arrived.append(time.perf_counter() - began)
             frames = len(block.frames)
-    steady = arrived[window - 1 :]
+    steady = arrived[window - 1 : -1]
     intervals = tuple(end - begin for begin, end in zip(steady[:-1], steady[1:], strict=True))
     return StreamTimes(arrived[0], intervals, frames, case.meter.peak - others)
 

@@ -151,11 +151,10 @@ def _streams(found: Found) -> Table:
         made = found.streams.get(case.variant.name)
         if made is None:
             continue
-        middle = median(made.intervals)
         apart = _seconds(case.blocks) + (median(case.decodes) if case.decodes else 0.0)
         cold = found.text[0] + case.fills[0].seconds + case.first_decode
         rows[case.variant.name] = {
-            "frames_a_second": made.frames / middle,
+            "frames_a_second": made.frames * len(made.intervals) / sum(made.intervals),
             "frames_a_second_of_the_sum": made.frames / apart,
             **_spread(made.intervals),
             "first_frame_cold": cold,
