@@ -36,7 +36,7 @@ from longlive_recipes import train_ar
 from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_5b, dmd_pocket, dmd_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD as DistillDMD
 from longlive_recipes.distillation.adapters import merged_weights, only_adapters, share_base
-from longlive_recipes.distillation.checks import check_base, check_teacher
+from longlive_recipes.distillation.checks import check_student, check_teacher
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
 from longlive_recipes.distillation.rollouts import PromptBook, Rollouts, lengthened
@@ -370,7 +370,7 @@ class DistillDMDModule(DistillModule):
 def check(config: DistillDMD, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written."""
     check_teacher(config)
-    check_base(config, same_weights=config.lora_rank > 0)
+    check_student(config)
     train_ar.check(config, resume=resume, parts=lambda: _parts(config))
 
 

@@ -1,14 +1,17 @@
-"""Checks of a teacher before anything is drawn: its guidance, its steps, its text encoder."""
+"""Checks of a teacher and a student's beginnings before anything is drawn."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from longlive_models.checkpoints.folder import load_part
+from longlive_models.checkpoints.folder import load_part, unfilled
 from longlive_models.checkpoints.hub import INDEX, is_published
+from longlive_models.lora import load_lora
 from longlive_models.settings import read_settings
+from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.distill import Distill
+from longlive_recipes.configs.distill_dmd import DistillDMD
 from longlive_recipes.training.start import TEXT, find_start, sizes_of
 
 
@@ -63,6 +66,24 @@ def check_base(config: Distill, *, same_weights: bool = False) -> None:
         raise ValueError(
             f"{begins}, and with lora_rank both are adapters on one: set start_from={teacher}, and "
             f"lora_from for an adapter to begin with."
+        )
+
+
+def check_student(config: DistillDMD) -> None:
+    """Raise ValueError for a student of another base, or an adapter of another model or rank."""
+    check_base(config, same_weights=config.lora_rank > 0)
+    if config.lora_from is None:
+        return
+    with unfilled():
+        model = WanTransformer(config.model)
+    found, wanted = load_lora(model, config.lora_from, config=config.lora), config.lora
+    if found != wanted:
+        raise ValueError(
+            f"lora_from={config.lora_from!r} is an adapter of rank {found.rank} and alpha "
+            f"{found.alpha:g} beside {', '.join(found.targets)}, and the run trains some of rank "
+            f"{wanted.rank} and alpha {wanted.alpha:g} beside {', '.join(wanted.targets)}: one "
+            f"cannot go on as the other. Use lora_rank={found.rank}, lora_alpha={found.alpha:g} "
+            f"and lora_targets={','.join(found.targets)}."
         )
 
 

@@ -10,7 +10,9 @@ import torch
 from longlive_core.nvfp4 import NVFP4Linear, NVFP4TrainingLinear, TrainingConfig
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import load_part
+from longlive_models.lora import add_lora, save_lora
 from longlive_models.objectives import Guidance
+from longlive_models.wan import WanTransformer
 from longlive_recipes import distill_cm, distill_dmd, quantize_weights, train_ar
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.distill_dmd import DistillDMD, DistillDMDModule, dmd_pocket, dmd_tiny
@@ -396,8 +398,16 @@ def test_an_adapter_of_another_rank_is_refused(tmp_path, folders):
     distill_dmd.run(replace(first, judged=replace(first.judged, videos=0)))
     adapter = str(tmp_path / "first" / "lora")
     fields = on_the_base(folders, lora_rank=2, lora_from=adapter)
-    with pytest.raises(ValueError, match="rank"):
-        ready(config(tmp_path / "second", folders, **fields))
+    words = "adapter of rank 4 and alpha 4 .* some of rank 2 and alpha 2 .* Use lora_rank=4, "
+    with pytest.raises(ValueError, match=words):
+        distill_dmd.check(config(tmp_path / "second", folders, **fields))
+    small = replace(first.model, dim=24)
+    model = WanTransformer(small)
+    add_lora(model, first.lora)
+    save_lora(model, tmp_path / "other")
+    fields = on_the_base(folders, lora_from=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"other: .*shape"):
+        distill_dmd.check(config(tmp_path / "second", folders, **fields))
     module = ready(config(tmp_path / "second", folders, **on_the_base(folders, lora_from=adapter)))
     assert any(p.any() for n, p in module.model.named_parameters() if "lora_B" in n)
     assert not any(p.any() for n, p in module.critic.named_parameters() if "lora_B" in n)
