@@ -21,6 +21,7 @@ from longlive_models.saving import save_pipeline
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import TextEncoder
 from longlive_models.vae import DecodeOptions, WanVAE
+from longlive_models.vae.autoencoder import decoder_receipt
 from longlive_models.vae.tiles import check_tiles
 from longlive_models.video_maker import VideoMaker
 from longlive_models.wan import WanTransformer, partition_blocks, share
@@ -181,7 +182,7 @@ class LongLivePipeline(VideoMaker):
         return made
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
-        """The backends of attention, the encoded cache, norms and linears, and why no faster ones.
+        """The backends of attention, cache, norms, VAE and linears, and why no faster ones.
 
         ``longlive_models.precision.in_short`` makes a few lines of them.
         """
@@ -191,6 +192,7 @@ class LongLivePipeline(VideoMaker):
             "attention": (attention,),
             "kv_cache": self.runtime.cache_receipts(),
             "fused": self.runtime.fused_receipts(),
+            "vae": (decoder_receipt(self.vae),),
             **layers,
         }
 

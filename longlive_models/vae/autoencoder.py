@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from longlive_core.backends import Receipt, Request
 from longlive_core.memory import require_room
 from longlive_models.vae.config import VAEConfig
 from longlive_models.vae.decoder import Decoder
 from longlive_models.vae.decoding import (
     CPU_LATENTS,
+    DECODERS,
     DecodeOptions,
     PieceDecoder,
     latents_at_once,
@@ -204,6 +206,17 @@ class WanVAE(nn.Module):
                 f"the VAE decodes at least one latent frame, got a tensor of shape "
                 f"{tuple(latents.shape)}: no frames have no video. Pass one frame or more."
             )
+
+
+def decoder_receipt(vae: WanVAE) -> Receipt:
+    """Which backend decodes where no gradient is needed, and why no faster one does.
+
+    Raises:
+        BackendUnavailable: the backend that was named cannot run.
+    """
+    weight = vae.conv2.weight
+    request = Request(device=weight.device, dtype=weight.dtype)
+    return DECODERS.receipt(request, vae.decoding.backend)
 
 
 def _run(

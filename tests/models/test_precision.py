@@ -113,7 +113,7 @@ def test_every_linear_has_its_receipt(plain):
         for name, module in pipe.transformer.named_modules()
         if isinstance(module, nn.Linear | nvfp4.NVFP4Linear)
     }
-    assert set(found) == linears | {"attention", "kv_cache", "fused"}
+    assert set(found) == linears | {"attention", "kv_cache", "fused", "vae"}
     assert [receipt.backend for receipt in found["fused"]] == ["torch", "torch"]
     quantizing, product = found[NAME]
     assert (quantizing.backend, product.backend) == ("reference", "emulated")
