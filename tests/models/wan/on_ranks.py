@@ -166,3 +166,22 @@ def generated(
         ]
         made.append(generator.generate(block, prompts).latents)
     return torch.cat(made, 2)
+
+
+def denoised_beside_clean(process_group: dist.ProcessGroup) -> Tensor:
+    """The velocity of noisy frames whose clean copies are seen too, from a shared forward."""
+    group = SequenceGroup.of(process_group)
+    frames = CONFIG.frames_per_block
+    partition = BalancedPartition(frames=frames, ranks=group.size, tokens_per_frame=TOKENS)
+    sp = BalancedSP(group, partition, heads=CONFIG.num_heads)
+    torch.manual_seed(3)
+    model = stirred(ParallelTransformer(CONFIG, sp)).eval()
+    drawn = torch.Generator().manual_seed(4)
+    shape = (BATCH, CONFIG.in_channels, frames, *LATENT_SIZE)
+    clean, noisy = (torch.randn(shape, generator=drawn) for _ in range(2))
+    timesteps = 1000 * torch.rand(BATCH, frames * TOKENS, generator=drawn)
+    text = torch.randn(BATCH, 1, TEXT.text_len, TEXT.dim, generator=drawn)
+    tokens = 2 * frames * TOKENS
+    seen = torch.ones(tokens, tokens, dtype=torch.bool)
+    with torch.no_grad():
+        return model(noisy, timesteps, text, clean=clean, mask=seen)

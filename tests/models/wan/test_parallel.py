@@ -88,6 +88,14 @@ def test_generated_latents_are_those_of_one_rank(ranks: Ranks, pages):
             assert relative(got, want) < RELATIVE
 
 
+def test_a_shared_forward_beside_clean_frames_is_that_of_one_rank(ranks: Ranks):
+    """Timesteps of each token, in two copies: each finds its place in the whole."""
+    (want,) = ranks(1, on_ranks.denoised_beside_clean)
+    for size in (2, 3):
+        for got in ranks(size, on_ranks.denoised_beside_clean):
+            assert relative(got, want) < RELATIVE
+
+
 def test_four_bit_products_over_four_bit_pages_are_those_of_one_rank(ranks: Ranks):
     both = LinearConfig(activation=QuantizeConfig(rule=ScaleRule.FOUR_OVER_SIX_MSE))
     (want,) = ranks(1, on_ranks.generated, nvfp4, None, both)

@@ -1,10 +1,12 @@
 """The table of a tiny model: every operation is in it."""
 
+import pytest
 import torch
 from torch import nn
 
 from longlive_recipes.bench.invariance import operations
 from longlive_recipes.bench.invariance.measure import PARTS
+from longlive_recipes.bench.invariance.splits import examine
 from longlive_recipes.bench.preset.models import preset_of
 from longlive_recipes.bench.preset_options import InvarianceOptions
 from longlive_recipes.bench.run import prepare
@@ -45,6 +47,24 @@ def test_linears_are_compared_in_every_shape_of_the_model():
     shapes = {tuple(reversed(m.weight.shape)) for m in _linears(preset)}
     for inner, outer in shapes - {(16, 64), (64, 64)}:
         assert any(f"{inner} to {outer}" in name for name in names)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+    reason="the bounds are those of a Hopper GPU",
+)
+def test_the_bounds_that_ranks_rely_on_hold():
+    """Of the products that ranks split, and of attention by heads, at the 5B's sizes."""
+    device = torch.device("cuda")
+    preset = preset_of("5b", device)
+    for split in operations.products(preset, device):
+        if split.name.startswith(("attention", "feed")):
+            bound = examine(split).bound
+            assert bound is not None and bound <= 64, split.name
+    for split in operations.attentions(preset, device):
+        if split.things == "heads":
+            assert examine(split).bound == 1, split.name
 
 
 def _linears(preset) -> list[nn.Linear]:

@@ -71,3 +71,14 @@ def test_what_cannot_be_measured_is_refused_beforehand(tmp_path):
     if torch.cuda.device_count() < 2:
         with pytest.raises(ValueError, match=r"preset on 2 GPU\(s\), and this host has"):
             prepare("preset", told(device="cuda", ranks=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fused kernels are a GPU's")
+def test_fused_kernels_are_lossless_and_memory_is_counted():
+    parts = prepare("preset", told(device="cuda", baseline=True)).measure()["parts"]
+    for name in ("lossless", "lossless, 2 steps", "lossless, NVFP4 cache"):
+        assert parts[BLOCKS][name]["error"] == "same bytes"
+    row = parts["Memory, GiB"]["lossless"]
+    assert 0 < row["transformer"] + row["vae"] < row["peak_denoising"]
+    assert "seconds_p50" in parts["Decoding a block"]["lossless"]
