@@ -230,6 +230,7 @@ def test_a_stopped_video_is_made_again_as_far_as_it_went(stopped):
 
 BAD = [
     (("--resume", "v.snapshot", "--kv-cache", "bf16"), "was made with kv_cache 'fp32', but here"),
+    (("--resume", "v.snapshot", "--quality", "high"), "was made with quality 'lossless', but here"),
     (("--resume", "v.snapshot", "--model", "pocket"), "was made with model"),
     (("--resume", "v.snapshot", "-o", "w.gif"), "cannot begin with the frames of"),
     (("--resume", "v.snapshot", "-o", "there.mp4"), "there.mp4 exists: pass --overwrite"),
@@ -241,6 +242,7 @@ BAD = [
         "holds the state of one video",
     ),
     (("--replay", "v.json", "--weights", "bf16"), '(weights: "fp32" -> "bf16")'),
+    (("--replay", "v.json", "--quality", "high"), '(quality: "lossless" -> "high")'),
     (("--replay", "v.json", "--model", "pocket"), "v.json is of another video than would be"),
     (("--replay", "v.json", "-o", "v.mp4"), "the record of v.mp4 would replace v.json"),
     (("a", "--image", "none.png"), "none.png', which is to be read as the image"),

@@ -217,13 +217,17 @@ def test_what_would_not_go_on_bit_for_bit_is_refused(tmp_path):
     next(stream)
     path = stream.snapshot(tmp_path / "a.safetensors")
 
-    def pipe(seed: int = 0, *, kv_cache: str = "fp32", **how: object) -> LongLivePipeline:
-        runtime = Runtime.choose(RuntimeOptions(device="cpu", kv_cache=kv_cache))
+    def pipe(
+        seed: int = 0, *, kv_cache: str = "fp32", quality: str = "lossless", **how: object
+    ) -> LongLivePipeline:
+        options = RuntimeOptions(device="cpu", kv_cache=kv_cache, quality=quality)
+        runtime = Runtime.choose(options)
         return tiny_pipeline(runtime, seed=seed, **{"steps": 1, "guidance": 1.0, **how})
 
     for other, message in (
         (pipe(1), "a.safetensors was made with model '[0-9a-f]{64}', but here it is '[0-9a-f]"),
         (pipe(kv_cache="bf16"), "made with kv_cache 'fp32', but here it is 'bf16'.*as it was"),
+        (pipe(quality="high"), "made with quality 'lossless', but here it is 'high'"),
         (pipe(window=5), "made with window 4, but here it is 5"),
         (pipe(shift=4.0), "made with shift 5.0, but here it is 4.0"),
     ):
