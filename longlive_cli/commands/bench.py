@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from longlive_recipes.bench.run import Prepared
 
 
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME",
+        help="What to measure, one after another; none: list what there is.",
+        autocompletion=complete.benchmarks,
+    ),
+]
+Seconds = Annotated[
+    float | None, typer.Option(help="How long the video of `generation` lasts.  [default: 20]")
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(help="How often a thing is timed.  [default: the benchmark's, mostly 5]"),
+]
 Listed = Annotated[bool, typer.Option("--list", help="List the benchmarks, and measure nothing.")]
 Preset = Annotated[
     str | None,
@@ -50,14 +65,7 @@ Earlier = Annotated[
 
 @with_groups
 def bench(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME",
-            help="What to measure, one after another; none: list what there is.",
-            autocompletion=complete.benchmarks,
-        ),
-    ] = None,
+    names: Names = None,
     listed: Listed = False,
     preset: Preset = None,
     invariance: Invariance = False,
@@ -65,16 +73,10 @@ def bench(
     ranks: Ranks = None,
     earlier: Earlier = None,
     model: options.Model = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(help="How long the video of `generation` lasts.  [default: 20]"),
-    ] = None,
+    seconds: Seconds = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
-    repeats: Annotated[
-        int | None,
-        typer.Option(help="How often a thing is timed.  [default: the benchmark's, mostly 5]"),
-    ] = None,
+    repeats: Repeats = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
