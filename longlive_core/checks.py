@@ -1,4 +1,4 @@
-"""Numbers that a caller gave: of the right kind, finite and within bounds, or refused in words.
+"""What a caller gave: of the right kind, numbers finite and within bounds, or refused in words.
 
 Used where a dataclass is made and where a public function begins, so that a wrong value is named
 before any work is done. NumPy's numbers and tensors of one element count as numbers.
@@ -89,6 +89,13 @@ def text(name: str, value: Any, *, why: str) -> None:
     """Raise ``ValueError`` unless ``value`` is a string."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is a string, got {shown(value)}: {why}")
+
+
+def instance(name: str, value: Any, *kinds: type, why: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is of one of these classes, or has what a protocol asks."""
+    if not isinstance(value, kinds):
+        known = " or a ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} is a {known}, got {shown(value)}: {why}")
 
 
 def hold_wholes(

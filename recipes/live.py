@@ -10,14 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from longlive_models.callbacks import OnStep
 from longlive_models.video.file_name import destination
 from longlive_recipes.configs.generate import VideoJob
-from longlive_recipes.generation.commands import HELP, STEERING, Command, parse, steer
+from longlive_recipes.generation.commands import HELP, STEERING, Command, in_line, parse, steer
 from longlive_recipes.generation.inputs import Named
 from longlive_recipes.generation.interrupts import Interrupts, signal_of
 from longlive_recipes.generation.outputs import check_fork, check_snapshot, inputs, sidecar_path
@@ -60,6 +60,8 @@ class LiveSession:
         snapshot: the file for the state if the session is stopped before the video ends.
         overwrite: replace files that exist.
         reads: files that the video is made from, which no command may overwrite.
+        script: whether lines are those of a script: the first that cannot be carried out ends the
+            video, as nobody is there to give another. Otherwise its error is told, and no more.
     """
 
     def __init__(
@@ -70,8 +72,12 @@ class LiveSession:
         snapshot: Path | None = None,
         overwrite: bool = False,
         reads: Sequence[Named] = (),
+        script: bool = False,
     ) -> None:
         self._reads = reads
+        self._script = script
+        self._lines = 0
+        self._refused: ValueError | None = None
         self._sessions = [session]
         self._tell = tell
         self._snapshot = snapshot
@@ -84,12 +90,13 @@ class LiveSession:
 
     def receive(self, line: str) -> None:
         """Carry out a line with a command, or keep it until the end of the block or its time."""
+        self._lines += 1
         try:
             command = parse(line)
             if command is not None:
-                self._accept(command)
+                self._accept(replace(command, line=self._lines))
         except ValueError as error:
-            self._tell(" ".join(str(error).split()))
+            self._refuse(self._lines, error)
 
     def end_of_input(self) -> None:
         """Tell that no lines will follow: an endless video stops after the last command's block."""
@@ -101,6 +108,7 @@ class LiveSession:
 
         Raises:
             KeyboardInterrupt: an interrupt before the first block.
+            ValueError: a line of a script that was refused, or not carried out before the end.
         """
         main, stopped_by = self._sessions[0], 0
         try:
@@ -108,6 +116,8 @@ class LiveSession:
                 try:
                     while not interrupts.asked and self._advance(show):
                         pass
+                    if not interrupts.asked:
+                        self._check_script()
                 except KeyboardInterrupt as interrupt:
                     if not main.frames_made:
                         raise
@@ -122,9 +132,10 @@ class LiveSession:
                     if self._snapshot is not None and (stopped_by or self._stop):
                         self._write_snapshot(self._snapshot)
         finally:
+            for text in self._undone():
+                self._tell(text)
             for session in self._sessions:
                 session.close()
-            self._tell_what_was_not_done()
         written = [session for session in self._sessions if session.frames_made]
         return [
             session.finish(
@@ -170,8 +181,8 @@ class LiveSession:
             try:
                 self._do(command)
             except (ValueError, OSError) as error:
-                self._tell(" ".join(str(error).split()))
-        if self._stop or self._is_over():
+                self._refuse(command.line, error)
+        if self._stop or self._refused or self._is_over():
             return False
         block = main.advance()
         for fork in self._sessions[1:]:
@@ -214,17 +225,37 @@ class LiveSession:
         else:
             self._fork(command.file, command.then)
 
-    def _tell_what_was_not_done(self) -> None:
-        """Tell of commands not carried out before the end, and of forks without a block."""
+    def _refuse(self, line: int, error: Exception) -> None:
+        """Tell a person why a line is refused; of a script's lines the first one ends the video."""
+        if not self._script:
+            self._tell(" ".join(str(error).split()))
+        elif self._refused is None:
+            self._refused = in_line(line, error)
+
+    def _check_script(self) -> None:
+        """Raise ValueError for a line of a script that was refused or not carried out."""
+        if self._refused is not None:
+            raise self._refused
+        if self._script and (undone := self._undone()):
+            raise ValueError(" ".join(undone))
+
+    def _undone(self) -> list[str]:
+        """Let go of commands not carried out before the end and of forks without a block, each
+        named in a sentence.
+        """
         with self._lock:
             left, self._waiting = self._waiting, []
+        texts = []
         for command in left:
             if command.kind != "quit":
                 when = "" if command.at is None else f" at {command.at:g} s"
-                self._tell(f"/{command.kind} {command.file}{when}: not done, the video ended first")
-        for fork in self._sessions[1:]:
-            if not fork.frames_made:
-                self._tell(f"{fork.video.path}: not written, the video ended before its next block")
+                text = f"/{command.kind} {command.file}{when}: not done, the video ended first"
+                texts.append(f"line {command.line} of the input: {text}" if self._script else text)
+        for fork in [session for session in self._sessions[1:] if not session.frames_made]:
+            fork.close()
+            self._sessions.remove(fork)
+            texts.append(f"{fork.video.path}: not written, the video ended before its next block")
+        return texts
 
     def _in_use(self) -> list[Named]:
         """Files that no command may overwrite: inputs, and the files that this session writes."""
@@ -269,8 +300,12 @@ def open_live_session(
     snapshot: Path | None = None,
     overwrite: bool = False,
     reads: Sequence[Named] = (),
+    script: bool = False,
 ) -> LiveSession:
-    """Load the model of a plan for one video, and open its session at the first block."""
+    """Load the model of a plan for one video, and open its session at the first block.
+
+    ``script`` is as ``LiveSession`` has it.
+    """
     began = time.perf_counter()
     pipeline = load_pipeline(planned)
     [video] = planned.videos
@@ -278,7 +313,9 @@ def open_live_session(
         pipeline, planned, job, video, overwrite=overwrite, began=began, on_step=on_step
     )
     read = [*reads, *inputs(planned.config, [job])]
-    return LiveSession(session, tell=tell, snapshot=snapshot, overwrite=overwrite, reads=read)
+    return LiveSession(
+        session, tell=tell, snapshot=snapshot, overwrite=overwrite, reads=read, script=script
+    )
 
 
 def _role(page: int, sink: int, anchors: range) -> str:

@@ -1,9 +1,9 @@
 """`longlive live`: type new prompts while the video is being written."""
 
+import io
 import math
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +19,11 @@ from longlive_cli.option_groups import with_groups
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
+    from longlive_cli.live_input import Pipe
     from longlive_cli.live_terminal import Terminal
     from longlive_cli.live_view import Lines
     from longlive_recipes.generate import Plan, Result, VideoJob
     from longlive_recipes.generation.inputs import Named
-    from longlive_recipes.live import LiveSession
-
-Reader = Callable[["LiveSession"], AbstractContextManager[object]]
 
 
 @with_groups
@@ -63,7 +61,7 @@ def live(
     Every block is in the file as soon as it is made. The record beside the video holds what was
     typed: `longlive generate --replay` makes it again. Lines may also be piped in, with a time in
     front of them (@4s a blue square); a video without --seconds then stops after the last one's
-    block. On a terminal the line is edited as in a shell, and Up brings back what was typed;
+    block, and the first line that cannot be carried out ends any. On a terminal the line is edited as in a shell, and Up brings back what was typed;
     Ctrl-D in an empty line ends the input as the end of a pipe does, Ctrl-C stops the video (with
     --snapshot after the block that is being made). Where the cursor cannot be moved, plain lines
     take the place of the panel.
@@ -99,8 +97,8 @@ def _run(
 ) -> "list[Result]":
     from longlive_recipes.live import open_live_session
 
-    view, reader = _screen()
-    with view, warnings_are_lines(view.tell):
+    view, source = _screen()
+    with view, nullcontext() if source is view else source, warnings_are_lines(view.tell):
         session = open_live_session(
             plan,
             job,
@@ -109,31 +107,41 @@ def _run(
             snapshot=snapshot,
             overwrite=overwrite,
             reads=reads,
+            script=not _is_typed(),
         )
-        with reader(session):
+        with source.lines_to(session.receive, session.end_of_input):
             results = session.run(view.show)
     if not results:
         note("longlive: stopped before the first block; nothing was written.")
     return results
 
 
-def _screen() -> "tuple[Terminal | Lines, Reader]":
-    """The view and the reader of lines: a panel where a terminal can draw one, else plain lines."""
+def _is_typed() -> bool:
+    """Whether a person types the lines; a process may have no standard input at all."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _screen() -> "tuple[Terminal | Lines, Terminal | Pipe]":
+    """The view and where lines come from: a panel where a terminal can draw one, else plain lines.
+
+    Entering a pipe raises ValueError if a line that is in it at once is no command.
+    """
     from importlib.util import find_spec
 
     from rich.console import Console
 
     from longlive_cli.live_view import can_draw
 
-    keys = sys.stdin.isatty()
-    if keys and can_draw(Console(stderr=True)) and find_spec("termios"):
+    if _is_typed() and can_draw(Console(stderr=True)) and find_spec("termios"):
         from longlive_cli.live_terminal import open_terminal
 
         terminal = open_terminal()
-        return terminal, lambda session: terminal.lines_to(session.receive, session.end_of_input)
+        return terminal, terminal
     from longlive_cli.live_input import Pipe
     from longlive_cli.live_view import Lines
+    from longlive_recipes.generation.commands import check_script
 
-    if keys:
+    if _is_typed():
         note("longlive: the cursor cannot be moved here, so these are plain lines; try /help.")
-    return Lines(note), lambda session: Pipe(sys.stdin, session.receive, session.end_of_input)
+        return Lines(note), Pipe(sys.stdin, None)
+    return Lines(note), Pipe(sys.stdin or io.StringIO(), check_script)

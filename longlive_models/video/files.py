@@ -131,7 +131,7 @@ class VideoWriter:
         Raises:
             ValueError: frames of another size or type.
             OSError: they could not be stored completely, as on a full disk; the file then is the
-                playable video that it was before.
+                playable video that it was before, as it is where an interrupt comes meanwhile.
         """
         if tuple(frames.shape[1:]) != (*self.size, 3) or frames.dtype != torch.uint8:
             raise ValueError(
@@ -144,6 +144,9 @@ class VideoWriter:
             self._sink = self._open()
         try:
             self._sink.append(frames.cpu().contiguous(), self.frames)
+        except KeyboardInterrupt:
+            self._forget_nothing()
+            raise
         except OSError as error:
             self._forget_nothing()
             raise OSError(error.errno, self._loss(error, len(frames)), str(self.path)) from error
@@ -322,7 +325,7 @@ class _Frames:
         try:
             for path, frame in zip(paths, frames, strict=True):
                 write_png(path, frame)
-        except OSError:
+        except (OSError, KeyboardInterrupt):
             for path in paths:
                 path.unlink(missing_ok=True)
             raise
@@ -334,7 +337,7 @@ def _write_whole(file: IO[bytes], data: bytes, place: int, end: bytes = b"") -> 
     try:
         while left:
             left = left[file.write(left) :]  # of a large write the system may take a part
-    except OSError:
+    except (OSError, KeyboardInterrupt):
         file.truncate(place)
         file.seek(place)
         file.write(end)

@@ -1,6 +1,7 @@
 """The commands that a person types while a video is being made, and how lines are parsed."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class Command:
         file: the file to write.
         then: the command that steers a fork.
         at: seconds into the video; None for as soon as possible.
+        line: which line it was, from 1; 0 for one that was in no list of lines.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Command:
     file: Path | None = None
     then: "Command | None" = None
     at: float | None = None
+    line: int = 0
 
 
 def parse(line: str) -> Command | None:
@@ -80,6 +83,20 @@ def parse(line: str) -> Command | None:
     near = nearest(name, names)
     hint = f"; did you mean /{near}? " if near else ". "
     raise ValueError(f"{line!r} is no command{hint}There are {', '.join(HELP)}.")
+
+
+def check_script(lines: Iterable[str]) -> None:
+    """Raise ValueError, with its number, for the first of these lines that is no command."""
+    for number, line in enumerate(lines, 1):
+        try:
+            parse(line)
+        except ValueError as error:
+            raise in_line(number, error) from error
+
+
+def in_line(number: int, error: Exception) -> ValueError:
+    """The error of a line of a script, with the line's number."""
+    return ValueError(f"line {number} of the input: {' '.join(str(error).split())}")
 
 
 def parse_ending(text: str) -> Command:

@@ -1,6 +1,9 @@
 """Handling of the signals that end a run, so that it stops where its state can be saved."""
 
+import contextlib
+import os
 import signal
+import stat
 import threading
 from types import FrameType, TracebackType
 
@@ -19,7 +22,24 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
 
 def stop(number: int, frame: FrameType | None) -> None:
     """A signal handler that raises ``Stopped``, so that a run ends as it does at Ctrl-C."""
+    _leave_the_terminal(number)
     raise Stopped(number)
+
+
+def _leave_the_terminal(number: int) -> None:
+    """Let what is printed from now on go nowhere if a signal says that the terminal is gone.
+
+    Printing to it would fail, and what ends in order would look like an error of the system.
+    """
+    if number != signal.SIGHUP:
+        return
+    for file in (1, 2):
+        with contextlib.suppress(OSError):  # it was closed before
+            gone = stat.S_ISCHR(os.fstat(file).st_mode) and not os.isatty(file)
+            if gone:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, file)
+                os.close(nowhere)
 
 
 class Stoppable:
@@ -84,6 +104,7 @@ class Interrupts:
             signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        _leave_the_terminal(number)
         if self.asked:
             raise Stopped(number)
         self.asked = number

@@ -62,8 +62,13 @@ class Screen:
         """The status that the program ends with."""
         while self._running:
             self._read()
-        process, self._process = self._process, 0
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return self._status()
+
+    def hang_up(self) -> int:
+        """Take the terminal away, as its window does; the status that the program ends with."""
+        os.close(self._file)
+        self._file, self._running = -1, False
+        return self._status()
 
     def __enter__(self) -> "Screen":
         return self
@@ -74,9 +79,14 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._file)  # the program is told that its terminal is gone
         if self._process:
-            os.waitpid(self._process, 0)
+            self.hang_up()
+        elif self._file >= 0:
+            os.close(self._file)
+
+    def _status(self) -> int:
+        process, self._process = self._process, 0
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
     def _read(self) -> None:
         if not select.select([self._file], [], [], 0.1)[0]:

@@ -32,6 +32,11 @@ REFUSED = {
     "a run's setting": (["train", "ar_tiny", "--set", "sed=3"], "did you mean 'seed'"),
     "its part": (["train", "vae_tiny", "--set", "budget.stps=3"], "did you mean 'steps'"),
     "its place": (["train", "ar_tiny", "--set", "phases.0.lenth=3"], "(in phases.0.lenth)"),
+    "its bound": (["train", "ar_tiny", "--set", "shift=-1"], "TrainAR.shift is above 0, got -1.0"),
+    "its rate": (
+        ["train", "vae_tiny", "--set", "optimization.learning_rate=2"],
+        "Optimization.learning_rate is at most 1, got 2.0",
+    ),
     "its config": (["train", "ar_tiny", "--config", "none.yaml"], "none.yaml cannot be read"),
     "result": (["evaluate", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
     "benchmark": (["bench", "genration"], "did you mean 'generation'"),

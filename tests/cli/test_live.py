@@ -57,7 +57,57 @@ def test_a_video_without_an_end_stops_with_the_input_or_when_told(model):
     assert len(read_video("b.mp4")[0]) == 21  # to the end of the block that shows it
 
 
-def test_a_bad_line_is_answered_and_the_video_goes_on(model):
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            "a blue square\n/qiut\n",
+            "line 2 of the input: '/qiut' is no command; did you mean /quit?",
+        ),
+        ("@x y\n", "line 1 of the input: '@x y' is no command with a time"),
+        ("\n\n/cut\n", "line 3 of the input: /cut needs TEXT behind it"),
+    ],
+)
+def test_a_script_with_a_line_that_is_no_command_is_refused_before_a_model_is_loaded(
+    lines, said, model, monkeypatch
+):
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("longlive_recipes.live.load_pipeline", load)
+    done = live("a red circle", "--model", model, "-o", "v.mp4", "--seconds", "2", lines=lines)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if said in line]
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "frames"),
+    [
+        ("@9s late\n", "line 1 of the input: at=9.0 is past the end", 0),
+        ("@1s /fork v.mp4\n", "line 1 of the input: v.mp4 is being written already", 5),
+        (
+            "b\n@1s /snapshot a.json\n",
+            "line 2 of the input: the snapshot a.json has the suffix of",
+            5,
+        ),
+        ("@9s /snapshot a\n", "line 1 of the input: /snapshot a at 9 s: not done, the video", 16),
+    ],
+)
+def test_a_line_of_a_script_that_cannot_be_carried_out_ends_the_video(lines, said, frames, model):
+    done = live("a red circle", "--model", model, "-o", "v.mp4", "--seconds", "2", lines=lines)
+    assert done.exit_code == (1 if frames else 2), done.output
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"longlive: {said}"), last
+    if frames:
+        assert f"v.mp4 keeps the {frames} frames before that, with its record" in last
+        assert len(read_video("v.mp4")[0]) == frames
+    else:
+        assert not Path("v.mp4").exists()
+
+
+def test_a_line_that_a_person_mistypes_is_answered_and_the_video_goes_on(model, monkeypatch):
+    monkeypatch.setattr("longlive_cli.commands.live._is_typed", lambda: True)
     lines = "/qiut\n@x y\n@9s late\n@1s /fork v.mp4\n@1s /snapshot a.json\n"
     done = live("a red circle", "--model", model, "-o", "v.mp4", "--seconds", "2", lines=lines)
     assert done.exit_code == 0, done.output
@@ -70,6 +120,15 @@ def test_a_bad_line_is_answered_and_the_video_goes_on(model):
     ):
         assert said in done.stderr
     assert len(read_video("v.mp4")[0]) == 16
+
+
+def test_a_process_without_standard_input_is_an_ended_pipe(model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    plan = ["--model", model, "-o", "v.mp4", "--seconds", "1"]
+    with pytest.raises(SystemExit) as ended:
+        app(["live", "a red circle", *plan])
+    assert not ended.value.code
+    assert len(read_video("v.mp4")[0]) == 8
 
 
 def test_bad_options_are_one_line_and_status_2(model):

@@ -16,6 +16,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 
 from longlive_cli.live_terminal import STYLES, Above, Terminal
 from longlive_cli.messages import note
+from longlive_models.video.files import read_video
 from tests.architecture.source import ROOT
 from tests.cli.terminal import Screen
 from tests.cli.test_live_view import STATUS, step
@@ -198,6 +199,17 @@ def test_a_line_that_is_typed_while_blocks_arrive_stays(tmp_path):
         rows = screen.rows
         assert sum(row.startswith("now ") for row in rows) == 1, rows  # nothing was drawn over
         assert video.is_file()
+
+
+@pytest.mark.parametrize("command", ["live", "generate"])
+def test_a_terminal_that_hangs_up_stops_the_video_as_the_signal_does(command, tmp_path):
+    model, video = str(write_tiny_folder(tmp_path / "model")), tmp_path / "v.mp4"
+    options = ["--seconds", "600", "--model", model, "-o", str(video)]
+    with Screen(command, "a red circle", *options) as screen:
+        screen.wait_for(lambda rows: video.exists() and video.stat().st_size > 0)
+        assert screen.hang_up() == 128 + signal.SIGHUP
+    assert len(read_video(str(video))[0]) > 0
+    assert f'"signal": {int(signal.SIGHUP)}' in video.with_suffix(".json").read_text()
 
 
 def block(rows: list[str]) -> int:

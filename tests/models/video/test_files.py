@@ -223,6 +223,33 @@ def test_a_first_block_that_does_not_fit_leaves_nothing(suffix, tmp_path):
         assert_same_pictures(writer.path, moving_square(3))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+@pytest.mark.parametrize("before", [0, 8])
+def test_an_interrupt_while_a_block_is_encoded_leaves_the_video_before_it(
+    suffix, before, tmp_path, monkeypatch
+):
+    def interrupted(picture, **how):
+        if (picture == 200).all():
+            raise KeyboardInterrupt
+        return encode(picture, **how)
+
+    encode = av.VideoFrame.from_ndarray
+    last = torch.full((1, 32, 48, 3), 200, dtype=torch.uint8)
+    with recording(tmp_path / f"clip{suffix}") as writer:
+        writer.write(moving_square(before))
+        monkeypatch.setattr(av.VideoFrame, "from_ndarray", staticmethod(interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            writer.write(torch.cat((moving_square(3, first=before), last)))
+        monkeypatch.undo()
+        assert writer.frames == before
+        if before:
+            assert_same_pictures(writer.path, moving_square(before))
+        else:
+            assert list(tmp_path.iterdir()) == []
+        writer.write(moving_square(3, first=before))
+        assert_same_pictures(writer.path, moving_square(before + 3))
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
 def test_an_mp4_is_the_same_on_any_number_of_cores(tmp_path):
     cores = os.sched_getaffinity(0)
