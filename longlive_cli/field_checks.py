@@ -1,4 +1,4 @@
-"""The checks of a config's fields, carried out for one field before the config's parts are imported.
+"""The checks of a config's fields, made for one field before the config's parts are imported.
 
 A config holds its fields to bounds when it is made, by calls such as
 ``whole_field(self, "seed", at_least=0, why=...)`` that ``__post_init__`` makes. They are read from

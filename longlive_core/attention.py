@@ -28,6 +28,7 @@ from longlive_core.attention_mask import TableMask as TableMask
 from longlive_core.backends import Request
 from longlive_core.checks import real
 from longlive_core.foreign_masks import AnyForm, TensorMask, as_mask
+from longlive_core.tensor_checks import dense
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys key_heads head_dim"]
@@ -35,6 +36,13 @@ Keys = Float[Tensor, "batch keys key_heads head_dim"]
 
 def attention_request(q: Queries, k: Keys, v: Keys, quality: str = "lossless") -> Request:
     """The request that these operands make; it asks for a gradient if one can flow to them."""
+    for name, x in (("queries", q), ("keys", k), ("values", v)):
+        dense(name, x, why="they are [batch, tokens, heads, head_dim].")
+        if x.ndim != 4:
+            raise ValueError(
+                f"{name} are [batch, tokens, heads, head_dim], got shape {tuple(x.shape)}: heads "
+                f"and their size say which backend can run. Pass tensors of such shapes."
+            )
     needs_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     return Request(
         device=q.device,
@@ -174,6 +182,8 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 def _require_operands(what: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError for what backends would refuse in their own words, or broadcast."""
+    for name, x in (("queries", q), ("keys", k), ("values", v)):
+        dense(f"{what}'s {name}", x, why="they are [batch, tokens, heads, head_dim].")
     fits = q.ndim == k.ndim == 4 and k.shape == v.shape
     fits = fits and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
     if not fits or 0 in q.shape or 0 in k.shape or q.shape[2] % k.shape[2]:

@@ -9,7 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from longlive_core.checks import hold_wholes
+from longlive_core.checks import hold_wholes, shown
+from longlive_core.tensor_checks import dense, place
 
 _TILE = 128  # tokens on a side of one entry of a BlockMask
 _CHUNK = 1 << 26  # elements of the dense mask looked at together while tiles are counted
@@ -53,6 +54,19 @@ class AttentionMask:
     def __post_init__(self) -> None:
         why = "a mask is made for a number of tokens, at least one."
         hold_wholes(self, "q_len kv_len", at_least=1, why=why)
+        if not callable(self.mask_mod):
+            raise ValueError(
+                f"AttentionMask.mask_mod is a function of sample, head, query and key, got "
+                f"{shown(self.mask_mod)}: it says which pairs are seen. A tensor of True and False "
+                f"goes to masked_attention as it is."
+            )
+        if not isinstance(self.tables, tuple | list):
+            raise ValueError(
+                f"AttentionMask.tables is a tuple of tensors, got {shown(self.tables)}: they are "
+                f"handed to mask_mod. Write tables=(table,)."
+            )
+        for table in self.tables:
+            dense("a table of AttentionMask", table, why="mask_mod looks things up in it.")
 
     def prepare(self, device: torch.device, batch: int = 1, heads: int = 1) -> None:
         """Make the forms of the mask that ``masked_attention`` needs on this device.
@@ -60,6 +74,7 @@ class AttentionMask:
         Making a mask checks values, which a compiled function cannot trace: call this before, with
         the numbers of samples and query heads if the rule reads them.
         """
+        device = place("prepare's device", device)
         if device.type == "cuda":
             self.flex(device, batch, heads)
         else:
@@ -212,6 +227,7 @@ class TableMask:
 
     def __post_init__(self) -> None:
         hold_wholes(self, "run", at_least=1, why="it is the number of tokens in a run.")
+        dense("TableMask.table", self.table, why="it says which runs see which.")
         if self.table.ndim != 3 or self.table.dtype != torch.bool:
             raise ValueError(
                 f"TableMask.table is bool [samples, queries, keys], got {self.table.dtype} "

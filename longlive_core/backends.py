@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from longlive_core.checks import hold_wholes
+from longlive_core.checks import hold_wholes, instance, shown, text
 
 
 class BackendUnavailable(RuntimeError):
@@ -41,6 +41,8 @@ class Request:
     quality: str = "lossless"
 
     def __post_init__(self) -> None:
+        instance("Request.device", self.device, torch.device, why="write torch.device('cpu').")
+        instance("Request.dtype", self.dtype, torch.dtype, why="write torch.bfloat16, say.")
         if self.head_dim is not None:
             why = "it is a number of channels. Leave it out where there are no heads."
             hold_wholes(self, "head_dim", at_least=1, why=why)
@@ -119,6 +121,9 @@ class Operation:
         ``strict`` refuses backends that emulate a number format. Raises ``BackendUnavailable`` when
         a named backend is unknown or cannot run, or when nothing is left for ``auto``.
         """
+        why = "it says what is asked of a backend. Build a Request(device=..., dtype=...)."
+        instance("a request", request, Request, why=why)
+        text("backend", backend, why="it names one. Use 'auto' for the fastest that can run.")
         reasons = self.explain(request, strict=strict)
         if backend == "auto":
             chosen = next((name for name, why in reasons.items() if why == "usable"), None)
@@ -154,7 +159,11 @@ class Operation:
 
     def named(self, name: str) -> Backend:
         """The table's row of this name."""
-        return next(backend for backend in self.backends if backend.name == name)
+        for backend in self.backends:
+            if backend.name == name:
+                return backend
+        known = ", ".join(backend.name for backend in self.backends)
+        raise BackendUnavailable(f"{self.name} has no backend {shown(name)}; it has {known}.")
 
 
 def _standing(backend: Backend, request: Request, strict: bool) -> str:

@@ -92,10 +92,16 @@ def text(name: str, value: Any, *, why: str) -> None:
 
 
 def instance(name: str, value: Any, *kinds: type, why: str) -> None:
-    """Raise ``ValueError`` unless ``value`` is of one of these classes, or has what a protocol asks."""
+    """Raise ``ValueError`` unless ``value`` is of one of these classes or protocols."""
     if not isinstance(value, kinds):
         known = " or a ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{name} is a {known}, got {shown(value)}: {why}")
+
+
+def function(name: str, value: Any, *, why: str) -> None:
+    """Raise ``ValueError`` unless ``value`` can be called."""
+    if not callable(value):
+        raise ValueError(f"{name} is a function, got {shown(value)}: {why}")
 
 
 def hold_wholes(

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from longlive_core.checks import shown
+from longlive_core.checks import shown, text
 from longlive_core.names import few, nearest
 
 KeepFunction = Callable[[nn.Module, str], bool]
@@ -116,6 +116,8 @@ def why_kept(
 
 def matches(pattern: str, name: str) -> bool:
     """Whether ``pattern`` names the module ``name``, or something that holds it."""
+    text("a pattern", pattern, why="it is matched with names of modules.")
+    text("a name", name, why="a pattern is matched with it.")
     parts = name.split(".")
     return any(
         fnmatchcase(".".join(parts[start:end]), pattern)

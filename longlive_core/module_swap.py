@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from longlive_core.backends import Receipt
+from longlive_core.checks import function, instance
 from longlive_core.frozen_linear import FrozenLinear
 from longlive_core.keep_rules import ENDS as ENDS
 from longlive_core.keep_rules import KEEP as KEEP
@@ -21,6 +22,7 @@ from longlive_core.keep_rules import Keep as Keep
 from longlive_core.keep_rules import matches as matches
 from longlive_core.names import few
 from longlive_core.saved_config import note_in_config as note_in_config
+from longlive_core.tensor_checks import present
 
 
 @runtime_checkable
@@ -33,11 +35,17 @@ class HasReceipt(Protocol):
 
 def receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:
     """The receipts of every layer of ``model`` that has some, by the layer's name."""
+    check_model(model)
     return {
         name: module.receipts()
         for name, module in model.named_modules()
         if isinstance(module, HasReceipt)
     }
+
+
+def check_model(model: object) -> None:
+    """Raise ``ValueError`` for what is no module."""
+    instance("the model", model, nn.Module, why="its linears are looked for. Pass a torch module.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,8 @@ def plan_swap(
     none to decide about, unless its type is one of ``kinds``. Raises ValueError for a pattern that
     names nothing, unless it is one of ``KEEP``.
     """
+    check_model(model)
+    function("plan_swap's why_keep", why_keep, why="it says of a linear why it stays, or None.")
     rules = keep_rules(keep)
     shared = _shared_weights(model)
     ends = ENDS.kept(model) if any(isinstance(rule, Ends) for rule in rules) else {}
@@ -122,6 +132,9 @@ def swap_linears(
     A module that stands under two names is made once and put under both. A model of Diffusers or
     Transformers says in its config which layers are packed: ``longlive_core.saved_config``.
     """
+    check_model(model)
+    function("swap_linears' make", make, why="it gives the layer that takes a linear's place.")
+    instance("swap_linears' plan", plan, SwapPlan, why="plan_swap gives one.")
     if "" in plan.swapped:
         raise ValueError(
             "the model to convert is a single linear, which has no place to be swapped in: make "
@@ -147,6 +160,7 @@ def swap_linears(
 
 def features(layer: str, x: Shaped[Tensor, "..."], width: int) -> None:
     """Raise ``ValueError`` unless the last dimension of ``x`` is as wide as the layer's weight."""
+    present(f"what {layer} multiplies", x, why=f"it is rows of {width} numbers.")
     if x.ndim == 0 or x.shape[-1] != width:
         raise ValueError(
             f"{layer} multiplies rows of {width} numbers, got a tensor of shape {tuple(x.shape)}: "
@@ -160,6 +174,7 @@ def _made(old: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 def module_bytes(model: nn.Module) -> int:
     """Bytes of the parameters and buffers of a model, shared ones once."""
+    check_model(model)
     tensors: dict[int, Tensor] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 

@@ -13,13 +13,14 @@ one way only; library logarithms and cosines differ between processors in their 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from longlive_core.checks import shown, whole
+from longlive_core.tensor_checks import place
 
 PhiloxWords = tuple[Tensor, Tensor, Tensor, Tensor]
 """Four 32-bit words, as int64 tensors of values from 0 to 2**32 - 1."""
@@ -58,6 +59,13 @@ def gaussian(
     why = "it is Philox's key, of 64 bits. Pass a whole number from 0 to 2**64 - 1."
     seed = whole("a seed of noise", seed, at_least=0, at_most=2**64 - 1, why=why)
     why, most = "frames are counted from 0, and its number is part of Philox's counter.", 2**63 - 1
+    for name, several in (("frames", frames), ("shape", shape)):
+        if not isinstance(several, Iterable) or isinstance(several, str | bytes | Mapping):
+            raise ValueError(
+                f"{name} of noise are several whole numbers, got {shown(several)}: write "
+                f"range(8), or (3, 4)."
+            )
+    device = place("noise's device", device)
     frames = [whole("a frame of noise", f, at_least=0, at_most=most, why=why) for f in frames]
     why = "it is a size of one frame's noise."
     shape = tuple(whole("a size of noise", size, at_least=0, why=why) for size in shape)
@@ -83,7 +91,9 @@ def gaussian_batch(
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "seeds frames ..."]:
     """Noise of several videos [len(seeds), len(frames), *shape], each as ``gaussian`` draws it."""
-    if not seeds:
+    if not isinstance(seeds, Sequence | Tensor) or isinstance(seeds, str):
+        raise ValueError(f"seeds of noise are whole numbers, got {shown(seeds)}: write [7], say.")
+    if not len(seeds):
         raise ValueError("noise of no seeds: each video of a batch has one. Pass at least one.")
     return torch.stack([gaussian(s, frames, shape, device=device, dtype=dtype) for s in seeds])
 

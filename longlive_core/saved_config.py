@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from longlive_core.checks import instance
 from longlive_core.frozen_linear import FrozenLinear
 
 METHOD = "longlive"
@@ -44,6 +45,7 @@ def note_in_config(model: nn.Module) -> None:
 
     Where a model and a part of it share one config, its names are those of the whole.
     """
+    instance("the model", model, nn.Module, why="configs of its modules are saved with it.")
     seen: list[Any] = []
     for module in model.modules():
         if isinstance(module, SavedWithConfig) and all(module.config is not one for one in seen):

@@ -9,6 +9,8 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from longlive_core.tensor_checks import present
+
 _INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ALLOCATORS = {
     torch.empty,
@@ -26,6 +28,8 @@ def assert_bitwise_equal(
 
     Type and shape must agree. Two NaNs are equal if their bits are; 0.0 and -0.0 are not.
     """
+    for name, x in (("got", got), ("want", want)):
+        present(f"{what}: {name}", x, why="two tensors are compared.")
     if got.dtype != want.dtype or got.shape != want.shape:
         raise AssertionError(
             f"{what} differ in kind: got {got.dtype} {tuple(got.shape)}, "
@@ -47,6 +51,13 @@ def ulp_distance(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> Int64[Te
 
     Neighbors are 1 apart; 0.0 and -0.0 are the same. NaN has no place on the line: it raises.
     """
+    for x in (a, b):
+        present("what ulp_distance compares", x, why="it counts numbers between two tensors.")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"ulp_distance compares tensors of one shape, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}: numbers are taken in pairs. Expand one of them."
+        )
     if a.dtype != b.dtype or not a.is_floating_point() or a.element_size() > 4:
         raise ValueError(
             f"ulp_distance needs two tensors of one floating type of 32 bits or fewer, got "

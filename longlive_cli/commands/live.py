@@ -61,10 +61,10 @@ def live(
     Every block is in the file as soon as it is made. The record beside the video holds what was
     typed: `longlive generate --replay` makes it again. Lines may also be piped in, with a time in
     front of them (@4s a blue square); a video without --seconds then stops after the last one's
-    block, and the first line that cannot be carried out ends any. On a terminal the line is edited as in a shell, and Up brings back what was typed;
-    Ctrl-D in an empty line ends the input as the end of a pipe does, Ctrl-C stops the video (with
-    --snapshot after the block that is being made). Where the cursor cannot be moved, plain lines
-    take the place of the panel.
+    block, and the first line that cannot be carried out ends any. On a terminal the line is
+    edited as in a shell, and Up brings back what was typed; Ctrl-D in an empty line ends the input
+    as the end of a pipe does, Ctrl-C stops the video (with --snapshot after the block that is being
+    made). Where the cursor cannot be moved, plain lines take the place of the panel.
     """
     content = Content(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
     fields = {"seconds": seconds, **(sampling or {}), **(runtime or {})}

@@ -17,6 +17,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from longlive_core.checks import shown
+from longlive_core.tensor_checks import place
 
 LaneTask = Callable[[Tensor], Any]
 """What a lane runs: a function of latents, on their device; its value is what it returns."""
@@ -83,14 +84,7 @@ def make_lane(name: str) -> Lane:
     if name == "stream":
         return StreamLane()
     if kind == "device" and device:
-        try:
-            return ThreadLane(torch.device(device))
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise ValueError(
-                f"lane {shown(name)} names no device that torch knows ({first}): latents are "
-                f"moved to it. Name one such as 'device:cuda:1' or 'device:cpu'."
-            ) from error
+        return ThreadLane(place(f"the device of lane {shown(name)}", device))
     raise ValueError(
         f"there is no lane {shown(name)}: decoding runs 'inline', on a 'thread', on a CUDA "
         f"'stream', or on a 'device:' such as 'device:cuda:1'. Name one of them, or pass a Lane of "
@@ -129,7 +123,7 @@ class ThreadLane:
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device
+        self.device = None if device is None else place("ThreadLane's device", device)
         self.name = "thread" if device is None else f"device:{device}"
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._process = os.getpid()

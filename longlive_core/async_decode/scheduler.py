@@ -10,7 +10,8 @@ from torch import Tensor
 from longlive_core.async_decode.host_copy import start_host_copy
 from longlive_core.async_decode.lanes import Lane, LaneClosed, Outcome, Ticket, make_lane
 from longlive_core.async_decode.trace import Span
-from longlive_core.checks import shown, whole
+from longlive_core.checks import instance, shown, switch, whole
+from longlive_core.tensor_checks import dense
 
 Decode = Callable[[Tensor, Any], tuple[Any, Any]]
 
@@ -55,6 +56,14 @@ class AsyncDecodeScheduler:
             at_least=1,
             why="at least one block must be in flight for anything to be decoded. Pass 1 or more.",
         )
+        if not callable(decode):
+            raise ValueError(
+                f"AsyncDecodeScheduler's decode is a function of latents and a state, got "
+                f"{shown(decode)}: it gives the frames and the next state. Pass vae.decode_block."
+            )
+        why = "it is where blocks are decoded. Use 'inline', 'thread' or 'stream'."
+        instance("AsyncDecodeScheduler's lane", lane, str, Lane, why=why)
+        switch("AsyncDecodeScheduler's to_host", to_host, why="True brings frames to the CPU.")
         self._decode = decode
         self._lane = make_lane(lane) if isinstance(lane, str) else lane
         self._depth = depth
@@ -98,6 +107,7 @@ class AsyncDecodeScheduler:
         The scheduler keeps no copy: do not write into ``latents`` afterwards. Raises ``LaneClosed``
         after ``close``.
         """
+        dense("what is submitted", latents, why="it is the latents of one block.")
         if self._closed:
             raise LaneClosed(
                 "submit after close(): the lane has ended, so nothing more is decoded. Make "

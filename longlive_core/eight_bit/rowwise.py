@@ -21,6 +21,7 @@ from torch import Tensor
 
 from longlive_core.backends import Backend, Operation, Request, needs_triton
 from longlive_core.eight_bit.format import LARGEST
+from longlive_core.tensor_checks import dense
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -42,10 +43,16 @@ def encode_rows(
     ``backend`` is a name of the table ``ENCODE_ROWS`` or "auto". Raises ``ValueError`` for another
     ``code_dtype``, ``BackendUnavailable`` for a backend that cannot run.
     """
-    if code_dtype not in LARGEST:
+    if not isinstance(code_dtype, torch.dtype) or code_dtype not in LARGEST:
         raise ValueError(
             f"encode_rows(code_dtype={code_dtype}): rows become a byte a number, in one of "
             f"{', '.join(map(str, LARGEST))}. Use one of these."
+        )
+    dense("what encode_rows rounds", rows, why="it is a matrix, a scale a row.")
+    if rows.ndim == 2 and rows.shape[1] == 0:
+        raise ValueError(
+            f"encode_rows takes rows of one number or more, got shape {tuple(rows.shape)}: a row's "
+            f"scale is that of its largest number. Leave such a matrix out."
         )
     if rows.dtype not in FLOATS or rows.ndim != 2:
         raise ValueError(

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from longlive_core.checks import instance
 from longlive_core.float8.linear import Float8Config, Float8Linear, why_not_convert
 from longlive_core.float8.tensor import ReduceAmax
 from longlive_core.float8.training_linear import (
@@ -18,6 +19,7 @@ from longlive_core.module_swap import (
     plan_swap,
     swap_linears,
 )
+from longlive_core.tensor_checks import place
 
 
 def convert_linears(
@@ -37,6 +39,9 @@ def convert_linears(
     is rounded. Convert before sharding and before compiling.
     """
     config = Float8Config() if config is None else config
+    why = "it says what shares a scale. Leave it out to pack weights in eight bits."
+    instance("convert_linears' config", config, Float8Config, Float8TrainingConfig, why=why)
+    device = None if device is None else place("convert_linears' device", device)
 
     def make(linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.checks import shown, switch, text, whole
+from longlive_core.checks import instance, shown, switch, text, whole
 from longlive_core.eight_bit.rowwise import ENCODE_ROWS, EncodedRows
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
 from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
 from longlive_core.module_swap import features
+from longlive_core.tensor_checks import float_type, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,11 @@ class Float8Linear(FrozenLinear):
             whole("out_features", out_features, at_least=1, why=why),
             dtype,
         )
+        if dtype is not None:
+            float_type("Float8Linear's dtype", dtype, why="it is the bias's.")
+        device = None if device is None else place("Float8Linear's device", device)
         self.config = config = Float8Config() if config is None else config
+        instance("Float8Linear's config", config, Float8Config, why="it says what shares a scale.")
         if (reason := why_not_convert(in_features, out_features, config)) is not None:
             raise ValueError(f"Float8Linear cannot hold this weight: {reason}. Keep an nn.Linear.")
         shape = (out_features, in_features)
@@ -117,6 +122,7 @@ class Float8Linear(FrozenLinear):
     @classmethod
     def from_linear(cls, linear: nn.Linear, config: Float8Config | None = None) -> "Float8Linear":
         """The layer with this linear's weight rounded to FP8; it shares the linear's bias."""
+        instance("Float8Linear.from_linear's linear", linear, nn.Linear, why="it has the weight.")
         layer = cls(
             linear.in_features,
             linear.out_features,
@@ -289,6 +295,7 @@ def linear_receipts(
     config: Float8Config, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[Receipt, ...]:
     """What would round and multiply inputs of ``dtype`` there; raises ``BackendUnavailable``."""
+    instance("linear_receipts' config", config, Float8Config, why="it says what shares a scale.")
     operation = operation_for(config.activation, config.weight)
     return (
         ENCODE_ROWS.receipt(Request(device=device, dtype=dtype)),

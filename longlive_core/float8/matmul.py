@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.backends import Operation, Receipt, Request
+from longlive_core.checks import instance, switch, text
 from longlive_core.float8.matmul_backends import BLOCK_MATMUL, ROW_MATMUL
 from longlive_core.float8.tensor import BLOCK, Float8Tensor, Scaling
+from longlive_core.tensor_checks import dense, together
 
 
 def matmul(
@@ -28,6 +30,14 @@ def matmul(
     ``quality="high"`` lets "auto" sum in fewer bits.
     Raises ValueError for other pairs and sizes, ``BackendUnavailable`` as every operation does.
     """
+    for name, x in (("a", a), ("b", b)):
+        why = "both are rounded before. Pass what quantize gave."
+        instance(f"float8.matmul's {name}", x, Float8Tensor, why=why)
+    together("float8.matmul's a and b", a.codes, b.codes)
+    text("float8.matmul's backend", backend, why="it names what multiplies. Use 'auto'.")
+    switch("float8.matmul's strict", strict, why="True refuses to emulate.")
+    if bias is not None:
+        dense("float8.matmul's bias", bias, why="it has a number for each output.")
     operation = operation_for(a.scaling, b.scaling)
     (rows, width), (columns, other) = a.codes.shape, b.codes.shape
     step = multiple(b.scaling)

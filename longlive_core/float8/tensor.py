@@ -20,8 +20,10 @@ from jaxtyping import Float, Float8e4m3fn, Float32
 from torch import Tensor
 from torch.nn.functional import pad
 
+from longlive_core.checks import instance
 from longlive_core.eight_bit.columnwise import column_amax, encode_columns
 from longlive_core.eight_bit.rowwise import encode_rows
+from longlive_core.tensor_checks import dense, float_type
 
 BLOCK = 128
 
@@ -55,6 +57,8 @@ def quantize(x: Float[Tensor, "..."], scaling: Scaling = Scaling.ROW) -> Float8T
 
     In float32 whatever ``x`` is in: ``scale = max(amax / 448, 2 ** -126)``, ``code = x / scale``.
     """
+    dense("what float8.quantize rounds", x, why="it is a matrix of float numbers.")
+    instance("float8.quantize's scaling", scaling, Scaling, why="use Scaling.ROW, say.")
     if x.ndim != 2:
         raise ValueError(
             f"float8.quantize rounds a matrix, got shape {tuple(x.shape)}: scales belong to "
@@ -91,6 +95,9 @@ def quantize_columns(
 
 def dequantize(q: Float8Tensor, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows cols"]:
     """The matrix that ``q`` stands for: multiplied in float32, rounded once to ``dtype``."""
+    why = "it holds codes and scales. Pass what quantize gave."
+    instance("what float8.dequantize reads", q, Float8Tensor, why=why)
+    float_type("float8.dequantize's dtype", dtype, why="values are no whole numbers.")
     return (q.codes.float() * spread(q.scales, q.codes.shape, q.scaling)).to(dtype)
 
 

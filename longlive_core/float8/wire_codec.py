@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from longlive_core.eight_bit.wire import check_wire
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize
+from longlive_core.tensor_checks import dense
 
 _SCALE = torch.float32.itemsize
 
@@ -23,10 +25,12 @@ class Float8WireCodec:
 
     def encode(self, message: Float[Tensor, "..."]) -> UInt8[Tensor, "*rows bytes"]:
         """Of each row its codes, then its scale."""
-        if message.ndim == 0:
+        dense("what Float8WireCodec sends", message, why="it is rows of numbers.")
+        if message.ndim == 0 or message.shape[-1] == 0:
             raise ValueError(
-                "Float8WireCodec sends rows of numbers, got a single one, of shape (): give it a "
-                "dimension, message.reshape(1)."
+                "Float8WireCodec sends rows of numbers, got shape "
+                f"{tuple(message.shape)}: a row has one or more. Give a single one a dimension, "
+                "message.reshape(1)."
             )
         cols = message.shape[-1]
         q = quantize(message.reshape(-1, cols))
@@ -37,6 +41,7 @@ class Float8WireCodec:
         self, wire: UInt8[Tensor, "*rows bytes"], dtype: torch.dtype
     ) -> Float[Tensor, "*rows cols"]:
         """What the codes stand for, rounded once to ``dtype``."""
+        check_wire("Float8WireCodec", wire, _SCALE + 1)
         cols = wire.shape[-1] - _SCALE
         codes, scales = wire.flatten(0, -2).split([cols, _SCALE], 1)
         scales = scales.clone(memory_format=torch.contiguous_format)  # a copy is aligned

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from longlive_core.checks import whole
+from longlive_core.checks import instance, whole
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.content import ContentPolicy, PageChoice
 from longlive_core.kv_cache.film import Film
@@ -16,6 +16,7 @@ from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.pool import PagePool
 from longlive_core.kv_cache.snapshot import CacheSnapshot, NotCopied
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
+from longlive_core.tensor_checks import place
 
 
 class PagedKVCache(NotCopied):
@@ -56,10 +57,11 @@ class PagedKVCache(NotCopied):
         codec: PageCodec,
         device: torch.device | str = "cpu",
     ) -> None:
+        instance("PagedKVCache's layout", layout, CacheLayout, why="it has the sizes of a page.")
         self.layout = layout
         self.policy = policy
         self.codec = codec
-        self.device = torch.device(device)
+        self.device = place("PagedKVCache's device", device)
         by_content = isinstance(policy, ContentPolicy)
         layout.require_room(codec, policy, self.device)
         self._table = PageTable(policy.capacity)
@@ -288,6 +290,7 @@ class PagedKVCache(NotCopied):
         Raises:
             ValueError: the snapshot is of another layout, window policy or codec, or incomplete.
         """
+        instance("what is restored", snapshot, CacheSnapshot, why="snapshot() gives one.")
         snapshot.check(self.layout, self.policy, self.codec)
         self.reset()
         self._table.load(snapshot.pages)

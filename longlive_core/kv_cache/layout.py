@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from longlive_core.checks import hold_switches, hold_wholes, shown
+from longlive_core.checks import hold_switches, hold_wholes, instance, shown, whole
 from longlive_core.kv_cache.codec import PageCodec, PageShape
 from longlive_core.kv_cache.content import ContentPolicy
 from longlive_core.kv_cache.window import WindowPolicy
@@ -69,6 +69,8 @@ class CacheLayout:
         A cache holds as many pages as its policy's ``capacity`` says, and a summary of each under a
         ``ContentPolicy``. Forks add what they write of their own, and their own scratch.
         """
+        instance("the codec of a cache", codec, PageCodec, why="it stores pages. Use PlainCodec().")
+        pages = whole("pages", pages, at_least=0, why="a cache holds so many at once.")
         samples, tokens, heads, head_dim = self.page_shape
         decoded = samples * tokens * heads * head_dim * codec.dtype.itemsize
         return CacheBytes(
@@ -81,6 +83,8 @@ class CacheLayout:
         self, codec: PageCodec, policy: WindowPolicy | ContentPolicy, device: torch.device
     ) -> None:
         """Raise ValueError if a cache under ``policy`` is more than a device's whole memory."""
+        why = "it says which pages a block sees. Pass Window(), or a policy of your own."
+        instance("the policy of a cache", policy, WindowPolicy, ContentPolicy, why=why)
         summaries = isinstance(policy, ContentPolicy)
         require_room(
             f"keys and values in {shown(policy.capacity)} pages",

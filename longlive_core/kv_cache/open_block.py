@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from longlive_core.checks import switch
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.layout import CacheLayout
 from longlive_core.kv_cache.pool import PageReferences
+from longlive_core.tensor_checks import present
 
 Block = Float[Tensor, "samples tokens heads head_dim"]
 Visible = Float[Tensor, "samples visible_tokens heads head_dim"]
@@ -70,6 +72,9 @@ class OpenBlock:
 
     def write(self, layer: int, k: Block, v: Block, clean: bool) -> None:
         """Take a layer's keys and values, in place of those of an earlier step."""
+        for name, x in (("keys", k), ("values", v)):
+            present(name, x, why="they are [samples, tokens, heads, head_dim]. Pass the layer's.")
+        switch("clean", clean, why="it marks the pass whose values are kept.")
         samples, whole, heads, head_dim = self._layout.page_shape
         expected = (samples, self.tokens, heads, head_dim)
         if k.shape != expected or v.shape != expected:

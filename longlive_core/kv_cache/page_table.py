@@ -2,11 +2,14 @@
 
 from collections.abc import Collection, Iterable
 
+from longlive_core.checks import whole
+
 
 class PageTable:
     """A fixed number of slots; a page keeps its slot until it is dropped, so nothing ever moves."""
 
     def __init__(self, slots: int) -> None:
+        slots = whole("PageTable's slots", slots, at_least=0, why="each holds a page.")
         self._pages: list[int | None] = [None] * slots
 
     @property

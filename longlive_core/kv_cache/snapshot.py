@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from longlive_core.checks import instance
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.film import Film
 from longlive_core.kv_cache.layout import CacheLayout
@@ -84,7 +85,12 @@ class CacheSnapshot:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tensors: dict[str, Tensor]) -> "CacheSnapshot":
-        """The snapshot whose ``to_dict`` and ``tensors`` these are."""
+        """The snapshot whose ``to_dict`` and ``tensors`` these are.
+
+        Raises:
+            ValueError: names that lack, or values of another kind.
+        """
+        _check_values(values, tensors)
         layout = values["layout"]
         return cls(
             layout=CacheLayout(
@@ -133,6 +139,23 @@ class CacheSnapshot:
                 f"pages, and it has only the pages that its policy keeps. "
                 f"Restore into a cache with the same layout, window policy and codec."
             )
+
+
+def _check_values(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` for values that no ``to_dict`` of a snapshot gives."""
+    why = "Take what to_dict() and tensors of one snapshot gave."
+    kinds: dict[str, tuple[type, ...]] = {"layout": (Mapping,), "codec": (Mapping,)}
+    kinds |= {"pages": (list, tuple), "short": (Mapping,), "policy": (str,)}
+    kinds |= dict.fromkeys(("blocks", "shot_start", "forgotten"), (int,))
+    instance("the values of a CacheSnapshot", values, Mapping, why=why)
+    instance("the tensors of a CacheSnapshot", tensors, Mapping, why=why)
+    for name, known in kinds.items():
+        if name not in values:
+            raise ValueError(f"the values of a CacheSnapshot lack {name!r}: {why}")
+        instance(f"CacheSnapshot.{name}", values[name], *known, why=why)
+    sizes = [one.name for one in fields(CacheLayout)]
+    if missing := [name for name in sizes if name not in values["layout"]]:
+        raise ValueError(f"the layout of a CacheSnapshot lacks {missing[0]!r}: {why}")
 
 
 def describe(part: object) -> str:

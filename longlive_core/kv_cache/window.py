@@ -7,7 +7,7 @@ page ``n``. The same policy drives the cache at inference and the teacher-forcin
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from longlive_core.checks import hold_wholes
+from longlive_core.checks import hold_wholes, whole
 
 
 @runtime_checkable
@@ -93,6 +93,8 @@ class Window:
         return tuple(sorted({*self.visible(block, shot_start), *recent}))
 
     def _sinks(self, block: int, shot_start: int) -> set[int]:
+        block = whole("a block", block, why="blocks are counted from 0.")
+        shot_start = whole("shot_start", shot_start, why="it is a page, and pages are whole.")
         if not 0 <= shot_start <= block:
             raise ValueError(
                 f"block {block} cannot belong to a shot that starts at page {shot_start}: "

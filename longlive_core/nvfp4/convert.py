@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from longlive_core.checks import instance
 from longlive_core.module_swap import (
     KEEP,
     ConversionReport,
@@ -14,6 +15,7 @@ from longlive_core.module_swap import (
 from longlive_core.nvfp4.format import BLOCK
 from longlive_core.nvfp4.linear import LinearConfig, NVFP4Linear, ReduceAmax
 from longlive_core.nvfp4.training_linear import NVFP4TrainingLinear, TrainingConfig
+from longlive_core.tensor_checks import float_type, place
 
 
 def convert_linears(
@@ -34,6 +36,9 @@ def convert_linears(
     could not hold it unpacked. Convert before sharding and before compiling.
     """
     config = LinearConfig() if config is None else config
+    why = "it says what takes the place of the linears. Leave it out to pack weights in four bits."
+    instance("convert_linears' config", config, LinearConfig, TrainingConfig, why=why)
+    device = None if device is None else place("convert_linears' device", device)
     kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
     if isinstance(config, LinearConfig):
         kinds = (nn.Linear, NVFP4TrainingLinear)
@@ -62,6 +67,8 @@ def decode_linears(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> Con
 
     For devices where one decoded copy is faster than decoding at each call, such as a CPU.
     """
+
+    float_type("decode_linears' dtype", dtype, why="weights are no whole numbers.")
 
     def make(layer: nn.Module) -> nn.Module:
         assert isinstance(layer, NVFP4Linear)

@@ -33,12 +33,13 @@ A matrix that was made of several (queries, keys and values in one) may have a t
 of them: ``groups`` says of how many, and no scale is taken for that of another.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from longlive_core.checks import instance, shown, whole
 from longlive_core.nvfp4.external_codes import (
     CODES,
     SCALES,
@@ -67,10 +68,11 @@ from longlive_core.nvfp4.external_codes import (
     unpack_mlx,
     zeros_like,
 )
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, check_format
 from longlive_core.nvfp4.scale_layout import unswizzle
 from longlive_core.nvfp4.scale_rules import decode_scale, encode_scale
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
+from longlive_core.tensor_checks import present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,14 @@ class Convention:
         many equal groups of rows may have a tensor scale each. Raises ValueError for whatever is
         missing, does not fit, or would have to be guessed.
         """
+        if not isinstance(tensors, Mapping):
+            raise ValueError(
+                f"the {self.name} convention reads tensors by name, got {shown(tensors)}: pass "
+                f"{', '.join(self.names)} in a dict."
+            )
         self._check_names(tensors)
+        for name, tensor in tensors.items():
+            present(name, tensor, why="it is a part of a packed matrix.")
         if config is None:
             if self.needs_rule:
                 raise ValueError(
@@ -133,6 +142,7 @@ class Convention:
                     f"config=QuantizeConfig(rule=..., bound=..., block=...)."
                 )
             config = QuantizeConfig()
+        check_format("config", config)
         tensors = self.unpack(tensors)
         codes, scales = (as_bytes(tensors[name], name) for name in self._held)
         size = logical_shape(tensors, codes, shape)
@@ -157,6 +167,7 @@ class Convention:
 
     def write(self, q: NVFP4Tensor, *, swizzled: bool | None = None) -> dict[str, Tensor]:
         """``q`` as this convention's tensors. Raises ValueError for what it cannot represent."""
+        instance("what is written", q, NVFP4Tensor, why="it is a matrix that quantize gave.")
         if q.amax.numel() != 1 or len(q.shape) != 2:
             raise ValueError(
                 f"the {self.name} convention holds matrices with one scale, got shape {q.shape} "
@@ -206,6 +217,8 @@ def identify(names: Iterable[str]) -> Convention:
 
     Raises ValueError if none is, or several are.
     """
+    if not isinstance(names, Iterable) or isinstance(names, str):
+        raise ValueError(f"identify takes names of tensors, got {shown(names)}: pass a list.")
     found = set(names)
     fits = [one for one in CONVENTIONS.values() if found >= set(one.names)]
     if len(fits) > 1:  # one may have all the names of another, and a marker
@@ -332,6 +345,8 @@ def split_rows(q: NVFP4Tensor, parts: int) -> list[NVFP4Tensor]:
 
     Raises ValueError if the rows do not divide, or a block covers rows of two.
     """
+    instance("what is split", q, NVFP4Tensor, why="it is a matrix that quantize gave.")
+    parts = whole("parts", parts, at_least=1, why="a matrix has one part or more.")
     rows = q.shape[0] // parts
     if q.shape[0] % parts or rows % q.config.block[0] or q.amax.numel() not in (1, parts):
         raise ValueError(

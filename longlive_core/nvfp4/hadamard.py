@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.nvfp4.format import BLOCK
+from longlive_core.tensor_checks import dense
 
 SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
 
@@ -41,6 +42,7 @@ def unrotate(x: Float[Tensor, "*batch cols"]) -> Float[Tensor, "*batch cols"]:
 
 
 def _blocks(x: Tensor) -> Tensor:
+    dense("what the Hadamard transform mixes", x, why="it is a tensor of float numbers.")
     if not x.is_floating_point():
         raise ValueError(
             f"the Hadamard transform adds float32, and {x.dtype} is no float type. Convert it."

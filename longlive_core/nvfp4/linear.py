@@ -9,7 +9,6 @@ On a GPU before Blackwell four bits save memory, not time. The paths that comput
 vendors' documents, and receipts say when they are taken.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.checks import switch, text, whole
+from longlive_core.checks import instance, switch, text, whole
 from longlive_core.frozen_linear import FrozenLinear, FrozenWeight
 from longlive_core.module_swap import features
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
@@ -32,9 +31,17 @@ from longlive_core.nvfp4.matmul import (
     matmul,
     prepare_weight,
 )
-from longlive_core.nvfp4.quantize import DEQUANTIZE, QUANTIZE, dequantize, quantize, tensor_amax
+from longlive_core.nvfp4.quantize import (
+    DEQUANTIZE,
+    QUANTIZE,
+    dequantize,
+    quantize,
+    quantize_weight,
+    tensor_amax,
+)
 from longlive_core.nvfp4.stored_weight import read_format, stored_problem, written_format
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
+from longlive_core.tensor_checks import float_type, place
 
 ReduceAmax = Callable[[Tensor], Tensor]
 """From this rank's largest magnitude to that of all who hold a part of the same matrix."""
@@ -127,7 +134,11 @@ class NVFP4Linear(FrozenLinear):
             whole("out_features", out_features, at_least=0, why=_SIZE),
             dtype,
         )
+        if dtype is not None:
+            float_type("NVFP4Linear's dtype", dtype, why="it is the bias's.")
+        device = None if device is None else place("NVFP4Linear's device", device)
         self.config = config = LinearConfig() if config is None else config
+        instance("NVFP4Linear's config", config, LinearConfig, why="it says what is packed.")
         self.reduce_amax = reduce_amax
         self._prepared: WeightProduct | None = None
         rows, cols = padded_size((out_features, in_features), config.weight)
@@ -156,6 +167,7 @@ class NVFP4Linear(FrozenLinear):
         With ``device`` both are made there, and ``linear`` stays where it is.
         """
         config = LinearConfig() if config is None else config
+        instance("NVFP4Linear.from_linear's linear", linear, nn.Linear, why="its weight is packed.")
         packed = quantize_weight(linear.weight.detach(), config.weight, device=device)
         bias = linear.bias
         if bias is not None and bias.device != packed.device:
@@ -174,6 +186,8 @@ class NVFP4Linear(FrozenLinear):
         reduce_amax: ReduceAmax | None = None,
     ) -> "NVFP4Linear":
         """The layer with this packed weight [out, in]; its rule takes the place of ``config``'s."""
+        why = "it is a weight that quantize packed. A plain linear goes to from_linear."
+        instance("NVFP4Linear.from_packed's weight", weight, NVFP4Tensor, why=why)
         if len(weight.shape) != 2 or weight.amax.numel() != 1:
             raise ValueError(
                 f"NVFP4Linear holds a matrix [out, in] with one amax, got shape {weight.shape} and "
@@ -341,36 +355,6 @@ class _QuantizedProduct(torch.autograd.Function):
             return grad @ dequantize(weight, grad.dtype), *[None] * 6
 
 
-def quantize_weight(
-    weight: Float[Tensor, "out in"],
-    config: QuantizeConfig,
-    *,
-    rows: int = 64,
-    device: torch.device | str | None = None,
-) -> NVFP4Tensor:
-    """``quantize``, some rows at a time: the same bits, and no wide copies of a large matrix.
-
-    ``device`` is where the packed weight will be. On the way there the weight is never whole beside
-    its codes: what it takes is its own size, and then that of the codes.
-    """
-    pieces = deque(
-        piece if device is None else piece.to(device) for piece in weight.split(16 * rows)
-    )
-    amax = torch.stack([tensor_amax(piece) for piece in pieces]).amax()
-    parts: list[NVFP4Tensor] = []
-    while pieces:
-        parts += (quantize(part, config, amax=amax) for part in pieces.popleft().split(rows))
-    return NVFP4Tensor(
-        codes=torch.cat([part.codes for part in parts]),
-        block_scales=torch.cat([part.block_scales.view(torch.uint8) for part in parts]).view(
-            torch.float8_e4m3fn
-        ),
-        amax=amax,
-        config=config,
-        shape=tuple(weight.shape),
-    )
-
-
 def quantize_shared(
     x: Float[Tensor, "*batch cols"], config: QuantizeConfig, reduce_amax: ReduceAmax | None
 ) -> NVFP4Tensor:
@@ -387,6 +371,7 @@ def linear_receipts(
     Needs no weight: it says before one is read what would run. Raises ``BackendUnavailable`` where
     nothing would.
     """
+    instance("linear_receipts' config", config, LinearConfig, why="it says what is packed.")
     rows, cols = padded_size(shape, config.weight)
     request = MatmulRequest(device=device, dtype=dtype, inner=cols, outputs=rows)
     plain = Request(device=device, dtype=dtype)

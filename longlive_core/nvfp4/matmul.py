@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.backends import Receipt
+from longlive_core.checks import instance, switch, text
 from longlive_core.nvfp4.format import config_text
 from longlive_core.nvfp4.matmul_backends import MATMUL as MATMUL
 from longlive_core.nvfp4.matmul_backends import WEIGHT_MATMUL as WEIGHT_MATMUL
@@ -27,6 +28,7 @@ from longlive_core.nvfp4.matmul_backends import MatmulRequest as MatmulRequest
 from longlive_core.nvfp4.matmul_backends import Multiply
 from longlive_core.nvfp4.matmul_ops import matmul_request as matmul_request
 from longlive_core.nvfp4.tensor import NVFP4Tensor
+from longlive_core.tensor_checks import dense, float_type
 
 Activations = Float[Tensor, "*batch inner"]
 Bias = Float[Tensor, " outputs"]
@@ -47,6 +49,11 @@ def matmul(
     of the product with the decoded weight) and ``bias``. ``backend`` names a row of ``MATMUL`` or
     ``WEIGHT_MATMUL``; ``strict`` refuses emulation. Raises ``BackendUnavailable``.
     """
+    float_type("nvfp4.matmul's dtype", dtype, why="it is the result's. Use torch.bfloat16.")
+    text("nvfp4.matmul's backend", backend, why="it names what multiplies. Use 'auto'.")
+    switch("nvfp4.matmul's strict", strict, why="True refuses to emulate.")
+    if bias is not None:
+        dense("nvfp4.matmul's bias", bias, why="it has a number for each output.")
     request = matmul_request(a, b, dtype)
     if not request.dtype.is_floating_point:
         raise ValueError(
@@ -109,6 +116,9 @@ def prepare_weight(
     For backends that repack the weight (humming), which ``matmul`` would do at every call.
     ``multiply`` takes rows as long as the padded ``in`` and gives the padded ``out``.
     """
+    why = "the weight is packed. Pass quantize(weight)."
+    instance("prepare_weight's b", b, NVFP4Tensor, why=why)
+    text("prepare_weight's backend", backend, why="it names what multiplies. Use 'auto'.")
     request = MatmulRequest(
         device=b.device,
         dtype=dtype,

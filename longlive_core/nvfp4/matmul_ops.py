@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.backends import Operation
+from longlive_core.checks import instance
 from longlive_core.nvfp4.format import config_from_text
 from longlive_core.nvfp4.matmul_backends import MATMUL, WEIGHT_MATMUL, MatmulRequest
 from longlive_core.nvfp4.quantize import dequantize
 from longlive_core.nvfp4.tensor import NVFP4Tensor
+from longlive_core.tensor_checks import dense, together
 
 
 def matmul_request(
@@ -28,12 +30,16 @@ def matmul_request(
 
     ``dtype`` is the result's where both are quantized. Raises ``ValueError`` if they do not fit.
     """
+    instance("nvfp4.matmul's b", b, NVFP4Tensor, why="the weight is packed. Pass quantize(weight).")
+    if not isinstance(a, NVFP4Tensor):
+        dense("nvfp4.matmul's a", a, why="it is what the weight multiplies, packed or not.")
     if len(b.shape) != 2 or len(a.shape) == 0 or a.shape[-1] != b.shape[1]:
         raise ValueError(
             f"nvfp4.matmul computes a b^T for b of shape [out, in], quantized along in; got a of "
             f"shape {tuple(a.shape)} and b of shape {b.shape}: the last dimensions must be equal. "
             f"Transpose before quantizing, or use quantize_both."
         )
+    together("nvfp4.matmul's a and b", a.codes if isinstance(a, NVFP4Tensor) else a, b.codes)
     needs_grad, groups = False, b.amax.numel() > 1
     if isinstance(a, NVFP4Tensor):
         groups = groups or a.amax.numel() > 1

@@ -1,20 +1,22 @@
 """Quantize and dequantize: the functions to call. The meaning is in ``reference.py``."""
 
 import math
+from collections import deque
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from longlive_core.checks import real, shown
+from longlive_core.checks import instance, real, text, whole
 from longlive_core.nvfp4 import quantize_ops as quantize_ops  # registers torch.ops.longlive.nvfp4_*
-from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, config_text
+from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, check_format, config_text
 from longlive_core.nvfp4.quantize_backends import DEQUANTIZE as DEQUANTIZE
 from longlive_core.nvfp4.quantize_backends import QUANTIZE as QUANTIZE
 from longlive_core.nvfp4.quantize_backends import QUANTIZE_BOTH as QUANTIZE_BOTH
 from longlive_core.nvfp4.quantize_backends import largest_magnitude
 from longlive_core.nvfp4.tensor import NVFP4Tensor, check_amax, padded_size
+from longlive_core.tensor_checks import dense, place, present
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -31,6 +33,9 @@ def tensor_amax(x: Float[Tensor, "..."], groups: int | None = None) -> Float32[T
     largest is 0. Raises ``ValueError`` for other types, and for groups that are not equal.
     """
     check_floats(x, fewest=0)
+    if groups is not None:
+        why = "it is how many parts have a magnitude each. Leave it out for one of all."
+        groups = whole("tensor_amax's groups", groups, why=why)
     if groups is not None and (groups < 1 or math.prod(x.shape[:-1]) % groups):
         raise ValueError(
             f"tensor_amax(groups={groups}): {math.prod(x.shape[:-1])} rows make no {groups} equal "
@@ -61,7 +66,7 @@ def quantize(
     ``backend`` is a name of the table ``QUANTIZE`` or "auto"; a named one that cannot run raises
     ``BackendUnavailable``. Gives no gradient: see ``fake_quantize``.
     """
-    check_floats(x)
+    _check_call(x, config, backend)
     amax = _amax(x, amax)
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
     check_amax(amax, math.prod(x.shape[:-1]), config)
@@ -91,7 +96,7 @@ def quantize_both(
     rotated as float32, because its range is too small for the sums. Blocks are (1, 16); with
     (16, 16) use ``NVFP4Tensor.transpose``.
     """
-    check_floats(x)
+    _check_call(x, config, backend)
     if x.ndim != 2:
         raise ValueError(
             f"quantize_both takes a matrix, which has one transpose, got shape {tuple(x.shape)}. "
@@ -138,6 +143,8 @@ def dequantize(
     backend: str = "auto",
 ) -> Float[Tensor, "..."]:
     """The values that ``q`` stands for; see ``NVFP4Tensor.dequantize``."""
+    why = "it holds codes and scales. Pass what quantize gave."
+    instance("what nvfp4.dequantize reads", q, NVFP4Tensor, why=why)
     return q.dequantize(dtype, out=out, backend=backend)
 
 
@@ -153,7 +160,7 @@ def fake_quantize(
 
     The straight-through estimator, for quantization-aware training and for accuracy studies.
     """
-    check_floats(x)
+    _check_call(x, config, backend)
     amax = _amax(x, amax)
     seed = draw_seed(x.device, generator) if config.rounding == "stochastic" else None
     check_amax(amax, math.prod(x.shape[:-1]), config)
@@ -164,13 +171,46 @@ def fake_quantize(
     return values[: math.prod(x.shape[:-1]), : x.shape[-1]].reshape(x.shape)
 
 
+def quantize_weight(
+    weight: Float[Tensor, "out in"],
+    config: QuantizeConfig,
+    *,
+    rows: int = 64,
+    device: torch.device | str | None = None,
+) -> NVFP4Tensor:
+    """``quantize``, some rows at a time: the same bits, and no wide copies of a large matrix.
+
+    ``device`` is where the packed weight will be. On the way there the weight is never whole beside
+    its codes: what it takes is its own size, and then that of the codes.
+    """
+    check_floats(weight)
+    check_format("quantize_weight's config", config)
+    rows = whole("quantize_weight's rows", rows, at_least=1, why="so many are packed at a time.")
+    device = None if device is None else place("quantize_weight's device", device)
+    pieces = deque(
+        piece if device is None else piece.to(device) for piece in weight.split(16 * rows)
+    )
+    amax = torch.stack([tensor_amax(piece) for piece in pieces]).amax()
+    parts: list[NVFP4Tensor] = []
+    while pieces:
+        parts += (quantize(part, config, amax=amax) for part in pieces.popleft().split(rows))
+    return NVFP4Tensor(
+        codes=torch.cat([part.codes for part in parts]),
+        block_scales=torch.cat([part.block_scales.view(torch.uint8) for part in parts]).view(
+            torch.float8_e4m3fn
+        ),
+        amax=amax,
+        config=config,
+        shape=tuple(weight.shape),
+    )
+
+
 def check_floats(x: Tensor, *, fewest: int = 1) -> None:
     """Raise ``ValueError`` unless ``x`` is a float tensor that float32 holds exactly.
 
     And unless it has at least ``fewest`` dimensions: blocks lie along the last one.
     """
-    if not isinstance(x, Tensor):
-        raise ValueError(f"nvfp4 quantizes a tensor, got {shown(x)}: make one with torch.tensor.")
+    dense("what nvfp4 quantizes", x, why="make one with torch.tensor.")
     if x.dtype not in FLOATS:
         raise ValueError(
             f"nvfp4 quantizes float32, bfloat16 or float16, got {x.dtype}: its arithmetic is "
@@ -183,15 +223,29 @@ def check_floats(x: Tensor, *, fewest: int = 1) -> None:
         )
 
 
+def _check_call(x: Tensor, config: QuantizeConfig, backend: str) -> None:
+    check_floats(x)
+    check_format("config", config)
+    text("backend", backend, why="it names what rounds. Use 'auto' for the fastest.")
+
+
 def _amax(x: Tensor, given: Given) -> Float32[Tensor, "*groups"]:
     """What the scales are made for, float32, where ``x`` is."""
     if given is None:
         return tensor_amax(x)
     if not isinstance(given, Tensor):
-        number = real("amax", given, at_least=0, why="It is the largest magnitude to be expected.")
+        why = "it is the largest magnitude to be expected. Leave it out to take the tensor's own."
+        number = real("amax", given, at_least=0, at_most=torch.finfo(torch.float32).max, why=why)
+        if number == 0 and not torch.compiler.is_compiling() and bool(x.any()):
+            raise ValueError(
+                "amax is 0, and the tensor has numbers other than 0: all of them would become 0. "
+                "Leave it out to take the tensor's own."
+            )
         return torch.full((), number, dtype=torch.float32, device=x.device)
     if given.dtype == torch.bool or given.is_complex():
         raise ValueError(f"amax is a tensor of numbers, got {given.dtype}: give magnitudes.")
+    if given.is_meta and not x.is_meta:
+        present("amax", given, why="it is the largest magnitude to be expected.")
     return given.detach().to(device=x.device, dtype=torch.float32)
 
 

@@ -62,7 +62,7 @@ def _quantize(
 ) -> tuple[Tensor, Tensor]:
     """Codes and block scales of a matrix of whole blocks."""
     run = _implementation(QUANTIZE, x.device, x.dtype, backend)
-    _refuse_negative(amax)
+    _refuse_impossible(amax)
     if x.numel() == 0:  # no backend launches anything for nothing
         return _empty_codes(x, *x.shape)
     return run(x, amax, config_from_text(config), seed)
@@ -84,7 +84,7 @@ def _quantize_both(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Codes and block scales of a matrix and of its transpose, and the transpose's amax."""
     run = _implementation(QUANTIZE_BOTH, x.device, x.dtype, backend)
-    _refuse_negative(amax)
+    _refuse_impossible(amax)
     if x.numel() == 0:
         rows, cols = x.shape
         return *_empty_codes(x, rows, cols), *_empty_codes(x, cols, rows), amax.clone()
@@ -153,11 +153,12 @@ def _pass_gradient(context: object, gradient: Tensor) -> tuple[Tensor | None, ..
 _fake_quantize.register_autograd(_pass_gradient)
 
 
-def _refuse_negative(amax: Tensor) -> None:
+def _refuse_impossible(amax: Tensor) -> None:
     """Where asking costs nothing: another device would have to be waited for."""
-    if amax.device.type == "cpu" and bool((amax < 0).any()):
+    if amax.device.type == "cpu" and bool(((amax < 0) | amax.isinf()).any()):
+        wrong = amax[(amax < 0) | amax.isinf()].flatten()[0].item()
         raise ValueError(
-            f"nvfp4 got an amax of {amax.min().item():g}: it is the largest magnitude, which is "
+            f"nvfp4 got an amax of {wrong:g}: it is the largest magnitude, which is a number and "
             f"never negative. Take x.abs().max()."
         )
 

@@ -14,11 +14,20 @@ import torch.nn.functional as F
 from jaxtyping import Float8e4m3fn
 from torch import Tensor
 
+from longlive_core.checks import whole
+from longlive_core.tensor_checks import present
+
 TILE_ROWS, TILE_COLS = 128, 4
 
 
 def swizzle(scales: Float8e4m3fn[Tensor, "rows cols"]) -> Float8e4m3fn[Tensor, " padded"]:
     """Linear block scales in the tiled order, padded with zeros to whole tiles, flat."""
+    _check_scales(scales)
+    if scales.ndim != 2:
+        raise ValueError(
+            f"swizzle takes linear block scales [rows, cols], got shape {tuple(scales.shape)}: are "
+            f"they in tiles already?"
+        )
     rows, cols = scales.shape
     height, width = swizzled_size(rows, cols)
     matrix = F.pad(scales.view(torch.uint8), (0, width - cols, 0, height - rows))
@@ -33,6 +42,9 @@ def unswizzle(
 
     Raises ``ValueError`` unless there are as many scales as these rows and columns need.
     """
+    _check_scales(scales)
+    why = "it is a size of the block scales without their padding."
+    rows, cols = whole("rows", rows, at_least=0, why=why), whole("cols", cols, at_least=0, why=why)
     height, width = swizzled_size(rows, cols)
     if scales.numel() != height * width:
         raise ValueError(
@@ -45,6 +57,15 @@ def unswizzle(
     )
     matrix = tiles.permute(0, 3, 2, 1, 4).reshape(height, width)
     return matrix[:rows, :cols].contiguous().view(torch.float8_e4m3fn)
+
+
+def _check_scales(scales: Tensor) -> None:
+    present("block scales", scales, why="take those of an NVFP4Tensor.")
+    if scales.dtype not in (torch.float8_e4m3fn, torch.uint8):
+        raise ValueError(
+            f"block scales are float8_e4m3fn, or its bytes in uint8, got {scales.dtype}: the order "
+            f"is one of bytes. Take the original bits."
+        )
 
 
 def swizzled_size(rows: int, cols: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from longlive_core.nvfp4.format import QuantizeConfig, ScaleRule
 from longlive_core.nvfp4.tensor import NVFP4Tensor
+from longlive_core.tensor_checks import present
 
 FORMAT_VERSION = 1
 _RULES = {rule.row.number: rule for rule in ScaleRule}
@@ -15,6 +16,7 @@ _RULES = {rule.row.number: rule for rule in ScaleRule}
 
 def read_format(stored: Shaped[Tensor, "..."]) -> tuple[QuantizeConfig, tuple[int, int]]:
     """What ``weight_format`` says: how a weight was quantized, and its shape. Raises ValueError."""
+    present("a packed weight's format", stored, why="it is 7 whole numbers.")
     if stored.numel() != 7 or stored.is_floating_point():
         raise ValueError(
             f"a packed weight's format is 7 whole numbers, got {stored.numel()} of {stored.dtype}. "

@@ -1,16 +1,17 @@
 """NVFP4Tensor: codes, block scales and amax that travel together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float8e4m3fn, Float32, UInt8
 from torch import Tensor
 
-from longlive_core.checks import shown
+from longlive_core.checks import shown, text, whole
 from longlive_core.nvfp4 import quantize_ops as quantize_ops  # registers torch.ops.longlive.nvfp4_*
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, config_text
+from longlive_core.tensor_checks import dense, float_type, place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +35,8 @@ class NVFP4Tensor:
                 f"NVFP4Tensor of shape {self.shape} with config={shown(self.config)}: it has a "
                 f"QuantizeConfig, which gives its bits a meaning, and at least one dimension."
             )
+        for name, part in self.tensors().items():
+            dense(f"NVFP4Tensor's {name}", part, why="take the tensors that quantize gave.")
         rows, cols = padded_size(self.shape, self.config)
         expected = (rows, cols // 2), (rows, cols // BLOCK)
         found = tuple(self.codes.shape), tuple(self.block_scales.shape)
@@ -72,13 +75,21 @@ class NVFP4Tensor:
         cls, tensors: Mapping[str, Tensor], *, config: QuantizeConfig, shape: tuple[int, ...]
     ) -> "NVFP4Tensor":
         """The inverse of ``tensors``; block scales may come as bytes. Raises ``ValueError``."""
-        scales = tensors["block_scales"]
+        names = ("codes", "block_scales", "amax")
+        if not isinstance(tensors, Mapping) or not set(names) <= set(tensors):
+            raise ValueError(
+                f"NVFP4Tensor.from_tensors takes {', '.join(names)} by name, got {shown(tensors)}: "
+                f"all three make a matrix. Pass what tensors() gave."
+            )
+        codes, scales, amax = (tensors[name] for name in names)
+        dense("block_scales", scales, why="take the tensors that quantize gave.")
+        as_bytes = scales.dtype == torch.uint8
         return cls(
-            codes=tensors["codes"],
-            block_scales=scales.view(torch.float8_e4m3fn),
-            amax=tensors["amax"],
+            codes=codes,
+            block_scales=scales.view(torch.float8_e4m3fn) if as_bytes else scales,
+            amax=amax,
             config=config,
-            shape=tuple(shape),
+            shape=_sizes(shape),
         )
 
     def scale_problem(self) -> str | None:
@@ -102,6 +113,7 @@ class NVFP4Tensor:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "NVFP4Tensor":
         """The same bits on another device."""
+        device = place("NVFP4Tensor.to", device)
         codes, scales, amax = (
             tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors().values()
         )
@@ -124,8 +136,12 @@ class NVFP4Tensor:
         Raises:
             ValueError: ``out`` does not fit, or a type that holds whole numbers.
         """
+        float_type("dequantize's dtype", dtype, why="values are no whole numbers.")
+        text("dequantize's backend", backend, why="it names what decodes. Use 'auto'.")
+        if out is not None:
+            dense("dequantize's out", out, why="values are written into it.")
         rows, cols = math.prod(self.shape[:-1]), self.shape[-1]
-        whole = padded_size(self.shape, self.config) == (rows, cols)
+        unpadded = padded_size(self.shape, self.config) == (rows, cols)
         if out is not None and (out.shape != self.shape or not out.is_contiguous()):
             raise ValueError(
                 f"dequantize(out=...) writes values of shape {self.shape} into contiguous "
@@ -138,11 +154,11 @@ class NVFP4Tensor:
                 f"dequantize to {dtype}: values are no whole numbers. Choose a float type."
             )
         packed = (self.codes, self.block_scales, self.amax, config_text(self.config))
-        if out is not None and whole:
+        if out is not None and unpadded:
             torch.ops.longlive.nvfp4_dequantize_into(out.view(rows, cols), *packed, backend)
             return out
         matrix = torch.ops.longlive.nvfp4_dequantize(*packed, dtype, backend)
-        values = matrix if whole else matrix[:rows, :cols]
+        values = matrix if unpadded else matrix[:rows, :cols]
         values = values.reshape(self.shape)
         return values if out is None else out.copy_(values)
 
@@ -166,6 +182,13 @@ class NVFP4Tensor:
             block_scales=tiles.repeat_interleave(BLOCK, 0).view(torch.float8_e4m3fn),
             shape=(self.shape[1], self.shape[0]),
         )
+
+
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise ValueError(f"NVFP4Tensor.shape is a tuple of sizes, got {shown(shape)}: say (4, 32).")
+    why = "it is a size of what was quantized."
+    return tuple(whole("a size of NVFP4Tensor", size, at_least=0, why=why) for size in shape)
 
 
 def padded_size(shape: tuple[int, ...], config: QuantizeConfig) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32, Int8, UInt8
 from torch import Tensor
 
 from longlive_core.checks import text
+from longlive_core.eight_bit.wire import check_wire
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, find_rule
 from longlive_core.nvfp4.quantize import check_floats, dequantize, quantize
 from longlive_core.nvfp4.tensor import NVFP4Tensor
@@ -55,6 +56,7 @@ class NVFP4WireCodec:
         self, wire: UInt8[Tensor, "*rows bytes"], dtype: torch.dtype
     ) -> Float[Tensor, "*rows cols"]:
         """What the codes stand for, rounded once to ``dtype``."""
+        check_wire("NVFP4WireCodec", wire, 1)
         cols = (wire.shape[-1] - 1) * BLOCK // (BLOCK // 2 + 1)
         codes, scales, exponents = wire.flatten(0, -2).split(_widths(cols), 1)
         q = NVFP4Tensor(
@@ -73,7 +75,7 @@ class NVFP4WireCodec:
 
 def _widths(cols: int) -> list[int]:
     """Bytes of a row's codes, of its block scales and of its exponent."""
-    if cols % BLOCK:
+    if cols % BLOCK or cols == 0:
         raise ValueError(
             f"NVFP4WireCodec cannot send heads of {cols} channels: {BLOCK} neighboring "
             f"channels share a scale. Use heads of a multiple of {BLOCK}, or Float8WireCodec."

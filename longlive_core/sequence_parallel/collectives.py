@@ -15,7 +15,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from longlive_core.checks import instance
 from longlive_core.sequence_parallel.group import SequenceGroup
+from longlive_core.tensor_checks import dense, float_type
 
 Message = Float[Tensor, "*rows cols"]
 Wire = Shaped[Tensor, "*rows width"]
@@ -233,6 +235,16 @@ def masked_mean(
     so that the mean over the group is the whole: average the gradients of parameters, as DDP and
     FSDP do.
     """
+    dense("values", values, why="their mean is taken.")
+    float_type("the type of values", values.dtype, why="a mean is a fraction. Convert them.")
+    instance("group", group, SequenceGroup, why="its ranks have values. Use SequenceGroup() alone.")
+    if mask is not None:
+        dense("mask", mask, why="it weighs the values.")
+        if mask.shape != values.shape:
+            raise ValueError(
+                f"a masked mean takes a weight for each value, got a mask of {tuple(mask.shape)} "
+                f"for values of {tuple(values.shape)}: their sum is what is divided by. Expand it."
+            )
     weights = torch.ones_like(values) if mask is None else mask.to(values.dtype)
     return _MaskedMean.apply(values, weights, group)
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Num, Shaped
 from torch import Tensor
 
-from longlive_core.checks import switch, whole
+from longlive_core.checks import instance, switch, whole
 from longlive_core.living import number_of
 from longlive_core.sequence_parallel.collectives import (
     CompletedTransfer,
@@ -18,6 +18,7 @@ from longlive_core.sequence_parallel.collectives import (
 from longlive_core.sequence_parallel.compiled import exchange
 from longlive_core.sequence_parallel.group import SequenceGroup
 from longlive_core.sequence_parallel.partition import BalancedPartition, split_evenly
+from longlive_core.tensor_checks import dense
 
 Heads = Float[Tensor, "batch tokens heads head_dim"]
 
@@ -60,6 +61,13 @@ class BalancedSP:
         wire: WireCodec | None = None,
         round_alone: bool = False,
     ) -> None:
+        why = "it is the ranks that share a video. Use SequenceGroup() for one rank alone."
+        instance("BalancedSP's group", group, SequenceGroup, why=why)
+        why = "it says who holds what. Build a BalancedPartition(frames=..., ranks=..., ...)."
+        instance("BalancedSP's partition", partition, BalancedPartition, why=why)
+        wire = PlainWireCodec() if wire is None else wire
+        why = "it says what is sent. Leave it out to send tensors unchanged."
+        instance("BalancedSP's wire", wire, WireCodec, why=why)
         heads = whole("heads", heads, at_most=2**20, why="they are the model's attention heads.")
         if partition.ranks != group.size:
             raise ValueError(
@@ -72,7 +80,7 @@ class BalancedSP:
                 f"least. Use groups of at most {heads} ranks, or repeat key heads to one a rank."
             )
         self.group = group
-        self.wire = PlainWireCodec() if wire is None else wire
+        self.wire = wire
         switch("round_alone", round_alone, why="One rank rounds as several would, or does not.")
         self.round_alone = round_alone
         self.bytes_sent = 0
@@ -251,6 +259,7 @@ class BalancedSP:
         return exchange
 
     def _check_heads(self, x: Heads, heads: int) -> None:
+        _check_rank(x)
         if x.shape[2] != heads:
             raise ValueError(
                 f"rank {self.group.rank} of {self.group.size} has {heads} heads of such tokens "
@@ -259,6 +268,7 @@ class BalancedSP:
             )
 
     def _check(self, x: Heads, tokens: int, heads: int) -> None:
+        _check_rank(x)
         if x.shape[1:3] == (tokens, heads):
             return
         way_out = (
@@ -274,10 +284,22 @@ class BalancedSP:
         )
 
 
-def _narrow(x: Tensor, dim: int, own: range, whole: int, what: str) -> Tensor:
-    if x.shape[dim] != whole:
+def _check_rank(x: Tensor) -> None:
+    dense("what ranks exchange", x, why="it is [batch, tokens, heads, head_dim].")
+    if x.ndim != 4:
         raise ValueError(
-            f"dimension {dim} of a tensor of shape {tuple(x.shape)} should count {whole} {what}, "
+            f"ranks exchange [batch, tokens, heads, head_dim], got shape {tuple(x.shape)}: tokens "
+            f"and heads are what they share out. Add the dimensions that lack."
+        )
+
+
+def _narrow(x: Tensor, dim: int, own: range, count: int, what: str) -> Tensor:
+    dense("what a rank takes its part of", x, why=f"a dimension of it counts {what}.")
+    why = f"it is the dimension that counts {what}."
+    dim = whole("dim", dim, at_least=-x.ndim, at_most=x.ndim - 1, why=why)
+    if x.shape[dim] != count:
+        raise ValueError(
+            f"dimension {dim} of a tensor of shape {tuple(x.shape)} should count {count} {what}, "
             f"and has {x.shape[dim]} entries. Pass the dimension that counts them."
         )
     return x.narrow(dim, own.start, len(own))

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from jaxtyping import Num
 from torch import Tensor
 
-from longlive_core.checks import hold_wholes
+from longlive_core.checks import hold_wholes, instance
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class SequenceGroup:
     @classmethod
     def of(cls, process_group: dist.ProcessGroup) -> "SequenceGroup":
         """This rank's place in a process group, such as ``mesh["sequence"].get_group()``."""
+        if process_group is not None:
+            why = "it is torch.distributed's. Pass mesh['sequence'].get_group(), say."
+            instance("SequenceGroup.of's process_group", process_group, dist.ProcessGroup, why=why)
         size = dist.get_world_size(process_group)
         return cls(dist.get_rank(process_group), size, process_group if size > 1 else None)
 

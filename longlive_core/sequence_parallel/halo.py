@@ -65,7 +65,20 @@ def causal_history(layers: Iterable[tuple[int, int]]) -> int:
     frames each sees, and by how much it then divides the number of frames.
     """
     reach, rate = 0, 1
-    for earlier, stride in layers:
+    for layer in _pairs(layers):
+        why = "it is what a layer sees or divides by."
+        earlier = whole("a number of earlier frames", layer[0], at_least=0, why=why)
+        stride = whole("a stride", layer[1], at_least=1, why=why)
         reach += earlier * rate
         rate *= stride
     return -(-reach // rate)
+
+
+def _pairs(layers: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    pairs = list(layers) if isinstance(layers, Iterable) else [layers]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(
+            f"causal_history takes pairs of earlier frames and a stride, got {shown(layers)}: one "
+            f"for each layer that looks back in time. Write [(2, 1), (2, 2)], say."
+        )
+    return pairs
