@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from longlive_core.tensor_checks import dense
 from longlive_models.vae import WanVAE
 
 
@@ -89,6 +90,12 @@ def image_to_pixels(
     ``crop`` keeps the image's proportions and loses its margins; ``stretch`` keeps all of it, as
     the original does. Resized with antialiasing.
     """
+    dense("an image", image, why="it is uint8 [height, width, 3], as load_image gives it.")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.is_complex():
+        raise ValueError(
+            f"an image is [height, width, 3], got {image.dtype} {list(image.shape)}: colors "
+            f"come last. Load it with load_image."
+        )
     if fit == "crop":
         rows, columns = image.shape[:2]
         kept_rows = min(rows, max(1, round(columns * height / width)))

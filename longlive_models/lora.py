@@ -19,7 +19,9 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from longlive_core.checks import instance
 from longlive_core.float8 import Float8Linear
+from longlive_core.module_swap import check_model
 from longlive_core.names import few
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_models.checkpoints.disk import told_by_the_system
@@ -147,6 +149,7 @@ def add_lora(
     adapters already.
     """
     config = LoRAConfig() if config is None else config
+    instance("add_lora's config", config, LoRAConfig, why="it says which linears get an adapter.")
     if present := [name for name, _ in adapters(model)]:
         raise ValueError(
             f"the model has adapters already ({few(present)}): fuse them (fuse_lora) or load into "
@@ -161,6 +164,7 @@ def add_lora(
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     """The adapters of a model, by the names of the linears that they stand beside."""
+    check_model(model)
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             yield name, module

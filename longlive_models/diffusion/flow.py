@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.checks import real
+from longlive_core.tensor_checks import dense
 from longlive_models.choices import MOST_GUIDANCE
 
 SHIFT = 5.0
@@ -121,6 +122,8 @@ def check_guidance(scale: float) -> float:
 
 
 def _require_one_shape(what: str, a: Tensor, b: Tensor) -> None:
+    for x in (a, b):
+        dense(what, x, why="they are mixed number by number. Pass two tensors.")
     if a.shape != b.shape:
         raise ValueError(
             f"{what} are of one shape, got {list(a.shape)} and {list(b.shape)}: they belong "

@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from longlive_core.checks import real, whole
+from longlive_core.tensor_checks import present
 from longlive_models.video.append import GIF_END, VideoStart, with_gif_times
 from longlive_models.video.file_name import SUFFIXES as SUFFIXES
 from longlive_models.video.file_name import destination as destination
@@ -133,6 +134,7 @@ class VideoWriter:
             OSError: they could not be stored completely, as on a full disk; the file then is the
                 playable video that it was before, as it is where an interrupt comes meanwhile.
         """
+        present("what VideoWriter writes", frames, why="it is uint8 [frames, height, width, 3].")
         if tuple(frames.shape[1:]) != (*self.size, 3) or frames.dtype != torch.uint8:
             raise ValueError(
                 f"{self.path} takes uint8 frames of shape [frames, {self.size[0]}, "
@@ -363,6 +365,7 @@ def png_bytes(image: UInt8[Tensor, "height width 3"]) -> bytes:
 
 def write_png(path: str | Path, image: UInt8[Tensor, "height width 3"]) -> None:
     """Write one picture."""
+    present("a picture", image, why="it is uint8 [height, width, 3].")
     with open(path, "wb", buffering=0) as file:
         _write_whole(file, png_bytes(image), 0)
 
@@ -371,6 +374,8 @@ def contact_sheet(
     frames: UInt8[Tensor, "frames height width 3"], *, columns: int, gap: int = 4
 ) -> UInt8[Tensor, "sheet_height sheet_width 3"]:
     """Frames in rows of `columns`, left to right, on white, `gap` pixels apart."""
+    present("the frames of a sheet", frames, why="they are uint8 [frames, height, width, 3].")
+    columns = whole("columns", columns, at_least=1, why="a row of the sheet has so many frames.")
     count, height, width, _ = frames.shape
     rows = -(-count // columns)
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)

@@ -13,8 +13,18 @@ from longlive_core.eight_bit.rowwise import encode_rows
 from longlive_core.float8 import (
     Float8Config, Float8Linear, Float8PageCodec, Float8TrainingConfig, Float8WireCodec
 )
-from longlive_core.kv_cache import Int8PageCodec
+from longlive_core import float8
+from longlive_core.async_decode import AsyncDecodeScheduler
+from longlive_core.attention import ATTENTION, AttentionMask, attention
+from longlive_core.backends import BackendUnavailable, Request
+from longlive_core.kv_cache import *
+from longlive_core.noise import gaussian
 from longlive_core.nvfp4 import *
+from longlive_core.sequence_parallel import BalancedPartition, BalancedSP, SequenceGroup
+from longlive_models.diffusion import add_noise
+from longlive_models.first_frame import image_to_pixels
+from longlive_models.lora import add_lora
+from longlive_models.video import contact_sheet, write_png
 
 X = torch.ones(4, 32)
 Q = quantize(X)
@@ -22,6 +32,24 @@ INTS = torch.ones(4, 32, dtype=torch.int64)
 ONE = torch.tensor(1.0)
 PARTS = {"codes": Q.codes, "block_scales": Q.block_scales, "amax": Q.amax}
 SHAPE = (1, 2, 2, 16)
+LAYOUT = CacheLayout(layers=1, heads=2, head_dim=16, tokens_per_page=2)
+PAGE = Q4 = torch.ones(SHAPE)
+PARTITION = BalancedPartition(frames=2, ranks=1, tokens_per_frame=1, copies=1)
+SP = BalancedSP(SequenceGroup(), PARTITION, heads=2)
+REQUEST = Request(device=torch.device("cpu"), dtype=torch.float32, head_dim=16)
+
+
+def begun():
+    cache = PagedKVCache(LAYOUT, Window(), PlainCodec(torch.float32))
+    cache.begin_block(0)
+    return cache
+
+
+def gpu(call):
+    # fails without a GPU
+    if torch.cuda.is_available():
+        raise ValueError("gpu")
+    call()
 
 
 def write(codec, dtype):
@@ -73,9 +101,80 @@ REFUSED = {
     "in_features is a whole number, got 1.5": lambda: NVFP4Linear(1.5, 2),
     "out_features is a whole number, got True": lambda: NVFP4TrainingLinear(4, True),
     "out_features is a whole number, got '16'": lambda: Float8Linear(16, "16"),
-    "nvfp4 quantizes a tensor, got .1.0, 2.0": lambda: quantize([1.0, 2.0]),
+    "what nvfp4 quantizes is a tensor, got .1.0, 2.0": lambda: quantize([1.0, 2.0]),
     "quantizes float32.*got torch.int64": lambda: quantize(INTS),
     "largest magnitude to be expected": lambda: quantize(X, amax="3"),
+    "amax is a finite number, got nan: it is the largest.*Leave it out": lambda: quantize(
+        X, amax=float("nan")),
+    "amax is a finite number, got inf": lambda: fake_quantize(X, amax=float("inf")),
+    "amax is 0, and the tensor has numbers other than 0": lambda: quantize(X, amax=0),
+    "amax is at least 0, got -1": lambda: quantize_both(X, amax=-1),
+    "amax is at most 3.4": lambda: quantize(X, amax=1e39),
+    "an amax of inf: it is the largest": lambda: quantize(X, amax=ONE * float("inf")),
+    "amax has numbers, got a tensor of shape .* on 'meta'": lambda: quantize(
+        X, amax=ONE.to("meta")),
+    "what nvfp4 quantizes is a dense tensor, got one of layout sparse_coo": lambda: quantize(
+        X.to_sparse()),
+    "mixes is a dense tensor, got one of layout sparse_csr": lambda: rotate(X.to_sparse_csr()),
+    "config is a QuantizeConfig": lambda: quantize(X, "mse"),
+    "backend is a string, got 3": lambda: quantize(X, backend=3),
+    "dequantize reads is a NVFP4Tensor, got 'x': it holds codes": lambda: dequantize("x"),
+    "dequantize's dtype is a float type, got 'float32'": lambda: dequantize(Q, "float32"),
+    "dequantize's out is a tensor, got 3": lambda: dequantize(Q, out=3),
+    "NVFP4Tensor.to is 'cuda', a GPU, and this torch|^gpu": lambda: gpu(lambda: Q.to("cuda")),
+    "groups is a whole number, got '2'": lambda: tensor_amax(X, "2"),
+    "from_tensors takes codes, block_scales, amax by name": lambda: NVFP4Tensor.from_tensors(
+        None, config=Q.config, shape=Q.shape),
+    "the model is a Module, got 'x'": lambda: convert_linears("x"),
+    "the model is a Module, got 3": lambda: float8.convert_linears(3),
+    "config is a LinearConfig or a TrainingConfig, got 'w4a4'": lambda: convert_linears(
+        torch.nn.Module(), "w4a4"),
+    "device is no device, 'gpu': write 'cpu'": lambda: convert_linears(
+        torch.nn.Module(), device="gpu"),
+    "from_linear's linear is a Linear, got None": lambda: NVFP4Linear.from_linear(None),
+    "from_packed's weight is a NVFP4Tensor": lambda: NVFP4Linear.from_packed(X),
+    "nvfp4.matmul's b is a NVFP4Tensor": lambda: matmul(X, X),
+    "a and b are on one device, got meta and cpu": lambda: matmul(X.to("meta"), Q),
+    "float8.quantize rounds is a tensor, got .1.0.": lambda: float8.quantize([1.0]),
+    "float8.quantize's scaling is a Scaling, got 'row'": lambda: float8.quantize(X, "row"),
+    "rows of one number or more": lambda: float8.quantize(torch.ones(4, 0)),
+    "float8.dequantize reads is a Float8Tensor": lambda: float8.dequantize(Q),
+    "float8.matmul's b is a Float8Tensor": lambda: float8.matmul(float8.quantize(X), X),
+    "Float8WireCodec decodes rows of 5 bytes": lambda: Float8WireCodec().decode(X, torch.float32),
+    "layout is a CacheLayout, got None": lambda: PagedKVCache(None, Window(), PlainCodec()),
+    "policy of a cache is a WindowPolicy or a ContentPolicy, got None": lambda: PagedKVCache(
+        LAYOUT, None, PlainCodec()),
+    "codec of a cache is a PageCodec, got 'plain'": lambda: PagedKVCache(
+        LAYOUT, Window(), "plain"),
+    "PagedKVCache's device is no device, 'gpu'": lambda: PagedKVCache(
+        LAYOUT, Window(), PlainCodec(), "gpu"),
+    "keys is a tensor, got .1.": lambda: begun().write(0, [1], [1]),
+    "values has numbers, got a tensor of shape .* 'meta'": lambda: begun().write(
+        0, PAGE, PAGE.to("meta")),
+    "keys is a dense tensor": lambda: begun().write(0, PAGE.to_sparse(), PAGE),
+    "clean is True or False, got 1": lambda: begun().write(0, PAGE, PAGE, clean=1),
+    "what is restored is a CacheSnapshot, got None": lambda: begun().restore(None),
+    "the values of a CacheSnapshot lack 'layout'": lambda: CacheSnapshot.from_dict({}, {}),
+    "BalancedSP's group is a SequenceGroup, got None": lambda: BalancedSP(None, None, heads=2),
+    "BalancedSP's partition is a BalancedPartition": lambda: BalancedSP(
+        SequenceGroup(), None, heads=2),
+    "exchange .batch, tokens, heads, head_dim., got shape": lambda: SP.to_heads(X, X, X),
+    "dim is at most 1, got 7": lambda: SP.shard(X, 7),
+    "a weight for each value": lambda: SP.masked_mean(X, ONE),
+    "attention's queries is a tensor, got None": lambda: attention(None, X, X),
+    "attention's keys is a dense tensor": lambda: attention(Q4, Q4.to_sparse(), Q4),
+    "mask_mod is a function of sample": lambda: AttentionMask("causal", 2, 2),
+    "decode is a function of latents and a state": lambda: AsyncDecodeScheduler(None),
+    "lane is a str or a Lane, got 5": lambda: AsyncDecodeScheduler(len, lane=5),
+    "what is submitted is a tensor, got .1.": lambda: AsyncDecodeScheduler(len).submit([1]),
+    "frames of noise are several whole numbers, got 3": lambda: gaussian(0, 3, (2,)),
+    "backend is a string, got ..auto..": lambda: ATTENTION.receipt(REQUEST, ["auto"]),
+    "attention has no backend 'fa9'; it has": lambda: ATTENTION.named("fa9"),
+    "x0 and noise is a tensor, got None": lambda: add_noise(None, X, 0.5),
+    "add_lora's config is a LoRAConfig": lambda: add_lora(torch.nn.Module(), 4),
+    "an image is .height, width, 3., got": lambda: image_to_pixels(X, 8, 8),
+    "a picture is a tensor, got 3": lambda: write_png("a.png", 3),
+    "columns is a whole number, got None": lambda: contact_sheet(X, columns=None),
     "got torch.complex64: give magnitudes": lambda: quantize(X, amax=ONE + 1j),
     "single number, of shape": lambda: quantize(ONE),
     "Hadamard transform adds float32": lambda: rotate(INTS),
@@ -102,7 +201,7 @@ REFUSED = {
 for message, call in REFUSED.items():
     try:
         call()
-    except ValueError as error:
+    except (ValueError, BackendUnavailable) as error:
         assert re.search(message, str(error)), f"{message!r} is not in {error}"
     else:
         raise AssertionError(f"not refused: {message}")

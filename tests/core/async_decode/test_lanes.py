@@ -71,7 +71,11 @@ def test_the_thread_lane_leaves_the_caller_s_thread():
         ("thread", ThreadLane),
         ("stream", StreamLane),
         ("device:cpu", ThreadLane),
-        ("device:cuda:1", ThreadLane),
+        pytest.param(
+            "device:cuda:0",
+            ThreadLane,
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+        ),
     ],
 )
 def test_lanes_are_made_by_name(name, kind):
@@ -87,6 +91,12 @@ def test_an_unknown_lane_is_refused_with_the_known_ones(name):
         ValueError, match=f"no lane '{name}': decoding runs 'inline', on a 'thread'"
     ):
         make_lane(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_lane_of_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="lane 'device:cuda:1' is 'cuda:1', a GPU, and this torch"):
+        make_lane("device:cuda:1")
 
 
 def test_a_stream_off_cuda_is_refused():
