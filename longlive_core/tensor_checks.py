@@ -20,6 +20,8 @@ def dense(name: str, x: Any, *, why: str) -> None:
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} is a tensor, got {shown(x)}: {why}")
+    if torch.compiler.is_compiling():  # a layout may not be asked for there
+        return
     if x.layout is not torch.strided:
         kind = str(x.layout).removeprefix("torch.")
         raise ValueError(
@@ -31,7 +33,7 @@ def dense(name: str, x: Any, *, why: str) -> None:
 def present(name: str, x: Any, *, why: str) -> None:
     """Raise ``ValueError`` unless ``x`` is a tensor that is not sparse and has its numbers."""
     dense(name, x, why=why)
-    if x.is_meta:
+    if not torch.compiler.is_compiling() and x.is_meta:
         raise ValueError(
             f"{name} has numbers, got a tensor of shape {tuple(x.shape)} on 'meta', which has "
             f"sizes alone: nothing can be kept of it. Load it, or make it on a device."

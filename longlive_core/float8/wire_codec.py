@@ -28,7 +28,7 @@ class Float8WireCodec:
         dense("what Float8WireCodec sends", message, why="it is rows of numbers.")
         if message.ndim == 0 or message.shape[-1] == 0:
             raise ValueError(
-                "Float8WireCodec sends rows of numbers, got shape "
+                "Float8WireCodec sends rows of numbers, got a tensor of shape "
                 f"{tuple(message.shape)}: a row has one or more. Give a single one a dimension, "
                 "message.reshape(1)."
             )

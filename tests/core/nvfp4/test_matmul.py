@@ -245,7 +245,7 @@ def test_a_bias_or_a_type_that_does_not_fit_is_refused():
         matmul(x, weight, bias=torch.zeros(3))
     with pytest.raises(ValueError, match="of the type of a, torch.bfloat16, got torch.float32"):
         matmul(x.bfloat16(), weight, bias=torch.zeros(4))
-    with pytest.raises(ValueError, match="computes in float types, got torch.int32"):
+    with pytest.raises(ValueError, match="dtype is a float type, got torch.int32"):
         matmul(quantize(x), weight, dtype=torch.int32)
 
 
