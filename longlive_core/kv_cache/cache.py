@@ -62,7 +62,6 @@ class PagedKVCache(NotCopied):
         self.policy = policy
         self.codec = codec
         self.device = place("PagedKVCache's device", device)
-        by_content = isinstance(policy, ContentPolicy)
         layout.require_room(codec, policy, self.device)
         self._table = PageTable(policy.capacity)
         self._references = PagePool(layout, codec, policy.capacity, self.device).reference()
@@ -73,11 +72,9 @@ class PagedKVCache(NotCopied):
             self._workspaces = [
                 torch.empty(room, dtype=codec.dtype, device=self.device) for _ in range(2)
             ]
-            self._summaries = (
-                torch.zeros(summaries, dtype=torch.float32, device=self.device)
-                if by_content
-                else None
-            )
+            self._summaries: Tensor | None = None
+            if isinstance(policy, ContentPolicy):
+                self._summaries = torch.zeros(summaries, dtype=torch.float32, device=self.device)
         self._film = Film(page=tokens)
         self._layers = layers_of(self, layout, codec, self.device)
         self._open: OpenBlock | None = None
