@@ -22,7 +22,7 @@ from longlive_core.keep_rules import Keep as Keep
 from longlive_core.keep_rules import matches as matches
 from longlive_core.names import few
 from longlive_core.saved_config import note_in_config as note_in_config
-from longlive_core.tensor_checks import present
+from longlive_core.tensor_checks import check_model, present
 
 
 @runtime_checkable
@@ -41,11 +41,6 @@ def receipts(model: nn.Module) -> dict[str, tuple[Receipt, ...]]:
         for name, module in model.named_modules()
         if isinstance(module, HasReceipt)
     }
-
-
-def check_model(model: object) -> None:
-    """Raise ``ValueError`` for what is no module."""
-    instance("the model", model, nn.Module, why="its linears are looked for. Pass a torch module.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tensors, types and devices that a caller gave: of the right kind, or refused in words.
+"""Tensors, types, devices and models that a caller gave: of the right kind, or refused in words.
 
 Nothing here reads a tensor's values, so nothing waits for a device.
 """
@@ -6,9 +6,9 @@ Nothing here reads a tensor's values, so nothing waits for a device.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from longlive_core.checks import shown
+from longlive_core.checks import instance, shown
 
 
 def dense(name: str, x: Any, *, why: str) -> None:
@@ -69,3 +69,8 @@ def place(name: str, device: Any) -> torch.device:
             f"'cpu', or install a CUDA build of torch."
         )
     return found
+
+
+def check_model(model: object) -> None:
+    """Raise ``ValueError`` for what is no module."""
+    instance("the model", model, nn.Module, why="its linears are looked for. Pass a torch module.")

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from longlive_core.checks import instance
 from longlive_core.float8 import Float8Linear
-from longlive_core.module_swap import check_model
 from longlive_core.names import few
 from longlive_core.nvfp4 import NVFP4Linear
+from longlive_core.tensor_checks import check_model
 from longlive_models.checkpoints.disk import told_by_the_system
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
