@@ -28,7 +28,7 @@ CPU_LATENTS = 4
 """How many latents a CPU decodes at a time: features that fit into its cache are much faster to
 read, and four frames at once take half the products (``four_frames``)."""
 
-GPU_NUMBERS = 1 << 29
+GPU_NUMBERS = 1 << 30
 """How many numbers the widest features on a GPU have, unless one latent has more: beyond, more
 latents at a time take more memory and no less time."""
 

@@ -13,8 +13,8 @@ from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
-REFERENCE = "bdf8539d5523af906db11302019591342cd0f7077a1d08c9236fbb8818d680dc"
-SHIPPED = "aad9fd17c6f616b7720b83ca0af9107a1db86b397f84e988eb7b09f9f37b030b"
+REFERENCE = "735bf74b90292cb3feeb6830d506a8063e76142bea199d57756c7bf713c83b9b"
+SHIPPED = "3f2173b0bb64c98c2cbf7c6c6abf2266a7d4a35bd53dabc3aa555f8b37cd735d"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 

@@ -86,7 +86,9 @@ def test_a_record_holds_what_it_takes_to_make_the_video_again(config, tmp_path):
     assert record["versions"]["torch"] == torch.__version__
     assert record["hardware"]["device"] == "cpu"
     assert record["result"]["backends"] == list(result.backends)
-    assert result.backends[0].startswith("attention: sdpa on cpu (asked for auto); not fa4: ")
+    attention = result.backends[0]
+    assert attention.startswith("attention: sdpa on cpu (asked for auto); not ")
+    assert "; not fa4: it needs a CUDA device, not cpu; " in attention
     assert result.backends[-1] == "decode lane: inline"
     assert [block["block"] for block in record["blocks"]] == [0, 1]
     for block in record["blocks"]:

@@ -66,8 +66,8 @@ def test_a_state_is_never_changed(options):
 
 
 def test_pieces_are_small_where_frames_are_large():
-    assert latents_at_once(WAN22_VAE, 44 * 80, gpu=True) == 1
-    assert latents_at_once(WAN22_VAE, 30 * 52, gpu=True) == 2
+    assert latents_at_once(WAN22_VAE, 44 * 80, gpu=True) == 2
+    assert latents_at_once(WAN22_VAE, 30 * 52, gpu=True) == 5
     assert latents_at_once(WAN22_VAE, 88 * 160, gpu=True) == 1
     assert latents_at_once(POCKET_VAE, 16 * 16, gpu=True) > 100
     assert latents_at_once(WAN22_VAE, 44 * 80, gpu=False) == 4
