@@ -1,5 +1,6 @@
 """Whether blocks over ranks have the bytes of one rank's: latents, and what the cache shows."""
 
+import gc
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,7 +114,9 @@ def _compare(
     group: SequenceGroup, device: torch.device, preset: Preset, setting: Setting
 ) -> dict[str, Any]:
     alone, every = _make(SequenceGroup(), device, preset, setting)
+    _forget(device)
     shared, own = _make(group, device, preset, setting)
+    _forget(device)
     heads = preset.spec.transformer.num_heads
     sizes = [heads // group.size + (r < heads % group.size) for r in range(group.size)]
     first = sum(sizes[: group.rank])
@@ -123,6 +126,13 @@ def _compare(
         "error": relative_error(shared, alone),
         "other_heads": int((mine != own).any(1).sum()),
     }
+
+
+def _forget(device: torch.device) -> None:
+    """Give back what a pipeline held: two of them need not be there at a time."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _make(
