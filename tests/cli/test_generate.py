@@ -23,6 +23,11 @@ class PlannedNothing:
     weights: str = "plain"
     videos: tuple = ()
 
+    @property
+    def picked(self) -> tuple[str, ...]:
+        most = self.config.max_memory
+        return () if most is None else (f"within {most}: --offload",)
+
 
 @dataclass
 class Recorded:
@@ -175,6 +180,16 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(recipe):
     assert json.loads(done.stdout)["config"]["seconds"] == 3.0
     assert "seconds: 3.0" in longlive("a", "--dry-run", "--seconds", "3").stdout
     assert recipe.calls == []
+
+
+def test_what_is_picked_for_a_bound_of_memory_is_said(recipe):
+    done = longlive("a", "--max-memory", "24GB")
+    assert done.exit_code == 0, done.output
+    assert "longlive: pocket within 24GB: --offload\n" in done.stderr
+    assert recipe.calls[0][0] == Generate(max_memory="24GB")
+    assert "within" not in longlive("a", "--max-memory", "24GB", "--quiet").stderr
+    wrong = longlive("a", "--max-memory", "much")
+    assert wrong.exit_code == 2 and "max_memory='much' is no size" in wrong.stderr
 
 
 def test_an_interrupted_video_is_reported_with_its_own_status(recipe):
