@@ -26,6 +26,7 @@ from torch import Tensor
 from longlive_core.async_decode import start_host_copy
 from longlive_models.stream import to_frames
 from longlive_models.vae import WAN22_VAE, DecodeOptions, StreamState, WanVAE, few_channels
+from longlive_models.vae.layers import FrameAttention
 
 GIB = 2**30
 LATENTS, HEIGHT, WIDTH = 8, 44, 80
@@ -38,7 +39,7 @@ WAYS = {
     "fused, 1, on 2 tiles": DecodeOptions(latents=1, tiles=2, backend="triton"),
     "fused, 1, on 4 tiles": DecodeOptions(latents=1, tiles=4, backend="triton"),
 }
-LAST = {
+LAST: dict[str, few_channels.Convolve] = {
     "as it is": few_channels.plain,
     "of 16 channels": few_channels.widened,
     "of 32 channels": partial(few_channels.widened, channels=32),
@@ -61,12 +62,11 @@ def random_vae() -> WanVAE:
     vae.reset_statistics()
     vae.channels_last_()
     for block in vae.decoder.middle:
-        if hasattr(block, "proj"):
+        if isinstance(block, FrameAttention):
             torch.nn.init.normal_(block.proj.weight, std=0.02)
     spread = vae.decode(random_latents(3, 8, 8)).float().std().item()
-    head = vae.decoder.head[2]
-    head.weight.mul_(0.4 / spread)
-    head.bias.mul_(0.4 / spread)
+    for parameter in vae.decoder.head[2].parameters():
+        parameter.mul_(0.4 / spread)
     return vae
 
 
@@ -181,7 +181,7 @@ def measure(vae: WanVAE, rounds: int) -> dict[str, dict[str, float]]:
         for name, how in WAYS.items():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            took = seconds(lambda how=how: decoded(vae, how, latents, state))
+            took = seconds(partial(decoded, vae, how, latents, state))
             peaks[name] = (torch.cuda.max_memory_allocated() - weights) / GIB
             if turn:
                 times[name].append(took)
@@ -201,7 +201,7 @@ def measure_last() -> dict[str, float]:
     found = {}
     for name, way in LAST.items():
         way(x, weight, bias)
-        found[name] = 1000 * min(seconds(lambda way=way: way(x, weight, bias)) for _ in range(5))
+        found[name] = 1000 * min(seconds(partial(way, x, weight, bias)) for _ in range(5))
     return found
 
 
