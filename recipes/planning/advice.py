@@ -22,6 +22,11 @@ TILES = (2, 4, 8)
 """Into how many strips the decoder may cut a frame: more gain little, and compute more twice."""
 
 
+ROOM = 0.96
+"""The share of a device that what is picked takes at most, if it can: peaks are foretold within a
+tenth, and allocators lose some memory between tensors."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """A change of how a model is run.
@@ -72,9 +77,13 @@ def pick(
     free: frozenset[str] = FREE,
     quality: str = "lossless",
 ) -> Advice | None:
-    """The least changes of free fields that make it fit; None if none do."""
+    """The least changes of free fields that make it fit, with some room if that can be had.
+
+    None if none do.
+    """
     known = [lever for lever in levers(sizes, choice, hardware, quality) if lever[0].field in free]
-    return _search(sizes, choice, hardware, known)
+    roomy = _search(sizes, choice, hardware, known, ROOM)
+    return roomy or _search(sizes, choice, hardware, known)
 
 
 def advise(
@@ -122,15 +131,20 @@ def levers(sizes: Sizes, choice: Choice, hardware: Hardware, quality: str) -> li
 
 
 def _search(
-    sizes: Sizes, choice: Choice, hardware: Hardware, known: Sequence[Lever]
+    sizes: Sizes,
+    choice: Choice,
+    hardware: Hardware,
+    known: Sequence[Lever],
+    share: float = 1.0,
 ) -> Advice | None:
+    most = share * (hardware.memory - hardware.reserved)
     least = memory_of(sizes, _changed(choice, [lever[-1] for lever in known]), hardware)
-    if least.peak > hardware.memory - hardware.reserved:
+    if least.peak > most:
         return None
     for some in _cheapest(known):
         changed = _changed(choice, some)
         memory = memory_of(sizes, changed, hardware)
-        if fits(memory, hardware):
+        if memory.peak <= most and fits(memory, hardware):
             options = tuple(change.option for change in some)
             return Advice(options=options, choice=changed, memory=memory)
     return None

@@ -27,7 +27,7 @@ def test_a_plan_says_what_fits():
 def test_a_plan_says_what_would_make_it_fit():
     last = longlive("--gpu", "h200", "--memory", "24GB").stdout.splitlines()[-1]
     assert last.startswith("It does not fit: ")
-    assert "The smallest change that makes it fit: --offload;" in last
+    assert "The smallest change that makes it fit: --offload" in last
     last = longlive("--gpu", "cpu", "--memory", "1GB").stdout.splitlines()[-1]
     assert "No change that is known here makes it fit" in last
 

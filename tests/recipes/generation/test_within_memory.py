@@ -30,14 +30,11 @@ def a_gpu(monkeypatch):
         ("20GB", {"weights": "bf16"}),
         ("20GB", {"kv_cache": "fp8", "vae_tiles": 4}),
         ("48GB", {"text_encoder": "device", "guidance": 3.0}),
-        ("30GB", {"lane": "device:cuda:1"}),
     ],
 )
 def test_a_run_and_a_plan_never_disagree(size, how):
     config, lines = within_memory(Generate(model=MODEL, max_memory=size, **how))
-    apart = "lane" in how
-    wished = {name: value for name, value in how.items() if name != "lane"}
-    plan = run(PlanWishes(gpu="h200", max_memory=size, decode_apart=apart, **wished))
+    plan = run(PlanWishes(gpu="h200", max_memory=size, **how))
     assert plan.fits
     for name in PICKED:
         assert getattr(config, name) == getattr(plan.choice, name), name
