@@ -32,6 +32,8 @@ class Content:
     forks: tuple[str, ...] = ()
     only_new: bool = False
     replay: Path | None = None
+    one_video: bool = False
+    """Whether the command makes one video, and so has no ``--prompts``."""
 
     def read(
         self,
@@ -121,8 +123,9 @@ class Content:
             given = [name for name, value in shown.items() if value is not None]
             if len(given) != 1:
                 got = " and ".join(given) if given else "none of them"
+                files = "" if self.one_video else ", --prompts FILE"
                 raise ValueError(
-                    f"a video needs one of PROMPT, --prompts FILE and --storyboard FILE, got {got}."
+                    f"a video needs one of PROMPT{files} and --storyboard FILE, got {got}."
                 )
 
     def _refuse_half_a_clip(self) -> None:

@@ -66,7 +66,14 @@ def live(
     as the end of a pipe does, Ctrl-C stops the video (with --snapshot after the block that is being
     made). Where the cursor cannot be moved, plain lines take the place of the panel.
     """
-    content = Content(prompt=prompt, storyboard=storyboard, image=image, seed=seed, resume=resume)
+    content = Content(
+        prompt=prompt,
+        storyboard=storyboard,
+        image=image,
+        seed=seed,
+        resume=resume,
+        one_video=True,
+    )
     fields = {"seconds": seconds, **(sampling or {}), **(runtime or {})}
     from longlive_recipes.configs.generate import Generate, Snapshots
 

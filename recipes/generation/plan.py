@@ -170,7 +170,7 @@ def plan(
         attention=attention.backend,
         attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
-        notes=_notes(config.model, spec.settings.sampler, settings.sampler),
+        notes=_notes(config, spec.settings, settings),
         videos=tuple(videos),
         picked=picked,
         runtime=runtime,
@@ -190,16 +190,51 @@ def warn_of_plan(planned: Plan, jobs: Sequence[VideoJob]) -> None:
     _warn_of_rounding(planned, jobs)
 
 
-def _notes(model: str, own: str, chosen: str) -> tuple[str, ...]:
-    """What is to be said of a sampler that is not the model's own."""
-    if chosen != "few_step" or own == chosen:
+def _notes(
+    config: Generate, own: GenerationSettings, chosen: GenerationSettings
+) -> tuple[str, ...]:
+    """What is to be said of sampling that the model was not trained for."""
+    model = config.model
+    if own.sampler == "few_step":  # an adapter may make another model of a student
+        return () if config.lora else _notes_of_student(model, own, chosen)
+    if chosen.sampler != "few_step":
         return ()
     return (
         f"the sampler few_step is for students of distillation, and {model} is none (its own "
-        f"sampler is {own}): at each step it takes the model's guess of the whole way for the "
-        f"answer, which is blurred unless the model has learnt that. Leave the sampler out, or "
+        f"sampler is {own.sampler}): at each step it takes the model's guess of the whole way for "
+        f"the answer, which is blurred unless the model has learnt that. Leave the sampler out, or "
         f"distill the model.",
     )
+
+
+def _notes_of_student(
+    model: str, own: GenerationSettings, chosen: GenerationSettings
+) -> tuple[str, ...]:
+    """What is to be said of a student that does not sample as it was trained to."""
+    changes = []
+    if chosen.sampler != own.sampler:
+        changes.append(f"the sampler {chosen.sampler} goes from step to step in another way")
+    if min(_numbers(chosen.steps)) < min(_numbers(own.steps)):
+        changes.append("fewer steps make coarser shapes")
+    if max(_numbers(chosen.steps)) > max(_numbers(own.steps)):
+        changes.append("more steps take longer and need not look better")
+    if chosen.guidance != own.guidance:
+        changes.append(
+            f"guidance {chosen.guidance:g} runs the model {chosen.branches} times a step "
+            f"in place of {own.branches}"
+        )
+    if not changes:
+        return ()
+    steps = ",".join(map(str, _numbers(own.steps)))
+    return (
+        f"{model} is a student of distillation, trained for sampler {own.sampler}, steps {steps} "
+        f"and guidance {own.guidance:g}: {', '.join(changes)}. Leave sampler, steps and guidance "
+        f"out for the video that it was trained to make.",
+    )
+
+
+def _numbers(steps: BlockSteps) -> tuple[int, ...]:
+    return (steps,) if isinstance(steps, int) else steps
 
 
 def _warn_of_rounding(planned: Plan, jobs: Sequence[VideoJob]) -> None:

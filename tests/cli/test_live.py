@@ -132,7 +132,10 @@ def test_a_process_without_standard_input_is_an_ended_pipe(model, monkeypatch):
 
 
 def test_bad_options_are_one_line_and_status_2(model):
-    for arguments, message in (((), "got none of them"), (("a", "--resume", "x"), "PROMPT")):
+    for arguments, message in (
+        ((), "one of PROMPT and --storyboard FILE, got none of them"),
+        (("a", "--resume", "x"), "PROMPT"),
+    ):
         done = live(*arguments, "--model", model)
         assert done.exit_code == 2
         assert message in done.stderr

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from longlive_models import Storyboard
+from longlive_models import LongLivePipeline, Storyboard
+from longlive_models.lora import LoRAConfig, add_lora, save_lora
 from longlive_recipes.configs.generate import Generate, VideoJob
 from longlive_recipes.generation.plan import plan, settled
 from tests.models.tiny_pipeline import write_tiny_folder
@@ -51,3 +52,32 @@ def test_a_settled_model_is_found_from_every_folder(model, tmp_path, monkeypatch
     assert settled(planned).model == str(model.resolve())
     pocket = plan(Generate(), [job()], tmp_path / "a.mp4")
     assert settled(pocket).model == "pocket"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"steps": 2}, "fewer steps make coarser shapes"),
+        ({"steps": 8}, "more steps take longer"),
+        ({"steps": (8, 2)}, "fewer steps make coarser shapes, more steps take longer"),
+        ({"guidance": 2.0}, "guidance 2 runs the model 2 times a step in place of 1"),
+        ({"sampler": "unipc"}, "the sampler unipc goes from step to step in another way"),
+    ],
+)
+def test_what_a_student_was_not_trained_for_is_said(chosen, said, tmp_path):
+    [note] = plan(Generate(device="cpu", **chosen), [job()], tmp_path / "v.mp4").notes
+    assert note.startswith("pocket is a student of distillation, trained for sampler few_step, ")
+    assert f"steps 4 and guidance 1: {said}" in note
+
+
+def test_nothing_is_said_of_what_a_student_was_trained_for(tmp_path):
+    wanted = Generate(device="cpu", steps=4, guidance=1.0, sampler="few_step")
+    assert plan(wanted, [job()], tmp_path / "v.mp4").notes == ()
+
+
+def test_nothing_is_said_of_a_student_with_adapters(tmp_path):
+    pipe = LongLivePipeline.from_pretrained("pocket", device="cpu")
+    add_lora(pipe.transformer, LoRAConfig(rank=1, alpha=1.0, targets=("q",)))
+    save_lora(pipe.transformer, tmp_path / "style")
+    wanted = Generate(device="cpu", lora=(str(tmp_path / "style"),), guidance=2.0)
+    assert plan(wanted, [job()], tmp_path / "v.mp4").notes == ()
