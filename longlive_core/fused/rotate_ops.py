@@ -72,13 +72,12 @@ def rotate_heads(
 def turn(x: Heads, angles: Angles) -> Heads:
     """Rotate pairs of channels by their tokens' angles, as torch does; of the type of ``x``.
 
-    On a CPU without gradients pairs are complex numbers: one product of them, which is read and
-    written once, takes a tenth of the time, and its last digits may be others.
+    On a CPU pairs are complex numbers: one product of them, which is read and written once, takes a
+    tenth of the time. A compiled one has other last digits.
     """
     cos, sin = angles
     pairs = x.unflatten(-1, (-1, 2))
-    compiling = torch.compiler.is_compiling()
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and not compiling:
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         factors = torch.complex(cos[..., 0], sin[..., 1])
         turned = torch.view_as_complex(pairs.to(cos.dtype).contiguous()) * factors
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)

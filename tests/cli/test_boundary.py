@@ -233,12 +233,13 @@ def test_a_file_that_another_process_writes_is_refused_and_stays(model):
 
 
 def test_live_prompts_reach_no_terminal_raw_and_what_was_not_done_is_said(model):
-    lines = "a \x1b[31mred\0 circle\n@900s /fork late.mp4\n@900s /snapshot late.snapshot\n"
     arguments = ("live", "a", "--model", model, "-o", "v.mp4", "--seconds", "8")
-    done = longlive(*arguments, input=lines)
-    assert done.exit_code == 0, done.output
+    done = longlive(*arguments, input="a \x1b[31mred\0 circle\n")
+    assert done.exit_code == 2
     assert "\\x1b[31mred\\x00 circle" in done.stderr
     assert "\x1b" not in done.stderr + done.stdout
+    done = longlive(*arguments, input="@900s /fork late.mp4\n@900s /snapshot late.snapshot\n")
+    assert done.exit_code == 1
     assert "/fork late.mp4 at 900 s: not done, the video ended first" in done.stderr
     assert "/snapshot late.snapshot at 900 s: not done" in done.stderr
 
