@@ -223,7 +223,9 @@ def steered_blocks(
             for plan, text in zip(plans, texts, strict=True)
         ]
         block = generator.fork().generate(PAST_BLOCKS, steered)
-        frames, _ = _decoded(pipeline, decode, block, state)
+        assert state is not None
+        past = StreamState(state.history)  # each way spends its own
+        frames, _ = _decoded(pipeline, decode, block, past)
         blocks[name] = frames.numpy()
     return blocks
 

@@ -119,7 +119,7 @@ class Block:
         sent = self.sp.bytes_sent - before
         before = self.sp.bytes_sent
         self.sp.gather(self.sp.shard(self.noise[0].to(self.dtype), 2), 2)
-        return sent - (self.schedule.steps + 1) * (self.sp.bytes_sent - before)
+        return sent - self.schedule.steps * (self.sp.bytes_sent - before)
 
     def _velocity(
         self, latents: Tensor, timestep: float, block: int, *, store: bool = False

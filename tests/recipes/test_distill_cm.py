@@ -157,7 +157,7 @@ def test_it_learns_a_few_clips(tmp_path, folders):
         ({"guidance": 2.0}, "has learnt that of its teacher"),
         (
             {"parallel": Parallel(data=2), "quantized": TrainingConfig()},
-            "in four bits runs on one rank, got 2",
+            "in four or eight bits runs on one rank, got 2",
         ),
         ({"levels": 0}, "levels"),
     ],

@@ -12,6 +12,7 @@ from longlive_models.checkpoints.hub import EMBEDDED
 from longlive_models.settings import read_settings
 from longlive_models.video.files import read_video
 from longlive_recipes import train_ar
+from longlive_recipes.configs.distill_dmd import dmd_pocket
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.dataset import LatentClips
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
@@ -289,7 +290,7 @@ def test_what_ranks_cannot_share_is_refused_before_the_run(changes, message):
 
 
 def test_the_pocket_preset_makes_what_is_shipped():
-    config, shipped = train_ar.ar_pocket(), EMBEDDED["pocket"]
+    config, shipped = dmd_pocket(), EMBEDDED["pocket"]
     assert config.generation == read_settings(shipped)
     packed = read_config(shipped / "transformer")
     assert packed.pop("quantization_config")["quant_method"] == "longlive_nvfp4"

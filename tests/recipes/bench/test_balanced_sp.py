@@ -45,8 +45,8 @@ def test_one_and_two_ranks_are_checked_and_measured(small):
     tokens, dim = 16 * 1, 2 * 64
     assert step["2 ranks"]["mib_sent"] * 2**20 == 8 * tokens * dim / 2 * 4
     assert step["2 ranks"]["unbalanced_mib_sent"] == step["2 ranks"]["mib_sent"]
-    # a pass and a clean one, each of half a block
-    assert wires["2 ranks, plain"]["mib_sent"] * 2**20 == 2 * 4 * 4 * dim / 2 * 4
+    # a pass, and of the clean one keys and values, each of half a block
+    assert wires["2 ranks, plain"]["mib_sent"] * 2**20 == (4 + 2) * 4 * dim / 2 * 4
     assert wires["2 ranks, nvfp4"]["times_fewer_than_bf16"] > 3.4
     assert 0 == wires["2 ranks, plain"]["error"] < wires["2 ranks, fp8"]["error"]
     assert wires["2 ranks, fp8"]["error"] < wires["2 ranks, nvfp4"]["error"] < 0.4

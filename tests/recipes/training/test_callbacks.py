@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import Precision
 from torch import nn
 
 from longlive_recipes.training.callbacks import Record, RunProgress
@@ -34,7 +35,8 @@ def test_the_steps_of_older_checkpoints_are_those_that_lightning_counted():
 
 
 def test_a_run_is_recorded_and_so_is_that_it_was_resumed(tmp_path):
-    trainer, module = SimpleNamespace(is_global_zero=True), nn.Linear(2, 2)
+    trainer = SimpleNamespace(is_global_zero=True, precision_plugin=Precision())
+    module = nn.Linear(2, 2)
     module.device = torch.device("cpu")
     Record(tmp_path, TrainingSchedule(steps=5, warmup_steps=0)).on_fit_start(trainer, module)
     first = json.loads((tmp_path / "run.json").read_text())
