@@ -46,9 +46,9 @@ class Sizes:
     """What is timed: a video of so many seconds, made so many times by each."""
 
     model: str = "pocket"
-    seconds: float = 16.0
-    steps: int = 2
-    turns: int = 3
+    seconds: float = 40.0
+    steps: int = 4
+    turns: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
