@@ -136,7 +136,8 @@ def test_a_bank_on_a_disk_holds_and_draws_what_one_in_memory_does(tmp_path, adde
         for bank, chance in zip(banks, chances, strict=True):
             bank.add(number(n), index, chance, block=block)
             drawn.append((bank.sample(500, chance), bank.sample_any(chance, block=block)))
-            if n % 7 == 0:
+        if n % 7 == 0:  # once all have taken it in
+            for bank in banks:
                 bank.load_state_dict(banks[n % 2].state_dict())
         for one, other in zip(*drawn, strict=True):
             assert (one is None) == (other is None)
