@@ -11,7 +11,6 @@ Rounding is to nearest, ties to even. A block of zeros has the smallest scale an
 A NaN or an infinity makes its whole block NaN.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,11 +23,9 @@ from longlive_core.checks import instance
 from longlive_core.eight_bit.columnwise import column_amax, encode_columns
 from longlive_core.eight_bit.rowwise import encode_rows
 from longlive_core.tensor_checks import dense, float_type
+from longlive_core.training_linear import ReduceAmax as ReduceAmax
 
 BLOCK = 128
-
-ReduceAmax = Callable[[Tensor], Tensor]
-"""Makes the largest magnitudes of one rank's tokens those of all ranks'."""
 
 
 class Scaling(Enum):

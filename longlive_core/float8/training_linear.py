@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.checks import switch, text, whole
+from longlive_core.checks import switch, text
 from longlive_core.eight_bit.columnwise import ENCODE_COLUMNS
 from longlive_core.eight_bit.rowwise import ENCODE_ROWS
 from longlive_core.float8.matmul import matmul, multiple, receipt
@@ -40,6 +40,7 @@ from longlive_core.float8.tensor import (
     quantize_columns,
 )
 from longlive_core.module_swap import features
+from longlive_core.training_linear import TrainingLinear, computed_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class Float8TrainingConfig:
         return self.forward or self.input_gradient or self.weight_gradient
 
 
-class Float8TrainingLinear(nn.Linear):
+class Float8TrainingLinear(TrainingLinear[Float8TrainingConfig]):
     """A linear with a master weight whose products run on FP8 operands.
 
     Its state dict is that of ``nn.Linear``. ``reduce_amax`` makes one vector of magnitudes of those
@@ -83,52 +84,20 @@ class Float8TrainingLinear(nn.Linear):
     does.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        config: Float8TrainingConfig | None = None,
-        reduce_amax: ReduceAmax | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            whole(name, size, at_least=0, why="It is how many numbers a row has.")
+    numbers = "FP8"
+    config_type = Float8TrainingConfig
+
+    def check_sizes(self, in_features: int, out_features: int) -> None:
         if (reason := why_not_train(in_features, out_features)) is not None:
             raise ValueError(
                 f"Float8TrainingLinear cannot train this weight: {reason}. Keep an nn.Linear."
             )
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.config = Float8TrainingConfig() if config is None else config
-        self.reduce_amax = reduce_amax
-
-    @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        config: Float8TrainingConfig | None = None,
-        *,
-        reduce_amax: ReduceAmax | None = None,
-    ) -> "Float8TrainingLinear":
-        """The layer that trains this linear's own parameters."""
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            bias=False,
-            config=config,
-            reduce_amax=reduce_amax,
-            device="meta",
-        )
-        layer.weight, layer.bias = linear.weight, linear.bias
-        return layer
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         features("Float8TrainingLinear", x, self.in_features)
         if not self.config.quantizes or not x.numel():
             return super().forward(x)
-        dtype, kind = _computed_in(x), x.device.type
+        dtype, kind = computed_in(x), x.device.type
         bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             rows = x.to(dtype).reshape(-1, self.in_features)
@@ -137,28 +106,13 @@ class Float8TrainingLinear(nn.Linear):
 
     def receipts(self) -> tuple[Receipt, ...]:
         """What a product in FP8 runs on where the weight is, in its type or that of autocast."""
-        request = Request(device=self.weight.device, dtype=_computed_in(self.weight))
+        request = Request(device=self.weight.device, dtype=computed_in(self.weight))
         config = self.config
         return (
             ENCODE_ROWS.receipt(request),
             ENCODE_COLUMNS.receipt(request),
             receipt(ROW_MATMUL, request.device, request.dtype, config.backend, config.strict),
         )
-
-    def extra_repr(self) -> str:
-        config = self.config
-        products = {
-            "forward": config.forward,
-            "input_gradient": config.input_gradient,
-            "weight_gradient": config.weight_gradient,
-        }
-        named = ", ".join(name for name, quantized in products.items() if quantized)
-        return f"{super().extra_repr()}, in FP8: {named or 'nothing'}"
-
-
-def _computed_in(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class _Products(torch.autograd.Function):

@@ -9,7 +9,6 @@ On a GPU before Blackwell four bits save memory, not time. The paths that comput
 vendors' documents, and receipts say when they are taken.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,9 +41,7 @@ from longlive_core.nvfp4.quantize import (
 from longlive_core.nvfp4.stored_weight import read_format, stored_problem, written_format
 from longlive_core.nvfp4.tensor import NVFP4Tensor, padded_size
 from longlive_core.tensor_checks import float_type, place
-
-ReduceAmax = Callable[[Tensor], Tensor]
-"""From this rank's largest magnitude to that of all who hold a part of the same matrix."""
+from longlive_core.training_linear import ReduceAmax as ReduceAmax
 
 _WHICH = "It names what multiplies; 'auto' takes the fastest that can run."
 _SIZE = "It is how many numbers a row of the input, or of the output, has."

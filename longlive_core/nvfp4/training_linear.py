@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from longlive_core.backends import Receipt, Request
-from longlive_core.checks import switch, text, whole
+from longlive_core.checks import switch, text
 from longlive_core.module_swap import features
 from longlive_core.nvfp4 import hadamard
 from longlive_core.nvfp4.format import BLOCK, QuantizeConfig, ScaleRule, check_format
@@ -38,6 +38,7 @@ from longlive_core.nvfp4.linear import ReduceAmax, quantize_shared
 from longlive_core.nvfp4.matmul import MATMUL, MatmulRequest, matmul
 from longlive_core.nvfp4.quantize import QUANTIZE, quantize, quantize_both
 from longlive_core.nvfp4.tensor import NVFP4Tensor
+from longlive_core.training_linear import TrainingLinear, computed_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ OFF = TrainingConfig(forward=False, input_gradient=False, weight_gradient=False)
 """No product is quantized: the layer is ``nn.Linear``, for comparisons."""
 
 
-class NVFP4TrainingLinear(nn.Linear):
+class NVFP4TrainingLinear(TrainingLinear[TrainingConfig]):
     """A linear with a master weight whose products run on NVFP4 operands.
 
     Its state dict is that of ``nn.Linear``. ``reduce_amax`` makes one amax of those of several
@@ -104,48 +105,14 @@ class NVFP4TrainingLinear(nn.Linear):
     sequence is split. Random rounding draws its seeds from torch's global generator of the device.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        config: TrainingConfig | None = None,
-        reduce_amax: ReduceAmax | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            whole(name, size, at_least=0, why="It is how many numbers a row has.")
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.config = TrainingConfig() if config is None else config
-        self.reduce_amax = reduce_amax
-
-    @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        config: TrainingConfig | None = None,
-        *,
-        reduce_amax: ReduceAmax | None = None,
-    ) -> "NVFP4TrainingLinear":
-        """The layer that trains this linear's own parameters."""
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            bias=False,
-            config=config,
-            reduce_amax=reduce_amax,
-            device="meta",
-        )
-        layer.weight, layer.bias = linear.weight, linear.bias
-        return layer
+    numbers = "NVFP4"
+    config_type = TrainingConfig
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if not self.config.quantizes:
             return super().forward(x)
         features("NVFP4TrainingLinear", x, self.in_features)
-        kind, dtype = x.device.type, _computed_in(x)
+        kind, dtype = x.device.type, computed_in(x)
         with torch.autocast(kind, enabled=False):
             rows = x.to(dtype).reshape(-1, self.in_features)
             y = _Products.apply(rows, self.weight, self.config, self.reduce_amax)
@@ -155,7 +122,7 @@ class NVFP4TrainingLinear(nn.Linear):
 
     def receipts(self) -> tuple[Receipt, ...]:
         """What a quantized product runs on where the weight is, in its type or autocast's."""
-        device, dtype = self.weight.device, _computed_in(self.weight)
+        device, dtype = self.weight.device, computed_in(self.weight)
         request = MatmulRequest(
             device=device, dtype=dtype, inner=self.in_features, outputs=self.out_features
         )
@@ -164,21 +131,6 @@ class NVFP4TrainingLinear(nn.Linear):
             QUANTIZE.receipt(Request(device=device, dtype=dtype)),
             MATMUL.receipt(request, config.backend, strict=config.strict),
         )
-
-    def extra_repr(self) -> str:
-        config = self.config
-        products = {
-            "forward": config.forward,
-            "input_gradient": config.input_gradient,
-            "weight_gradient": config.weight_gradient,
-        }
-        named = ", ".join(name for name, quantized in products.items() if quantized)
-        return f"{super().extra_repr()}, in NVFP4: {named or 'nothing'}"
-
-
-def _computed_in(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class _Products(torch.autograd.Function):

@@ -7,7 +7,7 @@ not change them. Loading follows the tensors; the config informs readers.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from longlive_core.nvfp4 import (
     identify,
     read_format,
 )
+from longlive_core.training_linear import ReduceAmax as ReduceAmax
 from longlive_models.checkpoints.folder import fill
 from longlive_models.checkpoints.tensor_files import read_pickle, state_dict_in
 from longlive_models.unknown_keys import refuse_unknown_keys
@@ -41,8 +42,6 @@ PUBLISHED_FORMAT = "longlive_generator_nvfp4"
 PUBLISHED_RULES = {rule.row.original: rule for rule in ScaleRule}
 """The names that the original's files have for scale rules."""
 
-ReduceAmax = Callable[[Tensor], Tensor]
-"""A function from this rank's largest input magnitude to that of all ranks that share inputs."""
 
 _PACKED = {
     "weight_codes": torch.uint8,
