@@ -18,7 +18,6 @@ from longlive_recipes.configs.ar_options import PLAIN, PLAIN_8
 from longlive_recipes.configs.train_ar import TrainAR
 from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.ar_parts import unfilled_parts
-from longlive_recipes.training.live_bytes import norms_as_on_gpu
 from longlive_recipes.training.memory import (
     FLOAT32,
     GRADIENTS,
@@ -128,8 +127,6 @@ def _step(
         transformer = WanTransformer(
             replace(model, num_layers=layers), gradient_checkpointing=checkpointing
         )
-        if gpu and not compiled:
-            norms_as_on_gpu(transformer)
         encoder = PocketTextEncoder(text) if isinstance(text, PocketTextConfig) else None
         parts: list[nn.Module] = [transformer, *([] if encoder is None else [encoder])]
         if lora is not None:
@@ -164,7 +161,7 @@ def _step(
             compiled=to_compile if compiled else None,
         )
 
-    return rehearse(make, model.num_layers, autocast=autocast)
+    return rehearse(make, model.num_layers, autocast=autocast, gpu=gpu and not compiled)
 
 
 def _prompts(text: PocketTextConfig | UMT5Config, count: int) -> Tensor:

@@ -6,9 +6,8 @@ memory once, from the operation that makes it until the last tensor in it is gon
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -82,19 +81,26 @@ def fake_tensors() -> Iterator[None]:
         yield
 
 
-def norms_as_on_gpu(module: nn.Module) -> None:
-    """Let RMS norms keep what a GPU's kernel keeps for the backward pass, without their values.
+@contextmanager
+def norms_as_on_gpu() -> Iterator[None]:
+    """Within the block RMS norms keep what a GPU's kernel keeps, without their values.
 
-    It keeps its input and a float for each row; on a CPU the norm is several operations, which keep
-    two copies of the input in float32.
+    It keeps its input and a float for each row for the backward pass; on a CPU the norm is several
+    operations, which keep two copies of the input in float32. torch's own function is replaced
+    meanwhile, for a block that is computed again in a backward pass meets no mode of torch's.
     """
-    for norm in module.modules():
-        if isinstance(norm, nn.RMSNorm):
-            norm.forward = partial(_as_on_gpu, norm)  # type: ignore[method-assign]
+    own = nn.functional.rms_norm
+    nn.functional.rms_norm = _norm_as_on_gpu
+    try:
+        yield
+    finally:
+        nn.functional.rms_norm = own
 
 
-def _as_on_gpu(norm: nn.RMSNorm, x: Tensor) -> Tensor:
-    normed: Tensor = _NormOfGPU.apply(x, norm.weight.to(x.dtype))
+def _norm_as_on_gpu(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    normed: Tensor = _NormOfGPU.apply(x, weight)
     return normed
 
 
@@ -102,15 +108,15 @@ class _NormOfGPU(torch.autograd.Function):
     """The sizes of an RMS norm and its gradients, without their values."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None) -> Tensor:
         row = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
         ctx.save_for_backward(x, weight, row)
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         x, weight, _ = ctx.saved_tensors
-        return torch.empty_like(x), torch.empty_like(weight)
+        return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
 
 
 def kept_when_compiled(call: Callable[..., Tensor], *inputs: Any) -> int:

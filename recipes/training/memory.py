@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longlive_recipes.training.live_bytes import LiveBytes, fake_tensors, kept_when_compiled
+from longlive_recipes.training.live_bytes import (
+    LiveBytes,
+    fake_tensors,
+    kept_when_compiled,
+    norms_as_on_gpu,
+)
 
 GIB = 1 << 30
 FLOAT32 = 4
@@ -105,12 +110,17 @@ class Rehearsed:
     compiled: Callable[[], tuple[Callable[..., Tensor], tuple[Any, ...]]] | None = None
 
 
-def rehearse(make: Callable[[int], Rehearsed], layers: int, *, autocast: bool) -> StepMemory:
-    """What a step of a model takes, of which ``make`` gives one with so many layers."""
+def rehearse(
+    make: Callable[[int], Rehearsed], layers: int, *, autocast: bool, gpu: bool = False
+) -> StepMemory:
+    """What a step of a model takes, of which ``make`` gives one with so many layers.
+
+    With ``gpu`` norms keep for the backward pass what they keep there.
+    """
     few = min(layers, MOST_LAYERS)
-    step = last = _rehearse(make, few, autocast=autocast)
+    step = last = _rehearse(make, few, autocast=autocast, gpu=gpu)
     if few < layers:
-        before = _rehearse(make, few - 1, autocast=autocast)
+        before = _rehearse(make, few - 1, autocast=autocast, gpu=gpu)
         total = _of_all(before.total, last.total, layers - few)
         gradients = _of_all(before.gradients, last.gradients, layers - few)
         kept = min(_of_all(before.kept, last.kept, layers - few), total - gradients)
@@ -127,7 +137,9 @@ def _of_all(before: int, last: int, further: int) -> int:
     return max(0, last + further * (last - before))
 
 
-def _rehearse(make: Callable[[int], Rehearsed], layers: int, *, autocast: bool) -> StepMemory:
+def _rehearse(
+    make: Callable[[int], Rehearsed], layers: int, *, autocast: bool, gpu: bool
+) -> StepMemory:
     with fake_tensors():
         made = make(layers)
         grown: list[int] = []
@@ -141,7 +153,7 @@ def _rehearse(make: Callable[[int], Rehearsed], layers: int, *, autocast: bool) 
         live.hold(made.module.parameters())
         live.hold(made.module.buffers())
         before = live.now
-        with live:
+        with live, norms_as_on_gpu() if gpu else nullcontext():
             inputs = made.inputs()
             with _autocast(autocast):
                 loss = made.call(*inputs).float().square().mean()

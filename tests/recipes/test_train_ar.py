@@ -9,11 +9,13 @@ import torch
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import load_part, read_config, save_part
 from longlive_models.checkpoints.hub import EMBEDDED
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.settings import read_settings
 from longlive_models.video.files import read_video
 from longlive_recipes import train_ar
 from longlive_recipes.configs.distill_dmd import dmd_pocket
 from longlive_recipes.configs.run import Run
+from longlive_recipes.moving_shapes.clips import clip
 from longlive_recipes.moving_shapes.dataset import LatentClips
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainARModule
@@ -213,6 +215,19 @@ def test_fresh_clips_are_not_those_of_training(module):
         assert len(fresh) == module.config.validation_clips
         for latents in fresh.latents:
             assert not any(torch.equal(latents, other) for other in clips.latents)
+
+
+def test_clips_have_the_motions_of_their_set(tmp_path, vae):
+    sets = (ClipSet(blocks=2, clips=3, motions=("spins",)), ClipSet(blocks=3, clips=2))
+    config = ar_config(tmp_path / "out", vae, sets=sets, latent_cache=str(tmp_path / "cache"))
+    made = ready(config)
+    for one in sets:
+        for index, prompts in enumerate(made.sets[one.blocks].prompts):
+            seed, form = config.seed + one.blocks, config.world
+            drawn = clip(seed, index, clip_format=form, blocks=one.blocks, motions=one.motions)
+            assert tuple(text.removeprefix(SCENE_CUT_PREFIX) for text in prompts) == drawn.captions
+    with pytest.raises(ValueError, match=r"other clips \(motions"):
+        ready(replace(config, sets=(replace(sets[0], motions=("orbits",)), sets[1])))
 
 
 def test_latents_are_encoded_once_and_kept(tmp_path, monkeypatch, vae):

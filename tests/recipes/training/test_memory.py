@@ -135,6 +135,19 @@ def test_compiled_steps_are_predicted_smaller(tmp_path, vae):
     assert ", compiled)" in compiled.lines()[0]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_gpu_keeps_less_of_norms_than_a_cpu(checkpointing, tmp_path, vae):
+    """Of each norm two float32 copies of its input less, and one of bfloat16 more."""
+    config = sized(tmp_path, vae, precision="bf16-mixed", layers=3, checkpointing=checkpointing)
+    cpu = predict(config)
+    gpu = predict(replace(config, run=replace(config.run, accelerator="cuda")))
+    [phase] = config.phases
+    read = 2 * phase.length * phase.batch * config.text.text_len  # the text of every block
+    a_layer = (2 * 4 - 2) * config.model.dim * (3 * cpu.tokens + read)
+    layers = 1 if checkpointing else config.model.num_layers
+    assert cpu.step.total - gpu.step.total == pytest.approx(layers * a_layer, rel=0.25)
+
+
 def test_further_layers_add_what_the_last_one_did():
     def make(layers):
         module = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(layers)))
