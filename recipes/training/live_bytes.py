@@ -98,9 +98,12 @@ def norms_as_on_gpu() -> Iterator[None]:
 
 
 def _norm_as_on_gpu(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
 ) -> Tensor:
-    normed: Tensor = _NormOfGPU.apply(x, weight)
+    normed: Tensor = _NormOfGPU.apply(input, weight)
     return normed
 
 
