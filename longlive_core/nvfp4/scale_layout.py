@@ -15,7 +15,7 @@ from jaxtyping import Float8e4m3fn
 from torch import Tensor
 
 from longlive_core.checks import whole
-from longlive_core.tensor_checks import present
+from longlive_core.tensor_checks import dense
 
 TILE_ROWS, TILE_COLS = 128, 4
 
@@ -60,7 +60,7 @@ def unswizzle(
 
 
 def _check_scales(scales: Tensor) -> None:
-    present("block scales", scales, why="take those of an NVFP4Tensor.")
+    dense("block scales", scales, why="take those of an NVFP4Tensor.")
     if scales.dtype not in (torch.float8_e4m3fn, torch.uint8):
         raise ValueError(
             f"block scales are float8_e4m3fn, or its bytes in uint8, got {scales.dtype}: the order "

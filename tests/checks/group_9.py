@@ -10,7 +10,7 @@ sign bit are left out whole, and the verdict names the rule.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ from longlive_core.nvfp4.scale_rules import block_scales, decode_scale, divide, 
 from longlive_models.objectives import block_causal_mask
 from longlive_models.wan import WanTransformer
 from longlive_models.wan import attention as wan_attention
-from longlive_models.wan.attention import RMSNorm
 from tests.checks.four_bit_pages import check_pipeline
 from tests.checks.framework import Case, Report, Verdict
 from tests.checks.transformers import batch, build, texts
@@ -325,33 +324,38 @@ def _check_checkpoint(case: Case, tally: Tally) -> None:
             report.equal("NVFP4Linear", model.get_submodule(name)(x), got)
     if (want := case.tensors.get("output.flow")) is not None:
         tally.parity = True
-        report.close("flow", _flow(case, model), want, rtol=0, atol=5e-2 * float(want.abs().max()))
+        flow, norms = _flow(case, model)
+        report.close("flow", flow, want, rtol=0, atol=5e-2 * float(want.abs().max()))
+        qk_norms = 4 * model.config.num_layers if model.config.qk_norm else 0
+        report.equal("norms of the original", norms, qk_norms)
 
 
-def _flow(case: Case, model: WanTransformer) -> Tensor:
+def _flow(case: Case, model: WanTransformer) -> tuple[Tensor, int]:
     """The block-causal forward of the bfloat16 model, rounded as often as the original rounds.
 
     It rounds a product before it adds, and a normalized vector before it scales it, where the model
-    does both at once; its attention is in float32. Codes flip on such differences.
+    does both at once; its attention is in float32. Codes flip on such differences. The number is of
+    the norms that were rounded so.
     """
     x, timesteps = case.tensors["input.x"], case.tensors["input.t"]
     samples, _, frames, height, width = x.shape
     tokens = model.config.tokens_per_frame(height, width)
     text = batch(texts(case, "input.context"), model.config.text_len, samples)
     mask = block_causal_mask(frames, tokens, model.config.frames_per_block)
+    rms_norm = Mock(wraps=_norm_rounded_twice)
     with (
         patch.object(reference, "block_scales", original_scales),
         patch.object(torch, "addcmul", lambda a, b, c: a + b * c),
-        patch.object(RMSNorm, "forward", _norm_rounded_twice),
+        patch.object(torch.nn.functional, "rms_norm", rms_norm),
         patch.object(wan_attention, "attention", _in_float32(attention)),
         patch.object(wan_attention, "masked_attention", _in_float32(masked_attention)),
     ):
-        return model(x, timesteps, text, mask=mask)
+        return model(x, timesteps, text, mask=mask), rms_norm.call_count
 
 
-def _norm_rounded_twice(norm: RMSNorm, x: Tensor) -> Tensor:
-    inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm.eps)
-    return (x.float() * inverse).to(x.dtype) * norm.weight
+def _norm_rounded_twice(x: Tensor, size: object, weight: Tensor, eps: float) -> Tensor:
+    inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+    return (x.float() * inverse).to(x.dtype) * weight
 
 
 def _in_float32(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:

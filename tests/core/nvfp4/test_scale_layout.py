@@ -46,6 +46,13 @@ def test_tiles_may_come_as_a_matrix():
     assert_bitwise_equal(unswizzle(matrix, 130, 6), scales)
 
 
+def test_sizes_without_numbers_have_an_order_too():
+    scales = torch.empty(130, 6, dtype=torch.float8_e4m3fn, device="meta")
+    flat = swizzle(scales)
+    assert flat.shape == (2048,) and flat.is_meta
+    assert unswizzle(flat, 130, 6).shape == (130, 6)
+
+
 def test_a_wrong_number_of_scales_is_refused():
     with pytest.raises(ValueError, match="130 rows of 6 block scales needs 2048.*got 780"):
         unswizzle(random_scales(130, 6), 130, 6)
