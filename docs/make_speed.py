@@ -3,7 +3,9 @@
     python docs/make_speed.py
 
 What stands between ``<!-- speed of the 5B -->`` and ``<!-- end -->`` is made of what
-``longlive bench --preset 5b`` stored: 5b_cuda.json, and 5b_2_gpus_cuda.json if it is there.
+``longlive bench --preset 5b`` stored: 5b_cuda.json, and 5b_2_gpus_cuda.json if it is there. Before
+there is such a record, it is made of the parts that two scripts timed: 5b_fused_block.json and
+5b_vae_pieces.json.
 """
 
 import json
@@ -22,6 +24,18 @@ BLOCK, DECODING, STREAM, MEMORY = (
     "Memory, GiB",
 )
 HEAD = ("", "a block, s", "decoding it, s", "frames a second", "peak, GiB", "latents")
+TRANSFORMER = {
+    "torch": "a block in bf16, torch's operations one after another",
+    "lossless": "`lossless`: fused kernels",
+    "fp8": "weights and inputs in FP8, attention in bf16",
+    "high": "`high`: fast sums too, attention in FP8",
+}
+DECODER = {
+    "the layers, 8 at a time": "decoding it, the layers as they are trained",
+    "fused, 8": "fused, all 8 latents at once",
+    "fused, 2": "fused, 2 latents at a time: the default",
+    "fused, 1": "fused, 1 latent at a time",
+}
 LATENTS = {"same bytes": "the reference's bytes", None: ""}
 
 
@@ -38,7 +52,7 @@ def tables(results: Path) -> str | None:
     """The tables and what they were measured with; None without a record."""
     one = results / "5b_cuda.json"
     if not one.is_file():
-        return None
+        return _parts(results)
     record = json.loads(one.read_text(encoding="utf-8"))
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     lines += [_line(_row(record, name)) for name in record["parts"][BLOCK]]
@@ -54,6 +68,29 @@ def tables(results: Path) -> str | None:
         f"{made['hardware'].get('gpu') or made['hardware']['cpu']}, torch "
         f"{made['versions']['torch']}, commit {made['commit']}: `{made['command']}`"
         for made in sources
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parts(results: Path) -> str | None:
+    """The table of a block's two parts, each timed alone; None without their records."""
+    paths = [results / name for name in ("5b_fused_block.json", "5b_vae_pieces.json")]
+    if not all(path.is_file() for path in paths):
+        return None
+    block, vae = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    head = ("each part alone", "seconds", "times as fast", "GiB above the weights")
+    lines = [_line(head), _line(["---"] * len(head))]
+    for timed, names in ((block["paths"], TRANSFORMER), (vae["decoding"], DECODER)):
+        plain = timed[next(iter(names))]["seconds"]
+        for key, name in names.items():
+            seconds, memory = timed[key]["seconds"], timed[key].get("gib_above_weights")
+            row = (name, _number(seconds, 3), _number(plain / seconds, 2), _number(memory, 1))
+            lines.append(_line(row))
+    lines.append("")
+    lines += [
+        f"{made.get('gpu') or made['device']}, torch {made['torch']}, commit {made['commit']}: "
+        f"`{made['command']}`"
+        for made in (block, vae)
     ]
     return "\n".join(lines) + "\n"
 

@@ -47,6 +47,14 @@ def test_the_table_of_speed_is_what_the_records_say(tmp_path):
     assert made["BEGIN"] in said
     assert made["page"](said, ROOT / "benchmarks/results") == said, "run: python docs/make_speed.py"
     assert made["page"](said, tmp_path) == said
+    for name, key in (("5b_fused_block", "paths"), ("5b_vae_pieces", "decoding")):
+        ways = made["TRANSFORMER"] if key == "paths" else made["DECODER"]
+        timed = {way: {"seconds": 2.0 / (1 + place)} for place, way in enumerate(ways)}
+        record = {key: timed, "device": "a GPU", "torch": "2.11", "commit": "c", "command": name}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    page = made["page"](said, tmp_path)
+    assert "| `lossless`: fused kernels | 1.000 | 2.00 |  |" in page
+    assert "a GPU, torch 2.11, commit c: `5b_vae_pieces`" in page
     record = {
         "parts": {
             made["BLOCK"]: {
