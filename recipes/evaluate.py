@@ -374,16 +374,21 @@ def _judge(judge: Any, clips: Sequence[np.ndarray], fps: float, workers: int) ->
 def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[ShapeAttributes]) -> dict[str, Any]:
     scores = np.array([score(v, w) for v, w in zip(verdicts, wanted, strict=True)], dtype=float)
     rates = dict(zip(ATTRIBUTES, scores.mean(0).tolist(), strict=True))
-    by_motion = {
-        motion: float(scores[rows, 3].mean())
+    videos_of = {
+        motion: rows
         for motion in MOTIONS
         if (rows := np.array([look.motion == motion for look in wanted])).any()
     }
+    shapes, motions = (
+        {motion: float(scores[rows, column].mean()) for motion, rows in videos_of.items()}
+        for column in (ATTRIBUTES.index("shape"), ATTRIBUTES.index("motion"))
+    )
     return {
         "videos": len(wanted),
         **rates,
         "all_four": float(scores.all(1).mean()),
-        "motion_by_kind": by_motion,
+        "shape_by_motion": shapes,
+        "motion_by_kind": motions,
         "steadiness": float(np.mean([verdict.steadiness for verdict in verdicts])),
         "right": ["".join(str(int(right)) for right in row) for row in scores],
     }

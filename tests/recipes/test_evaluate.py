@@ -19,7 +19,12 @@ from longlive_recipes.evaluate import (
     run,
     steered_blocks,
 )
-from longlive_recipes.moving_shapes.attributes import MOTIONS, is_held_out, possible_attributes
+from longlive_recipes.moving_shapes.attributes import (
+    MOTIONS,
+    ShapeAttributes,
+    is_held_out,
+    possible_attributes,
+)
 from longlive_recipes.moving_shapes.clips import ClipFormat, base_caption, draw, single_shot
 from tests.models.tiny_pipeline import tiny_pipeline, write_tiny_folder
 
@@ -98,6 +103,26 @@ def test_a_model_that_draws_something_else_does_not(config, monkeypatch):
     assert suites["seen"]["background"] == suites["seen"]["all_four"] == 0
     assert suites["seen"]["colour"] == 1
     assert {right[:3] for right in suites["seen"]["right"]} == {"110"}
+
+
+def test_shapes_and_motions_are_told_by_the_motion_that_was_wanted(config, monkeypatch):
+    def shapes_of_spins_are_wrong(pipeline, settings, plans, seeds):
+        other = {
+            look: base_caption(look._replace(shape="heart") if look.motion == "spins" else look)
+            for look in LOOKS.values()
+        }
+        turned = [replace(p, prompts=tuple(other[LOOKS[t]] for t in p.prompts)) for p in plans]
+        return drawings(pipeline, settings, turned, seeds)
+
+    spins, moves = (
+        ShapeAttributes(shape="square", colour="red", background="black", motion=motion)
+        for motion in ("spins", "moves left")
+    )
+    monkeypatch.setattr(evaluate, "generate_clips", shapes_of_spins_are_wrong)
+    monkeypatch.setattr(evaluate, "draw_looks", lambda rng, split, count: [spins, moves, moves])
+    scores = run(replace(config, seconds=4.0, seen=3, heldout=0, storyboards=0, long=0))
+    assert scores["suites"]["seen"]["shape_by_motion"] == {"moves left": 1, "spins": 0}
+    assert scores["suites"]["seen"]["motion_by_kind"] == {"moves left": 1, "spins": 1}
 
 
 def test_a_long_video_is_judged_by_its_end_and_throughout(config, monkeypatch):
