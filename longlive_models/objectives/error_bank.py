@@ -92,6 +92,19 @@ class ErrorBankConfig:
         return min(self.owned, key=lambda own: (abs(own - bucket), -own))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """An error that was drawn from a bank.
+
+    Attributes:
+        error: as the bank holds it, in its memory: to be read before the bank takes in others.
+        scale: what it is multiplied by, in float32, where it is added.
+    """
+
+    error: Tensor
+    scale: float
+
+
 class ErrorBank:
     """Errors of blocks, by timestep.
 
@@ -126,6 +139,7 @@ class ErrorBank:
         self.dtype = dtype
         self.entries: dict[Place, list[Tensor]] = {}
         self.added = 0
+        self._listed: dict[int, list[Tensor]] = {}  # what ``held`` gives, until there are others
 
     def add(
         self, error: Float[Tensor, "*shape"], index: int, chance: random.Random, *, block: int = 0
@@ -136,13 +150,14 @@ class ErrorBank:
             return
         place = self._block(block), bucket
         held = self.entries.setdefault(place, [])
-        kept = error.detach().to("cpu", self.dtype, copy=True)
+        kept = error.detach().to("cpu", self.dtype)
         self.added += 1
+        self._listed.clear()
         if len(held) < self.config.bucket_size:
             held.append(self._put(place, len(held), kept))
             return
         at = self._given_up(held, kept, chance)
-        held[at] = kept if self.folder is None else held[at].copy_(kept)
+        held[at].copy_(kept)
         if self.config.replacement == "fifo":
             held.append(held.pop(at))
 
@@ -150,16 +165,28 @@ class ErrorBank:
         self, index: int, chance: random.Random, *, block: int = 0
     ) -> Float[Tensor, "..."] | None:
         """An error of the level's bucket, or of the closest that this rank keeps; None if empty."""
-        bucket = self.config.nearest_owned(self.config.bucket(index))
-        return self._choose(self.entries.get((self._block(block), bucket), []), chance)
+        return _scaled(self.choose(index, chance, block=block))
 
     def sample_any(self, chance: random.Random, *, block: int = 0) -> Float[Tensor, "..."] | None:
         """An error of any level, of this block if blocks are told apart; None if none is there."""
-        return self._choose(self.held(block), chance)
+        return _scaled(self.choose_any(chance, block=block))
+
+    def choose(self, index: int, chance: random.Random, *, block: int = 0) -> Chosen | None:
+        """What ``sample`` gives, as it lies in the bank: to put errors of a batch together."""
+        bucket = self.config.nearest_owned(self.config.bucket(index))
+        return self._choose(self.entries.get((self._block(block), bucket), []), chance)
+
+    def choose_any(self, chance: random.Random, *, block: int = 0) -> Chosen | None:
+        """What ``sample_any`` gives, as it lies in the bank."""
+        block = self._block(block)
+        if block not in self._listed:
+            self._listed[block] = self.held(block)
+        return self._choose(self._listed[block], chance)
 
     def held(self, block: int = 0) -> list[Tensor]:
         """The errors of a block, bucket by bucket; all of them where blocks are not told apart."""
-        places = sorted(place for place in self.entries if place[0] == self._block(block))
+        block = self._block(block)
+        places = sorted(place for place in self.entries if place[0] == block)
         return [error for place in places for error in self.entries[place]]
 
     def __len__(self) -> int:
@@ -192,14 +219,15 @@ class ErrorBank:
                 )
             places[block, bucket] = errors
         self.entries, self._rows, self.added = {}, {}, int(state["added"])
+        self._listed.clear()
         for place, errors in places.items():
-            kept = [one.to("cpu", self.dtype, copy=self.folder is None) for one in errors]
+            kept = [one.to("cpu", self.dtype) for one in errors]
             self.entries[place] = [self._put(place, at, one) for at, one in enumerate(kept)]
 
     def _put(self, place: Place, at: int, error: Tensor) -> Tensor:
-        """An error as the bank holds it, at a place that has room: itself, or its copy on disk."""
+        """An error as the bank holds it, at a place that has room: a copy, in memory or on disk."""
         if self.folder is None:
-            return error
+            return error.clone(memory_format=torch.contiguous_format)
         if place not in self._rows:
             shape = (self.config.bucket_size, *error.shape)
             self._rows[place] = disk_tensor(self.folder, shape, self.dtype)
@@ -223,14 +251,18 @@ class ErrorBank:
         if self.config.replacement == "fifo":  # they lie in a ring
             rows.copy_(torch.stack(held))
             self.entries[place] = list(rows)
+            self._listed.clear()
         return rows
 
     def _block(self, block: int) -> int:
         return min(max(block, 0), max(self.config.blocks, 1) - 1)
 
-    def _choose(self, held: list[Tensor], chance: random.Random) -> Tensor | None:
+    def _choose(self, held: list[Tensor], chance: random.Random) -> Chosen | None:
         if not held:
             return None
         found, reach = held[chance.randrange(len(held))], self.config.modulation
-        error = found.to(torch.float32, copy=True)
-        return error * chance.uniform(1 - reach, 1 + reach) if reach else error
+        return Chosen(error=found, scale=chance.uniform(1 - reach, 1 + reach) if reach else 1.0)
+
+
+def _scaled(chosen: Chosen | None) -> Tensor | None:
+    return None if chosen is None else chosen.error.to(torch.float32) * chosen.scale

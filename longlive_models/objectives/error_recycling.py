@@ -26,12 +26,13 @@ from torch import Tensor
 from longlive_core.attention import AnyMask
 from longlive_core.checks import hold_reals, hold_switches, hold_wholes
 from longlive_models.diffusion import FlowSchedule, x0_from_velocity
-from longlive_models.objectives.error_bank import ErrorBank, ErrorBankConfig
+from longlive_models.objectives.chosen_errors import ChosenErrors, Grid, put_together
+from longlive_models.objectives.error_bank import Chosen, ErrorBank, ErrorBankConfig
 from longlive_models.objectives.guidance import Model, Text
 from longlive_models.objectives.teacher_forcing import TeacherForced, teacher_forced
 
 Latents = Float[Tensor, "B C F Y X"]
-Find = Callable[[int, int], Tensor | None]
+Find = Callable[[int, int], Chosen | None]
 """An error for a block of a clip and the index of its level."""
 
 
@@ -67,6 +68,11 @@ class ErrorRecycling:
     def recycles(self) -> bool:
         """Whether anything is ever added."""
         return self.context > 0 or self.start > 0 or self.noise > 0
+
+    @property
+    def keeps_noise(self) -> bool:
+        """Whether errors of noise are ever added, and so kept."""
+        return self.noise > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,29 +132,53 @@ class ErrorRecycler:
         ``index`` is ``schedule.index(timesteps)``, equal within a block; ``chance`` a generator
         of the step's own, so that a resumed run draws the same.
         """
-        config, clean = self.config, step >= self.config.first_step
-        clean = clean and chance.random() < config.clean
-        start, context = latents, latents
-        if clean or step < config.first_step:
-            return Corrupted(start=start, noise=noise, context=context, clean=clean)
+        chosen = self.choose(index, step=step, chance=chance)
+
+        def added(to: Tensor, grid: Grid | None) -> Tensor:
+            errors = None if grid is None else put_together(grid, to.device)
+            return to if errors is None else to + errors.to(to.dtype)
+
+        return Corrupted(
+            start=added(latents, chosen.start),
+            noise=added(noise, chosen.noise),
+            context=added(latents, chosen.context),
+            clean=chosen.clean,
+        )
+
+    def choose(
+        self, index: Int[Tensor, "B F"], *, step: int, chance: random.Random
+    ) -> ChosenErrors:
+        """What ``corrupt`` adds to each block, as it lies in the banks: use it before ``learn``."""
+        config = self.config
+        if step < config.first_step:
+            return ChosenErrors()
+        if chance.random() < config.clean:
+            return ChosenErrors(clean=True)
         latent, other = self.latent_errors, self.noise_errors
-        if other.added and chance.random() < config.noise:
-            noise = self._add(noise, index, lambda b, at: other.sample(at, chance, block=b))
+        # of noise as many were made, kept or not: what is drawn does not depend on it
+        known_noise = other.added if config.keeps_noise else latent.added
+        blocks = self._blocks(index)
+
+        def grid(find: Find) -> Grid:
+            rows: list[list[Chosen | None]] = [[] for _ in range(len(index))]
+            for clip, block, _, at in blocks:
+                rows[clip].append(find(block, at))
+            return rows
+
+        noise = start = context = None
+        if known_noise and chance.random() < config.noise:
+            noise = grid(lambda b, at: other.choose(at, chance, block=b))
         if latent.added and chance.random() < config.start:
-            start = self._add(start, index, lambda b, at: latent.sample(at, chance, block=b))
+            start = grid(lambda b, at: latent.choose(at, chance, block=b))
         if latent.added and chance.random() < config.context:
             spared = 1 if config.spare_first_block else 0
-            context = self._add(
-                context,
-                index,
-                lambda b, _: latent.sample_any(chance, block=b) if b >= spared else None,
-            )
-        return Corrupted(start=start, noise=noise, context=context, clean=clean)
+            context = grid(lambda b, _: latent.choose_any(chance, block=b) if b >= spared else None)
+        return ChosenErrors(start=start, noise=noise, context=context)
 
     def learn(
         self,
         latent_errors: Latents,
-        noise_errors: Latents,
+        noise_errors: Latents | None,
         index: Int[Tensor, "B F"],
         *,
         clean: bool,
@@ -157,11 +187,15 @@ class ErrorRecycler:
     ) -> None:
         """Keep the errors of a step, each of its blocks; of a clean step only now and then.
 
-        Blocks that are not ``counted``, such as those that fill up a short clip, are left out.
+        Blocks that are not ``counted``, such as those that fill up a short clip, are left out, and
+        errors of noise where none is ever added (``config.keeps_noise``): they need not be given.
         """
         if clean and chance.random() >= self.config.clean_learns:
             return
-        errors = ((self.latent_errors, latent_errors), (self.noise_errors, noise_errors))
+        errors = [(self.latent_errors, latent_errors)]
+        if self.config.keeps_noise:
+            assert noise_errors is not None, "errors of noise are kept"
+            errors.append((self.noise_errors, noise_errors))
         blocks = self._blocks(index)
         if counted is not None:
             kept = counted.tolist()
@@ -179,13 +213,6 @@ class ErrorRecycler:
         """Go on with the errors of a checkpoint. Raises ValueError if they were kept otherwise."""
         self.latent_errors.load_state_dict(state["latent_errors"])
         self.noise_errors.load_state_dict(state["noise_errors"])
-
-    def _add(self, latents: Tensor, index: Tensor, find: Find) -> Tensor:
-        latents = latents.clone()
-        for clip, block, frames, at in self._blocks(index):
-            if (error := find(block, at)) is not None:
-                latents[clip, :, frames] += error.to(latents)
-        return latents
 
     def _blocks(self, index: Tensor) -> list[tuple[int, int, slice, int]]:
         """Each block of a batch: clip, number, frames, and the index of its level."""

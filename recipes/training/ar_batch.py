@@ -1,7 +1,8 @@
 """A batch of AR training: its clips, and all that is drawn for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor
 from longlive_core.sequence_parallel import BalancedSP
 from longlive_recipes.training.parallel import Ranks
 
+T = TypeVar("T")
 Latents = Float[Tensor, "clips channels frames rows columns"]
 
 
@@ -124,6 +126,13 @@ class Own:
     def frames(self, whole: Tensor, dim: int = 1) -> Tensor:
         """This rank's frames, dimension ``dim``, of its clips, dimension 0."""
         return self.sp.shard(self.ranks.clips(whole), dim).to(self.device)
+
+    def blocks(self, grid: Sequence[Sequence[T]]) -> list[list[T]]:
+        """This rank's blocks of its clips, out of something for each block of each clip."""
+        clips, blocks = len(grid), len(grid[0])
+        numbers = torch.arange(clips * blocks, dtype=torch.int64, device="cpu")
+        own = self.sp.shard_blocks(self.ranks.clips(numbers.view(clips, blocks)), 1)
+        return [[grid[n // blocks][n % blocks] for n in row] for row in own.tolist()]
 
     def everyone(self, own: Tensor, dim: int = 2) -> Tensor:
         """The frames of the clips of all ranks, on every rank; without a gradient."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from longlive_models.diffusion import FlowSchedule
+from longlive_models.objectives.chosen_errors import Grid, put_together
 from longlive_models.objectives.error_recycling import (
     ErrorRecycler,
     ErrorRecycling,
@@ -31,11 +32,26 @@ class Recycled:
     chance: random.Random
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Missed:
+    """What a step got wrong, on its way to the CPU, and how it is kept there."""
+
+    latent: "_Arrival"
+    noise: "_Arrival | None"
+    index: Tensor
+    counted: Tensor | None
+    recycled: Recycled
+
+
 class RunErrors:
     """The banks of a run.
 
     Errors of all ranks are put together before they are kept, and what is added is drawn for the
     whole batch: a run over several ranks has the numbers of one.
+
+    No step waits for its own errors: they travel to the CPU while it goes on, and enter the banks
+    when the next one draws from them. A GPU is still busy with the step before then, which hides
+    the work of the CPU here.
 
     Args:
         config: how often errors are added, and how they are kept.
@@ -54,32 +70,45 @@ class RunErrors:
         seed: int,
         folder: Path,
     ) -> None:
-        self.recycler = ErrorRecycler(config, frames_per_block=frames_per_block, folder=folder)
+        self._recycler = ErrorRecycler(config, frames_per_block=frames_per_block, folder=folder)
+        self._missed: _Missed | None = None
         self.schedule, self.seed = schedule, seed
+
+    @property
+    def recycler(self) -> ErrorRecycler:
+        """The banks, with the errors of all steps so far."""
+        missed, self._missed = self._missed, None
+        if missed is not None:
+            self._recycler.learn(
+                missed.latent.wait(),
+                None if missed.noise is None else missed.noise.wait(),
+                missed.index,
+                clean=missed.recycled.clean,
+                chance=missed.recycled.chance,
+                counted=missed.counted,
+            )
+        return self._recycler
 
     def add(self, batch: Batch, drawn: Drawn, own: Own, step: int) -> tuple[Batch, Recycled]:
         """A batch with errors of earlier steps in it; a given first frame gets none."""
         chance = random.Random(step_seed(self.seed, step, ERRORS))
-        clips, frames = drawn.timesteps.shape
-        shape = (clips, batch.latents.shape[1], frames, *batch.latents.shape[3:])
-        none = torch.zeros(shape, dtype=torch.float32, device="cpu")
         index = self.schedule.index(drawn.timesteps)
-        made = self.recycler.corrupt(none, none, index, step=step, chance=chance)
+        chosen = self.recycler.choose(index, step=step, chance=chance)
         kept = None if batch.free is None else over_frames(batch.free)
 
-        def added(to: Tensor, errors: Tensor) -> Tensor:
-            if errors is none:
+        def added(to: Tensor, grid: Grid | None) -> Tensor:
+            errors = None if grid is None else put_together(own.blocks(grid), to.device)
+            if errors is None:
                 return to
-            part = own.frames(errors, 2)
-            return to + (part if kept is None else part * kept)
+            return to + (errors if kept is None else errors * kept)
 
         changed = replace(
             batch,
-            noise=added(batch.noise, made.noise),
-            context=added(batch.context, made.context),
-            start=added(batch.latents, made.start),
+            noise=added(batch.noise, chosen.noise),
+            context=added(batch.context, chosen.context),
+            start=added(batch.latents, chosen.start),
         )
-        return changed, Recycled(clean=made.clean, chance=chance)
+        return changed, Recycled(clean=chosen.clean, chance=chance)
 
     @torch.no_grad()
     def learn(
@@ -90,6 +119,7 @@ class RunErrors:
         recycled: Recycled,
     ) -> None:
         """Keep the errors of a step, whose batch may have been taken in parts."""
+        assert self._missed is None, "the errors of a step are kept before the next one draws"
         latent: list[Tensor] = []
         noise: list[Tensor] = []
         for batch, made in parts:
@@ -98,14 +128,17 @@ class RunErrors:
             of_latents, of_noise = prediction_errors(made, batch.latents, sigma)
             latent.append(of_latents * free)
             noise.append(of_noise * free)
-        dtype = self.recycler.latent_errors.dtype  # rounded before they travel to the CPU
-        self.recycler.learn(
-            own.everyone(torch.cat(latent)).to(dtype).cpu(),
-            own.everyone(torch.cat(noise)).to(dtype).cpu(),
-            self.schedule.index(drawn.timesteps),
-            clean=recycled.clean,
-            chance=recycled.chance,
+        dtype = self._recycler.latent_errors.dtype  # rounded before they travel to the CPU
+
+        def sent(errors: list[Tensor]) -> _Arrival:
+            return _Arrival(own.everyone(torch.cat(errors)).to(dtype))
+
+        self._missed = _Missed(
+            latent=sent(latent),
+            noise=sent(noise) if self._recycler.config.keeps_noise else None,
+            index=self.schedule.index(drawn.timesteps),
             counted=drawn.real,
+            recycled=recycled,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,9 +147,33 @@ class RunErrors:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the errors of a checkpoint. Raises ValueError if they were kept otherwise."""
-        self.recycler.load_state_dict(state)
+        self._missed = None
+        self._recycler.load_state_dict(state)
 
 
 def bank_bytes(config: ErrorRecycling, block_numbers: int) -> int:
     """The most room of a run's errors, in bfloat16, with blocks of so many numbers."""
-    return 2 * 2 * config.bank.most_entries * block_numbers if config.recycles else 0
+    banks = (1 + config.keeps_noise) * config.recycles
+    return 2 * banks * config.bank.most_entries * block_numbers
+
+
+class _Arrival:
+    """A tensor's copy to the CPU: started here, and there once it was waited for.
+
+    From a GPU it goes through page-locked memory, on the current stream.
+    """
+
+    def __init__(self, sent: Tensor) -> None:
+        self._landed: torch.cuda.Event | None = None
+        if not sent.is_cuda:
+            self._here = sent.to("cpu")
+            return
+        self._here = torch.empty(sent.shape, dtype=sent.dtype, device="cpu", pin_memory=True)
+        self._here.copy_(sent, non_blocking=True)
+        self._landed = torch.cuda.Event()
+        self._landed.record(torch.cuda.current_stream(sent.device))
+
+    def wait(self) -> Tensor:
+        if self._landed is not None:
+            self._landed.synchronize()
+        return self._here

@@ -165,6 +165,24 @@ def test_a_run_goes_on_from_a_checkpoint_number_for_number(setting):
         assert torch.equal(got, wanted)
 
 
+def test_what_is_drawn_does_not_depend_on_whether_errors_of_noise_are_kept(setting):
+    """Beside a probability that is so small that they are kept, and never added."""
+    index = SCHEDULE.index(setting["timesteps"])
+    often = {"context": 0.5, "start": 0.5, "clean": 0.3}
+    one, both = recycler(**often, noise=0.0), recycler(**often, noise=1e-300)
+    for step in range(12):
+        errors = torch.randn_like(setting["latents"])
+        given = [
+            made.corrupt(setting["latents"], errors, index, step=step, chance=random.Random(step))
+            for made in (one, both)
+        ]
+        for part in ("start", "noise", "context"):
+            assert torch.equal(getattr(given[0], part), getattr(given[1], part))
+        for made in (one, both):
+            made.learn(errors, errors, index, clean=False, chance=random.Random(-step))
+    assert len(one.noise_errors) == 0 < len(both.noise_errors)
+
+
 @pytest.mark.parametrize(("name", "value"), [("context", 1.5), ("clean", -0.1)])
 def test_probabilities_that_are_none_are_refused(name, value):
     with pytest.raises(ValueError, match=f"ErrorRecycling.{name} .*probability"):
