@@ -16,7 +16,7 @@ from longlive_recipes.configs.prepare_data import PrepareData
 from longlive_recipes.data.encoding import ClipEncoder, frames_of
 from longlive_recipes.data.layouts import Found, Skipped
 from longlive_recipes.data.prepare import choose_device
-from longlive_recipes.data.survey import Looked, Planned, Survey, survey
+from longlive_recipes.data.survey import Looked, Planned, Survey, survey, without
 from longlive_recipes.data.target import Target, find_target
 
 MEASURED, MEASURED_SECONDS = 4, 15.0
@@ -87,7 +87,7 @@ def check(
     seen = survey(found, target, looked)
     device = choose_device(config.device)
     if sheet is not None:
-        draw_sheet(seen, target, sheet)
+        seen = draw_sheet(seen, found.place, target, sheet)
     captions = {shot.caption for one in seen.planned for shot in one.source.shots}
     spoken = [words(caption) for caption in captions]
     return Checked(
@@ -113,13 +113,33 @@ def check(
     )
 
 
-def draw_sheet(seen: Survey, target: Target, path: Path) -> None:
-    """Write the first frames of the first videos, cropped to the model's size."""
-    frames = [
-        frame for one in seen.planned[:ON_SHEET] if (frame := _first_frame(one, target)) is not None
-    ]
+def draw_sheet(seen: Survey, place: Path, target: Target, path: Path) -> Survey:
+    """Write the first frames of the first videos, cropped to the model's size.
+
+    Returns:
+        the survey without the videos whose first frame cannot be decoded.
+
+    Raises:
+        ValueError: no video is left.
+    """
+    frames: list[torch.Tensor] = []
+    damaged: dict[str, str] = {}
+    for one in seen.planned:
+        try:
+            frame = _first_frame(one, target)
+        except ValueError as error:
+            damaged[one.source.name] = str(error)
+            continue
+        if frame is None:
+            damaged[one.source.name] = "it has no frame where its first shot begins"
+            continue
+        frames.append(frame)
+        if len(frames) == ON_SHEET:
+            break
+    seen = without(seen, damaged, place)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, contact_sheet(torch.stack(frames), columns=min(COLUMNS, len(frames))))
+    return seen
 
 
 def _first_frame(one: Planned, target: Target) -> torch.Tensor | None:

@@ -1,7 +1,7 @@
 """What a list of clips amounts to before any is encoded: files that are whole, clips, seconds."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,11 +98,27 @@ def survey(found: Found, target: Target, looked: Looked = lambda done, total, na
         else:
             reason = _too_short(max(seconds), max(frames), target)
             skipped.append(Skipped(name=source.name, reason=reason))
+    return _usable(found.place, planned, skipped)
+
+
+def without(seen: Survey, damaged: Mapping[str, str], place: Path) -> Survey:
+    """What is left of a survey without sources that turned out to be damaged: why, by their names.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    planned = [one for one in seen.planned if one.source.name not in damaged]
+    more = [Skipped(name=name, reason=reason) for name, reason in damaged.items()]
+    return _usable(place, planned, [*seen.skipped, *more])
+
+
+def _usable(place: Path, planned: Sequence[Planned], skipped: Sequence[Skipped]) -> Survey:
+    """A survey of ``place``. Raises ValueError where it has nothing that can be used."""
     if not planned:
         first = skipped[0] if skipped else Skipped(name="nothing", reason="was found")
         raise ValueError(
-            f"none of the {len(skipped)} clips in {found.place} can be used; the first, "
-            f"{first.name}: {first.reason}. Mend them, or name another folder."
+            f"none of the {len(skipped)} clips in {place} can be used; the first, "
+            f"{first.name}: {first.reason.rstrip('.')}. Mend them, or name another folder."
         )
     return Survey(planned=tuple(planned), skipped=tuple(skipped))
 
