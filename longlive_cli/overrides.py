@@ -233,11 +233,7 @@ def _as_literal(value: Any, choices: tuple[Any, ...]) -> Any:
 
 def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if isinstance(value, str):
-        value = [part.strip() for part in value.strip("()[]").split(",")]
-        if not value[-1]:  # "" and "4,"
-            value.pop()
-        if "" in value:  # "4,,2": dropping it would move what comes after
-            raise ValueError
+        value = _entries(value)
     if not isinstance(value, list | tuple):
         raise ValueError
     if not kinds:
@@ -247,6 +243,24 @@ def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(kinds) != len(value):
         raise ValueError
     return tuple(_as(part, kind) for part, kind in zip(value, kinds, strict=True))
+
+
+def _entries(text: str) -> list[str]:
+    """The entries of `4,2`, `(4, 2)` or `[4, 2]`; no brackets are taken from names like `a[01]`.
+
+    Raises ValueError for an empty one: dropping it would move what comes after, and a comma at the
+    end may be half of a list. Python's own `(4,)` is a list of one.
+    """
+    text = text.strip()
+    inside = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+    if any(bracket in inside for bracket in "()[]"):
+        inside = text
+    entries = [part.strip() for part in inside.split(",")]
+    if entries == [""] or (inside != text and len(entries) == 2 and not entries[1]):
+        entries.pop()
+    if "" in entries:
+        raise ValueError
+    return entries
 
 
 def _as_plain(value: Any, kind: Any) -> Any:
@@ -293,6 +307,10 @@ def kind_name(kind: Any) -> str:
     if kind in plain:
         return plain[kind]
     if origin is tuple:
-        inside = [kind_name(part) for part in arguments if part is not Ellipsis]
-        return f"a list like 1,2 of {' and '.join(inside)}"
+        several = {int: "whole numbers", float: "numbers", str: "texts"}
+        inside = [part for part in arguments if part is not Ellipsis]
+        count = "" if Ellipsis in arguments else f"{len(inside)} "
+        names = [several.get(part, kind_name(part)) for part in dict.fromkeys(inside)]
+        like = "a,b" if inside == [str] else "1,2"
+        return f"a list like {like} of {count}{' and '.join(names)}"
     return kind.__name__ if isinstance(kind, type) else str(kind)

@@ -3,7 +3,7 @@
 Needs no torch, so that commands can check names before torch is imported.
 """
 
-from longlive_core.checks import shown, whole
+from longlive_core.checks import real, shown, whole
 
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 """How precise the weights of a transformer are; ``longlive_models.runtime`` says what each is."""
@@ -26,6 +26,12 @@ MOST_VAE_LATENTS, MOST_VAE_TILES = 4096, 64
 MOST_GUIDANCE = 1000.0
 """The largest guidance. A velocity times a thousand leaves nothing of a picture, whose values lie
 between -1 and 1."""
+
+_GUIDANCE_WHY = (
+    "it scales the distance from the negative prompt, and 1 is the model as trained, without one. "
+    "Leave it out for the model's own: 1 for a student of few steps, 2 to 7 for others."
+)
+"""Ends messages about a guidance that cannot be."""
 
 MOST_STEPS = 1000
 """The most denoising steps of a block: each has its own noise level, and models know a thousand."""
@@ -89,6 +95,11 @@ def check_vae_pieces(latents: int, tiles: int) -> None:
         at_most=MOST_VAE_TILES,
         why="it is into how many strips the VAE cuts a frame. Use 1 for whole frames.",
     )
+
+
+def check_guidance(value: float) -> float:
+    """Return a guidance as a float, or raise ValueError for one that no model is run with."""
+    return real("guidance", value, at_least=0, at_most=MOST_GUIDANCE, why=_GUIDANCE_WHY)
 
 
 def check_sampler(value: str) -> None:

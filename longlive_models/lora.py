@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longlive_core.checks import instance
@@ -24,7 +23,7 @@ from longlive_core.float8 import Float8Linear
 from longlive_core.names import few
 from longlive_core.nvfp4 import NVFP4Linear
 from longlive_core.tensor_checks import check_model
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import save_tensors
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
     read_pickle,
@@ -213,8 +212,7 @@ def save_lora(model: nn.Module, folder: Path, *, base_model: str = "") -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in lora_state_dict(model).items()}
-    with told_by_the_system(folder / WEIGHTS):
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = configs.pop().to_peft(base_model)
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 

@@ -17,16 +17,17 @@ from longlive_core.kv_cache import CacheLayout, PageCodec, Window
 from longlive_core.memory import require_room
 from longlive_models.block_steps import BlockSteps, check_block_steps
 from longlive_models.checkpoints.hub import INDEX
-from longlive_models.choices import MOST_GUIDANCE, check_sampler
+from longlive_models.choices import check_guidance, check_sampler
 from longlive_models.diffusion import BlockSampler
 from longlive_models.diffusion.flow import SHIFT, check_shift
 from longlive_models.documents import read_json, to_json
 from longlive_models.prompts.storyboard import SHOT_OFFSET, BlockTiming
 from longlive_models.schema import build
+from longlive_models.timing import check_fps
 from longlive_models.vae import VAEConfig
 from longlive_models.wan import WanConfig
 
-_ABOVE_ZERO = ("height", "width", "fps", "shift", "t_scale")
+_ABOVE_ZERO = ("height", "width", "shift", "t_scale")
 _WHOLE = ("height", "width")
 
 PART_CLASSES = {
@@ -79,16 +80,12 @@ class GenerationSettings:
         for name in _ABOVE_ZERO:
             why = "else there is no video to make. Use a positive number."
             values[name] = real(name, getattr(self, name), above=0, why=why)
+        why = "frames are shown at a rate. Use the one of the clips that the model was trained on."
+        values["fps"] = check_fps("fps", self.fps, why=why)
         for name in _WHOLE:
             why = "it is counted. Use a whole number."
             values[name] = whole(name, getattr(self, name), why=why)
-        why = (
-            "it scales the distance from the negative prompt, so it is 0 or more; 1 is the model "
-            "as trained."
-        )
-        values["guidance"] = real(
-            "guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why
-        )
+        values["guidance"] = check_guidance(self.guidance)
         values["shift"] = check_shift(self.shift)
         why = "it is of temporal positions, float32 numbers that are whole up to 2**24."
         for name in ("t_scale", "shot_offset"):

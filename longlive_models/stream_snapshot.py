@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longlive_core.checks import real, shown
 from longlive_core.kv_cache import CacheLayout, CacheSnapshot
 from longlive_models.block_steps import check_block_steps
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import save_tensors
 from longlive_models.checkpoints.tensor_files import require_safetensors
 from longlive_models.choices import MOST_GUIDANCE
 from longlive_models.documents import parse_json, to_json
@@ -124,8 +123,7 @@ class StreamSnapshot:
         record = to_json(self._record(), "a snapshot's record")
         new = path.with_name(temporary(path.name))
         try:
-            with told_by_the_system(path):
-                save_file(dict(self._tensors()), new, metadata={_KEY: record})
+            save_tensors(dict(self._tensors()), new, metadata={_KEY: record}, named=path)
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)

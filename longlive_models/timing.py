@@ -13,6 +13,10 @@ MOST_LATENT_FRAMES = 1 << 24
 """The most latent frames of a video: positions in time are float32, exact for whole numbers up to
 here. These are weeks of video."""
 
+LEAST_FPS, MOST_FPS = 0.001, 1_000_000
+"""The slowest and the fastest rate of a video: a file's clock can count neither slower nor faster.
+"""
+
 _LENGTH_WHY = (
     f"positions in time are float32 numbers, so a video has {MOST_LATENT_FRAMES:,} latent frames "
     f"at most. Use a shorter length, or seconds=math.inf and stop when it is enough."
@@ -31,7 +35,7 @@ class BlockTiming:
     temporal_factor: int = 4
 
     def __post_init__(self) -> None:
-        real("fps", self.fps, above=0, why="frames are shown at a rate. Use for example 16.")
+        check_fps("fps", self.fps, why="frames are shown at a rate. Use for example 16.")
         why = "frames are decoded in whole ones. Take it from the model's configuration."
         for name in ("frames_per_block", "temporal_factor"):
             whole(name, getattr(self, name), at_least=1, why=why)
@@ -88,6 +92,11 @@ class BlockTiming:
         """
         number = float(seconds_of(seconds, at_most=self.most_seconds))
         return Fraction(repr(number)) * Fraction(repr(float(self.fps)))
+
+
+def check_fps(name: str, fps: Any, *, why: str) -> float:
+    """Return a rate in frames a second that a video can have, else raise ValueError."""
+    return real(name, fps, above=0, at_least=LEAST_FPS, at_most=MOST_FPS, why=why)
 
 
 def seconds_of(seconds: Any, at_most: float = math.inf) -> float:

@@ -38,7 +38,7 @@ def live(
             "-o",
             parser=options.file_name,
             metavar="PATH",
-            help="A file: .mp4 or .gif.  [default: live.mp4]",
+            help="A file: .mp4, .gif, or .png for a folder of frames.  [default: live.mp4]",
         ),
     ] = None,
     seconds: Annotated[

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from longlive_models.adapters.adapter import Adapter, Matrices
 from longlive_models.adapters.reading import read_adapter
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import save_tensors
 from longlive_models.lora import PREFIX, WEIGHTS
 from longlive_models.lora_config import CONFIG, LoRAConfig
 
@@ -55,8 +54,7 @@ def write_adapter(
         tensors[f"{key}.lora_up.weight"] = one.up.to("cpu", dtype).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(one.alpha, dtype=torch.float32, device="cpu")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with told_by_the_system(path):
-        save_file(tensors, path, metadata={"format": "pt"})
+    save_tensors(tensors, path, metadata={"format": "pt"})
     return path
 
 
@@ -86,8 +84,7 @@ def _write_peft(adapter: Adapter, folder: Path, dtype: torch.dtype) -> Path:
         tensors[f"{PREFIX}{name}.lora_A.weight"] = down.to("cpu", dtype).contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = up.to("cpu", dtype).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    with told_by_the_system(folder / WEIGHTS):
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config.to_peft(), indent=2) + "\n")
     return folder
 

@@ -1,17 +1,22 @@
-"""Disk errors while weights are written, as an ``OSError`` with the error's number and the file.
+"""Writing of weights through other libraries, as if this library wrote the files itself.
 
-The libraries that write and copy files raise errors of their own, in which a full disk is only a
-part of a sentence.
+Errors of the disk become an ``OSError`` with the error's number and the file: those libraries raise
+errors of their own, in which a full disk is only a part of a sentence. Files get the permissions of
+any new file: safetensors makes them readable by their owner alone, so that nobody else could load a
+model from a folder that several people share.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 _NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 
@@ -33,6 +38,46 @@ def told_by_the_system(path: Path) -> Iterator[None]:
         if found is None:
             raise
         raise found from error
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    named: Path | None = None,
+) -> None:
+    """Write a safetensors file; those who may read other new files of this process may read it.
+
+    Args:
+        tensors: contiguous tensors on the CPU, by name.
+        path: the file.
+        metadata: texts for the file's header.
+        named: the file that an error names, if ``path`` is a temporary one.
+
+    Raises:
+        OSError: the file cannot be written; none is left then that was not there before.
+    """
+    new = not path.exists()
+    try:
+        path.touch()
+        mode = path.stat().st_mode
+        with told_by_the_system(path):
+            save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+        permit([path], mode)
+    except OSError as error:
+        if new:
+            path.unlink(missing_ok=True)
+        if named is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(named)) from error
+
+
+def permit(files: Iterable[Path], mode: int) -> None:
+    """Give files the permissions of a file with this ``st_mode``, where the disk keeps any."""
+    for file in files:
+        with suppress(PermissionError):
+            file.chmod(S_IMODE(mode))
 
 
 def copy_tree(source: Path, target: Path, ignore: Ignored) -> None:

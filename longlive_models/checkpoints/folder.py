@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from longlive_core.checks import shown
 from longlive_core.names import few
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import permit, told_by_the_system
 from longlive_models.checkpoints.tensor_files import (
     SAFETENSORS,
     cached_in_part,
@@ -58,6 +58,7 @@ def save_part(
     }
     with told_by_the_system(folder):
         save_torch_state_dict(kept, folder, max_shard_size=SHARD)
+    permit(folder.glob("*.safetensors"), (folder / "config.json").stat().st_mode)
 
 
 def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

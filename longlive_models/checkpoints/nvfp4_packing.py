@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longlive_core.module_swap import KEEP, ConversionReport, Keep, SwapPlan
 from longlive_core.nvfp4 import plan_conversion, quantize_weight
-from longlive_models.checkpoints.disk import copy_tree, told_by_the_system
+from longlive_models.checkpoints.disk import copy_tree, save_tensors
 from longlive_models.checkpoints.folder import (
     check_counts,
     fingerprint,
@@ -195,8 +194,7 @@ class _Files:
     def _write(self) -> None:
         self.written.append(list(self.tensors))
         path = self._path(len(self.written))
-        with told_by_the_system(path):
-            save_file(self.tensors, path, metadata={"format": "pt"})
+        save_tensors(self.tensors, path, metadata={"format": "pt"})
         self.tensors, self.bytes = {}, 0
 
     def _path(self, number: int) -> Path:

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from longlive_core.async_decode import HostCopy, HostRing
-from longlive_core.checks import real, shown
+from longlive_core.checks import shown
 from longlive_models.finite import (
     LARGEST_VALUE,
     LARGEST_WEIGHT,
@@ -20,6 +20,7 @@ from longlive_models.finite import (
     sound_weights,
 )
 from longlive_models.prompts.storyboard import BlockPrompt
+from longlive_models.timing import check_fps
 from longlive_models.trace import Clock, Laps
 from longlive_models.vae import StreamState, WanVAE
 
@@ -98,7 +99,7 @@ class Video:
                 f"them of pixels in [-1, 1]."
             )
         why = "it is how many frames are shown in a second. Use, say, 12."
-        object.__setattr__(self, "fps", real("fps", self.fps, above=0, why=why))
+        object.__setattr__(self, "fps", check_fps("fps", self.fps, why=why))
 
     def __len__(self) -> int:
         """The number of frames."""

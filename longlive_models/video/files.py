@@ -20,8 +20,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from torch import Tensor
 
-from longlive_core.checks import real, whole
+from longlive_core.checks import whole
 from longlive_core.tensor_checks import present
+from longlive_models.timing import check_fps
 from longlive_models.video.append import GIF_END, VideoStart, with_gif_times
 from longlive_models.video.file_name import SUFFIXES as SUFFIXES
 from longlive_models.video.file_name import destination as destination
@@ -62,9 +63,7 @@ def check_size(path: str | Path, size: tuple[int, int]) -> None:
 def check_rate(path: str | Path, fps: float | Fraction) -> Fraction:
     """``fps`` as it is stored in a file of this kind. Raises ValueError where it cannot be."""
     why = "a video has more than 0 frames a second, say, 12."
-    real("fps", fps, above=0, at_most=1_000_000, why=why)
-    if fps < 0.001:  # the fractions below have no smaller number
-        raise ValueError(f"a frame lasts 1,000 seconds at most, got {float(fps):g} a second: {why}")
+    check_fps("fps", fps, why=why)  # the fractions below have no smaller number
     rate = Fraction(fps).limit_denominator(1001)
     shortest, longest = GIF_TIMES
     if Path(path).suffix.lower() == ".gif" and not shortest <= 100 / rate <= longest:

@@ -27,7 +27,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from longlive_core.checks import real
+from longlive_models.timing import check_fps
 from longlive_models.video.append import cut_mp4
 from longlive_models.video.facts import VideoFacts
 from longlive_models.video.picture import (
@@ -75,7 +75,8 @@ def read_video(path: str | Path, *, fps: float | None = None) -> tuple[Frames, f
     Warns:
         CutShort: the file ends in the middle of a block, which is left out.
     """
-    rate = None if fps is None else real("fps", fps, above=0, why="frames a second of the video.")
+    why = "frames a second of the video. Use, say, 12."
+    rate = None if fps is None else check_fps("fps", fps, why=why)
     if Path(path).is_dir():
         if rate is None:
             raise ValueError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from longlive_core.checks import real
+from longlive_models.timing import check_fps
 from longlive_models.video.facts import VideoFacts
 from longlive_models.video.picture import Pixels, open_file
 from longlive_models.video.reader import VideoFile
@@ -86,7 +86,7 @@ def resample(
     Raises:
         ValueError: spans out of order, or a rate that is not above 0.
     """
-    real("fps", fps, above=0, why="a video is sampled so often a second. Use 12, say.")
+    check_fps("fps", fps, why="a video is sampled so often a second. Use 12, say.")
     past = 0.0
     for start, end in spans:
         if start < past or (end is not None and end <= start):

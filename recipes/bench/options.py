@@ -6,7 +6,7 @@ from pathlib import Path
 from longlive_core.checks import real, switch, whole
 from longlive_models.block_steps import check_block_steps
 from longlive_models.checkpoints.hub import resolve
-from longlive_models.choices import MOST_GUIDANCE, WEIGHTS, check_choice
+from longlive_models.choices import WEIGHTS, check_choice, check_guidance
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.bench.preset_options import OfPreset
 from longlive_recipes.generation.inputs import Named, require_inputs
@@ -55,8 +55,7 @@ class BenchOptions(RuntimeOptions):
         if self.steps is not None:
             object.__setattr__(self, "steps", check_block_steps("steps", self.steps))
         if self.guidance is not None:
-            why = "1 is the model as trained. Use 2, say."
-            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+            check_guidance(self.guidance)
         for name in ("repeats", "page_tokens", "heads", "head_dim", "pages"):
             _count(name, getattr(self, name))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from longlive_core.checks import real, whole
 from longlive_models.block_steps import check_block_steps
-from longlive_models.choices import MOST_GUIDANCE, check_sampler
+from longlive_models.choices import check_guidance, check_sampler
 from longlive_models.runtime_options import RuntimeOptions
 
 LONGEST = 3600.0
@@ -63,8 +63,7 @@ class Evaluate(RuntimeOptions):
         if self.steps is not None:
             object.__setattr__(self, "steps", check_block_steps("steps", self.steps))
         if self.guidance is not None:
-            why = "1 is the model as trained. Use 2, say."
-            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+            check_guidance(self.guidance)
         why = "it draws the prompts. Use 0, say."
         whole("seed", self.seed, at_least=0, why=why)
         super().__post_init__()

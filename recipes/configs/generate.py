@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from longlive_core.checks import real, whole
 from longlive_models.block_steps import check_block_steps
-from longlive_models.choices import MOST_GUIDANCE, check_sampler
+from longlive_models.choices import check_guidance, check_sampler
 from longlive_models.prompts.storyboard import Storyboard
 from longlive_models.runtime_options import RuntimeOptions
+from longlive_models.timing import check_fps
 from longlive_recipes.configs.given_clip import GivenClip as GivenClip
 from longlive_recipes.planning.hardware import size_in_bytes
 
@@ -51,13 +52,9 @@ class Generate(RuntimeOptions):
         if self.steps is not None:
             object.__setattr__(self, "steps", check_block_steps("steps", self.steps))
         if self.guidance is not None:
-            why = (
-                "it scales the distance from the negative prompt, and 1 is the model as trained. "
-                "Use, say, 3."
-            )
-            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+            check_guidance(self.guidance)
         if self.fps is not None:
-            real("fps", self.fps, above=0, why="frames a second of the file. Use, say, 24.")
+            check_fps("fps", self.fps, why="frames a second of the file. Use, say, 24.")
         if self.crf is not None:
             why = "the quality of an mp4, whose best is 0 and worst 51. Use, say, 16."
             whole("crf", self.crf, at_least=0, at_most=51, why=why)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from longlive_core.checks import real, whole
 from longlive_models.choices import (
     KV_CACHES,
-    MOST_GUIDANCE,
     MOST_STEPS,
     WEIGHTS,
     check_choice,
+    check_guidance,
     check_quality,
     check_text_encoder,
     check_vae,
@@ -78,8 +78,7 @@ class PlanWishes:
             why = "each is a noise level. Use, say, 4."
             whole("steps", self.steps, at_least=1, at_most=MOST_STEPS, why=why)
         if self.guidance is not None:
-            why = "1 is the model as trained. Use, say, 3."
-            real("guidance", self.guidance, at_least=0, at_most=MOST_GUIDANCE, why=why)
+            check_guidance(self.guidance)
         whole("videos", self.videos, at_least=1, at_most=1000, why="they are counted. Use 1.")
         whole("ranks", self.ranks, at_least=1, at_most=1024, why="GPUs are counted. Use 1.")
         self.image()

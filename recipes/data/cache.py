@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longlive_core.names import few
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import save_tensors
 from longlive_models.documents import to_json
 from longlive_recipes.data.cache_index import (
     INDEX,
@@ -165,8 +164,7 @@ class CacheWriter:
         """Write a file in one move; its hash."""
         new = self.folder / f"{name}.part"
         try:
-            with told_by_the_system(new):
-                save_file(tensors, new)
+            save_tensors(tensors, new)
             digest = file_hash(new)
             os.replace(new, self.folder / name)
         except OSError as error:

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from longlive_core.checks import real
 from longlive_models.documents import read_json
+from longlive_models.timing import check_fps
 from longlive_models.video.blocks import Frames
 from longlive_models.video.files import CutShort, read_video
 from longlive_recipes.moving_shapes.judge import ClipVerdict, judge_clip
@@ -70,5 +70,5 @@ def read_clip(path: Path, fps: float | None = None) -> tuple[Frames, float]:
         result = read_json(record, "the record of a video").get("result")
         rate = result.get("fps") if isinstance(result, dict) else None
         why = "frames a second of the video beside it. Pass --fps."
-        fps = real(f"result.fps in {record}", rate, above=0, why=why)
+        fps = check_fps(f"result.fps in {record}", rate, why=why)
     return read_video(path, fps=fps)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longlive_core.attention import TableMask
 from longlive_core.kv_cache import WindowPolicy
-from longlive_models.checkpoints.disk import told_by_the_system
+from longlive_models.checkpoints.disk import save_tensors
 from longlive_models.checkpoints.tensor_files import read_safetensors
 from longlive_models.objectives import shot_anchors, teacher_forcing_table
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
@@ -186,8 +185,7 @@ class LatentClips:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         tensors = {"latents": self.latents.cpu().contiguous(), "cuts": self.cuts.cpu()}
-        with told_by_the_system(folder):
-            save_file(tensors, part / "latents.safetensors")
+        save_tensors(tensors, part / "latents.safetensors", named=folder)
         (part / "captions.json").write_text(json.dumps(self.captions))
         (part / "source.json").write_text(json.dumps(source, indent=2) + "\n")
         part.rename(folder)

@@ -95,7 +95,8 @@ def test_a_record_of_before_samplers_could_be_chosen_is_replayed_with_unipc(mode
     ("option", "message"),
     [
         (("--sampler", "ddim"), "sampler='ddim' is no sampler of this version"),
-        (("--steps", "4,x"), "steps takes a whole number or a list like 1,2"),
+        (("--steps", "4,x"), "steps takes a whole number or a list like 1,2 of whole numbers"),
+        (("--steps", "4,"), "steps takes a whole number or a list like 1,2 of whole numbers"),
         (("--steps", "4,0"), "steps of block 1 is at least 1, got 0"),
         (("--steps", ""), "--steps '' says nothing: write a value, or leave the option out"),
     ],

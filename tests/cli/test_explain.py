@@ -72,7 +72,7 @@ def test_help_lists_what_can_be_set(command):
     assert list(rows) == list(vars(Generate()))
     assert (
         in_one_line(rows["steps"])
-        == "none (the model's) a whole number or a list like 1,2 of a whole number or none"
+        == "none (the model's) a whole number or a list like 1,2 of whole numbers or none"
     )
     assert in_one_line(rows["kv_cache"]) == "auto text"
     assert in_one_line(rows["strict"]) == "false true or false"

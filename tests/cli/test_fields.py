@@ -31,7 +31,7 @@ def test_fields_inside_fields_have_their_whole_path():
         ("parts.0.until", "a number or none", "none"),
         ("parts.1.length", "a whole number", "4"),
         ("parts.1.until", "a number or none", "none"),
-        ("sizes", "a list like 1,2 of a whole number", "1,2"),
+        ("sizes", "a list like 1,2 of whole numbers", "1,2"),
     ]
     assert next(fields_of(Whole(), "x.")).name == "x.name"
 

@@ -38,6 +38,7 @@ class Outer:
     limit: float | None = None
     output: Path = Path("runs")
     sizes: tuple[int, ...] = (1, 2)
+    words: tuple[str, ...] = ()
     weights: Literal["bf16", "nvfp4"] = "bf16"
     rule: Rule = Rule.SIX
     inner: Inner = field(default_factory=Inner)
@@ -61,6 +62,8 @@ class Outer:
         ("sizes=3, 4,5", Outer(sizes=(3, 4, 5))),
         ("sizes=(3,)", Outer(sizes=(3,))),
         ("sizes=[]", Outer(sizes=())),
+        ("sizes=[3, 4]", Outer(sizes=(3, 4))),
+        ("words=blocks.[01],[a]", Outer(words=("blocks.[01]", "[a]"))),
         ("weights=nvfp4", Outer(weights="nvfp4")),
         ("rule=amax_4", Outer(rule=Rule.FOUR)),
         ("inner.rate=1e-4", Outer(inner=Inner(rate=1e-4))),
@@ -90,13 +93,19 @@ def test_what_is_printed_can_be_set(steps, rate, fast):
         ("inner.rat=1", r"Inner has no field 'rat' \(in inner.rat\); did you mean 'rate'"),
         ("sizes=3,,5", "sizes takes a list like 1,2"),
         ("sizes=,5", "sizes takes a list like 1,2"),
+        ("sizes=3,", "sizes takes a list like 1,2 of whole numbers, got '3,'"),
+        ("sizes=[3,5,]", "sizes takes a list like 1,2"),
+        ("sizes=,", "sizes takes a list like 1,2"),
+        ("sizes=3,5)", "sizes takes a list like 1,2"),
+        ("sizes=(3,5]", "sizes takes a list like 1,2"),
+        ("words=a,", "words takes a list like a,b of texts, got 'a,'"),
         ("zzz=1", "no field 'zzz'. Its fields"),
         ("steps", "--set takes name=value, got 'steps'"),
         ("steps=1.5", "steps takes a whole number, got '1.5'"),
         ("fast=maybe", "fast takes true or false, got 'maybe'"),
         ("limit=long", "limit takes a number or none, got 'long'"),
         ("weights=fp4", "weights takes 'bf16' or 'nvfp4', got 'fp4'"),
-        ("inner.betas=0.5", "inner.betas takes a list like 1,2"),
+        ("inner.betas=0.5", "inner.betas takes a list like 1,2 of 2 numbers"),
         ("inner=3", "inner has fields of its own; set one of them: rate, betas"),
         ("steps.x=3", "steps.x: 'x' cannot be set, a whole number has no fields"),
         ("phases.2.length=3", "'2' is no place in a list of 2; from 0"),

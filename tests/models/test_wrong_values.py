@@ -26,7 +26,9 @@ def test_every_wrong_value_is_refused_and_leaves_nothing(tmp_path):
     ("change", "message"),
     [
         ({"steps": 1001}, "steps is at most 1000, got 1001"),
-        ({"guidance": 1e308}, "guidance is at most 1000"),
+        ({"guidance": 1e308}, "guidance is at most 1000, .* 1 for a student of few steps"),
+        ({"fps": 1e300}, "fps is at most 1000000, got 1e"),
+        ({"fps": 1e-300}, "fps is at least 0.001, got 1e-300"),
         ({"shift": 0.0}, "shift is above 0, got 0.0"),
         ({"t_scale": -1.0}, "t_scale is above 0, got -1.0"),
     ],

@@ -105,18 +105,18 @@ def test_a_full_disk_costs_the_features_alone(prepared, monkeypatch):
     (cache / shard).unlink()
     from longlive_recipes.data import cache as caching
 
-    save = caching.save_file
+    save = caching.save_tensors
 
     def full(tensors, path):
         if path.name.startswith("text-"):
             raise OSError(28, "No space left on device", str(path))
         save(tensors, path)
 
-    monkeypatch.setattr(caching, "save_file", full)
+    monkeypatch.setattr(caching, "save_tensors", full)
     with pytest.raises(OSError, match="No space left") as stopped:
         make()
     assert "6 clips are in" in stopped.value.__notes__[0]
-    monkeypatch.setattr(caching, "save_file", save)
+    monkeypatch.setattr(caching, "save_tensors", save)
     make()
     assert len(asked) == 12 and len(read_index(cache).prompts) == 4
 

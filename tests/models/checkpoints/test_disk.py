@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from longlive_core.nvfp4 import QuantizeConfig
-from longlive_models.checkpoints.disk import copy_tree, told_by_the_system
+from longlive_models.checkpoints.disk import copy_tree, save_tensors, told_by_the_system
 from longlive_models.checkpoints.folder import save_part
 from longlive_models.checkpoints.nvfp4 import PackedConfig
 from longlive_models.checkpoints.nvfp4_packing import pack_model_folder
@@ -84,3 +84,40 @@ def test_a_copy_names_the_first_file_that_cannot_be(tmp_path):
 def test_what_the_system_did_not_say_stays_as_it_is(tmp_path):
     with pytest.raises(SafetensorError, match="header"), told_by_the_system(tmp_path):
         raise SafetensorError("invalid header")
+
+
+def test_files_of_weights_may_be_read_by_those_who_may_read_other_new_files(tmp_path):
+    tensors = {"w": torch.zeros(8)}
+    (tmp_path / "plain").write_text("")
+    mode = (tmp_path / "plain").stat().st_mode
+    save_tensors(tensors, tmp_path / "a.safetensors")
+    save_part(tmp_path / "part", {}, tensors)
+    pack_model_folder(
+        write_tiny_model(tmp_path / "model"),
+        tmp_path / "packed",
+        PackedConfig(weight=QuantizeConfig()),
+    )
+    with tiny_pipeline().stream("a red circle", seconds=3) as stream:
+        next(stream)
+        stream.snapshot(tmp_path / "a.snapshot")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 12
+    assert {path.name: oct(path.stat().st_mode) for path in files} == {
+        path.name: oct(mode) for path in files
+    }
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.touch(0o640)
+    path.chmod(0o640)
+    save_tensors({"w": torch.zeros(8)}, path)
+    assert oct(path.stat().st_mode & 0o777) == "0o640"
+
+
+def test_a_file_that_cannot_be_written_is_not_left_empty(tmp_path):
+    path, named = tmp_path / "a.part", tmp_path / "a.safetensors"
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large") as refusal:
+        save_tensors({"w": torch.zeros(1000)}, path, named=named)
+    assert refusal.value.filename == str(named)
+    assert not list(tmp_path.iterdir())

@@ -196,7 +196,7 @@ def test_frames_that_turn_out_to_be_damaged_cost_that_clip_alone(tmp_path, vae):
 def test_a_full_disk_loses_nothing_that_was_cached(tmp_path, vae, monkeypatch):
     clips, cache = folder_of_clips(tmp_path / "clips"), tmp_path / "cache"
     monkeypatch.setattr(cache_module, "SECONDS", 0.0)  # a file a clip
-    save, calls = cache_module.save_file, []
+    save, calls = cache_module.save_tensors, []
 
     def full(tensors, path):
         calls.append(path)
@@ -205,7 +205,7 @@ def test_a_full_disk_loses_nothing_that_was_cached(tmp_path, vae, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save(tensors, path)
 
-    monkeypatch.setattr(cache_module, "save_file", full)
+    monkeypatch.setattr(cache_module, "save_tensors", full)
     with pytest.raises(OSError, match="No space left") as told:
         made(tiny(vae), clips, cache)
     assert "2 clips are in" in told.value.__notes__[0]
