@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 
 from longlive_cli.launcher import is_first
 from longlive_cli.messages import in_one_line, note, warnings_are_lines
+from longlive_cli.positions import right_line
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 DEBUG = "--debug"
@@ -54,7 +55,7 @@ class Boundary(TyperGroup):
         try:
             status = super().main(words, prog_name, complete_var, False, obj=debug, **extra) or 0
         except _USAGE as error:
-            note(_usage(error))
+            note(_usage(error, words))
         except typer.Abort:
             status = FAILED
         sys.exit(_flushed(status))
@@ -152,12 +153,16 @@ def _named(file: Any) -> str:
     return os.fsdecode(file) if isinstance(file, bytes) else str(file)
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, words: Sequence[str]) -> str:
     """The message of typer's usage error in one line; help that was asked for is kept as it is."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return str(error.format_message())
     place = f" ({error.ctx.command_path} --help says more)" if error.ctx else ""
-    return f"longlive: {in_one_line(error.format_message())}{place}"
+    line = right_line(error, words)
+    text = error.format_message()
+    if line:
+        text = f"{text.partition(' (Possible options')[0].rstrip('.')}; {line}"
+    return f"longlive: {in_one_line(text)}{place}"
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:

@@ -45,6 +45,16 @@ EXAMPLES = {
         "longlive bench balanced_sp --set ranks=1,2 --set latent_frames=32",
         "longlive bench pairs --set one=bf16.json --set other=nvfp4.json",
     ),
+    "serve": ("longlive serve --port 8765", "longlive serve --model pocket --offer nvfp4"),
+    "convert": (
+        "longlive convert pocket -o packed --to nvfp4",
+        "longlive convert pocket -o pocket.safetensors --to diffusers --part transformer --dry-run",
+    ),
+    "plan": (
+        "longlive plan --gpu 4090",
+        "longlive plan --gpu 4090 --memory 12GB --max-memory 12GB",
+        "longlive plan ar_pocket --train --json",
+    ),
     "doctor": ("longlive doctor", "longlive doctor --training --json"),
     "list": ("longlive recipes list",),
     "show": ("longlive recipes show ar_tiny", "longlive recipes show generate --fields"),

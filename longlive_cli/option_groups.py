@@ -40,7 +40,7 @@ SAMPLING = {
 PLANNED = {
     name: option
     for name, option in RUNTIME.items()
-    if name not in ("device", "attention", "lane", "linear", "strict", "lora")
+    if name not in ("device", "attention", "linear", "strict", "lora")
 } | {"max_memory": options.MaxMemory}
 """Options of how a model runs that memory and time depend on."""
 

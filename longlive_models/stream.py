@@ -230,7 +230,7 @@ class Stream:
                 self._schedule.fork(),
                 lane=self._lane,
                 origin=self._origin,
-                state=state and StreamState(state.history),  # each spends its own
+                state=state and state.share(),  # each spends its own
                 ready=self._ready,
                 decodes=self._decodes,
                 reader=self._reader,

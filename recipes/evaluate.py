@@ -224,7 +224,7 @@ def steered_blocks(
         ]
         block = generator.fork().generate(PAST_BLOCKS, steered)
         assert state is not None
-        past = StreamState(state.history)  # each way spends its own
+        past = state.share()  # each way spends its own
         frames, _ = _decoded(pipeline, decode, block, past)
         blocks[name] = frames.numpy()
     return blocks

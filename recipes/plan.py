@@ -160,4 +160,6 @@ def choose(wishes: PlanWishes, sizes: Sizes, hardware: Hardware) -> Choice:
         offload=wishes.offload,
         text_encoder=place,
         videos=wishes.videos,
+        beside=wishes.lane != "inline" and (hardware.gpu or wishes.lane != "auto"),
+        quality=wishes.quality,
     )

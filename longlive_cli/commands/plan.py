@@ -153,8 +153,9 @@ def described(forecast: "Forecast") -> str:
     lines += ["", "time", f"  {'loading':26}{_seconds(speed.loading):>11}"]
     lines += [
         f"  {'first frame after':26}{_seconds(speed.first_frame):>11}",
-        f"  {'a block, denoising':26}{_seconds(speed.block):>11}",
-        f"  {'a block, decoding':26}{_seconds(speed.decoding):>11}",
+        f"  {'a block, denoising alone':26}{_seconds(speed.block):>11}",
+        f"  {'a block, decoding alone':26}{_seconds(speed.decoding):>11}",
+        f"  {'from block to block':26}{_seconds(speed.together):>11}",
         f"  {'frames a second':26}{speed.frames_per_second:>9.1f}",
     ]
     if forecast.video_frames is not None:
@@ -174,6 +175,7 @@ def _places(choice: "Choice") -> str:
         "blocks wait on the host": choice.offload,
         "text encoder visits the device": choice.text_encoder == "offload",
         "text encoder on the CPU": choice.text_encoder == "cpu",
+        "decoding in turn with denoising": not choice.beside and not choice.decode_apart,
     }
     return "".join(f", {words}" for words, true in found.items() if true)
 

@@ -143,15 +143,17 @@ class WanVAE(nn.Module):
 
         In the first call, which has no state, the first latent frame gives one frame; all others
         give 4. However the latents are split over calls, the frames are those of ``decode``.
-        With ``spend`` the state given is of no use afterwards, and its memory is free meanwhile.
+        With ``spend`` the state given is of no use afterwards, and its memory is free meanwhile,
+        or holds the next state, unless it is shared (``StreamState.share``).
         """
         self._check_latents(latents)
         b, c, _, h, w = latents.shape
         past: Sequence[Tensor] | None = _past(state, self.decoder, (b, 2, h, w, c))
+        owned = False
         if spend and state is not None:
-            past = state.spend()
-        video, history = self._decode(latents, past, record=True)
-        return video, StreamState(history)
+            owned, past = state.owned, state.spend()
+        video, history = self._decode(latents, past, record=True, owned=owned)
+        return video, StreamState(history, owned=True)
 
     def _encode(
         self, video: Video, past: tuple[Tensor, ...] | None, *, record: bool
@@ -162,7 +164,12 @@ class WanVAE(nn.Module):
         return _run(self.encoder, x, past, record=record, at_once=at_once)
 
     def _decode(
-        self, latents: Latents, past: Sequence[Tensor] | None, *, record: bool
+        self,
+        latents: Latents,
+        past: Sequence[Tensor] | None,
+        *,
+        record: bool,
+        owned: bool = False,
     ) -> tuple[Video, tuple[Tensor, ...]]:
         latents = self.denormalize(latents).contiguous(memory_format=torch.channels_last_3d)
         x = self.conv2(latents)
@@ -171,7 +178,7 @@ class WanVAE(nn.Module):
             self.config, positions, gpu=x.device.type != "cpu"
         )
         decode = PieceDecoder(self.decoder, self.config, self.decoding, x)
-        x, history = _run(decode, x, past, record=record, at_once=at_once)
+        x, history = _run(decode, x, past, record=record, at_once=at_once, owned=owned)
         return unpatchify(x, self.config.patch_size), history
 
     def _check_video(self, video: Video, *, parity: bool, first: bool) -> None:
@@ -226,10 +233,12 @@ def _run(
     *,
     record: bool,
     at_once: int,
+    owned: bool = False,
 ) -> tuple[Features, tuple[Tensor, ...]]:
     """Run the network over a video's first frame by itself, then over ``at_once`` at a time.
 
-    With gradients all others are run together. ``past`` is emptied if it is a list.
+    With gradients all others are run together. ``past`` is emptied if it is a list, and may be
+    written over if it is ``owned``.
     """
     pieces = []
     if past is None:
@@ -238,12 +247,12 @@ def _run(
         pieces += [x] if torch.is_grad_enabled() else x.split(at_once, 2)
     outputs = []
     for number, piece in enumerate(pieces, start=1):
-        history = History(past, record=record or number < len(pieces))
+        history = History(past, record=record or number < len(pieces), owned=owned)
         if isinstance(past, list):  # the callers of this function hold it, too
             past.clear()
         past = ()  # the history has it, and lets go of it
         outputs.append(network(piece, history))
-        past = tuple(history.new)
+        past, owned = tuple(history.new), True  # of this call alone
     assert past is not None
     return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], tuple(past)
 

@@ -153,10 +153,11 @@ class PieceDecoder:
     def _on_tiles(self, network: Network, x: Features, history: History) -> Features:
         axis = 2 if x.shape[3] > x.shape[4] else 3  # of rows: height or width
         x = rows(x)
-        past, before, parts = history.rest(), len(history.new), []
-        for tile in tiles_of(x.shape[axis], self._tiles, halo_of(self._config)):
+        tiles = list(tiles_of(x.shape[axis], self._tiles, halo_of(self._config)))
+        strips, parts = _Strips(history, axis), []
+        for tile, following in zip(tiles, [*tiles[1:], None], strict=True):
             seen = x.narrow(axis, tile.seen.start, len(tile.seen)).contiguous()
-            own = _TileHistory(history, past, before, tile, axis)
+            own = _TileHistory(strips, tile, following)
             parts.append(_part(rows(network.top(features(seen), own)), axis, tile.kept_in_seen))
         return features(torch.cat(parts, axis))
 
@@ -177,39 +178,80 @@ def _network(decoder: Decoder, config: VAEConfig, backend: str, x: Features) -> 
     return network
 
 
+class _Strips:
+    """The history of the layers that run on tiles, of whole frames.
+
+    A new past is written over the old one where nobody else has it. Then the positions that the
+    next tile sees of the old one are put aside first: a seam, a few positions wide.
+
+    Attributes:
+        past: the old past of each layer; the last tile lets go of it.
+        new: the new one of all layers of the decoder.
+        before: of these, how many run on whole frames.
+        axis: along which frames are cut.
+    """
+
+    def __init__(self, whole: History, axis: int) -> None:
+        self.whole, self.axis = whole, axis
+        self.past, self.new, self.before = whole.rest(), whole.new, len(whole.new)
+        self._over = whole.owned and whole.record
+        self._seams: dict[int, Tensor] = {}
+
+    def seen(self, layer: int, tile: Tile, following: Tile | None) -> Rows:
+        """The old past of a layer that a tile sees."""
+        whole = self.past[layer]
+        if layer in self._seams:
+            rest = Part(range(tile.kept.start, tile.seen.stop), tile.length)
+            own = _part(whole, self.axis, rest)
+            seen = torch.cat([self._seams.pop(layer), own], self.axis)
+        else:
+            seen = _part(whole, self.axis, tile.seen_in_whole)
+        if following is None:
+            self.past[layer] = whole.new_empty(0)
+        elif self._over:
+            low, first = following.seen.start, tile.seen.start
+            seam = Part(range(low - first, tile.kept.stop - first), len(tile.seen))
+            self._seams[layer] = _part(seen, self.axis, seam).clone()
+        return seen
+
+    def place(self, layer: int, like: Rows, length: int) -> Rows:
+        """The new past of a layer, whose sides along the axis have ``length`` positions."""
+        number = self.before + layer
+        if number == len(self.new):
+            shape = list(like.shape)
+            shape[self.axis] = length
+            old = self.past[layer] if self._over and layer < len(self.past) else like
+            fits = list(old.shape) == shape and old.dtype == like.dtype and old.is_contiguous()
+            self.new.append(old if fits and old is not like else like.new_empty(shape))
+        return self.new[number]
+
+
 class _TileHistory(History):
     """The history of a tile: it takes its part of each layer's past, and puts its own in place.
 
-    So the state of a stream does not depend on tiles. ``past`` has that of all layers that run on
-    tiles, and the last tile lets go of it; ``before`` layers have recorded theirs already.
+    So the state of a stream does not depend on tiles.
     """
 
-    def __init__(
-        self, whole: History, past: list[Tensor], before: int, tile: Tile, axis: int
-    ) -> None:
-        super().__init__(None if whole.first else (), record=whole.record)
-        self.new = whole.new
-        self._whole_past, self._tile, self._axis = past, tile, axis
-        self._taken, self._kept = 0, before
+    def __init__(self, strips: _Strips, tile: Tile, following: Tile | None) -> None:
+        super().__init__(None if strips.whole.first else (), record=strips.whole.record)
+        self.new = strips.new
+        self._strips, self._tile, self._following = strips, tile, following
+        self._taken = self._kept = 0
 
     def take(self) -> Rows:
         """The part of the layer's past that the tile sees."""
-        whole = self._whole_past[self._taken]
-        if self._tile.kept.stop == self._tile.length:
-            self._whole_past[self._taken] = whole.new_empty(0)
         self._taken += 1
-        return _part(whole, self._axis, self._tile.seen_in_whole)
+        return self._strips.seen(self._taken - 1, self._tile, self._following)
 
     def keep(self, frames: Rows) -> None:
         """Put the layer's new past, as far as it is right, into that of the whole frame."""
         if not self.record:
             return
-        kept = _part(frames, self._axis, self._tile.kept_in_seen)
-        if self._kept == len(self.new):
-            shape = list(frames.shape)
-            shape[self._axis] = kept.shape[self._axis] * self._tile.length // len(self._tile.kept)
-            self.new.append(frames.new_empty(shape))
-        _part(self.new[self._kept], self._axis, self._tile.kept_in_whole).copy_(kept)
+        axis, tile = self._strips.axis, self._tile
+        kept = _part(frames, axis, tile.kept_in_seen)
+        length = kept.shape[axis] * tile.length // len(tile.kept)
+        whole = self._strips.place(self._kept, frames, length)
+        _part(whole, axis, tile.kept_in_whole).copy_(kept)
         self._kept += 1
 
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -30,13 +30,23 @@ class StreamState:
 
     ``history`` has them in the layers' order, [batch, frames, height, width, channels], contiguous.
     They are never changed in place, so an earlier state can be kept to continue from it, unless it
-    was spent.
+    was spent. ``owned`` says that nothing else has these tensors, so that a call that spends the
+    state may write the next one over it; ``share`` makes another state of the same tensors.
     """
 
     history: tuple[Tensor, ...]
+    owned: bool = field(default=False, compare=False, repr=False)
+
+    def share(self) -> "StreamState":
+        """Another state of the same history: neither's is written over when it is spent."""
+        object.__setattr__(self, "owned", False)
+        return StreamState(self.history)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The tensors in a flat dict, as safetensors stores them."""
+        """The tensors themselves in a flat dict, as safetensors stores them.
+
+        Those of ``share()`` stay as they are when this state is spent.
+        """
         return {f"history.{i}": frames for i, frames in enumerate(self.history)}
 
     @classmethod
@@ -51,8 +61,8 @@ class StreamState:
         return cls(tuple(tensors[name] for name in names))
 
     def to(self, device: torch.device) -> "StreamState":
-        """The state on a device."""
-        return StreamState(tuple(frames.to(device) for frames in self.history))
+        """The state on a device; where that is its own, both share their tensors."""
+        return StreamState(tuple(frames.to(device) for frames in self.share().history))
 
     def spend(self) -> list[Tensor]:
         """The history, which nothing else holds from now on through this state: it is empty."""
@@ -72,12 +82,16 @@ class History:
     Layers ask in the order in which they run, each once. Without a past (``past=None``) the input
     is a video's first frame, which layers treat in a special way. ``record=False`` collects
     nothing, for the last call. A layer's past is let go of when the layer has taken it, so that its
-    memory is free for what follows, unless someone else holds it.
+    memory is free for what follows, unless someone else holds it. ``owned`` says that nobody does,
+    so the new past may be written over it.
     """
 
-    def __init__(self, past: Sequence[Tensor] | None, *, record: bool = True) -> None:
+    def __init__(
+        self, past: Sequence[Tensor] | None, *, record: bool = True, owned: bool = False
+    ) -> None:
         self.first = past is None
         self.record = record
+        self.owned = owned
         self.new: list[Tensor] = []
         self._past = deque(past or ())
 

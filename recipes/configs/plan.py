@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from longlive_core.checks import real, whole
+from longlive_core.checks import real, shown, whole
 from longlive_models.choices import (
     KV_CACHES,
     MOST_STEPS,
@@ -16,6 +16,9 @@ from longlive_models.choices import (
     check_vae_pieces,
 )
 from longlive_recipes.planning.hardware import named, size_in_bytes, with_memory
+
+LANES = ("auto", "inline", "thread", "stream")
+"""Where frames are decoded on the device that denoises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class PlanWishes:
             ``longlive_models.runtime_options`` has them.
         max_memory: at most so much of the memory, such as "24GB": what is left to "auto" is picked.
         ranks: GPUs that make the video together.
-        decode_apart: whether one more GPU decodes.
+        lane: where frames are decoded, as ``longlive_models.runtime_options`` has it.
+        decode_apart: whether one more GPU decodes, as a lane "device:..." says too.
         videos: how many videos are open at a time.
 
     Raises ValueError for a value that cannot be.
@@ -58,6 +62,7 @@ class PlanWishes:
     text_encoder: str = "auto"
     max_memory: str | None = None
     ranks: int = 1
+    lane: str = "auto"
     decode_apart: bool = False
     videos: int = 1
 
@@ -70,6 +75,13 @@ class PlanWishes:
         check_vae(self.vae)
         check_vae_pieces(self.vae_latents, self.vae_tiles)
         check_text_encoder(self.text_encoder)
+        if self.lane not in LANES and not self.lane.startswith("device:"):
+            raise ValueError(
+                f"lane={shown(self.lane)} is no place where frames are decoded: there are "
+                f"{', '.join(LANES)}, and another device, such as 'device:cuda:1'. Use one of them."
+            )
+        if self.lane.startswith("device:"):
+            object.__setattr__(self, "decode_apart", True)
         if self.max_memory is not None:
             size_in_bytes("max_memory", self.max_memory)
         if self.seconds != math.inf:
@@ -93,6 +105,7 @@ class PlanWishes:
             "vae_tiles": self.vae_tiles != 1,
             "offload": self.offload,
             "text_encoder": self.text_encoder != "auto",
+            "beside": self.lane != "auto" or self.decode_apart,
         }
         return frozenset(name for name, one in given.items() if not one)
 

@@ -52,6 +52,7 @@ def within_memory(
         vae_tiles=picked.vae_tiles,
         offload=picked.offload,
         text_encoder=picked.text_encoder,
+        lane="inline" if choice.beside and not picked.beside else config.lane,
         max_memory=None,
     )
     usable = hardware.memory - hardware.reserved
@@ -82,6 +83,7 @@ def wishes_of(config: Generate | Serve, *, ranks: int = 1, videos: int = 1) -> P
         text_encoder=config.text_encoder,
         max_memory=config.max_memory,
         ranks=ranks,
+        lane="thread" if config.lane.startswith("device:") else config.lane,
         decode_apart=apart,
         videos=videos,
     )

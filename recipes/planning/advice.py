@@ -15,7 +15,9 @@ from longlive_recipes.planning.hardware import GIB, Hardware
 from longlive_recipes.planning.memory import Choice, Memory, memory_of, resized
 from longlive_recipes.planning.sizes import Sizes
 
-FREE = frozenset({"weights", "kv_cache", "vae_latents", "vae_tiles", "offload", "text_encoder"})
+FREE = frozenset(
+    {"weights", "kv_cache", "vae_latents", "vae_tiles", "offload", "text_encoder", "beside"}
+)
 """The fields of a choice that may be changed for a device of less memory."""
 
 TILES = (2, 4, 8)
@@ -125,7 +127,7 @@ def levers(sizes: Sizes, choice: Choice, hardware: Hardware, quality: str) -> li
     rounding = 20 if quality == "lossless" else 2
     found = [_cache_lever(choice, rounding), _weights_lever(choice, hardware, rounding)]
     if hardware.gpu:
-        found += [_text_lever(choice), _offload_lever(choice)]
+        found += [_text_lever(choice), _offload_lever(choice), _turns_lever(choice)]
         found += [_latents_lever(sizes, choice), _tiles_lever(sizes, choice, hardware)]
     return [lever for lever in found if lever]
 
@@ -212,6 +214,16 @@ def _offload_lever(choice: Choice) -> Lever:
     return (Change(field="offload", option="--offload", cost=8, apply=apply),)
 
 
+def _turns_lever(choice: Choice) -> Lever:
+    if choice.decode_apart or not choice.beside:
+        return ()
+
+    def apply(choice: Choice) -> Choice:
+        return replace(choice, beside=False)
+
+    return (Change(field="beside", option="--lane inline", cost=3, apply=apply),)
+
+
 def _latents_lever(sizes: Sizes, choice: Choice) -> Lever:
     spec = resized(sizes, choice).spec
     rows, columns = spec.latent_size
@@ -226,10 +238,7 @@ def _latents_lever(sizes: Sizes, choice: Choice) -> Lever:
 
 
 def _tiles_lever(sizes: Sizes, choice: Choice, hardware: Hardware) -> Lever:
-    """Numbers of strips that take less memory than fewer do, one latent being decoded at a time.
-
-    Strips hold the decoder's state twice, so they save nothing where a latent is small.
-    """
+    """Numbers of strips that take less memory than fewer do, one latent being decoded at a time."""
     spec = resized(sizes, choice).spec
     most = max(spec.latent_size) * 2 ** first_tiled_stage(spec.vae)
     if choice.decode_apart:

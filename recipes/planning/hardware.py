@@ -28,6 +28,7 @@ class Hardware:
         link: bytes a second from the host's memory to it, of a slot with 16 lanes.
         host: bytes of the host's memory; None where that is not known.
         gpu: whether it is a GPU.
+        fp8_attention: whether attention can round to eight bits, as FlashAttention-3 does.
         measured: whether the rates are of this very machine.
     """
 
@@ -40,6 +41,7 @@ class Hardware:
     link: float = 25e9
     host: int | None = None
     gpu: bool = True
+    fp8_attention: bool = False
     measured: bool = False
 
     @property
@@ -50,10 +52,22 @@ class Hardware:
 
 GPUS = {
     "h100": Hardware(
-        name="H100 80GB", memory=int(79.2 * GIB), bf16=989, fp8=1979, bandwidth=3.35e12, link=5e10
+        name="H100 80GB",
+        memory=int(79.2 * GIB),
+        bf16=989,
+        fp8=1979,
+        bandwidth=3.35e12,
+        link=5e10,
+        fp8_attention=True,
     ),
     "h200": Hardware(
-        name="H200", memory=int(139.8 * GIB), bf16=989, fp8=1979, bandwidth=4.8e12, link=5e10
+        name="H200",
+        memory=int(139.8 * GIB),
+        bf16=989,
+        fp8=1979,
+        bandwidth=4.8e12,
+        link=5e10,
+        fp8_attention=True,
     ),
     "b200": Hardware(
         name="B200",

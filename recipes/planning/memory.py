@@ -46,6 +46,8 @@ class Choice:
         offload: whether the transformer's blocks wait in the host's memory.
         text_encoder: where the text encoder is: "device", "offload" or "cpu".
         videos: how many videos are open at a time, each with its own past.
+        beside: whether a block is decoded while the next one is denoised, or in turn with it.
+        quality: a name of ``longlive_models.choices.QUALITIES``; time depends on it.
     """
 
     weights: str
@@ -60,14 +62,16 @@ class Choice:
     offload: bool = False
     text_encoder: str = "device"
     videos: int = 1
+    beside: bool = True
+    quality: str = "lossless"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes by part on one device, and in the host's memory beside it.
 
-    ``denoising`` and ``decoding`` are what comes on top of what is held, at its most; where both
-    happen on one device they add up, for a block is decoded while the next one is made. A text
+    ``denoising`` and ``decoding`` are what comes on top of what is held, at its most; they add up
+    where a block is decoded ``beside`` the denoising of the next one on the same device. A text
     encoder that visits the device does so before a block is denoised. ``host`` are the weights that
     wait on the host, page-locked ones alone: others are mapped from their files.
     """
@@ -82,6 +86,7 @@ class Memory:
     decoding: int
     libraries: int = 0
     host: int = 0
+    beside: bool = True
 
     @property
     def held(self) -> int:
@@ -92,7 +97,9 @@ class Memory:
     @property
     def peak(self) -> int:
         """The most at any time."""
-        return self.held + self.denoising + self.decoding
+        if self.beside:
+            return self.held + self.denoising + self.decoding
+        return self.held + max(self.denoising, self.decoding)
 
     def parts(self) -> dict[str, int]:
         """The parts by the names that people read; those of nothing are left out."""
@@ -103,10 +110,13 @@ class Memory:
             "keys and values": self.cache,
             "the prompt's keys": self.text,
             "the decoder's past": self.decoder_state,
-            "denoising, at most": self.denoising,
-            "decoding, at most": self.decoding,
-            "workspaces of libraries": self.libraries,
         }
+        if self.beside:
+            names |= {"denoising, at most": self.denoising, "decoding, at most": self.decoding}
+        else:
+            both = max(self.denoising, self.decoding)
+            names |= {"denoising or decoding": both}
+        names["workspaces of libraries"] = self.libraries
         return {name: count for name, count in names.items() if count}
 
 
@@ -151,6 +161,7 @@ def memory_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Memory:
         decoding=_decoding(sized, choice, compute, hardware) if decodes else 0,
         libraries=LIBRARIES if hardware.gpu else 0,
         host=waiting if hardware.gpu else 0,
+        beside=choice.beside,
     )
 
 
@@ -210,41 +221,54 @@ def _encoding(sizes: Sizes, compute: int, hardware: Hardware) -> int:
 def _decoding(sizes: Sizes, choice: Choice, compute: int, hardware: Hardware) -> int:
     """The most that decoding takes beside its state, which is let go of layer by layer.
 
-    The last stages may run on strips, beside their whole input; then their state is there twice.
+    The last stages may run on strips, beside their whole input. What a strip sees of the state is
+    copied, and seams of it that the next strip needs are put aside.
     """
     vae, (rows, columns) = sizes.spec.vae, sizes.spec.latent_size
     block = sizes.spec.transformer.frames_per_block
-    default = latents_at_once(vae, rows * columns, gpu=hardware.gpu)
-    at_once = min(block, choice.vae_latents or default)
+    at_once = decoded_at_once(sizes, choice, hardware)
     tiled, share, before = len(vae.dim_mult) + 1, 1.0, 0
     if choice.vae_tiles > 1:
         tiled = first_tiled_stage(vae)
         share = strips_share(sizes, choice.vae_tiles)
         stage = [one for one in decoder_convolutions(vae) if one.stage == tiled][0]
         before = stage.channels * stage.frames * stage.scale**2 * at_once
-        before += sum(
+        kept = sum(
             2 * one.channels * one.scale**2
             for one in decoder_convolutions(vae)
             if one.past and one.stage >= tiled
         )
+        before += int(kept * min(1.0, halo_of(vae) / strips_length(sizes)))
     widest = 0.0
     for one in decoder_convolutions(vae):
         past = 2 * one.channels * one.scale**2 if one.past else 0
         taken = _alive(one) * one.frames * one.scale**2 * at_once + past
-        on_strips = one.stage >= tiled
-        widest = max(widest, before + share * taken if on_strips else taken)
+        if one.stage >= tiled:
+            taken = before + share * (taken + past)
+        widest = max(widest, taken)
     frames = block * vae.temporal_stride * vae.patch_channels * vae.spatial_stride**2
     made = rows * columns * frames // vae.patch_size**2  # of the pieces before
     numbers = rows * columns * widest + made
     return int(numbers * compute * (WORKSPACE if hardware.gpu else ONE_DNN))
 
 
+def decoded_at_once(sizes: Sizes, choice: Choice, hardware: Hardware) -> int:
+    """How many latent frames are decoded at a time."""
+    rows, columns = sizes.spec.latent_size
+    default = latents_at_once(sizes.spec.vae, rows * columns, gpu=hardware.gpu)
+    return min(sizes.spec.transformer.frames_per_block, choice.vae_latents or default)
+
+
 def strips_share(sizes: Sizes, tiles: int) -> float:
     """The widest strip's share of a frame, what it sees around it included."""
-    vae = sizes.spec.vae
-    length = max(sizes.spec.latent_size) * 2 ** first_tiled_stage(vae)
-    widest = max(len(tile.seen) for tile in tiles_of(length, tiles, halo_of(vae)))
+    length = strips_length(sizes)
+    widest = max(len(tile.seen) for tile in tiles_of(length, tiles, halo_of(sizes.spec.vae)))
     return widest / length
+
+
+def strips_length(sizes: Sizes) -> int:
+    """Positions along the side of a frame that strips divide, where they begin."""
+    return max(sizes.spec.latent_size) * 2 ** first_tiled_stage(sizes.spec.vae)
 
 
 def _alive(one: Convolution) -> int:

@@ -1,40 +1,47 @@
 """Seconds of a generation, from a model's sizes and a device's rates.
 
-The shares of peak rates that are reached were measured on an H200 with LongLive-2.0-5B in bf16: a
-block over a full window takes 1.15 to 1.22 s, of which products 0.41, attention 0.52 and the rest
-0.22, and decoding its 8 latents takes 1.01 s; end to end 16.2 frames a second come of it.
+The shares of peak rates that are reached were measured on an H200 with LongLive-2.0-5B, each part
+by itself (benchmarks/results, 5b_fused_block.json and 5b_vae_pieces.json): a block over a full
+window takes 1.06 s in bf16, of which products 0.43, attention 0.54 and the rest 0.09, and decoding
+its 8 latents 0.84 s. On one GPU both share it: from block to block it takes nearly the sum.
 """
 
 from dataclasses import dataclass
 
+from longlive_models.vae.tiles import halo_of, tiles_of
 from longlive_recipes.planning.hardware import GPUS, Hardware
 from longlive_recipes.planning.memory import (
     Choice,
     blocks_bytes,
     computed_bytes,
+    decoded_at_once,
     resized,
-    strips_share,
+    strips_length,
 )
 from longlive_recipes.planning.sizes import Sizes, decoder_operations, transformer_operations
 
-PRODUCTS, ATTENTION = 0.76, 0.72
+PRODUCTS, ATTENTION = 0.715, 0.695
 """The shares of the peak that products and attention reach."""
 
-CONVOLUTIONS = 0.86
+CONVOLUTIONS = 0.762
 """The same for the decoder's convolutions."""
 
-SWEEPS = 165.0
+SWEEPS = 63.0
 """How often a layer's activations are read or written beside its products."""
 
-DECODER_SHARE = 0.41
-"""Seconds of an H200 that decoding 8 latents of 704x1280 takes beside its convolutions; they go
-with memory's bandwidth."""
+DECODER_SHARE, ALONE_SHARE = 0.195, 0.145
+"""Seconds of an H200 that decoding 8 latents of 704x1280 takes beside its convolutions, several or
+one at a time; they go with memory's bandwidth."""
+
+EIGHT_BIT_PRODUCTS, EIGHT_BIT_ATTENTION = 0.68, 0.745
+"""Seconds of products and of attention in eight bits, rounding included, over those in bf16."""
 
 LAYER_SECONDS, CONVOLUTION_SECONDS = 2.4e-3, 2.5e-4
 """Seconds that starting a layer's, or a convolution's, operations takes, whatever their size."""
 
 OVERLAP = 0.89
-"""Seconds of denoising and decoding on one GPU, over their sum: they overlap a little."""
+"""Seconds of denoising and decoding on one GPU, over their sum: they overlap a little. Each alone
+takes nearly twice its seconds then."""
 
 LOADING = 1.5e9
 """Bytes a second of reading weights from files that are in the system's cache."""
@@ -64,7 +71,8 @@ class Speed:
         text: encoding a prompt.
         first_block: denoising the first block, and its clean pass.
         block: the same over a full window.
-        decoding: decoding a block.
+        decoding: decoding a block; like the two before, without anything beside it.
+        together: from one block to the next in the steady state, denoised and decoded.
         first_frame: from the prompt to the first frames, the model being loaded.
         frames_per_second: in the steady state.
     """
@@ -74,6 +82,7 @@ class Speed:
     first_block: float
     block: float
     decoding: float
+    together: float
     first_frame: float
     frames_per_second: float
 
@@ -89,7 +98,7 @@ def speed_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Speed:
     decoding = _decoding(sized, choice, hardware)
     text = _text(sized, choice, hardware)
     both = max(block, decoding) if choice.decode_apart else block + decoding
-    if hardware.gpu and not choice.decode_apart:
+    if hardware.gpu and choice.beside and not choice.decode_apart:
         both *= OVERLAP
     frames = timing.frames(2) - timing.frames(1)
     return Speed(
@@ -98,6 +107,7 @@ def speed_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Speed:
         first_block=first,
         block=block,
         decoding=decoding,
+        together=both,
         first_frame=text + first + decoding,
         frames_per_second=frames / both,
     )
@@ -119,7 +129,9 @@ def _pass(sizes: Sizes, choice: Choice, hardware: Hardware, seen: int) -> float:
     wan = sizes.spec.transformer
     products, attention = transformer_operations(sizes, seen)
     seconds = products / _rate(hardware, PRODUCTS) * _products_factor(choice.weights, hardware)
-    seconds += attention / _rate(hardware, ATTENTION)
+    eight_bits = choice.quality == "high" and hardware.fp8_attention
+    factor = EIGHT_BIT_ATTENTION if eight_bits else 1.0
+    seconds += attention / _rate(hardware, ATTENTION) * factor
     number = computed_bytes(choice.weights, hardware)
     if hardware.gpu:  # a CPU's share of its rate has this in it
         moved = SWEEPS * sizes.tokens * wan.dim * number * wan.num_layers
@@ -148,7 +160,7 @@ def _products_factor(weights: str, hardware: Hardware) -> float:
     if weights == "fp32":
         return 2.0
     if weights == "fp8":
-        return 0.75 if hardware.fp8 else EMULATED
+        return EIGHT_BIT_PRODUCTS if hardware.fp8 else EMULATED
     if weights == "nvfp4-w4a4":
         return 0.45 if hardware.fp4 else EMULATED
     return WEIGHT_ONLY
@@ -157,12 +169,14 @@ def _products_factor(weights: str, hardware: Hardware) -> float:
 def _decoding(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
     spec = sizes.spec
     latents = spec.transformer.frames_per_block
-    operations = decoder_operations(spec) * latents * _twice(sizes, choice.vae_tiles)
+    twice = _twice(sizes, choice.vae_tiles)
+    operations = decoder_operations(spec) * latents * twice
     if not hardware.gpu:
         return operations / _rate(hardware, CONVOLUTIONS)
     pixels = spec.settings.height * spec.settings.width * spec.vae.decoder_dim
-    share = pixels / (704 * 1280 * 256) * latents / 8 * _twice(sizes, choice.vae_tiles)
-    moved = DECODER_SHARE * share * 4.8e12 / hardware.bandwidth
+    share = pixels / (704 * 1280 * 256) * latents / 8 * twice
+    alone = decoded_at_once(sizes, choice, hardware) == 1
+    moved = (ALONE_SHARE if alone else DECODER_SHARE) * share * 4.8e12 / hardware.bandwidth
     seconds = operations / _rate(hardware, CONVOLUTIONS) + moved
     stages = len(spec.vae.dim_mult) * (spec.vae.num_res_blocks + 1) * 2
     return max(seconds, CONVOLUTION_SECONDS * stages)
@@ -170,4 +184,5 @@ def _decoding(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
 
 def _twice(sizes: Sizes, tiles: int) -> float:
     """How much more is computed where strips of a frame see something of their neighbors."""
-    return 1.0 if tiles == 1 else tiles * strips_share(sizes, tiles)
+    length, halo = strips_length(sizes), halo_of(sizes.spec.vae)
+    return sum(len(tile.seen) for tile in tiles_of(length, tiles, halo)) / length

@@ -18,7 +18,9 @@ def script() -> dict:
 
 def test_every_choice_runs_with_random_weights(script):
     for weights, kv_cache in script["CHOICES"]:
-        assert script["run"](SPEC, weights, kv_cache, "cpu", 2) > 0
+        took = script["run"](SPEC, weights, kv_cache, "cpu", 2, lane="inline")
+        assert min(took.denoise, took.decode) > 0
+        assert took.between > 0.5 * (took.denoise + took.decode)
 
 
 def test_the_choice_that_is_predicted_is_the_one_that_runs(script):
@@ -29,4 +31,6 @@ def test_the_choice_that_is_predicted_is_the_one_that_runs(script):
 def test_a_table_has_a_line_for_each_choice(script, capsys):
     assert script["measure"](SPEC, "cpu")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(script["CHOICES"]) and lines[1].startswith("bf16, bf16")
+    each = 1 + len(script["CHOICES"])
+    assert len(lines) == 2 * each + 1 and lines[1].startswith("bf16, bf16")
+    assert lines[each] == "" and lines[each + 2].startswith("bf16, bf16")

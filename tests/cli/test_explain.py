@@ -16,9 +16,12 @@ from longlive_cli.main import app
 from longlive_cli.overrides import configure
 from longlive_recipes.configs.generate import Generate
 
-COMMANDS = ("generate", "live", "train", "evaluate", "quantize", "bench", "doctor")
-BOTH = (*((name,) for name in COMMANDS), ("recipes", "list"), ("recipes", "show"))
-BOTH += (("data", "prepare"), ("data", "check"))
+NAMES = {command.name: command for command in get_command(app).commands.values()}
+BOTH = [
+    (name, *([inner] if inner else []))
+    for name, command in NAMES.items()
+    for inner in getattr(command, "commands", {"": None})
+]
 
 
 def longlive(*arguments: str):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from longlive_models.vae import POCKET_VAE, WAN22_VAE, DecodeOptions
 from longlive_models.vae.tiles import halo_of, tiles_of
-from tests.models.vae.tiny import CONFIGS, GROWING, build, difference
+from tests.live_bytes import LiveBytes
+from tests.models.vae.tiny import CONFIGS, GROWING, HALF, SAME, build, difference
 
 
 @given(st.integers(1, 99), st.integers(1, 64), st.integers(0, 20))
@@ -72,6 +73,62 @@ def test_tiles_give_the_frames_and_the_state_of_whole_frames(config, backend):
         for other in made[1:]:
             for one, two in zip(made[0], other, strict=True):
                 assert difference(one, two) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "backend", "tiles"),
+    [(SAME, "modules", 2), (HALF, "modules", 9), (GROWING, "reference", 9)],
+)
+def test_a_state_that_is_spent_is_written_over_with_the_same_bits(config, backend, tiles):
+    """Nine strips are narrower than what they see around them: seams reach over several of them."""
+    vae = build(config, torch.float32)
+    vae.decode_with_(DecodeOptions(tiles=tiles, latents=1, backend=backend))
+    for height, width in ((1, 13), (13, 1)):
+        blocks = torch.randn(1, 3, 6, height, width).split(2, 2)
+        made = []
+        for spend in (False, True):
+            state, parts = None, []
+            with torch.no_grad():
+                for block in blocks:
+                    frames, state = vae.decode_block(block, state, spend=spend)
+                    parts.append(frames)
+            made.append((*parts, *state.history))
+        assert all(map(torch.equal, *made))
+
+
+def test_a_state_that_is_shared_is_not_written_over():
+    vae, latents = build(GROWING), torch.randn(1, 3, 4, 1, 6, dtype=torch.float64)
+    vae.decode_with_(DecodeOptions(tiles=3, latents=1))
+    with torch.no_grad():
+        state = vae.decode_block(latents[:, :, :2])[1]
+        kept = state.share()
+        before = [frames.clone() for frames in kept.history]
+        places = {frames.data_ptr() for frames in kept.history}
+        first, later = vae.decode_block(latents[:, :, 2:], state, spend=True)
+        assert state.history == () and later.owned
+        assert not places & {frames.data_ptr() for frames in later.history}
+        assert all(map(torch.equal, before, kept.history))
+        again, last = vae.decode_block(latents[:, :, 2:], kept, spend=True)
+        assert torch.equal(first, again)
+        assert all(map(torch.equal, later.history, last.history))
+        for one in (later.to(torch.device("cpu")), type(later).from_tensors(later.to_tensors())):
+            assert not one.owned
+        assert not later.owned, "its tensors are those of the copy on the same device"
+
+
+def test_strips_of_a_spent_state_hold_it_once():
+    """Beside one layer's part of it: what was there before is there twice without spending."""
+    vae, latents = build(GROWING), torch.randn(1, 3, 2, 1, 80, dtype=torch.float64)
+    vae.decode_with_(DecodeOptions(tiles=16, latents=1))
+    peaks = {}
+    for spend in (True, False):
+        with torch.no_grad():
+            state = vae.decode_block(latents)[1]
+            with LiveBytes() as live:
+                vae.decode_block(latents[:, :, :1], state, spend=spend)
+            peaks[spend] = live.peak
+    tiled = sum(frames.nbytes for frames in state.history[-9:])
+    assert peaks[False] - peaks[True] > 0.8 * tiled
 
 
 def test_more_tiles_than_positions_are_refused():

@@ -60,6 +60,32 @@ def test_the_5b_in_four_bits_takes_18_gib_and_runs_on_16(sizes):
         assert pick(sizes, BF16, card, quality=quality) is not None
 
 
+def test_the_5b_runs_on_12_gib_with_its_weights_as_they_are(sizes):
+    """Blocks wait on the host, frames are decoded in strips and in turn with denoising."""
+    card = replace(GPUS["4090"], memory=12 * GIB)
+    found = pick(sizes, BF16, card)
+    assert found.memory.peak <= ROOM * (card.memory - card.reserved)
+    assert found.choice.weights == "bf16" and found.choice.offload
+    assert found.choice.vae_tiles > 1 and found.choice.vae_latents == 1
+    assert not found.choice.beside and "--lane inline" in found.options
+    assert smallest(sizes, BF16, card).peak < 10 * GIB
+    in_turn = memory_of(sizes, found.choice, card)
+    beside = memory_of(sizes, replace(found.choice, beside=True), card)
+    assert beside.peak - in_turn.peak == min(beside.denoising, beside.decoding)
+    assert sum(in_turn.parts().values()) == in_turn.peak
+
+
+def test_the_lane_is_left_where_it_was_named():
+    named = run(PlanWishes(gpu="4090", max_memory="12GB", lane="stream"))
+    assert named.choice.beside and named.choice.weights == "nvfp4", "it takes more to fit"
+    assert "lane" not in " ".join(named.picked)
+    free = run(PlanWishes(gpu="4090", max_memory="12GB"))
+    assert free.fits and "--lane inline" in free.picked
+    assert run(PlanWishes(gpu="4090", lane="inline")).choice.beside is False
+    assert run(PlanWishes(gpu="4090", lane="device:cuda:1")).choice.decode_apart
+    assert run(PlanWishes(gpu="cpu", model="pocket", lane="thread")).choice.beside
+
+
 def test_only_what_is_free_is_changed(sizes):
     hardware = replace(GPUS["h200"], memory=24 * GIB)
     for fields in (FREE - {"weights"}, FREE - {"kv_cache"}, FREE - {"offload"}, frozenset({"x"})):
@@ -132,6 +158,7 @@ def test_names_of_devices_are_understood(name, is_):
         ({"vae": "small"}, "vae='small' is no decoder"),
         ({"text_encoder": "disk"}, "text_encoder='disk' is no place"),
         ({"max_memory": "24"}, "max_memory='24' is no size"),
+        ({"lane": "gpu"}, "lane='gpu' is no place where frames are decoded: there are auto, in"),
     ],
 )
 def test_wishes_that_cannot_be_are_refused(how, message):
@@ -172,7 +199,9 @@ def test_a_forecast_holds_what_it_says():
 
 def test_what_a_model_leaves_to_auto_is_what_would_run():
     assert run(PlanWishes(gpu="h200")).choice == BF16
-    assert run(PlanWishes(gpu="h200", quality="high")).choice == replace(BF16, weights="fp8")
+    high = replace(BF16, weights="fp8", quality="high")
+    assert run(PlanWishes(gpu="h200", quality="high")).choice == high
     assert run(PlanWishes(gpu="4090")).choice == replace(BF16, text_encoder="offload")
     cpu = run(PlanWishes(model="pocket", gpu="cpu")).choice
-    assert cpu == Choice(weights="fp32", kv_cache="fp32", steps=4, guidance=False)
+    plain = Choice(weights="fp32", kv_cache="fp32", steps=4, guidance=False)
+    assert cpu == replace(plain, beside=False)
