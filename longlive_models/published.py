@@ -15,11 +15,8 @@ in a folder of their own inside it, or in the local hub cache. Folders of Diffus
 ``vae``, ``text_encoders``) are searched too.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import (
@@ -31,12 +28,14 @@ from longlive_models.checkpoints.hub import (
     snapshot,
 )
 from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed
-from longlive_models.layouts.fit import require_fit
 from longlive_models.layouts.part_files import PartFile, open_any, open_part
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
+from longlive_models.layouts.whole import require_weights, require_whole, shapes_of
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5Config, UMT5TextEncoder, load_umt5
+from longlive_models.text.checkpoint import published_shapes
+from longlive_models.text.umt5 import require_tokenizer
 from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
 from longlive_models.wan import WAN_5B, WanTransformer
 
@@ -192,6 +191,18 @@ class OpenedFiles:
             settings=LONGLIVE_5B.settings,
         )
 
+    def checked_spec(self) -> ModelSpec:
+        """The sizes of the model, whose files hold all of its weights and no others.
+
+        Raises:
+            ValueError: names, shapes or types in a file do not fit, or there is no tokenizer.
+        """
+        spec = self.spec()
+        for part in (self.transformer, self.vae, self.text):
+            require_whole(part)
+        require_tokenizer(self.tokenizer)
+        return spec
+
 
 def open_files(files: PublishedFiles) -> OpenedFiles:
     """Open the parts of a model; reads no weights.
@@ -239,17 +250,16 @@ def load_published(
     with unfilled():
         transformer = WanTransformer(spec.transformer, attention=runtime.attention)
         vae = WanVAE(spec.vae)
-    for module, part in ((transformer, opened.transformer), (vae, opened.vae)):
-        require_fit(part.shapes, shapes_of(module), part.path, type(module).__name__)
+    for part, shapes, model in (
+        (opened.transformer, shapes_of(transformer), "WanTransformer"),
+        (opened.vae, shapes_of(vae), "WanVAE"),
+        (opened.text, published_shapes(sizes), "UMT5 encoder"),
+    ):
+        require_weights(part, shapes, model)
     _fill_transformer(transformer, opened.transformer, runtime, reduce_amax, check=check)
     vae = load_vae(opened.vae.read(check=check), config=spec.vae, dtype=None)
     text = load_umt5(opened.text.read(check=check), opened.tokenizer, config=sizes)
     return transformer, vae, text
-
-
-def shapes_of(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of a module's state dict."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _fill_transformer(

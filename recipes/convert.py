@@ -23,6 +23,7 @@ from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.folders import finish_folder, write_file, write_part
 from longlive_models.layouts.forms import Hints
 from longlive_models.layouts.part_files import PartFile, open_part
+from longlive_models.layouts.whole import require_whole
 from longlive_models.published import find_parts, find_tokenizer
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.convert import Convert as Convert
@@ -93,6 +94,8 @@ def plan(config: Convert, output: Path) -> Plan:
         part: open_part(path, part, _hints(config) if part == "transformer" else None)
         for part, path in found.items()
     }
+    for part in opened.values():
+        require_whole(part)
     _check_packed(config, opened, source)
     exact, why = _exact(config, opened)
     entries = [one for part in opened.values() for one in part.plain.values()]

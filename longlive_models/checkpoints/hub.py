@@ -16,6 +16,9 @@ PUBLISHED_WEIGHTS = ("model_bf16.pt", "model_te.pt", PACKED_WEIGHTS)
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".gguf")
 """The suffixes of files that may hold a transformer by themselves."""
 
+UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
+"""Suffixes that download programs give to files that are not complete yet."""
+
 FOREIGN_TRANSFORMER = "WanTransformer3DModel"
 """The class that Diffusers' config of a Wan transformer names."""
 
@@ -46,12 +49,23 @@ def resolve(model: str, *, download: bool = False, revision: str | None = None) 
             )
         folder = snapshot(model, download=download, revision=revision)
     if not (folder / INDEX).is_file() and not is_published(folder):
+        if half := _half_fetched(folder):
+            raise ValueError(
+                f"the folder {str(folder)!r} holds no model yet, but {half}: the download of its "
+                f"file was not finished. Fetch it again."
+            )
         raise ValueError(
             f"the folder {str(folder)!r} holds no {INDEX}, so it is no model folder: name a folder "
             f"that a training recipe wrote, or one with the published {PUBLISHED_WEIGHTS[0]}, or "
             f"the transformer's file itself."
         )
     return folder
+
+
+def _half_fetched(folder: Path) -> str | None:
+    """The name of an unfinished download in a folder; None if there is none."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix in UNFINISHED)
+    return next((name for name in names if Path(name).stem in (*PUBLISHED_WEIGHTS, INDEX)), None)
 
 
 def is_published(folder: Path) -> bool:

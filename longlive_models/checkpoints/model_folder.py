@@ -36,7 +36,7 @@ def read_spec(folder: Path, *, download: bool = False) -> ModelSpec:
         ValueError: files are missing, which the message names, or do not fit each other.
     """
     if is_published(folder):
-        return open_files(find_files(folder, download=download)).spec()
+        return open_files(find_files(folder, download=download)).checked_spec()
     rows = read_classes(folder)
     for part in rows:
         weight_files(folder / part)

@@ -21,13 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from longlive_core.checks import shown
+from longlive_models.checkpoints.hub import UNFINISHED
 from longlive_models.finite import LARGEST_WEIGHT, sound
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pt", ".pth")
-UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2", ".tmp")
-"""Suffixes that download programs give to files that are not complete yet."""
-
 _HEADER = 100 << 20
 """The longest header that safetensors allows, in bytes."""
 
@@ -112,7 +110,8 @@ def read_tensors(path: str | Path, holders: Sequence[str] = ()) -> dict[str, Ten
 
     Args:
         path: the file.
-        holders: keys of a pickle under which the tensors may be; the first that exists is used.
+        holders: keys of a pickle under which the tensors may be, also one below another; the
+            first that exists is used.
 
     Raises:
         ValueError: the file is incomplete or of another kind, has other values than tensors, or
@@ -137,10 +136,8 @@ def state_dict_in(
     Raises ValueError for other content, and for weights that are NaN or infinite, which are
     searched for if ``check`` says so: every value is read for it.
     """
-    for holder in holders:
-        if isinstance(content, Mapping) and isinstance(content.get(holder), Mapping):
-            content = content[holder]
-            break
+    while holder := _holder_in(content, holders):
+        content = content[holder]
     if not isinstance(content, Mapping) or not content:
         found = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
     else:
@@ -157,6 +154,13 @@ def state_dict_in(
     if check:
         require_numbers(tensors, path)
     return tensors
+
+
+def _holder_in(content: Any, holders: Sequence[str]) -> str | None:
+    """The first of ``holders`` under which a mapping has another one."""
+    if not isinstance(content, Mapping):
+        return None
+    return next((one for one in holders if isinstance(content.get(one), Mapping)), None)
 
 
 def check_together(

@@ -3,12 +3,33 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from longlive_core.names import few
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SHOWN = 6
+
+_NUMBERS = re.compile(r"(?<=blocks\.)\d+|(?<=samples\.)\d+|(?<=block\.)\d+|(?<=layers\.)\d+")
+"""The numbers of blocks and stages in names."""
+
+_EXTRAS = (
+    (
+        r"^img_emb\.|(?:k|v|norm_k)_img\b",
+        "they are of the image branch of Wan2.1's image-to-video models",
+    ),
+    (r"vace_", "they are of VACE's context blocks"),
+    (r"audio|speech|lip", "they are of an audio branch"),
+    (r"camera|control|pose", "they are of a branch for control signals"),
+    (r"ip_adapter|ref_conv|reference", "they are of a branch for reference pictures"),
+    (
+        r"(?:^|\.)(?:rope|freqs|inv_freq)(?:\.|$)",
+        "they are tables of positions, which are computed here",
+    ),
+    (r"num_batches_tracked|_amax$|running_", "they are statistics of training"),
+)
+"""Names of weights beyond those of the model, and what they are."""
 
 
 def require_fit(given: Shapes, own: Shapes, source: object, model: str) -> None:
@@ -43,9 +64,25 @@ def require_fit(given: Shapes, own: Shapes, source: object, model: str) -> None:
     )
 
 
+def require_floats(types: Mapping[str, Any], source: object) -> None:
+    """Raise ValueError unless all weights are floating-point numbers.
+
+    Args:
+        types: the types of plain weights, torch's, by name.
+        source: the file, for the message.
+    """
+    odd = [name for name, dtype in types.items() if not dtype.is_floating_point]
+    if odd:
+        raise ValueError(
+            f"{source} holds {len(odd)} weights as integers ({_grouped(odd)}; the first is "
+            f"{types[odd[0]]}): a program packed them in a form that is not known here. Take the "
+            f"model in 16 bits, or in one of the forms that `longlive convert` reads."
+        )
+
+
 def _grouped(names: list[str]) -> str:
     """Names with ``*`` for numbers of blocks, each with how often it stands."""
-    groups = Counter(re.sub(r"(?<=blocks\.)\d+", "*", name) for name in names)
+    groups = Counter(_NUMBERS.sub("*", name) for name in names)
     return few([name if n == 1 else f"{name} ({n} times)" for name, n in groups.items()], _SHOWN)
 
 
@@ -54,9 +91,9 @@ def _reason(missing: list[str], unexpected: list[str], misshapen: list[str], own
     if missing and len(missing) == len(own):
         return "it is of another model, or saved under other names. Take the model's own file"
     if missing and not unexpected and not misshapen:
-        blocks = {name.split(".")[1] for name in missing if name.startswith("blocks.")}
-        whole = {name.split(".")[1] for name in own if name.startswith("blocks.")}
-        if blocks and blocks < whole and all(name.startswith("blocks.") for name in missing):
+        places = {".".join(name.split(".")[:2]) for name in missing}
+        lacking = [name for name in own if ".".join(name.split(".")[:2]) in places]
+        if len(lacking) == len(missing) and all(re.search(r"\.\d+$", one) for one in places):
             return (
                 "whole blocks lack, so a part of the file or a shard is not there. Fetch it again"
             )
@@ -64,6 +101,9 @@ def _reason(missing: list[str], unexpected: list[str], misshapen: list[str], own
             return "biases were left out when it was saved. Save the whole state dict"
         return "it was saved in part, as adapters or trained weights alone. Save the whole model"
     if unexpected and not missing and not misshapen:
+        for sign, what in _EXTRAS:
+            if any(re.search(sign, name) for name in unexpected):
+                return f"{what}. Take the model without them"
         return "it holds more than this model, as controls or a second model. Take them out"
     if misshapen and not missing and not unexpected:
         return "it is a model of the same family in another size. Take config and weights together"

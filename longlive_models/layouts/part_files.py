@@ -13,7 +13,7 @@ from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state
 from longlive_models.checkpoints.tensor_files import require_numbers
 from longlive_models.layouts.forms import Hints, Packed, read_forms
 from longlive_models.layouts.key_maps import to_published
-from longlive_models.layouts.recognize import recognize, require_part
+from longlive_models.layouts.recognize import named, require_part
 from longlive_models.layouts.sources import Entry, Source, open_source
 from longlive_models.layouts.wrappers import unwrapped
 
@@ -106,14 +106,13 @@ def open_part(path: str | Path, part: str, hints: Hints | None = None) -> PartFi
 def open_any(path: str | Path, hints: Hints | None = None) -> PartFile:
     """Open a file whichever part it holds. Raises ValueError as ``open_part`` does."""
     source = open_source(path)
-    found = recognize(unwrapped(source.entries))
+    found = named(unwrapped(source.entries))[1]
     part = found.part if found.part in ("vae", "text_encoder") else "transformer"
     return _opened(source, part, Hints() if hints is None else hints)
 
 
 def _opened(source: Source, part: str, hints: Hints) -> PartFile:
-    names = unwrapped(source.entries)
-    found = recognize(names)
+    names, found = named(unwrapped(source.entries))
     require_part(found, part, source.path)
     entries = {short: source.entries[full] for short, full in names.items()}
     plain, packed = read_forms(entries, source.notes, hints, source.path)

@@ -1,10 +1,11 @@
 """Telling from the names of weights which part of which model a file holds. Needs no torch."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from longlive_core.names import few
+from longlive_models.layouts.wrappers import below_one
 
 PARTS = ("transformer", "vae", "text_encoder")
 
@@ -53,6 +54,20 @@ _OTHERS = (
 )
 
 
+def named(names: Mapping[str, str]) -> tuple[dict[str, str], Recognized]:
+    """The names of a file's weights below what holds them all, and what they are.
+
+    ``names`` are those of ``wrappers.unwrapped``: a word that all have and that is not known is
+    taken off as well, where what is left is a part of a model.
+    """
+    found, rest = recognize(names), dict(names)
+    while not found.part and (rest := below_one(rest)):
+        below = recognize(rest)
+        if below.part:
+            return rest, below
+    return dict(names), found
+
+
 def recognize(names: Collection[str]) -> Recognized:
     """Tell what the weights of these names are; wrappers and holders are taken off before."""
     text = "\n".join(names)
@@ -64,9 +79,18 @@ def recognize(names: Collection[str]) -> Recognized:
     for sign, words in _OTHERS:
         if re.search(sign, text):
             return Recognized(part="", layout="", words=words)
+    if len(holders := _holders(text)) > 1:
+        several = f"several models at once (below {few(holders, 3)}), which are to be saved apart"
+        return Recognized(part="", layout="", words=several)
     return Recognized(
         part="", layout="", words=f"weights of another model ({few(sorted(names), 3)})"
     )
+
+
+def _holders(text: str) -> list[str]:
+    """What stands before the names of parts of models, in the order in which they come."""
+    signs = "|".join(sign for _, _, sign in _SIGNS)
+    return list(dict.fromkeys(re.findall(rf"^((?:\w+\.)+?)(?:{signs})", text, re.MULTILINE)))
 
 
 def require_part(found: Recognized, wanted: str, source: object) -> None:

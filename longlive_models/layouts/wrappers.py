@@ -1,6 +1,6 @@
 """What programs put before the names of weights, and taking it away. Needs no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """What sharding, checkpointing of activations and compiling add, anywhere in a name."""
@@ -15,9 +15,12 @@ HOLDERS = (
     "state_dict",
     "module",
     "ema",
+    "ema_model",
+    "model_state_dict",
     "generator_lora",
 )
-"""Keys under which a training checkpoint may hold its weights; the first that exists is used."""
+"""Keys under which a training checkpoint may hold its weights, also one below another; the first
+that exists is used."""
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
@@ -43,6 +46,14 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
             )
         known[name] = before
     return known
+
+
+def below_one(names: Mapping[str, str]) -> dict[str, str]:
+    """The names of ``unwrapped`` without the first word that all of them have; none without one."""
+    words = {name.partition(".")[0] for name in names}
+    if len(words) != 1 or not all("." in name for name in names):
+        return {}
+    return {name.partition(".")[2]: full for name, full in names.items()}
 
 
 def _common(names: list[str]) -> str | None:

@@ -46,6 +46,30 @@ def transformers_key(published: str) -> str:
     return f"encoder.block.{match[1]}.layer.{_INSIDE_BLOCK[match[2]]}"
 
 
+def published_shapes(config: UMT5Config) -> dict[str, tuple[int, ...]]:
+    """The shapes of an encoder's weights by their published names."""
+    dim, inner, hidden = config.dim, config.dim_attn, config.dim_ffn
+    block: dict[str, tuple[int, ...]] = {
+        "norm1.weight": (dim,),
+        "norm2.weight": (dim,),
+        **{f"attn.{name}.weight": (inner, dim) for name in "qkv"},
+        "attn.o.weight": (dim, inner),
+        "pos_embedding.embedding.weight": (config.num_buckets, config.num_heads),
+        "ffn.gate.0.weight": (hidden, dim),
+        "ffn.fc1.weight": (hidden, dim),
+        "ffn.fc2.weight": (dim, hidden),
+    }
+    return {
+        "token_embedding.weight": (config.vocab_size, dim),
+        "norm.weight": (dim,),
+        **{
+            f"blocks.{number}.{name}": shape
+            for number in range(config.num_layers)
+            for name, shape in block.items()
+        },
+    }
+
+
 def load_published(encoder: UMT5TextEncoder, weights: Mapping[str, Tensor]) -> None:
     """Load published weights into ``encoder``, in place; their type and device stay as they are.
 

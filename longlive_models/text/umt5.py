@@ -69,8 +69,7 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
             f"a UMT5 tokenizer is read from a local folder, got {str(folder)!r}, which is none: "
             f"nothing is downloaded here. Pass the folder 'google/umt5-xxl' of the published files."
         )
-    file = Path(folder) / "tokenizer.json"
-    _require_tokenizer(file)
+    require_tokenizer(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
@@ -95,8 +94,9 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
 _PUBLISHED = "Take all files of the folder 'google/umt5-xxl' of the published model."
 
 
-def _require_tokenizer(file: Path) -> None:
-    """Raise ValueError unless this is the JSON of a tokenizer."""
+def require_tokenizer(folder: str | Path) -> None:
+    """Raise ValueError unless a folder has the JSON of a tokenizer."""
+    file = Path(folder) / "tokenizer.json"
     if not file.is_file():
         if (file.parent / "spiece.model").is_file():
             raise ValueError(

@@ -242,7 +242,7 @@ def _decoding(sizes: Sizes, choice: Choice, compute: int, hardware: Hardware) ->
     widest = 0.0
     for one in decoder_convolutions(vae):
         past = 2 * one.channels * one.scale**2 if one.past else 0
-        taken = _alive(one) * one.frames * one.scale**2 * at_once + past
+        taken: float = _alive(one) * one.frames * one.scale**2 * at_once + past
         if one.stage >= tiled:
             taken = before + share * (taken + past)
         widest = max(widest, taken)

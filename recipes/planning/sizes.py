@@ -86,7 +86,7 @@ def sizes_of(model: str = PUBLISHED, *, vae: str = "full", download: bool = Fals
     folder = resolve(model, download=download)
     if is_published(folder):
         opened = open_files(find_files(folder, download=download))
-        spec, text = opened.spec(), umt5(opened.text_config)
+        spec, text = opened.checked_spec(), umt5(opened.text_config)
     else:
         spec, text = read_spec(folder), _numbers(folder / "text_encoder")
     if vae == "light":

@@ -19,13 +19,21 @@ from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.gguf_files import Planned, write_gguf
 from longlive_models.loading import LoadedModel, load_model
 from longlive_models.precision import stored_precision
-from longlive_models.published import LONGLIVE_5B, find_files, load_published, open_files
+from longlive_models.published import (
+    LONGLIVE_5B,
+    TEXT,
+    VAE,
+    find_files,
+    load_published,
+    open_files,
+)
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from tests.models.foreign_files import (
     PACKABLE,
     SPEC,
     scaled_fp8,
+    text_state,
     transformer_state,
     vae_state,
     write_base,
@@ -57,6 +65,21 @@ def wrapped(folder: Path) -> Path:
         for k, v in transformer_state().items()
     }
     torch.save({"generator_ema": state, "step": 7}, folder / "model_bf16.pt")
+    return folder
+
+
+def te(folder: Path) -> Path:
+    return write_published(folder, "model_te.pt").parent
+
+
+def below_others(folder: Path) -> Path:
+    """Each part below a word of another program, one dict in another, no word alike."""
+    write_base(folder)
+    state = {f"student.dit.{k}": v for k, v in transformer_state().items()}
+    torch.save({"model": {"state_dict": state, "epoch": 3}, "step": 7}, folder / "model_bf16.pt")
+    vae = {f"first_stage_model.{k}": v for k, v in vae_state().items()}
+    torch.save(vae, folder / VAE)
+    torch.save({f"t5.{k}": v for k, v in text_state().items()}, folder / TEXT)
     return folder
 
 
@@ -109,6 +132,8 @@ EXACT = {
     "diffusers": write_diffusers,
     "diffusers part": one_diffusers_part,
     "wrapped": wrapped,
+    "te": te,
+    "below others": below_others,
     "comfyui": write_comfyui,
 }
 ROUNDED: dict[str, tuple[Callable[[Path], Path], float]] = {

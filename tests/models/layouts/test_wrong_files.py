@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.part_files import open_part
-from longlive_models.published import TEXT, VAE
+from longlive_models.published import TEXT, TOKENIZER, VAE
 from tests.models.foreign_files import (
     PACKABLE,
     scaled_fp8,
@@ -138,7 +138,27 @@ def without(*names: str):
         ),
         (
             lambda s: s | {"control.weight": torch.zeros(2)},
-            "1 unexpected: control.weight.: it holds more than this model",
+            "1 unexpected: control.weight.: they are of a branch for control signals",
+        ),
+        (
+            lambda s: s | {"blocks.1.cross_attn.k_img.weight": torch.zeros(2)},
+            r"1 unexpected: blocks.\*.cross_attn.k_img.weight.: they are of the image branch of W",
+        ),
+        (
+            lambda s: s | {"freqs": torch.zeros(2, dtype=torch.complex64)},
+            "1 unexpected: freqs.: they are tables of positions, which are computed here. Take",
+        ),
+        (
+            lambda s: s | {"other.weight": torch.zeros(2)},
+            "1 unexpected: other.weight.: it holds more than this model",
+        ),
+        (
+            lambda s: {k: v for k, v in s.items() if not k.startswith("blocks.0.")} | {},
+            "27 missing: blocks.\\*.*whole blocks lack, so a part of the file or a shard is not",
+        ),
+        (
+            lambda s: {k: (100 * v).to(torch.int8) for k, v in s.items()},
+            "holds 69 weights as integers .*the first is torch.int8.: a program packed them in a f",
         ),
         (
             lambda s: s | {"blocks.1.ffn.0.weight": torch.zeros(9, 128)},
@@ -155,6 +175,83 @@ def test_weights_that_do_not_fit_are_listed_in_groups_with_the_reason(change, me
     changed(model, change)
     with pytest.raises(ValueError, match=message):
         load_model(model, Runtime.choose(RuntimeOptions(device="cpu")))
+
+
+TEXT_CASES = {
+    "part of a block": (
+        lambda s: {k: v for k, v in s.items() if "blocks.1.ffn" not in k},
+        r"3 missing: blocks.\*.ffn.gate.0.weight, .*it was saved in part",
+    ),
+    "a head": (
+        lambda s: s | {"lm_head.weight": torch.zeros(3)},
+        "1 unexpected: lm_head.weight.: it holds more than this model",
+    ),
+    "another width": (
+        lambda s: s | {"blocks.0.attn.k.weight": torch.zeros(3, 64)},
+        r"1 of wrong shapes: blocks.0.attn.k.weight \[3, 64\] for \[32, 64\]",
+    ),
+}
+VAE_CASES = {
+    "a stage lacks": (
+        lambda s: {k: v for k, v in s.items() if not k.startswith("decoder.upsamples.1.")},
+        r"16 missing: decoder.upsamples.\*.upsamples.\*.residual.0.gamma \(2 times\)",
+    ),
+    "losses": (
+        lambda s: s | {"loss.weight": torch.zeros(2)},
+        "1 unexpected: loss.weight.: it holds more than this model",
+    ),
+    "another width": (
+        lambda s: s | {"decoder.middle.0.residual.2.weight": torch.zeros(3, 16, 3, 3, 3)},
+        r"residual.2.weight \[3, 16, 3, 3, 3\] for \[16, 16, 3, 3, 3\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "change", "message"),
+    [(TEXT, text_state, *case) for case in TEXT_CASES.values()]
+    + [(VAE, vae_state, *case) for case in VAE_CASES.values()],
+)
+def test_weights_of_every_part_are_compared_before_any_is_read(
+    name, state, change, message, model, tmp_path
+):
+    """By what plans a run, what converts a part, and what loads it; the file is named."""
+    from longlive_models.loading import load_model
+    from longlive_models.runtime import Runtime
+    from longlive_models.runtime_options import RuntimeOptions
+    from longlive_recipes.convert import Convert
+    from longlive_recipes.convert import plan as plan_conversion
+
+    torch.save(change(state()), model / name)
+    with pytest.raises(ValueError, match=f"{name} does not hold the weights of this .*{message}"):
+        read_spec(model)
+    with pytest.raises(ValueError, match=message):
+        plan_conversion(Convert(model=str(model), to="diffusers"), tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        load_model(model, Runtime.choose(RuntimeOptions(device="cpu")))
+
+
+def test_a_tokenizer_that_lacks_its_file_is_told_before_anything_is_read(model):
+    (model / TOKENIZER / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="google/umt5-xxl holds no tokenizer.json"):
+        read_spec(model)
+
+
+def test_a_download_that_was_not_finished_is_told(model):
+    from longlive_models.checkpoints.hub import resolve
+
+    (model / "model_bf16.pt").rename(model / "model_bf16.pt.part")
+    with pytest.raises(ValueError, match="no model yet, but model_bf16.pt.part: the download"):
+        resolve(str(model))
+
+
+def test_two_models_below_names_of_their_own_are_told(model):
+    state = transformer_state()
+    both = {f"{one}.model.{k}": v for one in ("student", "critic") for k, v in state.items()}
+    torch.save(both, model / "model_bf16.pt")
+    message = r"several models at once \(below student.model., critic.model.\), which are to be"
+    with pytest.raises(ValueError, match=message):
+        read_spec(model)
 
 
 def test_two_models_in_one_file_are_refused(model):
