@@ -95,7 +95,7 @@ def plan(config: Convert, output: Path) -> Plan:
         for part, path in found.items()
     }
     for part in opened.values():
-        require_whole(part)
+        require_whole(part, more=config.to != "longlive")
     _check_packed(config, opened, source)
     exact, why = _exact(config, opened)
     entries = [one for part in opened.values() for one in part.plain.values()]

@@ -32,7 +32,9 @@ _EXTRAS = (
 """Names of weights beyond those of the model, and what they are."""
 
 
-def require_fit(given: Shapes, own: Shapes, source: object, model: str) -> None:
+def require_fit(
+    given: Shapes, own: Shapes, source: object, model: str, *, more: bool = False
+) -> None:
     """Raise ValueError unless the names and shapes of a file are those of the model.
 
     Args:
@@ -40,9 +42,10 @@ def require_fit(given: Shapes, own: Shapes, source: object, model: str) -> None:
         own: the shapes of the model.
         source: the file, for the message.
         model: the model's class.
+        more: whether the file may hold more than the model.
     """
     missing = [name for name in own if name not in given]
-    unexpected = [name for name in given if name not in own]
+    unexpected = [] if more else [name for name in given if name not in own]
     misshapen = [
         (name, given[name], own[name])
         for name in own

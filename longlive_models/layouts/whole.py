@@ -13,10 +13,14 @@ from longlive_models.vae import WanVAE
 from longlive_models.wan import WanTransformer
 
 
-def require_whole(part: PartFile) -> None:
-    """Raise ValueError unless a part has the weights that its own sizes ask for, as numbers."""
+def require_whole(part: PartFile, *, more: bool = False) -> None:
+    """Raise ValueError unless a part has the weights that its own sizes ask for, as numbers.
+
+    ``more`` says whether it may have further ones.
+    """
     if part.part == "text_encoder":
-        require_weights(part, published_shapes(umt5_config(part.shapes, part.path)), "UMT5 encoder")
+        own = published_shapes(umt5_config(part.shapes, part.path))
+        require_weights(part, own, "UMT5 encoder", more=more)
         return
     with unfilled():
         module: nn.Module
@@ -24,13 +28,14 @@ def require_whole(part: PartFile) -> None:
             module = WanVAE(vae_config(part.shapes, part.config, part.path))
         else:
             module = WanTransformer(transformer_config(part.shapes, part.config, part.path))
-    require_weights(part, shapes_of(module), type(module).__name__)
+    require_weights(part, shapes_of(module), type(module).__name__, more=more)
 
 
-def require_weights(part: PartFile, own: Shapes, model: str) -> None:
+def require_weights(part: PartFile, own: Shapes, model: str, *, more: bool = False) -> None:
     """Raise ValueError unless a part has weights of these names and shapes, as numbers."""
-    require_fit(part.shapes, own, part.path, model)
-    require_floats({name: one.dtype for name, one in part.plain.items()}, part.path)
+    require_fit(part.shapes, own, part.path, model, more=more)
+    types = {name: one.dtype for name, one in part.plain.items() if name in own}
+    require_floats(types, part.path)
 
 
 def shapes_of(module: nn.Module) -> Mapping[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longlive_models.checkpoints.model_folder import read_spec
+from longlive_models.layouts.fit import require_fit
 from longlive_models.layouts.part_files import open_part
 from longlive_models.published import TEXT, TOKENIZER, VAE
 from tests.models.foreign_files import (
@@ -153,10 +154,6 @@ def without(*names: str):
             "1 unexpected: other.weight.: it holds more than this model",
         ),
         (
-            lambda s: {k: v for k, v in s.items() if not k.startswith("blocks.0.")} | {},
-            "27 missing: blocks.\\*.*whole blocks lack, so a part of the file or a shard is not",
-        ),
-        (
             lambda s: {k: (100 * v).to(torch.int8) for k, v in s.items()},
             "holds 69 weights as integers .*the first is torch.int8.: a program packed them in a f",
         ),
@@ -226,9 +223,22 @@ def test_weights_of_every_part_are_compared_before_any_is_read(
     with pytest.raises(ValueError, match=f"{name} does not hold the weights of this .*{message}"):
         read_spec(model)
     with pytest.raises(ValueError, match=message):
-        plan_conversion(Convert(model=str(model), to="diffusers"), tmp_path / "out")
+        plan_conversion(Convert(model=str(model), to="longlive"), tmp_path / "out")
     with pytest.raises(ValueError, match=message):
         load_model(model, Runtime.choose(RuntimeOptions(device="cpu")))
+
+
+def test_whole_blocks_that_lack_are_told_from_parts_of_them():
+    own = {f"blocks.{i}.{name}": (2,) for i in range(3) for name in ("a", "b")} | {"head": (2,)}
+    for lacking, reason in (
+        (("blocks.1.a", "blocks.1.b"), r"blocks.\*.a, blocks.\*.b\): whole blocks lack"),
+        (("blocks.1.a", "blocks.2.a"), r"2 missing: blocks.\*.a \(2 times\)\): it was saved in pa"),
+        (("head",), "1 missing: head.: it was saved in part"),
+    ):
+        given = {name: shape for name, shape in own.items() if name not in lacking}
+        with pytest.raises(ValueError, match=reason):
+            require_fit(given, own, "a file", "model")
+    require_fit(own | {"more": (3,)}, own, "a file", "model", more=True)
 
 
 def test_a_tokenizer_that_lacks_its_file_is_told_before_anything_is_read(model):

@@ -42,7 +42,7 @@ def as_on_a_gpu() -> WanVAE:
     return vae
 
 
-@pytest.mark.parametrize(("latents", "tiles"), [(8, 1), (2, 1), (1, 1), (1, 4), (1, 8)])
+@pytest.mark.parametrize(("latents", "tiles"), [(8, 1), (2, 1), (1, 1), (1, 4)])
 def test_the_5bs_decoder_takes_what_is_said(monkeypatch, latents, tiles):
     """At 704 x 1280, by the fused decoder; a tenth more is said, for cuDNN and the allocator.
 
