@@ -54,20 +54,26 @@ def note(text: str) -> None:
         return  # standard error is closed or full: there is nowhere left to say so
 
 
+class _Once:
+    """Tells each line once; within another one, only what that one has not told."""
+
+    def __init__(self, tell: Callable[[str], None], outer: object) -> None:
+        self._tell = tell
+        self.said: set[str] = set(outer.said) if isinstance(outer, _Once) else set()
+
+    def __call__(self, message: Warning | str, *rest: Any, **more: Any) -> None:
+        line = in_one_line(str(message))
+        if line not in self.said:
+            self.said.add(line)
+            self._tell(line)
+
+
 @contextmanager
 def warnings_are_lines(tell: Callable[[str], None]) -> Iterator[None]:
     """Hand Python's warnings to ``tell`` as one line each, the same one once."""
-    said: set[str] = set()
-
-    def hear(message: Warning | str, *rest: Any, **more: Any) -> None:
-        line = in_one_line(str(message))
-        if line not in said:
-            said.add(line)
-            tell(line)
-
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
-        warnings.showwarning = hear
+        warnings.showwarning = _Once(tell, warnings.showwarning)
         yield
 
 

@@ -201,6 +201,14 @@ class Stream:
             ValueError: the stream has ended, or no file can be written at ``path``.
         """
         path = snapshot_place(path)
+        return self.state(notes=notes).save(path)
+
+    def state(self, *, notes: Mapping[str, Any] | None = None) -> StreamSnapshot:
+        """What ``snapshot`` writes, on the CPU: another thread may save it while this goes on.
+
+        Raises:
+            ValueError: the stream has ended, or ``notes`` are no mapping.
+        """
         if notes is not None and not isinstance(notes, Mapping):
             raise ValueError(f"notes are a mapping that JSON can hold, got {shown(notes)}.")
         with self._lock:
@@ -211,10 +219,10 @@ class Stream:
                 plan=self.plan,
                 events=tuple(self.events),
                 generator=self._generator.snapshot(),
-                decoder=state,
+                decoder=state and state.to(torch.device("cpu")),  # the stream spends its own
                 ready=tuple(self._ready),
                 notes=notes or {},
-            ).save(path)
+            )
 
     def fork(self) -> "Stream":
         """A second stream that continues from here independently: two endings of one video.
@@ -389,10 +397,3 @@ class Stream:
 
 class _Stopped(Exception):
     """``on_step`` answered False in the middle of a block."""
-
-
-def collect(stream: Stream) -> Video:
-    """All blocks of a stream as one tensor; without frames if it stopped before its first block."""
-    none = torch.empty(0, *stream.size, 3, dtype=torch.uint8, device="cpu")
-    frames = torch.cat([none, *(block.frames for block in stream)])
-    return Video(frames, stream.plan.timing.fps, stream.not_shown.unknown_words)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,12 +26,13 @@ from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import BlockTiming, Past, ShotPlan, StoryboardLike
 from longlive_models.prompts.storyboard import plan_video as plan_video
 from longlive_models.runtime import Runtime
+from longlive_models.sampling_notes import warn_of_sampling
 from longlive_models.settings import GenerationSettings, ModelSpec, completed
-from longlive_models.stream import Stream, VideoBlock, collect
+from longlive_models.stream import Stream, VideoBlock
 from longlive_models.stream_snapshot import Origin, StreamSnapshot
 from longlive_models.text import TextEncoder
 from longlive_models.vae import StreamState, WanVAE
-from longlive_models.video.blocks import decoder
+from longlive_models.video.blocks import Video, decoder
 from longlive_models.wan import WanTransformer
 
 
@@ -128,7 +130,7 @@ class VideoMaker:
             events=events,
             on_block=on_block,
         )
-        return said.answer(collect(stream))
+        return said.answer(_collected(stream))
 
     def stream(
         self,
@@ -151,7 +153,8 @@ class VideoMaker:
         """Generate a video block by block: an iterator of ``VideoBlock``, which can be steered.
 
         A ``PromptWarning`` tells of words that the model does not know and of other parts of the
-        prompts that it leaves out; ``Stream.not_shown`` has them too.
+        prompts that it leaves out; ``Stream.not_shown`` has them too. A ``SamplingWarning`` tells
+        of sampler, steps or guidance that a student of distillation was not trained for.
 
         Args:
             prompt: a prompt, a list of shots, or a storyboard (``Storyboard``).
@@ -200,6 +203,7 @@ class VideoMaker:
             generator, settings, schedule, state=state, on_step=on_step, on_block=on_block
         )
         if self.sp.group.rank == 0:
+            warn_of_sampling(self.settings, settings, adapted=bool(self.runtime.lora))
             warn_of(stream.not_shown, self.text)
         return stream
 
@@ -346,3 +350,10 @@ class VideoMaker:
             t_scale=settings.t_scale,
             image=image,
         )
+
+
+def _collected(stream: Stream) -> Video:
+    """All blocks of a stream as one tensor; without frames if it stopped before its first block."""
+    none = torch.empty(0, *stream.size, 3, dtype=torch.uint8, device="cpu")
+    frames = torch.cat([none, *(block.frames for block in stream)])
+    return Video(frames, stream.plan.timing.fps, stream.not_shown.unknown_words)

@@ -24,6 +24,7 @@ from longlive_models.precision import in_short
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import Shot, ShotPlan, Storyboard
 from longlive_models.runtime import Runtime
+from longlive_models.sampling_notes import warn_of_sampling
 from longlive_models.settings import GenerationSettings
 from longlive_models.vae import StreamState
 from longlive_models.video.blocks import decoder
@@ -86,6 +87,7 @@ def run(
     settings = pipeline.settings.override(
         sampler=config.sampler, steps=config.steps, guidance=config.guidance
     )
+    warn_of_sampling(pipeline.settings, settings, adapted=bool(config.lora))
     suites: dict[str, Any] = {}
 
     def result(*, complete: bool) -> dict[str, Any]:
@@ -269,7 +271,7 @@ def _single_shots(
     videos: int,
 ) -> dict[str, Any]:
     wanted = draw_looks(rng, split, videos)
-    stories = [_story([_words(look, n, config, rng)]) for n, look in enumerate(wanted)]
+    stories = [Storyboard.of(_words(look, n, config, rng)) for n, look in enumerate(wanted)]
     clips = _generate(pipeline, settings, config, count, stories, config.seconds)
     fps = pipeline.settings.fps
     return _summary(_judge(judge_shot, clips, fps, config.workers), wanted)
@@ -284,7 +286,7 @@ def _long(
 ) -> dict[str, dict[str, Any]]:
     """Score the last ``tail_seconds`` of long videos, and all their stretches of that length."""
     wanted = draw_looks(rng, "train", config.long)
-    stories = [_story([base_caption(look)]) for look in wanted]
+    stories = [Storyboard.of(base_caption(look)) for look in wanted]
     clips = _generate(pipeline, settings, config, count, stories, config.long_seconds)
     fps = pipeline.settings.fps
     length = round(config.tail_seconds * fps)
@@ -396,7 +398,3 @@ def _summary(verdicts: Sequence[ShotVerdict], wanted: Sequence[ShapeAttributes])
 
 def _words(look: ShapeAttributes, place: int, config: Evaluate, rng: np.random.Generator) -> str:
     return caption(look, rng) if config.paraphrases and place % 2 else base_caption(look)
-
-
-def _story(prompts: Sequence[str]) -> Storyboard:
-    return Storyboard(shots=tuple(Shot(prompt=prompt) for prompt in prompts))

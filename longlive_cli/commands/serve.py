@@ -124,6 +124,7 @@ def _is_are(names: list[str]) -> str:
 
 def _run(config: Any) -> int:
     from longlive_models.prompts.report import PromptWarning
+    from longlive_models.sampling_notes import SamplingWarning
     from longlive_recipes.generation.within_memory import within_memory
     from longlive_recipes.serve.server import address_of, listen, serve
 
@@ -131,7 +132,8 @@ def _run(config: Any) -> int:
     for line in picked:
         note(f"longlive: {config.model} {line}")
     with listen(config) as opened, Stoppable(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", PromptWarning)  # the page and the answers say it
+        for told in (PromptWarning, SamplingWarning):  # the page and the answers say it
+            warnings.simplefilter("ignore", told)
 
         def ready() -> None:
             say(address_of(config, opened))

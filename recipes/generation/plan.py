@@ -22,6 +22,7 @@ from longlive_models.prompts.report import NotShown, not_shown, warn_of
 from longlive_models.prompts.steering import LiveSchedule
 from longlive_models.prompts.storyboard import Past, ShotPlan, plan_video
 from longlive_models.runtime import Runtime
+from longlive_models.sampling_notes import SamplingWarning, sampling_notes
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.stream_snapshot import Origin
 from longlive_models.video.append import VideoStart
@@ -170,7 +171,7 @@ def plan(
         attention=attention.backend,
         attention_receipt=str(attention),
         linears=tuple(map(str, runtime.linear_receipts(spec.transformer.dim))),
-        notes=_notes(config, spec.settings, settings),
+        notes=sampling_notes(spec.settings, settings, adapted=bool(runtime.lora)),
         videos=tuple(videos),
         picked=picked,
         runtime=runtime,
@@ -186,59 +187,14 @@ def warn_of_plan(planned: Plan, jobs: Sequence[VideoJob]) -> None:
         for found in lacking:
             warn_of(found, words)
     for note in planned.notes:
-        warnings.warn(note, stacklevel=2)
-    _warn_of_rounding(planned, jobs)
+        warnings.warn(note, SamplingWarning, stacklevel=2)
+    for line in rounding_lines(planned, jobs):
+        warnings.warn(line, stacklevel=2)
 
 
-def _notes(
-    config: Generate, own: GenerationSettings, chosen: GenerationSettings
-) -> tuple[str, ...]:
-    """What is to be said of sampling that the model was not trained for."""
-    model = config.model
-    if own.sampler == "few_step":  # an adapter may make another model of a student
-        return () if config.lora else _notes_of_student(model, own, chosen)
-    if chosen.sampler != "few_step":
-        return ()
-    return (
-        f"the sampler few_step is for students of distillation, and {model} is none (its own "
-        f"sampler is {own.sampler}): at each step it takes the model's guess of the whole way for "
-        f"the answer, which is blurred unless the model has learnt that. Leave the sampler out, or "
-        f"distill the model.",
-    )
-
-
-def _notes_of_student(
-    model: str, own: GenerationSettings, chosen: GenerationSettings
-) -> tuple[str, ...]:
-    """What is to be said of a student that does not sample as it was trained to."""
-    changes = []
-    if chosen.sampler != own.sampler:
-        changes.append(f"the sampler {chosen.sampler} goes from step to step in another way")
-    if min(_numbers(chosen.steps)) < min(_numbers(own.steps)):
-        changes.append("fewer steps make coarser shapes")
-    if max(_numbers(chosen.steps)) > max(_numbers(own.steps)):
-        changes.append("more steps take longer and need not look better")
-    if chosen.guidance != own.guidance:
-        changes.append(
-            f"guidance {chosen.guidance:g} runs the model {chosen.branches} times a step "
-            f"in place of {own.branches}"
-        )
-    if not changes:
-        return ()
-    steps = ",".join(map(str, _numbers(own.steps)))
-    return (
-        f"{model} is a student of distillation, trained for sampler {own.sampler}, steps {steps} "
-        f"and guidance {own.guidance:g}: {', '.join(changes)}. Leave sampler, steps and guidance "
-        f"out for the video that it was trained to make.",
-    )
-
-
-def _numbers(steps: BlockSteps) -> tuple[int, ...]:
-    return (steps,) if isinstance(steps, int) else steps
-
-
-def _warn_of_rounding(planned: Plan, jobs: Sequence[VideoJob]) -> None:
-    """Warn of shots that become longer or shorter, as they are made of whole blocks."""
+def rounding_lines(planned: Plan, jobs: Sequence[VideoJob]) -> list[str]:
+    """Lines on shots that become longer or shorter, as they are made of whole blocks."""
+    lines = []
     for job, video in zip(jobs, planned.videos, strict=False):
         if job.resume_point is not None:
             continue
@@ -251,10 +207,8 @@ def _warn_of_rounding(planned: Plan, jobs: Sequence[VideoJob]) -> None:
             and abs(made["seconds"] - shot.seconds) > 1 / planned.model_fps
         ]
         if changed:
-            warnings.warn(
-                f"{video.name}: a shot is made of whole blocks, so {', '.join(changed)}.",
-                stacklevel=2,
-            )
+            lines.append(f"{video.name}: a shot is made of whole blocks, so {', '.join(changed)}.")
+    return lines
 
 
 def settled(planned: Plan) -> Generate:

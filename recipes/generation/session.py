@@ -13,6 +13,7 @@ from longlive_models.checkpoints.weight_hash import begin_hashing
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.stream import Stream
+from longlive_models.stream_snapshot import StreamSnapshot, snapshot_place
 from longlive_models.trace import ENCODE, Span
 from longlive_models.video.append import VideoStart
 from longlive_models.video.blocks import VideoBlock
@@ -112,11 +113,16 @@ class VideoSession:
     def snapshot(self, path: Path) -> None:
         """Save the state to a snapshot that ``longlive generate --resume`` can continue."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        snapshot_place(path)
+        self.state().save(path)
+
+    def state(self) -> StreamSnapshot:
+        """The state that ``snapshot`` writes; another thread may save it while blocks are made."""
         config = as_plain(settled(self.planned))
         video = str(destination(self.video.path).resolve())
         notes = {"config": config, "video": video, "image": as_plain(self.video.image)}
         notes |= {"image_sha256": self.video.image_sha256, "clip": as_plain(self.video.clip)}
-        self.stream.snapshot(path, notes=notes)
+        return self.stream.state(notes=notes)
 
     def fork(self, path: Path) -> "VideoSession":
         """Make a second session that begins with the same frames and is written to ``path``."""

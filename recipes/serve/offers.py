@@ -9,6 +9,7 @@ import torch
 
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.model_folder import read_spec
+from longlive_models.checkpoints.weight_hash import begin_hashing
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.precision import in_short
 from longlive_models.runtime import Runtime
@@ -68,6 +69,7 @@ class Offers:
             if runtime.weights in [offer.name for offer in offers]:
                 continue  # what "auto" chose is named again
             pipeline = LongLivePipeline.load(config.model, runtime, download=config.download)
+            begin_hashing(pipeline.loaded_files)  # the first snapshot names the model
             offers.append(Offer(name=runtime.weights, base=base, pipeline=pipeline))
         return cls(config.model, spec, offers)
 

@@ -62,6 +62,7 @@ class Saved:
         shots: the prompts of the plan and the block where each begins.
         events: how it was steered.
         parent, parent_block: what it was forked from, and where.
+        notes: what is to be said of it, such as words that the model does not know.
         error: why it failed, in a sentence.
         finished: when it ended, in seconds since 1970.
     """
@@ -75,6 +76,7 @@ class Saved:
     events: tuple[dict[str, Any], ...] = ()
     parent: str | None = None
     parent_block: int | None = None
+    notes: tuple[str, ...] = ()
     error: str | None = None
     finished: float | None = None
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from longlive_recipes.serve.own_thread import answer
+
 Answer = TypeVar("Answer")
 
 
@@ -86,7 +88,7 @@ class BlockScheduler:
                     return
                 video = self._ring[-1] if call is None else None
             if call is not None:
-                _answer(*call)
+                answer(*call)
             elif video is not None:
                 video.turn()
 
@@ -97,14 +99,3 @@ class BlockScheduler:
             if self._ring[-1].ready():
                 return True
         return False
-
-
-def _answer(function: Callable[[], object], future: "Future[object]") -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        answer = function()
-    except Exception as error:  # it is the caller's, on another thread
-        future.set_exception(error)
-    else:
-        future.set_result(answer)

@@ -11,6 +11,7 @@ import uvicorn
 from longlive_recipes.configs.serve import Serve
 from longlive_recipes.generation.interrupts import ENDING
 from longlive_recipes.serve.offers import Offers
+from longlive_recipes.serve.own_thread import begin
 from longlive_recipes.serve.studio import Studio
 from longlive_recipes.serve.web.app import application
 from longlive_recipes.serve.web.protocol import PatientProtocol
@@ -70,7 +71,7 @@ def serve(config: Serve, opened: socket.socket, ready: Callable[[], None]) -> in
         ValueError, BackendUnavailable: the model cannot be loaded, or another server uses the
             folder.
     """
-    offers = Offers.load(config)
+    offers = begin(lambda: Offers.load(config)).result()
     return asyncio.run(_until_a_signal(config, opened, offers, ready))
 
 

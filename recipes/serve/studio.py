@@ -18,9 +18,11 @@ from longlive_recipes.serve.errors import Refused
 from longlive_recipes.serve.images import Images
 from longlive_recipes.serve.job_queue import JobQueue
 from longlive_recipes.serve.offers import Offers
+from longlive_recipes.serve.own_thread import aside
 from longlive_recipes.serve.saved import Saved, Wish, read_saved
 from longlive_recipes.serve.scheduler import BlockScheduler
 from longlive_recipes.serve.signal import Signal
+from longlive_recipes.serve.snapshot_writer import SnapshotWriter
 from longlive_recipes.serve.video import ServedVideo
 from longlive_recipes.serve.workshop import Making, Workshop
 
@@ -51,9 +53,10 @@ class Studio:
         self._opening = 0
         self._begun: set[str] = set()
         self._scheduler = BlockScheduler()
+        self._writer = SnapshotWriter(self._scheduler.wake)
         self._queue = JobQueue(self._begin_job)
         for folder, saved in read_saved(self._folder):
-            self._known(ServedVideo(folder, saved, self.limits, Signal(loop)))
+            self._known(self._video(folder, saved))
 
     def start(self) -> None:
         """Start to make blocks; jobs of an earlier server go on, sessions wait to be resumed."""
@@ -118,7 +121,7 @@ class Studio:
             video = self._new("session", wish)
             opening(video)
             try:
-                made = await asyncio.to_thread(self._workshop.planned, video, image)
+                made = await aside(self._workshop.planned, video, image)
                 await self._open(video, made)
             except BaseException:
                 self._forget(video)
@@ -134,11 +137,11 @@ class Studio:
             )
         video = self._new("video", wish)
         try:
-            await asyncio.to_thread(self._workshop.planned, video, image)
+            made = await aside(self._workshop.planned, video, image)
         except BaseException:
             self._forget(video)
             raise
-        video.save(lambda saved: replace(saved, state="queued"))
+        video.save(lambda saved: replace(saved, state="queued", notes=made.notes))
         self._queue.put(video)
         self._scheduler.wake()
         return video
@@ -149,7 +152,7 @@ class Studio:
             video = self._new("session", None)
             opening(video)
             try:
-                made = await asyncio.to_thread(self._workshop.recorded, video, record, image)
+                made = await aside(self._workshop.recorded, video, record, image)
                 self._check(video.saved.wish)
                 await self._open(video, made)
             except BaseException:
@@ -191,7 +194,7 @@ class Studio:
             video = self._new("session", parent.saved.wish, parent.saved.id, block)
             opening(video)
             try:
-                made = await asyncio.to_thread(self._workshop.forked, video, parent, block, events)
+                made = await aside(self._workshop.forked, video, parent, block, events)
                 await self._open(video, made)
             except BaseException as error:
                 self._forget(video)
@@ -212,7 +215,7 @@ class Studio:
         try:
             async with self._room() as opening:
                 opening(video)
-                made = await asyncio.to_thread(self._workshop.resumed, video)
+                made = await aside(self._workshop.resumed, video)
                 await self._open(video, made)
         except ValueError as error:
             if isinstance(error, Refused):
@@ -244,13 +247,13 @@ class Studio:
         """Open a job of the queue, on the scheduler's thread."""
         started = video.index.fragments or video.shelf.kept
         made = self._workshop.resumed(video) if started else self._workshop.planned(video, None)
-        video.begin(made.open(), self._ended)
+        video.begin(made.open(), self._ended, made.notes)
 
     async def _open(self, video: ServedVideo, made: Making) -> None:
         """Open a planned session on the scheduler's thread, and give it turns."""
 
         def begin() -> None:
-            video.begin(made.open(), self._ended)
+            video.begin(made.open(), self._ended, made.notes)
 
         await self._between_blocks(begin)
         self._scheduler.add(video)
@@ -331,9 +334,12 @@ class Studio:
             parent=parent,
             parent_block=parent_block,
         )
-        video = ServedVideo(folder, saved, self.limits, Signal(self._loop))
+        video = self._video(folder, saved)
         self._known(video)
         return video
+
+    def _video(self, folder: Path, saved: Saved) -> ServedVideo:
+        return ServedVideo(folder, saved, self.limits, Signal(self._loop), self._writer)
 
     def _known(self, video: ServedVideo) -> None:
         self.videos[video.saved.id] = video

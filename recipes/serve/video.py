@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from longlive_recipes.serve.errors import Refused
 from longlive_recipes.serve.saved import SNAPSHOTS, VIDEO, Saved
 from longlive_recipes.serve.shelf import Kept, Shelf
 from longlive_recipes.serve.signal import Signal
+from longlive_recipes.serve.snapshot_writer import SnapshotWriter
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +43,17 @@ class ServedVideo:
         saved: what is written down of it.
         limits: those of the server.
         signal: given after each change.
+        writer: what writes snapshots meanwhile; one of its own unless given.
     """
 
-    def __init__(self, folder: Path, saved: Saved, limits: Limits, signal: Signal) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        saved: Saved,
+        limits: Limits,
+        signal: Signal,
+        writer: SnapshotWriter | None = None,
+    ) -> None:
         self.folder = folder
         self.saved = saved
         self.signal = signal
@@ -62,7 +72,9 @@ class ServedVideo:
         self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)
         self._ended_by: Callable[[ServedVideo], None] | None = None
         self._memory = 0
-        self._writing = threading.Lock()
+        self._saving = threading.Lock()
+        self._writer = SnapshotWriter() if writer is None else writer
+        self._written: Future[None] | None = None
 
     @property
     def path(self) -> Path:
@@ -94,8 +106,16 @@ class ServedVideo:
             return "running" if self.ready() else "paused"
         return self.saved.state
 
-    def begin(self, session: VideoSession, ended: Callable[["ServedVideo"], None]) -> None:
-        """Start with the blocks of a session; ``ended`` is called when there are no more."""
+    def begin(
+        self,
+        session: VideoSession,
+        ended: Callable[["ServedVideo"], None],
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Start with the blocks of a session; ``ended`` is called when there are no more.
+
+        ``notes`` are what is to be said of the video.
+        """
         self.index = FragmentIndex(self.path)  # a file that goes on was cut to the snapshot
         self.index.refresh()
         if self.saved.kind == "session":
@@ -106,21 +126,29 @@ class ServedVideo:
         shots, events = _starts(session.video.shots), tuple(session.stream.events)
         self.save(
             lambda saved: replace(
-                saved, state="running", error=None, finished=None, shots=shots, events=events
+                saved,
+                state="running",
+                error=None,
+                finished=None,
+                shots=shots,
+                events=events,
+                notes=tuple(notes),
             )
         )
 
     def save(self, change: Callable[[Saved], Saved]) -> None:
         """Write down what has changed, and tell all who watch."""
-        with self._writing:
+        with self._saving:
             self.saved = change(self.saved)
             self.saved.write(self.folder)
         self.signal.give()
 
     def ready(self) -> bool:
-        """Whether a block may be made: it is open, and somebody wants one."""
+        """Whether it wants a turn: it is open, and somebody wants a block, or a snapshot failed."""
         session = self.session
-        return session is not None and session.blocks < self.credit.blocks
+        return session is not None and (
+            session.blocks < self.credit.blocks or self._failure() is not None
+        )
 
     def turn(self) -> None:
         """Make one block, on the scheduler's thread."""
@@ -128,6 +156,7 @@ class ServedVideo:
         if session is None:
             return
         try:
+            self._require_written()
             block = session.advance()
             if block is not None:
                 self._keep(session)
@@ -173,7 +202,11 @@ class ServedVideo:
         session = self.session
         if session is None:
             raise self.not_open("saved in a snapshot")
-        kept = self._snapshot(session)
+        try:
+            self._wait_until_written()
+            kept = self._snapshot(session)
+        except OSError as error:
+            raise Refused(sentence(error), 507) from error
         if kept is None:
             raise Refused(
                 "a snapshot of this model is larger than all that one video may keep: start the "
@@ -191,6 +224,7 @@ class ServedVideo:
         if session is None:
             return
         try:
+            self._wait_until_written()
             kept = self._snapshot(session) if stopped_by and session.frames_made else None
             if session.frames:
                 session.finish(stopped_by=stopped_by, snapshot=kept.path if kept else None)
@@ -221,6 +255,7 @@ class ServedVideo:
             "parent": saved.parent,
             "parent_block": saved.parent_block,
             "error": saved.error,
+            "notes": list(saved.notes),
             "blocks": len(fragments),
             "frames": self.index.frames,
             "bytes": self.index.end,
@@ -255,10 +290,38 @@ class ServedVideo:
         self._memory = peak_memory(session.pipeline.runtime.device)
         self.signal.give()
         if session.frames != session.video.frames and self.shelf.due(session.blocks):
-            self._snapshot(session)
+            self._snapshot_meanwhile(session)
 
     def _snapshot(self, session: VideoSession) -> Kept | None:
         return self.shelf.put(session.blocks, session.stream.next_block, session.snapshot)
+
+    def _snapshot_meanwhile(self, session: VideoSession) -> None:
+        """Copy the state, and let it be written while the next block is made."""
+        self._wait_until_written()
+        block, begun, state = session.blocks, session.stream.next_block, session.state()
+
+        def write() -> None:
+            self.shelf.put(block, begun, state.save)
+            self.signal.give()
+
+        self._written = self._writer.write(write)
+
+    def _failure(self) -> BaseException | None:
+        """Why the last snapshot could not be written; None if it was, or is not yet."""
+        written = self._written
+        return written.exception() if written is not None and written.done() else None
+
+    def _require_written(self) -> None:
+        """Raise the error of the last snapshot, if it has ended with one."""
+        failure = self._failure()
+        if failure is not None:
+            raise failure
+
+    def _wait_until_written(self) -> None:
+        """Wait for the last snapshot. Raises its error."""
+        if self._written is not None:
+            wait([self._written])
+        self._require_written()
 
     def _speed(self) -> float:
         marks = list(self._marks)
@@ -269,6 +332,9 @@ class ServedVideo:
 
     def _failed(self, session: VideoSession, error: Exception) -> None:
         _log.error("the video %s failed: %s: %s", self.saved.id, type(error).__name__, error)
+        if self._written is not None:
+            wait([self._written])  # nothing is written into the folder from now on
+            self._written = None
         if session.frames_made:
             session.keep(error)
         session.close()

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from longlive_models.prompts.report import lines_about
 from longlive_models.prompts.storyboard import Shot
 from longlive_models.stream_snapshot import SnapshotSummary
 from longlive_models.video.append import VideoStart
 from longlive_recipes.configs.generate import Generate, VideoJob
 from longlive_recipes.generation import jobs
-from longlive_recipes.generation.plan import Plan, plan
+from longlive_recipes.generation.plan import Plan, plan, rounding_lines
 from longlive_recipes.generation.session import VideoSession, open_video_session
 from longlive_recipes.serve.errors import Refused
 from longlive_recipes.serve.images import Images
@@ -30,6 +31,13 @@ class Making:
 
     def __init__(self, offer: Offer, planned: Plan, job: VideoJob) -> None:
         self.offer, self.planned, self.job = offer, planned, job
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of it: what of its prompts is left out, and what is odd."""
+        [video] = self.planned.videos
+        lacking = lines_about(video.not_shown, self.offer.pipeline.text)
+        return (*lacking, *self.planned.notes, *rounding_lines(self.planned, [self.job]))
 
     def open(self) -> VideoSession:
         """Open the session at its first block."""

@@ -161,3 +161,15 @@ def test_warnings_of_python_are_lines_each_once():
         for text in ("one\n  two", "one two", "x\x1b[2J"):
             warnings.warn(text, UserWarning, stacklevel=1)
     assert heard == ["one two", "x\\x1b[2J"]
+
+
+def test_what_was_told_is_not_told_again_within():
+    outside: list[str] = []
+    inside: list[str] = []
+    with warnings_are_lines(outside.append):
+        warnings.warn("one", UserWarning, stacklevel=1)
+        with warnings_are_lines(inside.append):
+            for text in ("one", "two"):
+                warnings.warn(text, UserWarning, stacklevel=1)
+        warnings.warn("three", UserWarning, stacklevel=1)
+    assert (outside, inside) == (["one", "three"], ["two"])

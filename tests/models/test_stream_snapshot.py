@@ -187,3 +187,24 @@ def test_notes_that_json_cannot_hold_are_refused_before_anything_is_written(tmp_
         assert list(tmp_path.iterdir()) == []
         stream.snapshot(path, notes={"a": [1, None]})
     assert SnapshotSummary.read(path).notes == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("lane", ["inline", "thread"])
+def test_a_state_is_what_it_was_however_far_the_stream_has_gone_on(lane, tmp_path):
+    pipe = tiny_pipeline(Runtime.choose(RuntimeOptions(device="cpu", lane=lane)))
+    with pipe.stream("a red circle", seconds=9, seed=4) as stream:
+        for _ in range(2):
+            next(stream)
+        state = stream.state(notes={"a": 1})
+        at_once = stream.snapshot(tmp_path / "a.snapshot", notes={"a": 1})
+        stream.cut("a blue square")
+        rest = [block.frames for block in stream]
+    later = state.save(tmp_path / "b.snapshot")
+    assert later.read_bytes() == at_once.read_bytes()
+    with pipe.resume(later) as resumed:
+        resumed.cut("a blue square")
+        again = [block.frames for block in resumed]
+    assert len(rest) == len(again) > 4
+    assert all(torch.equal(one, other) for one, other in zip(rest, again, strict=True))
+    with pytest.raises(ValueError, match="has ended"):
+        stream.state()

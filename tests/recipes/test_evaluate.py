@@ -9,6 +9,7 @@ import torch
 
 from longlive_models.finite import NonFiniteVideo
 from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX, ShotPlan
+from longlive_models.sampling_notes import SamplingWarning
 from longlive_models.stream import to_frames
 from longlive_recipes import evaluate
 from longlive_recipes.evaluate import (
@@ -159,6 +160,14 @@ def test_a_result_is_plain_data_that_says_how_it_was_made(config):
     assert set(stored["suites"]) == {"seen", "storyboards", "long", "long_throughout"}
     assert stored["config"]["seen"] == 2
     assert stored["hardware"]["device"] == "cpu"
+
+
+def test_sampling_that_a_model_was_not_trained_for_is_said_once(config, monkeypatch):
+    monkeypatch.setattr(evaluate, "generate_clips", drawings)
+    wanted = replace(config, heldout=0, storyboards=0, long=0, sampler="few_step")
+    with pytest.warns(SamplingWarning, match="this model is none") as heard:
+        run(wanted)
+    assert [one.category for one in heard].count(SamplingWarning) == 1
 
 
 def test_clips_are_the_pipelines_videos():

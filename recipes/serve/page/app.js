@@ -313,6 +313,12 @@ async function begin(fields) {
   say("");
   const session = await api("sessions", { method: "POST", body: fields });
   await watch(session, { from: 0 });
+  tellNotes(session);
+}
+
+/** What is to be said of a new video, unless something went wrong meanwhile. */
+function tellNotes(session) {
+  if (page.session?.id === session.id && !page.session.error) say(session.notes.join(" – "));
 }
 
 /* a new video */
@@ -382,7 +388,9 @@ async function beginNew(event) {
   try {
     if (page.record) {
       const replayed = { record: page.record, ...(page.image ? { image: page.image } : {}) };
-      await watch(await api("sessions/replay", { method: "POST", body: replayed }), { from: 0 });
+      const session = await api("sessions/replay", { method: "POST", body: replayed });
+      await watch(session, { from: 0 });
+      tellNotes(session);
     } else await begin(body);
     clearFile();
     $("prompt").value = "";

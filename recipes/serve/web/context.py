@@ -20,6 +20,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         415: "The body is of another kind.",
         429: "A limit of the server is reached.",
         503: "The server is being stopped.",
+        507: "The server's disk is full, or cannot be written.",
     }.items()
 }
 

@@ -18,6 +18,10 @@ MEMORY = (
     "What is kept of the past: all of it; all of it, encoded again under the new prompt (recache); "
     "a new shot begins (cut); or one that does not remember what was before (forget)."
 )
+NOTES = (
+    "What is to be said of the video: words that the model does not know, or sampling that it was "
+    "not trained for."
+)
 MOST_SHOTS = 1000
 
 
@@ -176,6 +180,7 @@ class Session(BaseModel):
     parent: str | None
     parent_block: int | None
     error: str | None
+    notes: list[str] = Field(description=NOTES)
     blocks: int = Field(description="Blocks in the file.")
     frames: int
     bytes: int
@@ -235,6 +240,7 @@ class Job(BaseModel):
     size: str
     remixed_from_video_id: str | None
     error: dict[str, str] | None
+    notes: list[str] = Field(description=NOTES)
     seed: int
     frames: int
     frames_total: int | None

@@ -157,6 +157,7 @@ def view(studio: Studio, video: ServedVideo) -> Job:
         size=f"{settings.width}x{settings.height}",
         remixed_from_video_id=saved.parent,
         error=None if saved.error is None else {"code": "failed", "message": saved.error},
+        notes=list(saved.notes),
         seed=saved.wish.seed,
         frames=frames,
         frames_total=total,

@@ -66,7 +66,7 @@ def test_a_settled_model_is_found_from_every_folder(model, tmp_path, monkeypatch
 )
 def test_what_a_student_was_not_trained_for_is_said(chosen, said, tmp_path):
     [note] = plan(Generate(device="cpu", **chosen), [job()], tmp_path / "v.mp4").notes
-    assert note.startswith("pocket is a student of distillation, trained for sampler few_step, ")
+    assert note.startswith("the model is a student of distillation, trained for sampler few_step")
     assert f"steps 4 and guidance 1: {said}" in note
 
 

@@ -75,6 +75,19 @@ def test_a_cut_and_unknown_words(client):
     assert past.status_code == 409 and "is past" in past.json()["error"]["message"]
 
 
+def test_what_is_to_be_said_of_a_video_is_told_with_it(client):
+    odd = {"sampler": "few_step", "shots": [{"prompt": "a purple circle", "seconds": 1}] * 2}
+    made = client.said(client.post("/v1/sessions", json=odd), 201)
+    unknown, sampling, rounding = made["notes"]
+    assert "does not know 'purple'" in unknown and "this model is none" in sampling
+    assert "a shot is made of whole blocks" in rounding
+    assert client.session(made["id"])["notes"] == made["notes"]
+    job = client.said(client.post("/v1/videos", json=odd | {"seconds": 2}))
+    assert job["notes"] == client.get(f"/v1/videos/{job['id']}").json()["notes"]
+    assert job["notes"][:2] == [unknown, sampling]
+    assert client.begin(PROMPT, sampler="euler", steps=1)["notes"] == []
+
+
 def test_a_session_runs_only_as_far_as_it_is_watched(client):
     name = client.begin(PROMPT)["id"]
     until(lambda: client.session(name)["state"] == "paused")
