@@ -3,7 +3,7 @@
 # Expected: an infinity that is cast to float8_e4m3fn, which has NaN and no infinity, becomes NaN,
 #           as in torch 2.11 and in float8_e4m3fnuz, so that an overflow is seen behind the cast
 # Behavior: it becomes 448, the largest number. By pytorch pull request 178817 finite numbers beyond
-#           the range saturate, and so do infinities: activations of a step that has overflown are
+#           the range saturate, and so do infinities: activations of a step that has overflowed are
 #           finite. float8_e5m2 saturates neither, the fnuz types give NaN for both.
 # Seen:     2026-11-30
 #           torch 2.13.0+cpu: [inf, -inf, 1e6] is
