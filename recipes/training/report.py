@@ -73,9 +73,8 @@ def report(run: RunFolder) -> str:
     if not any(choose(run) for choose in SECTIONS.values()):
         body.append("<p>No step has been logged yet.</p>")
     if run.sheets:
-        prompts = record["config"].get("sample_prompts", ())
         chosen = _chosen(run.sheets)
-        sheets = (page.sample_sheet(one, f"after step {one.step}", prompts) for one in chosen)
+        sheets = (page.sample_sheet(one, f"after step {one.step}", _prompts(run)) for one in chosen)
         body += ["<h2>Samples</h2>", page.columns(sheets, wide=True)]
     body += ["<h2>Machine and code</h2>", page.table((), _circumstances(record))]
     body += ["<h2>Config</h2>", page.table(("field", "value"), run.settings.items())]
@@ -108,7 +107,9 @@ def comparison(runs: Sequence[RunFolder]) -> str:
         if pictures:
             body += [f"<h2>{name}</h2>", page.columns(pictures)]
     newest = [
-        page.sample_sheet(run.sheets[-1], f"{name}, after step {run.sheets[-1].step}")
+        page.sample_sheet(
+            run.sheets[-1], f"{name}, after step {run.sheets[-1].step}", _prompts(run)
+        )
         for name, run in zip(names, runs, strict=True)
         if run.sheets
     ]
@@ -191,6 +192,12 @@ def _circumstances(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for resumed in record.get("resumed", []):
         rows.append(("resumed at step", str(resumed.get("step"))))
     return rows
+
+
+def _prompts(run: RunFolder) -> Sequence[str]:
+    """What the samples of a run were asked to show."""
+    prompts: Sequence[str] = run.record["config"].get("sample_prompts", ())
+    return prompts
 
 
 def _chosen(sheets: Sequence[Sheet]) -> list[Sheet]:
