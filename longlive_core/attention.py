@@ -106,6 +106,8 @@ def masked_attention(
             f"{made.q_len} queries and {made.kv_len} keys: a mask names tokens by their index. "
             f"Build the mask for these lengths."
         )
+    if isinstance(made, TableMask):
+        made.check_batch(q.shape[0])
     if backend == "auto" and isinstance(made, TensorMask):
         backend = "sdpa"
     name = _choose_masked(*_asked(attention_request(q, k, v)), backend)

@@ -234,6 +234,8 @@ class TableMask:
                 f"{list(self.table.shape)}: it says which runs see which. For one table for all "
                 f"samples pass table[None]."
             )
+        if not self.table.is_meta and not torch.compiler.is_compiling():
+            refuse_blind_queries(self.table.any(-1)[:, None].repeat_interleave(self.run, -1))
 
     @property
     def q_len(self) -> int:
@@ -288,14 +290,20 @@ class TableMask:
             )
         return self._flex[form]
 
-    def _spread(self, times: int, device: torch.device, batch: int) -> Tensor:
+    def check_batch(self, batch: int) -> None:
+        """Raise ``ValueError`` unless so many samples can share the tables."""
         samples = len(self.table)
-        if batch > 1 and batch % samples:
+        if batch % samples:
             raise ValueError(
                 f"a TableMask of {samples} samples under a batch of {batch}: samples share the "
                 f"tables in turn, so theirs is a multiple. Give each sample its table, or one to "
                 f"all."
             )
+
+    def _spread(self, times: int, device: torch.device, batch: int) -> Tensor:
+        samples = len(self.table)
+        if batch > 1:  # 1 is also what is asked for where the batch is not known yet
+            self.check_batch(batch)
         table = self.table.to(device).repeat(max(1, batch // samples) if samples > 1 else 1, 1, 1)
         return table.repeat_interleave(times, 1).repeat_interleave(times, 2)
 

@@ -19,6 +19,9 @@ import torch
 
 from longlive_core.checks import hold_wholes, instance, shown, text
 
+TIERS = ("lossless", "high")
+"""The qualities that can be asked for."""
+
 
 class BackendUnavailable(RuntimeError):
     """The caller named a backend that does not exist or cannot run what was asked of it."""
@@ -46,6 +49,16 @@ class Request:
         if self.head_dim is not None:
             why = "it is a number of channels. Leave it out where there are no heads."
             hold_wholes(self, "head_dim", at_least=1, why=why)
+        check_tier("Request.quality", self.quality)
+
+
+def check_tier(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is a quality that can be asked for."""
+    if value not in TIERS:
+        raise ValueError(
+            f"{name} is {' or '.join(map(repr, TIERS))}, got {shown(value)}: it is what 'auto' may "
+            f"take. 'lossless' gives what the plain path gives, 'high' rounds more."
+        )
 
 
 Condition = Callable[[Request], str | None]  # None: it holds; else one plain sentence, no full stop

@@ -147,6 +147,9 @@ class BlockOffload:
         """Leave the blocks in host memory for good: they visit the device no more."""
         for hook in self._hooks:
             hook.remove()
+        for slot in self._slots:  # a copy that is under way would write to memory given back
+            if slot.ready is not None:
+                self._lane.wait(slot.ready)
         self._slots = []
 
     def enter(self, number: int) -> None:

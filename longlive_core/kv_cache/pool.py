@@ -87,8 +87,8 @@ class PagePool:
         """Give back the memory of further chunks that no cache refers to."""
         with self._lock:
             taken = self._taken()
-            for place in [place for place in self._more if place not in taken]:
-                del self._more[place]
+            for place in [place for place in list(self._more) if place not in taken]:
+                self._more.pop(place, None)  # a fork may be collected, and trim, in between
 
     def exclusive(self, references: "PageReferences") -> int:
         """How many places no other cache refers to."""

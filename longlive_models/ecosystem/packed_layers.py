@@ -97,9 +97,15 @@ def _empty(linear: nn.Linear, form: Mapping[str, Any]) -> FrozenLinear:
 
 
 def decode_all(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace all packed linears by plain ones of type ``dtype`` with the same values."""
-    for name, module in list(model.named_modules()):
+    """Replace all packed linears by plain ones of type ``dtype`` with the same values.
+
+    A linear that stands under two names is decoded once and put under both.
+    """
+    decoded: dict[nn.Module, nn.Linear] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, NVFP4Linear | Float8Linear):
+            if module not in decoded:
+                decoded[module] = module.to_linear(dtype)
             holder, _, last = name.rpartition(".")
-            setattr(model.get_submodule(holder), last, module.to_linear(dtype))
+            setattr(model.get_submodule(holder), last, decoded[module])
     note_in_config(model)

@@ -32,8 +32,6 @@ _PLAIN = {
     "I16": torch.int16,
     "I8": torch.int8,
 }
-NVFP4_ROW = 64
-"""The values of a super-block of GGUF's NVFP4: four blocks of 16, whose scales come first."""
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Described], dict[str, str]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state
@@ -136,8 +135,3 @@ def _opened(source: Source, part: str, hints: Hints) -> PartFile:
         packed=packed,
         notes=source.notes,
     )
-
-
-def plain_values(weight: Packed, dtype: torch.dtype) -> Tensor:
-    """The values of a packed weight, rounded once to a type."""
-    return weight.read().dequantize(dtype)

@@ -216,8 +216,8 @@ def gradient_loss(
     squares = (x - (x - gradient).detach()).square()
     if loss_mask is None:
         return 0.5 * squares.mean()
-    counted = loss_mask[:, None, :, None, None].expand_as(squares)
-    return 0.5 * (squares * counted).sum() / counted.sum().clamp_min(1)
+    counted = loss_mask.double()[:, None, :, None, None].expand_as(squares)
+    return 0.5 * (squares * counted).sum() / counted.sum().clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _pinned(latents: Tensor, image: Tensor | None) -> Tensor:

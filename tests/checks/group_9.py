@@ -9,6 +9,7 @@ sign bit are left out whole, and the verdict names the rule.
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from unittest.mock import Mock, patch
 
@@ -324,33 +325,39 @@ def _check_checkpoint(case: Case, tally: Tally) -> None:
             report.equal("NVFP4Linear", model.get_submodule(name)(x), got)
     if (want := case.tensors.get("output.flow")) is not None:
         tally.parity = True
-        flow, norms = _flow(case, model)
+        flow, replaced = _flow(case, model)
         report.close("flow", flow, want, rtol=0, atol=5e-2 * float(want.abs().max()))
+        calls = {name: one.call_count for name, one in replaced.items()}
         qk_norms = 4 * model.config.num_layers if model.config.qk_norm else 0
-        report.equal("norms of the original", norms, qk_norms)
+        report.equal("norms of the original", calls.pop("rms_norm"), qk_norms)
+        idle = [name for name, count in calls.items() if count < model.config.num_layers]
+        report.equal("replaced, and not called in every layer", idle, [])
 
 
-def _flow(case: Case, model: WanTransformer) -> tuple[Tensor, int]:
+def _flow(case: Case, model: WanTransformer) -> tuple[Tensor, dict[str, Mock]]:
     """The block-causal forward of the bfloat16 model, rounded as often as the original rounds.
 
     It rounds a product before it adds, and a normalized vector before it scales it, where the model
-    does both at once; its attention is in float32. Codes flip on such differences. The number is of
-    the norms that were rounded so.
+    does both at once; its attention is in float32. Codes flip on such differences. The functions
+    that were replaced for it come back too: they count their calls.
     """
     x, timesteps = case.tensors["input.x"], case.tensors["input.t"]
     samples, _, frames, height, width = x.shape
     tokens = model.config.tokens_per_frame(height, width)
     text = batch(texts(case, "input.context"), model.config.text_len, samples)
     mask = block_causal_mask(frames, tokens, model.config.frames_per_block)
-    rms_norm = Mock(wraps=_norm_rounded_twice)
-    with (
-        patch.object(reference, "block_scales", original_scales),
-        patch.object(torch, "addcmul", lambda a, b, c: a + b * c),
-        patch.object(torch.nn.functional, "rms_norm", rms_norm),
-        patch.object(wan_attention, "attention", _in_float32(attention)),
-        patch.object(wan_attention, "masked_attention", _in_float32(masked_attention)),
-    ):
-        return model(x, timesteps, text, mask=mask), rms_norm.call_count
+    replaced = {
+        "block_scales": (reference, original_scales),
+        "addcmul": (torch, lambda a, b, c: a + b * c),
+        "rms_norm": (torch.nn.functional, _norm_rounded_twice),
+        "attention": (wan_attention, _in_float32(attention)),
+        "masked_attention": (wan_attention, _in_float32(masked_attention)),
+    }
+    counted = {name: Mock(wraps=function) for name, (_, function) in replaced.items()}
+    with ExitStack() as patches:
+        for name, (place, _) in replaced.items():
+            patches.enter_context(patch.object(place, name, counted[name]))
+        return model(x, timesteps, text, mask=mask), counted
 
 
 def _norm_rounded_twice(x: Tensor, size: object, weight: Tensor, eps: float) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
 from longlive_core import attention_mask
-from longlive_core.attention import AttentionMask, TableMask
+from longlive_core.attention import AttentionMask, TableMask, masked_attention
 from longlive_core.testing import assert_bitwise_equal
 
 CPU = torch.device("cpu")
@@ -153,6 +153,19 @@ def test_a_rule_that_returns_no_mask_is_refused(form):
     mask = AttentionMask(lambda b, h, q, kv: q - kv, 6, 6)
     with pytest.raises(ValueError, match="returns a boolean tensor, got torch.int64.*q >= kv"):
         {"dense": mask.dense, "flex": mask.flex}[form](CPU)
+
+
+def test_a_table_that_hides_everything_from_a_run_is_refused():
+    table = torch.tensor([[[True, False], [True, True]], [[True, True], [False, False]]])
+    with pytest.raises(ValueError, match="query 3 of sample 1 and head 0 see no key"):
+        TableMask(table, 3)
+    TableMask(table.to("meta"), 3)
+
+
+def test_masked_attention_refuses_fewer_samples_than_tables():
+    q = torch.randn(1, 6, 2, 8)
+    with pytest.raises(ValueError, match="TableMask of 2 samples under a batch of 1"):
+        masked_attention(q, q, q, TableMask(torch.ones(2, 2, 2, dtype=torch.bool), 3))
 
 
 def test_a_table_of_samples_serves_a_multiple_of_them():

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from longlive_core.attention import attention
 from longlive_core.backends import (
+    TIERS,
     Backend,
     BackendUnavailable,
     Operation,
@@ -17,6 +19,9 @@ from longlive_core.backends import (
     needs_function,
     needs_head_dim,
 )
+from longlive_core.float8 import Float8Config, matmul, quantize
+from longlive_core.fused import gelu
+from longlive_models.choices import QUALITIES
 
 CPU = Request(device=torch.device("cpu"), dtype=torch.float32, head_dim=64)
 GRAD = Request(device=torch.device("cpu"), dtype=torch.float32, head_dim=64, needs_grad=True)
@@ -123,6 +128,25 @@ def test_find_function_takes_the_first_place_that_has_it():
     found, failures = find_function(("no_such_module", "f"), ("torch", "add"))
     assert found is torch.add
     assert failures == ()
+
+
+@pytest.mark.parametrize("quality", ["High", "best"])
+def test_an_unknown_quality_is_no_silent_lossless(quality):
+    q = torch.randn(1, 4, 2, 8)
+    for asked in (
+        lambda: Request(device=CPU.device, dtype=torch.float32, quality=quality),
+        lambda: attention(q, q, q, quality=quality),
+        lambda: gelu(q, encode=True, quality=quality),
+        lambda: Float8Config(quality=quality),
+        lambda: matmul(quantize(q[0, 0].repeat(16, 2)), quantize(q[0, 0].repeat(16, 2)),
+                       quality=quality),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="quality is 'lossless' or 'high', got "):
+            asked()
+
+
+def test_the_command_line_knows_the_same_qualities():
+    assert TIERS == QUALITIES
 
 
 @pytest.mark.parametrize(("found", "usable"), [((8, 9), False), ((9, 0), True), ((10, 0), False)])

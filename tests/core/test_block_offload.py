@@ -154,6 +154,17 @@ def test_what_ends_visits_no_more():
     assert made_then.peak < 16 * 32 * 4 * 4
 
 
+def test_what_ends_gives_no_memory_back_that_a_copy_still_writes_to():
+    lane = Late()
+    offload = BlockOffload(made(3), CPU, lane=lane)
+    offload.end()  # before the first pass there is nothing to wait for
+    offload = BlockOffload(blocks := made(3), CPU, lane=lane)
+    passed(blocks, torch.randn(2, 16))
+    assert len(lane.waiting) == 1  # block 0 is on its way
+    offload.end()
+    assert not lane.waiting
+
+
 def test_nothing_to_offload_is_refused():
     with pytest.raises(ValueError, match="there are no blocks to offload"):
         BlockOffload([], CPU)

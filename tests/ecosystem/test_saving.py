@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longlive_core import float8
 from longlive_core.module_swap import note_in_config
 from longlive_core.nvfp4 import NVFP4Linear, convert_linears, decode_linears
 from longlive_models.ecosystem import register_quantizers
+from longlive_models.ecosystem.packed_layers import decode_all
 from tests.ecosystem.foreign import MODELS
 from tests.ecosystem.formats import FORMATS, PACKED
 
@@ -121,6 +123,17 @@ def test_the_libraries_own_dequantize(plain_models, name, tmp_path):
     assert "quantization_config" not in (tmp_path / "plain" / "config.json").read_text()
     kept = [key for key in want if key in again.state_dict()]
     assert all(torch.equal(again.state_dict()[key], want[key]) for key in kept)
+
+
+@pytest.mark.parametrize("convert", [convert_linears, float8.convert_linears])
+def test_a_packed_layer_under_two_names_is_decoded_under_both(convert):
+    shared = nn.Linear(32, 32)
+    model = nn.Sequential(nn.Sequential(shared, nn.Linear(32, 16)), shared)
+    convert(model, keep=())
+    assert model[1] is model[0][0] and type(shared) is not type(model[1])
+    decode_all(model, torch.float32)
+    assert [type(model[0][0]), type(model[0][1])] == [nn.Linear, nn.Linear]
+    assert model[1] is model[0][0]
 
 
 def test_without_the_quantizer_diffusers_refuses(plain_models, tmp_path):

@@ -242,3 +242,9 @@ def test_what_is_no_clip_is_refused_before_anything_is_made(how, message, monkey
     monkeypatch.setattr("longlive_models.generator.BlockGenerator.remember", None)
     with pytest.raises(ValueError, match=message):
         pipe(PROMPT, seconds=1, **how)
+
+
+def test_a_clip_is_remembered_by_the_function_that_refusals_come_before(monkeypatch):
+    monkeypatch.setattr("longlive_models.generator.BlockGenerator.remember", None)
+    with pytest.raises(TypeError, match="not callable"):
+        tiny_pipeline()(PROMPT, seconds=1, video=moving(9))

@@ -92,6 +92,8 @@ def test_what_does_not_fit_is_refused_before_weights_are_read(folder, files, tmp
         load(folder, lora=tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="there is no adapter"):
         load(folder, lora="nowhere.safetensors")
+    with pytest.raises(TypeError, match="not callable"):  # weights are read by this function
+        load(folder)
 
 
 @pytest.mark.parametrize(

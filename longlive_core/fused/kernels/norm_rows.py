@@ -90,7 +90,7 @@ def add_norm(
     encode: bool,
 ) -> tuple[Tensor, Tensor | EncodedRows]:
     """The sum and its norm; tensors as ``fused.norm_ops`` has them."""
-    tokens, dim = x.shape[-2:]
+    batch, steps, tokens, dim = x.shape
     rows = x.numel() // dim
     x = x.contiguous()
     y = None if y is None else y.contiguous()
@@ -98,13 +98,14 @@ def add_norm(
     if after is not None:
         first, second = after
         if modulated:
-            (first, step_stride), (second, other) = _steps(first), _steps(second)
+            first, second = (one.expand(batch, steps, dim) for one in (first, second))
+            (first, step_stride), (second, other) = _paced(first), _paced(second)
             if step_stride != other:
                 first, second, step_stride = first.contiguous(), second.contiguous(), dim
         else:
             first, second = first.contiguous(), second.contiguous()
-    gate, gate_stride = (x, 0) if gate is None else _steps(gate)
-    gated = gate is not x
+    gated = gate is not None
+    gate, gate_stride = (x, 0) if gate is None else _paced(gate.expand(batch, steps, dim))
     total = x if y is None else torch.empty_like(x)
     out = torch.empty_like(x, dtype=torch.uint8 if encode else x.dtype) if after else x
     scales = torch.empty(
@@ -143,7 +144,7 @@ def add_norm(
     return total, EncodedRows(out.view(torch.float8_e4m3fn), scales) if encode else out
 
 
-def _steps(x: Tensor) -> tuple[Tensor, int]:
+def _paced(x: Tensor) -> tuple[Tensor, int]:
     """A vector for each step, and how far the steps lie apart: of several samples at one pace."""
     batch, steps, dim = x.shape
     if x.stride(2) != 1 or (batch > 1 and x.stride(0) != steps * x.stride(1)):

@@ -51,6 +51,15 @@ for batch, steps, tokens, dim in ((1, 1, 1, 24), (2, 3, 5, 100), (1, 2, 3, 768))
                 assert_bitwise_equal(got[1].scales, want[1].scales, name + " scales")
             else:
                 assert_bitwise_equal(got[1], want[1], name)
+
+# vectors of one sample or one step serve all, as in torch
+x, y, six = drawn(2, 3, 5, 32), drawn(2, 3, 5, 32), drawn(2, 3, 6, 32)
+for samples, steps in itertools.product((2, 1), (3, 1)):
+    gate, shift, scale, *_ = six[:samples, :steps].unbind(2)
+    got = kernel.add_norm(x, y, gate, (shift, scale), modulated=True, eps=1e-6, encode=False)
+    want = norm._reference(x, y, gate, norm.Modulation(shift, scale), 1e-6, False)
+    for one, other in zip(got, want):
+        assert_bitwise_equal(one, other, f"vectors of {samples} samples and {steps} steps")
 """
 
 COMPILED = """

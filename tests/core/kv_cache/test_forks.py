@@ -131,6 +131,31 @@ def test_what_a_fork_wrote_is_given_back_with_it():
     assert page_bytes(parent) == lone
 
 
+def test_a_fork_that_is_collected_while_memory_is_given_back_is_no_error():
+    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec()), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        run_block(parent, oracle, generator, 0, False)
+    fork = parent.fork()
+    run_block(fork, oracle.copy(), generator, 0, False)
+    pool, calls = fork._references.pool, []
+
+    class Collected(dict):
+        """The further chunks, among whose reading a fork ends: then its pool trims as well."""
+
+        def __iter__(self):
+            yield from list(super().__iter__())
+            if not calls:
+                calls.append("trim")
+                pool.trim()
+
+    pool._more = Collected(pool._more)
+    assert len(pool._more) == 1
+    fork._references.keep_only(())
+    pool.trim()
+    assert calls and not pool._more
+
+
 def test_a_fork_that_is_left_alone_reads_in_place_again():
     parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
     generator = torch.Generator().manual_seed(0)

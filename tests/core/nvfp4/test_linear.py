@@ -273,6 +273,8 @@ def test_a_prepared_weight_of_four_bits_in_and_out_is_none(monkeypatch):
     want = layer(x)
     layer.prepare()
     assert torch.equal(layer(x), want)
+    with pytest.raises(TypeError, match="not callable"):  # by the other kind it is
+        layer_of(W4A16)[1].prepare()
 
 
 def test_receipts_say_that_a_cpu_emulates_four_bits_and_does_not_emulate_storage():

@@ -145,6 +145,16 @@ def test_a_loss_over_no_frame_is_zero():
     assert not x.grad.any()
 
 
+@given(st.floats(1e-6, 1e3))
+def test_how_much_all_frames_count_changes_no_mean(weight):
+    x, gradient = torch.randn(2, 1, 3, 4, 2, 2)
+    counted = torch.tensor([[1.0, 0.0, 0.5, 2.0]])
+    want = gradient_loss(x, gradient, counted)
+    torch.testing.assert_close(gradient_loss(x, gradient, weight * counted), want)
+    squares = 0.5 * gradient.square().double().mean((0, 1, 3, 4))
+    torch.testing.assert_close(want, (squares * counted[0]).sum() / counted.sum().double())
+
+
 class Recorder:
     def __call__(self, latents: Tensor, timesteps: Tensor, text: Tensor, **how: object) -> Tensor:
         self.latents, self.timesteps = latents, timesteps

@@ -80,6 +80,9 @@ def test_what_is_done_is_not_done_again(tmp_path, vae, monkeypatch):
     again = made(tiny(vae), clips, tmp_path / "cache")
     assert (again.clips, again.new, again.dropped) == (3, 0, 0)
     assert all(torch.equal(before[name], one) for name, one in tensors(tmp_path / "cache").items())
+    caption(write_clip(clips / "new.mp4", 29, seed=7), "new")
+    with pytest.raises(TypeError, match="not callable"):  # for a new clip one is
+        made(tiny(vae), clips, tmp_path / "cache")
 
 
 def test_a_changed_caption_and_a_new_clip_are_followed(tmp_path, vae):
