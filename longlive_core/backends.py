@@ -17,10 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from longlive_core.checks import hold_wholes, instance, shown, text
-
-TIERS = ("lossless", "high")
-"""The qualities that can be asked for."""
+from longlive_core.checks import hold_wholes, instance, known_quality, shown, text
 
 
 class BackendUnavailable(RuntimeError):
@@ -49,16 +46,7 @@ class Request:
         if self.head_dim is not None:
             why = "it is a number of channels. Leave it out where there are no heads."
             hold_wholes(self, "head_dim", at_least=1, why=why)
-        check_tier("Request.quality", self.quality)
-
-
-def check_tier(name: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is a quality that can be asked for."""
-    if value not in TIERS:
-        raise ValueError(
-            f"{name} is {' or '.join(map(repr, TIERS))}, got {shown(value)}: it is what 'auto' may "
-            f"take. 'lossless' gives what the plain path gives, 'high' rounds more."
-        )
+        known_quality("Request.quality", self.quality)
 
 
 Condition = Callable[[Request], str | None]  # None: it holds; else one plain sentence, no full stop

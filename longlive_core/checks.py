@@ -8,6 +8,9 @@ import math
 import operator
 from typing import Any
 
+QUALITIES = ("lossless", "high")
+"""What fast paths may do: give what the plain path gives, or round more, by a stated amount."""
+
 MOST = 2**63 - 1
 """The largest whole number where no smaller bound is given: what tensors and files can count."""
 
@@ -89,6 +92,15 @@ def text(name: str, value: Any, *, why: str) -> None:
     """Raise ``ValueError`` unless ``value`` is a string."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is a string, got {shown(value)}: {why}")
+
+
+def known_quality(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``QUALITIES``."""
+    if value not in QUALITIES:
+        raise ValueError(
+            f"{name} is {' or '.join(map(repr, QUALITIES))}, got {shown(value)}: it is what 'auto' "
+            f"may take. 'lossless' gives what the plain path gives, 'high' rounds more."
+        )
 
 
 def instance(name: str, value: Any, *kinds: type, why: str) -> None:

@@ -3,6 +3,7 @@
 Needs no torch, so that commands can check names before torch is imported.
 """
 
+from longlive_core.checks import QUALITIES as QUALITIES
 from longlive_core.checks import real, shown, whole
 
 WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
@@ -10,9 +11,6 @@ WEIGHTS = ("fp32", "bf16", "fp8", "nvfp4", "nvfp4-w4a4")
 
 KV_CACHES = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 """How past keys and values are kept."""
-
-QUALITIES = ("lossless", "high")
-"""What fast paths may do to the frames: nothing, or round more, by an amount that is stated."""
 
 VAES = ("full", "light")
 """What decodes a model's latents: its own decoder, or a narrower one beside it."""

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from longlive_core.backends import Receipt, Request, check_tier
-from longlive_core.checks import instance, shown, switch, text, whole
+from longlive_core.backends import Receipt, Request
+from longlive_core.checks import instance, known_quality, shown, switch, text, whole
 from longlive_core.eight_bit.rowwise import ENCODE_ROWS, EncodedRows
 from longlive_core.float8.matmul import matmul, multiple, operation_for, receipt
 from longlive_core.float8.tensor import Float8Tensor, Scaling, dequantize, quantize, scale_shape
@@ -47,7 +47,7 @@ class Float8Config:
             )
         text("Float8Config.backend", self.backend, why="It names what multiplies, or 'auto'.")
         switch("Float8Config.strict", self.strict, why="True refuses to emulate.")
-        check_tier("Float8Config.quality", self.quality)
+        known_quality("Float8Config.quality", self.quality)
 
     @property
     def activation(self) -> Scaling:

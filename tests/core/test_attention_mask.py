@@ -60,8 +60,15 @@ def test_counting_tiles_a_few_rows_at_a_time_changes_nothing(monkeypatch):
         return AttentionMask(lambda b, h, q, kv: (kv <= q) | (kv > 500), 700, 700)
 
     whole = mask().flex(CPU)
+    starts, some_rows = [], AttentionMask._some_rows
+    monkeypatch.setattr(
+        AttentionMask,
+        "_some_rows",
+        lambda mask, start, *rest: starts.append(start) or some_rows(mask, start, *rest),
+    )
     monkeypatch.setattr(attention_mask, "_CHUNK", 1)
     pieces = mask().flex(CPU)
+    assert starts == list(range(0, 700, 128))
     assert_bitwise_equal(pieces.to_dense(), whole.to_dense())
     assert_bitwise_equal(pieces.kv_num_blocks, whole.kv_num_blocks)
     assert_bitwise_equal(pieces.kv_indices, whole.kv_indices)

@@ -5,7 +5,6 @@ import torch
 
 from longlive_core.attention import attention
 from longlive_core.backends import (
-    TIERS,
     Backend,
     BackendUnavailable,
     Operation,
@@ -21,7 +20,6 @@ from longlive_core.backends import (
 )
 from longlive_core.float8 import Float8Config, matmul, quantize
 from longlive_core.fused import gelu
-from longlive_models.choices import QUALITIES
 
 CPU = Request(device=torch.device("cpu"), dtype=torch.float32, head_dim=64)
 GRAD = Request(device=torch.device("cpu"), dtype=torch.float32, head_dim=64, needs_grad=True)
@@ -143,10 +141,6 @@ def test_an_unknown_quality_is_no_silent_lossless(quality):
     ):  # fmt: skip
         with pytest.raises(ValueError, match="quality is 'lossless' or 'high', got "):
             asked()
-
-
-def test_the_command_line_knows_the_same_qualities():
-    assert TIERS == QUALITIES
 
 
 @pytest.mark.parametrize(("found", "usable"), [((8, 9), False), ((9, 0), True), ((10, 0), False)])

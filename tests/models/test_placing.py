@@ -150,3 +150,6 @@ def test_no_weight_is_read_where_it_waits(monkeypatch, weights):
         generator._weights_checked = True  # that reads every weight, wherever it is
         made.append([generator.generate(i, [plan.block(i)]).latents for i in range(2)])
     assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    for part in (*hollow.transformer.blocks, *hollow.text.layers):
+        floats = [x for x in part.state_dict().values() if x.is_floating_point()]
+        assert floats and all(x.isnan().all() for x in floats), "it was hollow all the time"

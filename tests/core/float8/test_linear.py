@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from longlive_core.backends import BackendUnavailable
+from longlive_core.eight_bit import EncodedRows, encode_rows
 from longlive_core.float8 import (
     Float8Config,
     Float8Linear,
@@ -155,6 +156,13 @@ def test_conversion_swaps_what_fits_and_says_what_it_kept():
     assert report.bytes_before - report.bytes_after == 32 * 16 * 3 - 32 * 4
     with pytest.raises(ValueError, match="cannot hold this weight: its sizes 32 and 24"):
         Float8Linear(32, 24)
+
+
+def test_rows_with_a_scale_each_are_no_input_of_a_layer_in_blocks():
+    rows = EncodedRows(*encode_rows(torch.randn(3, 128), torch.float8_e4m3fn))
+    layer = Float8Linear.from_linear(nn.Linear(128, 128), Float8Config(scaling="block"))
+    with pytest.raises(ValueError, match="scales its inputs by 1x128, got rows with a scale each"):
+        layer(rows)
 
 
 @pytest.mark.parametrize("size", [(-16, 16), (16, 0)])

@@ -1,10 +1,12 @@
 """FP8 products: the hardware's call and the emulation mean the same; wrong operands are refused."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
 from longlive_core.backends import BackendUnavailable
-from longlive_core.float8 import Scaling, dequantize, matmul, quantize
+from longlive_core.float8 import Scaling, dequantize, matmul, matmul_backends, quantize
 from longlive_core.float8.matmul_backends import BLOCK_MATMUL, ROW_MATMUL
 
 PAIRS = [(Scaling.ROW, Scaling.ROW), (Scaling.ROW_BLOCK, Scaling.SQUARE)]
@@ -28,6 +30,33 @@ def test_the_call_of_the_hardware_agrees_where_it_runs_on_a_cpu():
     except NotImplementedError:
         pytest.skip(f"torch {torch.__version__} has no scaled_mm for a CPU; 2.13 does")
     torch.testing.assert_close(got, matmul(a, b, out_dtype=torch.float32))
+
+
+@pytest.mark.parametrize(("rows", "fast"), [(1, False), (32, False), (33, True)])
+def test_sums_of_few_rows_are_not_asked_to_be_fast(rows, fast, monkeypatch):
+    asked = Mock(side_effect=lambda a, b, **how: torch.zeros(len(a), b.shape[1]))
+    monkeypatch.setattr(matmul_backends, "scaled_mm", asked)
+    a, b = quantize(torch.randn(rows, 64)), quantize(torch.randn(48, 64))
+    for name, wanted in (("scaled_mm", False), ("scaled_mm_fast", fast)):
+        ROW_MATMUL.named(name).run(a, b, None, torch.bfloat16)
+        assert asked.call_args.kwargs["use_fast_accum"] is wanted
+
+
+def test_blocks_are_laid_out_as_cublaslt_reads_them(monkeypatch):
+    """Rows in fours, scales of a column by column, rows of b's scales in fours: all zeros more."""
+    asked = Mock(side_effect=lambda a, b, **how: a.float() @ b.float())
+    monkeypatch.setattr(matmul_backends, "scaled_mm", asked)
+    a = quantize(torch.randn(5, 640), Scaling.ROW_BLOCK)
+    b = quantize(torch.randn(384, 640), Scaling.SQUARE)
+    out = BLOCK_MATMUL.named("scaled_mm").run(a, b, None, torch.float32)
+    (codes, other), how = asked.call_args.args, asked.call_args.kwargs
+    assert torch.equal(out, a.codes.float() @ b.codes.float().t())
+    assert codes.shape == (8, 640) and not codes[5:].float().any()
+    assert torch.equal(other.float(), b.codes.float().t())
+    assert how["scale_a"].shape == (8, 5) and how["scale_a"].stride() == (1, 8)
+    assert torch.equal(how["scale_a"][:5], a.scales) and not how["scale_a"][5:].any()
+    assert how["scale_b"].shape == (8, 3) and how["scale_b"].stride() == (1, 8)
+    assert torch.equal(how["scale_b"][:5], b.scales.t()) and not how["scale_b"][5:].any()
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longlive_core.float8 import Scaling, dequantize, quantize
+from longlive_core.float8.tensor import scale_shape
 
 
 @st.composite
@@ -65,6 +66,11 @@ def test_a_block_shares_one_scale(scaling, shape):
     x = x.bfloat16().float()
     last = {"row": x[0], "1x128": x[0, 128:], "128x128": x[:, 128:]}[scaling.value]
     assert q.scales[0, -1] == last.abs().max() / 448
+
+
+@given(matrices(), st.sampled_from(Scaling))
+def test_the_shape_of_the_scales_is_known_before(x, scaling):
+    assert quantize(x, scaling).scales.shape == scale_shape(*x.shape, scaling)
 
 
 def test_what_is_no_matrix_is_refused():

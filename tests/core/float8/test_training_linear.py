@@ -188,10 +188,13 @@ def test_ranks_with_other_tokens_together_have_the_gradient_of_one():
 
 
 def test_a_frozen_weight_gets_no_gradient_and_costs_no_product():
-    layer = Float8TrainingLinear(32, 32)
+    layer, kept = Float8TrainingLinear(32, 32), []
     layer.requires_grad_(False)
     x = torch.randn(16, 32, requires_grad=True)
-    layer(x).sum().backward()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = layer(x)
+    assert [one.data_ptr() for one in kept] == [layer.weight.data_ptr()], "nothing of x"
+    y.sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is None
     assert not layer(x.detach()).requires_grad

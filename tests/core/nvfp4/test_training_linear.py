@@ -224,10 +224,14 @@ def test_another_width_is_refused():
 
 
 def test_a_frozen_weight_gets_no_gradient_and_costs_no_product():
-    layer = NVFP4TrainingLinear(32, 32)
+    layer, kept = NVFP4TrainingLinear(32, 32), []
     layer.requires_grad_(False)
     x = torch.randn(16, 32, requires_grad=True)
-    layer(x).sum().backward()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = layer(x)
+    packed = [one.nbytes for one in kept if one.data_ptr() != layer.weight.data_ptr()]
+    assert packed == [32 * 16, 32 * 2, 4], "the packed weight, and nothing of x"
+    y.sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is None
     assert not layer(x.detach()).requires_grad

@@ -1,5 +1,7 @@
 """Four frames at once: the same convolution with half the products."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,17 @@ def test_it_is_the_convolution(batch, groups, sizes, at_once):
         patch.setattr(four_frames, "AT_ONCE", at_once)
         got = four_frames.convolve(x, weight, bias)
     torch.testing.assert_close(got, F.conv3d(x, weight, bias, padding=(0, 1, 1)))
+
+
+@pytest.mark.parametrize(("numbers", "calls"), [(1, 3), (2 * 3 * 20, 2), (1 << 19, 1)])
+def test_so_many_numbers_go_through_a_convolution_at_once(numbers, calls, monkeypatch):
+    """Three groups of four frames, each of 3 channels of 20 positions."""
+    conv2d = Mock(wraps=F.conv2d)
+    monkeypatch.setattr(four_frames, "AT_ONCE", numbers)
+    monkeypatch.setattr(four_frames.F, "conv2d", conv2d)
+    with torch.no_grad():
+        four_frames.convolve(torch.randn(1, 3, 14, 4, 5), torch.randn(2, 3, 3, 3, 3), torch.ones(2))
+    assert conv2d.call_count == calls * four_frames.INPUTS
 
 
 @pytest.mark.parametrize("frames", range(1, 10))

@@ -94,9 +94,15 @@ def test_a_pass_that_leaves_nothing_is_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_keys_made_where_the_cache_keeps_them_are_those_that_are_copied(dtype):
-    model = model_of(dtype)
-    assert_same(film(model), film(model, roomy=False))
+def test_keys_made_where_the_cache_keeps_them_are_those_that_are_copied(dtype, monkeypatch):
+    model, rooms, room = model_of(dtype), [], PagedKVCache.room
+    monkeypatch.setattr(
+        PagedKVCache, "room", lambda cache, layer: rooms.append(room(cache, layer)) or rooms[-1]
+    )
+    made = film(model)
+    assert len(rooms) == 3 * 2 * WIDE.num_layers and None not in rooms
+    assert_same(made, film(model, roomy=False))
+    assert len(rooms) == 3 * 2 * WIDE.num_layers
 
 
 def test_what_is_written_out_is_near_torchs_own():
@@ -124,6 +130,7 @@ def test_rows_in_eight_bits_are_handed_on_without_a_change(monkeypatch):
     assert len(asked) == 3 * (12 + 8)  # of a block: two layers, then one and its keys and values
     monkeypatch.setattr("longlive_models.wan.block.takes_rows", lambda *linears: False)
     assert_same(handed, film(model))
+    assert len(asked) == 3 * (12 + 8), "none was handed on again"
 
 
 @pytest.mark.parametrize(

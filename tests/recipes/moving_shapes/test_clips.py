@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longlive_recipes.moving_shapes import drawing
 from longlive_recipes.moving_shapes.attributes import (
     BACKGROUNDS,
     COLOURS,
@@ -193,10 +195,17 @@ def test_drawing_does_not_depend_on_batch_mates_or_frames() -> None:
 def test_drawing_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [clip(5, index, clip_format=SMALL, blocks=2) for index in range(4)]
     whole = draw(made)
-    monkeypatch.setattr(
-        "longlive_recipes.moving_shapes.drawing.PIXELS_PER_CHUNK", {"cpu": 3 * 32 * 32}
-    )
+    painted: list[int] = []
+    paint = drawing.paint
+
+    def counted(shape: str, poses: torch.Tensor, *rest: Any) -> Any:
+        painted.append(len(poses))
+        return paint(shape, poses, *rest)
+
+    monkeypatch.setattr(drawing, "paint", counted)
+    monkeypatch.setattr(drawing, "PIXELS_PER_CHUNK", {"cpu": 3 * 32 * 32})
     assert torch.equal(draw(made), whole)
+    assert max(painted) == 3
 
 
 @settings(max_examples=15)
