@@ -130,6 +130,38 @@ def test_each_block_is_copied_once_a_pass():
     assert lane.copied == 2, "two blocks stay where they are"
 
 
+def test_a_pass_that_is_the_last_fetches_no_block_for_another():
+    blocks, lane = made(5), Late()
+    BlockOffload(blocks, CPU, again=False, lane=lane)
+    for number in (1, 2):
+        passed(blocks, torch.randn(2, 16))
+        assert lane.copied == 5 * number and not lane.waiting
+
+
+class Counted(AtOnce):
+    """A lane whose marks are counted, and which notes what each copy waits for."""
+
+    def __init__(self) -> None:
+        self.marks = 0
+        self.afters: list[int] = []
+
+    def mark(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    def copy(self, copies: Callable[[], None], after: int) -> None:
+        self.afters.append(after)
+        copies()
+
+
+def test_a_copy_waits_until_the_block_in_its_place_has_computed():
+    blocks, lane = made(4), Counted()
+    BlockOffload(blocks, CPU, lane=lane)
+    passed(blocks, torch.randn(2, 16))
+    assert lane.marks == SLOTS + 4  # when the places are made, and when each block is left
+    assert lane.afters == [1, 2, 3, 4, 5]  # blocks 0 and 1; then 2, 3 and 0 where 0, 1 and 2 were
+
+
 def test_a_block_that_fails_is_left_and_the_next_pass_is_right():
     blocks = made(4)
     x = torch.randn(2, 16)
