@@ -13,7 +13,6 @@ Both choose for each call, because the answer depends on whether a gradient is n
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -25,10 +24,11 @@ from longlive_core.attention_backends import grouped_heads
 from longlive_core.attention_mask import AnyMask as AnyMask
 from longlive_core.attention_mask import AttentionMask as AttentionMask
 from longlive_core.attention_mask import TableMask as TableMask
-from longlive_core.backends import Request
+from longlive_core.backends import Backend, Operation, Request
 from longlive_core.checks import real
 from longlive_core.foreign_masks import AnyForm, TensorMask, as_mask
 from longlive_core.tensor_checks import dense
+from longlive_core.traced import constant_when_compiled
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys key_heads head_dim"]
@@ -71,8 +71,8 @@ def attention(
     another.
     """
     _require_operands("attention", q, k, v)
-    name = _choose_dense(*_asked(attention_request(q, k, v, quality)), backend)
-    return ATTENTION.named(name).run(q, k, v, _scale(q, scale))
+    chosen = _choice(ATTENTION, attention_request(q, k, v, quality), backend)
+    return chosen.run(q, k, v, _scale(q, scale))
 
 
 def masked_attention(
@@ -110,32 +110,28 @@ def masked_attention(
         made.check_batch(q.shape[0])
     if backend == "auto" and isinstance(made, TensorMask):
         backend = "sdpa"
-    name = _choose_masked(*_asked(attention_request(q, k, v)), backend)
-    return MASKED_ATTENTION.named(name).run(q, k, v, made, _scale(q, scale))
+    chosen = _choice(MASKED_ATTENTION, attention_request(q, k, v), backend)
+    return chosen.run(q, k, v, made, _scale(q, scale))
 
 
-def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
-    """What ``torch.compiler.assume_constant_result`` does, without its import of the compiler.
-
-    That import takes a second, which everybody would pay for those who compile.
-    """
-    vars(choose)["_dynamo_marked_constant"] = True
-    return choose
-
-
-def _asked(request: Request) -> tuple[torch.device, torch.dtype, int | None, bool, bool, str]:
-    return (
+def _choice(operation: Operation, request: Request, backend: str) -> Backend:
+    """The backend of a table that this request gets."""
+    name = _choose(
+        operation.name,
         request.device,
         request.dtype,
         request.head_dim,
         request.needs_grad,
         request.grouped,
         request.quality,
+        backend,
     )
+    return operation.named(name)
 
 
-@_constant_when_compiled
-def _choose_dense(
+@constant_when_compiled
+def _choose(
+    table: str,
     device: torch.device,
     dtype: torch.dtype,
     head_dim: int | None,
@@ -152,28 +148,8 @@ def _choose_dense(
         grouped=grouped,
         quality=quality,
     )
-    return ATTENTION.receipt(request, backend).backend
-
-
-@_constant_when_compiled
-def _choose_masked(
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int | None,
-    needs_grad: bool,
-    grouped: bool,
-    quality: str,
-    backend: str,
-) -> str:
-    request = Request(
-        device=device,
-        dtype=dtype,
-        head_dim=head_dim,
-        needs_grad=needs_grad,
-        grouped=grouped,
-        quality=quality,
-    )
-    return MASKED_ATTENTION.receipt(request, backend).backend
+    operation = next(one for one in (ATTENTION, MASKED_ATTENTION) if one.name == table)
+    return operation.receipt(request, backend).backend
 
 
 def _scale(q: Tensor, scale: float | None) -> float:

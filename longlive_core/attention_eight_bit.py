@@ -23,7 +23,8 @@ FA3 = (  # its builds differ in the module's name
 )
 
 ONE = 256.0
-"""The code of the softmax's largest weight: its neighbors are 32 apart, 0.001 is still normal."""
+"""The code of a softmax weight of 1. From there on steps of E4M3 are 32, an eighth of it; a weight
+of 0.001 is still a normal number."""
 
 
 def _fa3(q: Tensor, k: Tensor, v: Tensor, scale: float, *, smooth: bool) -> Tensor:

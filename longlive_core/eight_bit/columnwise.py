@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from longlive_core.backends import Backend, Operation, Request, needs_triton
+from longlive_core.eight_bit.format import LARGEST
 from longlive_core.eight_bit.rowwise import FLOATS
 
 MULTIPLE = 16
 """What the hardware's products are summed over comes in multiples of so many numbers."""
-LARGEST = 448.0
+_LARGEST = LARGEST[torch.float8_e4m3fn]
 
 Encoded = tuple[Float8e4m3fn[Tensor, "cols filled_up"], Float32[Tensor, "cols 1"]]
 
@@ -90,8 +91,8 @@ def _triton(x: Tensor, amax: Tensor, padded: int) -> Encoded:
 
 
 def _reference(x: Tensor, amax: Tensor, padded: int) -> Encoded:
-    scales = (amax / amax.new_full((), LARGEST)).clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (x.float() / scales).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+    scales = (amax / amax.new_full((), _LARGEST)).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (x.float() / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
     rows = pad(codes.view(torch.uint8).t(), (0, padded - x.shape[0])).contiguous()
     return rows.view(torch.float8_e4m3fn), scales[:, None]
 

@@ -1,7 +1,6 @@
 """Products of FP8 matrices: for each scaling a table of backends (``matmul_backends.py``)."""
 
 import functools
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from longlive_core.checks import instance, switch, text
 from longlive_core.float8.matmul_backends import BLOCK_MATMUL, ROW_MATMUL
 from longlive_core.float8.tensor import BLOCK, Float8Tensor, Scaling
 from longlive_core.tensor_checks import dense, together
+from longlive_core.traced import constant_when_compiled
 
 
 def matmul(
@@ -86,12 +86,7 @@ def receipt(
     return operation.receipt(request, backend, strict=strict)
 
 
-def _constant_when_compiled(choose: Callable[..., str]) -> Callable[..., str]:
-    vars(choose)["_dynamo_marked_constant"] = True
-    return choose
-
-
-@_constant_when_compiled
+@constant_when_compiled
 def _choose(
     name: str, device: torch.device, dtype: torch.dtype, backend: str, strict: bool, quality: str
 ) -> str:

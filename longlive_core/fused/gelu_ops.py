@@ -28,8 +28,9 @@ def gelu(
 ) -> Tensor | EncodedRows:
     """GELU in its tanh form; with ``encode``, its rows in E4M3.
 
-    ``backend`` is a name of the table ``GELU`` or "auto", which takes the kernel for the quality
-    "high" where rows are encoded. Raises ``BackendUnavailable`` for one that cannot run.
+    Rows in E4M3 carry no gradient. ``backend`` is a name of the table ``GELU`` or "auto", which
+    takes the kernel for the quality "high" where rows are encoded. Raises ``BackendUnavailable``
+    for one that cannot run.
     """
     if not encode:
         return F.gelu(x, approximate="tanh")

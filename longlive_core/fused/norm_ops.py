@@ -66,7 +66,7 @@ def norm(
         x: the tokens, grouped by step.
         after: what follows the norm.
         eps: is added to the variance.
-        encode: return the rows in E4M3.
+        encode: return the rows in E4M3, which carry no gradient.
         backend: a name of the table ``NORM``, or "auto".
 
     Raises:

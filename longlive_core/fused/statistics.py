@@ -20,8 +20,9 @@ BITS = 20
 """The largest magnitude of a row becomes a whole number of so many bits."""
 
 LOWEST = 64
-"""The smallest exponent (float32's, with its bias) of a row's largest magnitude: rows below 2**-63
-are scaled no further, which leaves nothing of them, as ``eps`` does."""
+"""The smallest exponent (float32's, with its bias) that a row's largest magnitude is taken to have.
+Smaller rows, below 2**-63, keep fewer bits, in the end none: beside ``eps`` they count for nothing
+anyway."""
 
 Statistic = Float32[Tensor, "*rows 1"]
 

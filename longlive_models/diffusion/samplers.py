@@ -90,8 +90,8 @@ def sample(
         on_step: called after each step with its number and the latents.
         stop: the first step that is not taken; None takes all of them.
 
-        Returns:
-            the latents, float32; with ``stop``, those before that step.
+    Returns:
+        the latents, float32; with ``stop``, those before that step.
     """
     x, history = noise.float(), None
     for step, timestep in enumerate(schedule.timesteps[:stop]):

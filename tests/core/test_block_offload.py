@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from longlive_core.block_offload import SLOTS, AtOnce, BlockOffload
+from longlive_core.block_offload import ALIGNMENT, SLOTS, AtOnce, BlockOffload
 from longlive_core.nvfp4 import convert_linears
 from tests.live_bytes import LiveBytes
 
@@ -86,6 +86,19 @@ def test_blocks_in_host_memory_are_as_they_were():
         there = blocks[2][0].weight.data_ptr()
         assert torch.equal(blocks[2][0].weight, before[2][0].weight)
     assert blocks[2][0].weight.data_ptr() != there
+
+
+def test_tensors_of_odd_sizes_lie_where_the_allocator_would_put_them():
+    block = nn.Module()
+    for name, tensor in (("odd", torch.arange(3, dtype=torch.uint8)), ("wide", torch.randn(5))):
+        block.register_buffer(name, tensor)
+    block.register_buffer("wider", torch.randn(2, dtype=torch.float64))
+    before = {name: tensor.clone() for name, tensor in block.named_buffers()}
+    offload = BlockOffload([block], CPU)
+    with offload.visit(0):
+        for name, there in block.named_buffers():
+            assert torch.equal(there, before[name])
+            assert there.storage_offset() * there.itemsize % ALIGNMENT == 0
 
 
 def test_four_bits_stay_four_bits():

@@ -7,11 +7,11 @@ import triton  # noqa: TID253 - its home
 import triton.language as tl  # noqa: TID253
 from torch import Tensor
 
-from longlive_core.eight_bit.kernels.encode_byte_rows import e4m3_code
+from longlive_core.eight_bit.format import LARGEST
+from longlive_core.eight_bit.kernels.encode_byte_rows import TINY, converts, e4m3_code
 
 ROWS, COLS = 128, 64
 """The part of a matrix that a program turns over."""
-TINY = tl.constexpr(1.1754943508222875e-38)  # float32's smallest normal number
 
 
 @triton.jit
@@ -23,6 +23,7 @@ def _encode(
     rows,
     padded,
     cols,
+    LARGEST: tl.constexpr,
     CONVERTS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -32,7 +33,7 @@ def _encode(
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = col < cols
     amax = tl.load(amax_ptr + col, mask=inside, other=0.0)
-    scale = tl.div_rn(amax, tl.full(amax.shape, 448.0, tl.float32))
+    scale = tl.div_rn(amax, tl.full(amax.shape, LARGEST, tl.float32))
     scale = tl.where(scale < TINY, TINY, scale)
     if tl.program_id(0) == 0:
         tl.store(scales_ptr + col, scale, mask=inside)
@@ -40,7 +41,7 @@ def _encode(
     x = tl.load(x_ptr + at, mask=(row < rows)[:, None] & inside[None, :], other=0.0)
     x = x.to(tl.float32)
     y = tl.div_rn(x, tl.broadcast_to(scale[None, :], x.shape))
-    y = tl.where(y == y, tl.minimum(tl.maximum(y, -448.0), 448.0), y)
+    y = tl.where(y == y, tl.minimum(tl.maximum(y, -LARGEST), LARGEST), y)
     code = tl.trans(e4m3_code(y, CONVERTS))
     to = col.to(tl.int64)[:, None] * padded + row[None, :]
     tl.store(codes_ptr + to, code, mask=inside[:, None] & (row < padded)[None, :])
@@ -60,7 +61,8 @@ def encode_columns(x: Tensor, amax: Tensor, padded: int) -> tuple[Tensor, Tensor
         rows,
         padded,
         cols,
-        CONVERTS=x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9),
+        LARGEST=LARGEST[torch.float8_e4m3fn],
+        CONVERTS=converts(x),
         ROWS=ROWS,
         COLS=COLS,
         enable_fp_fusion=False,

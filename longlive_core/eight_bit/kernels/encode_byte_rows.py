@@ -97,13 +97,18 @@ def encode_rows(rows: Tensor, code_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         count,
         LARGEST=LARGEST[code_dtype],
         E4M3=code_dtype == torch.float8_e4m3fn,
-        CONVERTS=rows.is_cuda and torch.cuda.get_device_capability(rows.device) >= (8, 9),
+        CONVERTS=converts(rows),
         D=cols,
         WIDTH=width,
         ROWS=per_program,
         enable_fp_fusion=False,
     )
     return codes.view(code_dtype), scales
+
+
+def converts(x: Tensor) -> bool:
+    """Whether the device of ``x`` has an instruction that rounds to E4M3."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9)
 
 
 def width_of(cols: int) -> int:

@@ -12,7 +12,7 @@ import triton.language as tl  # noqa: TID253
 from torch import Tensor
 
 from longlive_core.eight_bit.format import LARGEST
-from longlive_core.eight_bit.kernels.encode_byte_rows import TINY, e4m3_code, size_of
+from longlive_core.eight_bit.kernels.encode_byte_rows import TINY, converts, e4m3_code, size_of
 
 VALUES_PER_PROGRAM = 8192
 
@@ -113,7 +113,7 @@ def encode_heads(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
         tokens,
         x.stride(0),
         LARGEST=LARGEST[torch.float8_e4m3fn],
-        CONVERTS=x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9),
+        CONVERTS=converts(x),
         HEADS=heads,
         D=head_dim,
         WIDTH=width,

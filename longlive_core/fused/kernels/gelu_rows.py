@@ -8,7 +8,8 @@ import triton.language as tl  # noqa: TID253
 from torch import Tensor
 
 from longlive_core.eight_bit.format import LARGEST
-from longlive_core.fused.kernels.launch import converts, tile
+from longlive_core.eight_bit.kernels.encode_byte_rows import converts
+from longlive_core.fused.kernels.launch import tile
 from longlive_core.fused.kernels.row_math import encoded, rounded
 
 

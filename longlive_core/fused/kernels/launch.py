@@ -1,8 +1,6 @@
 """How rows are spread over programs and threads."""
 
-import torch
 import triton  # noqa: TID253 - its home
-from torch import Tensor
 
 from longlive_core.fused.choice import WIDEST
 
@@ -20,8 +18,3 @@ def tile(dim: int) -> tuple[int, int, int]:
         )
     rows = max(1, VALUES_PER_PROGRAM // width)
     return width, rows, min(16, max(1, rows * width // VALUES_PER_WARP))
-
-
-def converts(x: Tensor) -> bool:
-    """Whether the device of ``x`` has an instruction that rounds to E4M3."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from longlive_core.eight_bit import EncodedRows
 from longlive_core.eight_bit.format import LARGEST
-from longlive_core.fused.kernels.launch import converts, tile
+from longlive_core.eight_bit.kernels.encode_byte_rows import converts
+from longlive_core.fused.kernels.launch import tile
 from longlive_core.fused.kernels.row_math import encoded, layer_statistics, rounded
 
 PLAIN, MODULATED, AFFINE = (tl.constexpr(kind) for kind in range(3))
@@ -145,7 +146,7 @@ def add_norm(
 
 
 def _paced(x: Tensor) -> tuple[Tensor, int]:
-    """A vector for each step, and how far the steps lie apart: of several samples at one pace."""
+    """The vectors of all steps, and how far each lies from the next, also where a sample ends."""
     batch, steps, dim = x.shape
     if x.stride(2) != 1 or (batch > 1 and x.stride(0) != steps * x.stride(1)):
         x = x.contiguous()

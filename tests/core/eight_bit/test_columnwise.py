@@ -47,7 +47,7 @@ kinds = {"x_ptr": "*bf16", "amax_ptr": "*fp32", "codes_ptr": "*u8", "scales_ptr"
 aligned = {(place,): [["tt.divisibility", 16]] for place in range(7)}
 signature = {name: kinds.get(name, "constexpr") for name in _encode.arg_names}
 for capability in (80, 90):
-    constants = {"CONVERTS": capability == 90, "ROWS": ROWS, "COLS": COLS}
+    constants = {"LARGEST": 448.0, "CONVERTS": capability == 90, "ROWS": ROWS, "COLS": COLS}
     source = ASTSource(fn=_encode, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", capability, 32)
     code = triton.compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
