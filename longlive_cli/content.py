@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longlive_cli.options import option_of, refuse_beside
+
 if TYPE_CHECKING:
     from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob
     from longlive_recipes.generation.inputs import Named
@@ -116,9 +118,10 @@ class Content:
         self._refuse_half_a_clip()
         if self.resume is not None:
             says = f"{self.resume} says what is shown, and how"
-            _refuse("--resume", {**shown, **rest, "--replay": self.replay}, says)
+            refuse_beside("--resume", {**shown, **rest, "--replay": self.replay}, says)
         elif self.replay is not None:
-            _refuse("--replay", {**shown, **rest}, f"{self.replay} says what is shown, and how")
+            says = f"{self.replay} says what is shown, and how"
+            refuse_beside("--replay", {**shown, **rest}, says)
         else:
             given = [name for name, value in shown.items() if value is not None]
             if len(given) != 1:
@@ -261,17 +264,9 @@ def _refuse_empty(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if isinstance(value, str) and not value.strip() and name != "negative_prompt":
             raise ValueError(
-                f"--{name.replace('_', '-')} {value!r} says nothing: write a value, or leave the "
+                f"{option_of(name)} {value!r} says nothing: write a value, or leave the "
                 f"option out for its default."
             )
-
-
-def _refuse(leader: str, given: Mapping[str, Any], reason: str) -> None:
-    named = [name for name, value in given.items() if value is not None]
-    if named:
-        raise ValueError(
-            f"{leader} and {', '.join(named)} do not go together: {reason}. Leave one side out."
-        )
 
 
 def read_snapshots(path: Path | None, every: int | None) -> Any:

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from longlive_cli.options import option_of
 from longlive_core.checks import shown
 from longlive_core.names import did_you_mean
 
@@ -64,10 +65,9 @@ def refuse_given_twice(options: Iterable[str], overrides: Iterable[str] | None) 
     for setting in overrides or ():
         name = setting.partition("=")[0].strip()
         if name in given:
-            option = name.replace("_", "-")
             raise ValueError(
-                f"{shown(name)} is given twice, by --{option} and by --set {shown(setting)}: only "
-                f"one of them can hold. Leave one out."
+                f"{shown(name)} is given twice, by {option_of(name)} and by --set "
+                f"{shown(setting)}: only one of them can hold. Leave one out."
             )
 
 

@@ -1,7 +1,7 @@
 """What `longlive evaluate --suite` does with videos and prompts of others, and its pages."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,16 +70,20 @@ def write_page(page: Path, text: str) -> None:
 
 
 def measure_drift(
-    videos: Sequence[Path], fps: float | None, as_json: bool
-) -> "tuple[dict[str, Any], dict[Path, Drift]]":
-    """Measure videos, and tell each as it is measured; as values for JSON, and as they are."""
+    videos: Sequence[Path],
+    fps: float | None,
+    as_json: bool,
+    measured: "Callable[[Mapping[Path, Drift]], None]",
+) -> "dict[Path, Drift]":
+    """Measure videos, and tell each as it is measured; ``measured`` is then called with all."""
     from longlive_recipes.evaluation.drift import measure_file
 
     found: dict[Path, Drift] = {}
     for path in videos:
         found[path] = one = measure_file(path, fps)
+        measured(found)
         say(json.dumps({"video": str(path), **asdict(one)}) if as_json else described(path, one))
-    return {str(path): asdict(one) for path, one in found.items()}, found
+    return found
 
 
 def described(path: Path, drift: "Drift") -> str:
@@ -125,9 +129,9 @@ def prepare_vbench(info: Path, folder: Path) -> None:
     say(f"then judge them with: vbench evaluate --videos_path {made.videos}")
 
 
-def as_drift_result(rows: Mapping[str, Any]) -> dict[str, Any]:
+def as_drift_result(found: "Mapping[Path, Drift]") -> dict[str, Any]:
     """What `-o` stores of a suite of drift."""
-    return {"suite": "drift", "videos": dict(rows)}
+    return {"suite": "drift", "videos": {str(path): asdict(one) for path, one in found.items()}}
 
 
 def _color(color: tuple[float, float, float]) -> str:

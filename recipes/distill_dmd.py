@@ -35,8 +35,8 @@ from longlive_models.wan import WanTransformer
 from longlive_recipes import train_ar
 from longlive_recipes.configs.distill_dmd import CRITIC, STUDENT, dmd_5b, dmd_pocket, dmd_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD as DistillDMD
-from longlive_recipes.distillation.adapters import merged_weights, only_adapters, share_base
-from longlive_recipes.distillation.checks import check_student, check_teacher
+from longlive_recipes.distillation.adapters import LORA, merged_weights, only_adapters, share_base
+from longlive_recipes.distillation.checks import check_student, check_teacher, check_written
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
 from longlive_recipes.distillation.rollouts import PromptBook, Rollouts, lengthened
@@ -51,9 +51,6 @@ from longlive_recipes.training.parallel import Parallel, Ranks
 from longlive_recipes.training.schedule import current_phase
 
 PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny, "dmd_5b": dmd_5b}
-
-LORA = "lora"
-"""The folder of a run with the student's adapter by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -372,6 +369,7 @@ def check(config: DistillDMD, *, resume: str | None = None) -> None:
     check_teacher(config)
     check_student(config)
     train_ar.check(config, resume=resume, parts=lambda: _parts(config))
+    check_written(config)
 
 
 def _parts(config: DistillDMD) -> nn.ModuleDict:

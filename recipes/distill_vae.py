@@ -206,7 +206,7 @@ def check(config: DistillVAE, *, resume: str | None = None) -> None:
         steps=config.budget.steps,
         parts=lambda: light_parts(config, full),
     )
-    check_not_replaced(_folder(config), vae=str(find_vae(config.vae)))
+    check_not_replaced(_folder(config), vae=str(find_vae(config.vae)), data=config.data)
 
 
 def read_full(vae: str) -> VAEConfig:

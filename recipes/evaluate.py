@@ -289,7 +289,7 @@ def _long(
     stories = [Storyboard.of(base_caption(look)) for look in wanted]
     clips = _generate(pipeline, settings, config, count, stories, config.long_seconds)
     fps = pipeline.settings.fps
-    length = round(config.tail_seconds * fps)
+    length = pipeline.timing.frames_in(config.tail_seconds)
     stretches = [
         (clip[first : first + length], look)
         for clip, look in zip(clips, wanted, strict=True)

@@ -42,6 +42,7 @@ class Forecast:
         speed: seconds of its parts.
         video_seconds: how long the video is.
         video_frames: of it; None without an end.
+        first_block_frames: frames that are there after ``speed.first_frame`` seconds.
         model_bytes, video_bytes: what they take on disk.
         advice: the smallest change that makes it fit; None if it fits, or none does.
         picked: what was picked for ``max_memory``, in words to type.
@@ -56,6 +57,7 @@ class Forecast:
     speed: Speed
     video_seconds: float
     video_frames: int | None
+    first_block_frames: int
     model_bytes: int
     video_bytes: int | None
     advice: Advice | None
@@ -66,7 +68,8 @@ class Forecast:
         """How long the video takes, the model being loaded."""
         if self.video_frames is None:
             return math.inf
-        return self.speed.first_frame + self.video_frames / self.speed.frames_per_second
+        later = max(0, self.video_frames - self.first_block_frames)
+        return self.speed.first_frame + later / self.speed.frames_per_second
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast as values that JSON can hold."""
@@ -127,6 +130,7 @@ def run(wishes: PlanWishes) -> Forecast:
         speed=speed,
         video_seconds=wishes.seconds,
         video_frames=frames,
+        first_block_frames=spec.timing.frames(1),
         model_bytes=file_bytes(sizes, choice.weights),
         video_bytes=video,
         advice=None

@@ -105,9 +105,6 @@ def bench(
     """
     check_ranks(1)
     names = _named(names, preset, invariance, listed)
-    if listed or not names:
-        _list(names or (), as_json)
-        return
     given = {
         "model": model,
         "seconds": seconds,
@@ -120,6 +117,12 @@ def bench(
         "earlier": earlier,
         **(runtime or {}),
     }
+    if listed or not names:
+        beside = given | {"set": overrides, "config": config, "output": output, "html": html}
+        beside |= {"dry-run": dry_run, "overwrite": overwrite}
+        beside = {options.option_of(name): value for name, value in beside.items()}
+        _list(names or (), beside, as_json)
+        return
     wanted = _configure(names, config, overrides, given)
     reads = [read for one in wanted.values() for read in one.inputs()]
     reads += [("--config", config)] if config else []
@@ -146,19 +149,26 @@ def _named(
     names: list[str] | None, preset: str | None, invariance: bool, listed: bool
 ) -> list[str] | None:
     """The benchmarks that are meant: `--invariance` and `--preset` are ones by themselves."""
-    meant = ["invariance"] if invariance else [] if preset is None else ["preset"]
-    if meant and (listed or names and not set(names) <= {"preset", "invariance", "backends"}):
-        option = "--invariance" if invariance else "--preset"
+    if not invariance and preset is None:
+        return names
+    if invariance:
+        option, meant, known = "--invariance", "invariance", ["invariance"]
+    else:
+        option, meant, known = "--preset", "preset", ["preset", "invariance", "backends"]
+    others = ["--list"] if listed else [name for name in names or () if name not in known]
+    if others:
         raise ValueError(
-            f"{option} is a benchmark of its own: preset, invariance and backends have it, and "
-            f"{'--list' if listed else names[0] if names else ''} has not. Leave one side out."
+            f"{option} is a benchmark of its own, or an option of {', '.join(known)}: it does not "
+            f"go with {others[0]}. Leave one side out."
         )
-    return names or meant
+    return names or [meant]
 
 
-def _list(names: Sequence[str], as_json: bool) -> None:
+def _list(names: Sequence[str], given: Mapping[str, Any], as_json: bool) -> None:
+    """Name every benchmark; ``given`` are options of measuring, which would not be looked at."""
     from longlive_recipes.bench.catalog import BENCHMARKS, lines
 
+    options.refuse_beside("the list of benchmarks", given, "nothing is measured without a NAME")
     if names:
         raise ValueError(
             f"--list names every benchmark, and {names[0]} is one to be run. Leave one side out."
@@ -210,6 +220,7 @@ def _measure(
     prepared: "Sequence[Prepared]", output: Path | None, as_json: bool, html: Path | None
 ) -> None:
     """Run benchmarks, print and store each as it ends; exits with FAILED if a result is wrong."""
+    from longlive_recipes.bench.catalog import find
     from longlive_recipes.bench.record import write
 
     written: list[str] = []
@@ -225,7 +236,7 @@ def _measure(
                 found = in_one_line(str(error))
                 note(f"longlive: {each.name} gives a wrong result, and is not timed: {found}")
                 continue
-            records.append(record)
+            records.append({"benchmark": each.name, "about": find(each.name).about, **record})
             text = each.table(record)
             say(json.dumps(record) if as_json else text)
             if output is not None:

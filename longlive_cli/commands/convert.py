@@ -89,8 +89,7 @@ def convert(
 
     check_ranks(1)
     given = {"part": part, "dtype": dtype, "source": source, "rule": rule, "scales": scales}
-    given |= {"lora": lora}
-    wanted = apply_mapping(Convert(model=model, to=to), given)
+    wanted = apply_mapping(Convert(model=model, to=to, lora=lora), given)
     check_paths(wanted, output)
     if not Path(model).expanduser().is_dir():
         from longlive_models.checkpoints.hub import resolve

@@ -1,7 +1,8 @@
 """`longlive evaluate`: a model's scores, or the judge's verdicts on existing videos."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
-from longlive_cli.options import Page, ResultFile
+from longlive_cli.options import Page, ResultFile, option_of, refuse_beside
 from longlive_cli.suites import (
     as_drift_result,
     check_page,
@@ -27,6 +28,7 @@ from longlive_cli.suites import (
 from longlive_recipes.generation.interrupts import Stoppable
 
 if TYPE_CHECKING:
+    from longlive_recipes.evaluation.drift import Drift
     from longlive_recipes.moving_shapes.judge import ClipVerdict, ShotVerdict
 
 
@@ -49,12 +51,12 @@ Suite = Annotated[
 def evaluate(
     videos: Videos = None,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What to evaluate; recipes are listed below.",
+            help="What to evaluate; recipes are listed below.  [default: pocket]",
             autocompletion=complete.recipes("evaluate"),
         ),
-    ] = "pocket",
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,15 +82,20 @@ def evaluate(
     check_ranks(1)
     check_suite(suite, videos or ())
     if videos:
-        _refuse_runtime(runtime or {})
+        _refuse_of_a_model(runtime or {}, recipe, overrides, config, dry_run)
         require_videos(videos)
         _measure(videos, suite, as_json, fps, output, html, overwrite=overwrite)
         return
+    if fps is not None:
+        raise ValueError(
+            f"--fps {fps:g} is the rate of videos that are there, and none is named: those that a "
+            f"model makes have its own. Leave it out, or name videos."
+        )
     from longlive_cli.catalog import find, presets
     from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
     from longlive_models.checkpoints.hub import resolve
 
-    preset = find(recipe, [p for p in presets() if p.recipe == "evaluate"])
+    preset = find(recipe or "pocket", [p for p in presets() if p.recipe == "evaluate"])
     refuse_given_twice(runtime or {}, overrides)
     chosen = apply_mapping(configure(preset.build(), config), runtime or {})
     wanted = configure(chosen, overrides=overrides)
@@ -153,24 +160,39 @@ def _measure(
 ) -> None:
     """Measure existing videos with a suite."""
     inputs = [(str(video), video) for video in videos]
-    check_page(html, inputs, overwrite)
     if suite == "vbench":
+        given = {"--html": html, "--fps": fps, "--json": as_json, "--overwrite": overwrite}
+        refuse_beside("--suite vbench", given, "it prepares a new folder, and measures nothing")
         prepare_vbench(videos[0], Path("vbench") if output is None else output)
         return
+    check_page(html, inputs, overwrite)
     if output is not None:
         _check_result(output, inputs, overwrite)
     judge = _judge if suite == "shapes" else _drift
     judge(videos, as_json, fps, output, html)
 
 
-def _refuse_runtime(runtime: dict[str, Any]) -> None:
-    """Raise ValueError for options of how a model runs: judging videos runs no model."""
+def _refuse_of_a_model(
+    runtime: dict[str, Any],
+    recipe: str | None,
+    overrides: list[str] | None,
+    config: Path | None,
+    dry_run: bool,
+) -> None:
+    """Raise ValueError for options of evaluating a model: measuring videos runs none."""
     if runtime:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in runtime)
+        given = ", ".join(map(option_of, runtime))
         raise ValueError(
-            f"{options}: that is how a model runs, and videos are judged from their pixels alone. "
+            f"{given}: that is how a model runs, and videos are judged from their pixels alone. "
             f"Leave it out, or name no videos."
         )
+    given_to_models = {
+        "--recipe": recipe,
+        "--set": overrides,
+        "--config": config,
+        "--dry-run": dry_run,
+    }
+    refuse_beside("videos", given_to_models, "these options are about evaluating a model")
 
 
 def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:
@@ -216,10 +238,16 @@ def _number(value: Any) -> str:
 def _drift(
     videos: list[Path], as_json: bool, fps: float | None, output: Path | None, html: Path | None
 ) -> None:
-    with Stoppable():
-        rows, found = measure_drift(videos, fps, as_json)
-    if output is not None:
-        _store(as_drift_result(rows), output)
+    done = 0
+
+    def measured(found: "Mapping[Path, Drift]") -> None:
+        nonlocal done
+        done = len(found)
+        if output is not None:
+            _store(as_drift_result(found), output)
+
+    with _counted(lambda: done, len(videos), "measured"), Stoppable():
+        found = measure_drift(videos, fps, as_json, measured)
     if html is not None:
         from longlive_recipes.evaluation.pages import drift_page
 
@@ -239,17 +267,23 @@ def _judge(
             _store({"videos": rows}, output)
         _tell(path, verdict, as_json)
 
-    try:
-        with Stoppable():
-            judge_files(videos, fps=fps, note=note, judged=judged)
-    except (Exception, KeyboardInterrupt) as error:
-        if rows:
-            error.add_note(f"{len(rows)} of {len(videos)} videos were judged before that.")
-        raise
+    with _counted(lambda: len(rows), len(videos), "judged"), Stoppable():
+        judge_files(videos, fps=fps, note=note, judged=judged)
     if html is not None:
         from longlive_recipes.evaluation.pages import judged_page
 
         write_page(html, judged_page(rows))
+
+
+@contextmanager
+def _counted(done: Callable[[], int], count: int, what: str) -> Iterator[None]:
+    """An error within the block gets a note with how many of the videos were done before it."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if done():
+            error.add_note(f"{done()} of {count} videos were {what} before that.")
+        raise
 
 
 def _tell(path: Path, verdict: "ClipVerdict", as_json: bool) -> None:

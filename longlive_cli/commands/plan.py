@@ -1,6 +1,7 @@
 """`longlive plan`: what a model will take, before anything is loaded."""
 
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from longlive_cli.option_groups import with_groups
 
 if TYPE_CHECKING:
     from longlive_cli.catalog import Preset
+    from longlive_recipes.configs.plan import PlanWishes
     from longlive_recipes.plan import Forecast
     from longlive_recipes.planning.memory import Choice
 
@@ -78,6 +80,7 @@ def plan(
     )
     wishes = apply_mapping(wishes, planned or {})
     if train:
+        _refuse_of_videos(wishes)
         _train(model, gpu, memory, as_json)
         return
     with spinning("counting"):
@@ -85,6 +88,18 @@ def plan(
 
         forecast = recipe.run(wishes)
     say(json.dumps(forecast.to_dict()) if as_json else described(forecast))
+
+
+def _refuse_of_videos(wishes: "PlanWishes") -> None:
+    """Raise ValueError for wishes about a video: a training run makes none."""
+    given = {
+        options.option_of(field.name): vars(wishes)[field.name]
+        for field in fields(wishes)
+        if field.name not in ("model", "gpu", "memory")
+        and vars(wishes)[field.name] != field.default
+    }
+    why = "a recipe says how it trains; `longlive train RECIPE --dry-run --set` plans others"
+    options.refuse_beside("--train", given, why)
 
 
 def _train(name: str | None, gpu: str | None, memory: str | None, as_json: bool) -> None:

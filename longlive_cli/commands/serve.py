@@ -68,7 +68,9 @@ def serve(
     ahead: _Ahead = 2,
     snapshot_every: Annotated[int, typer.Option(help="Blocks between two snapshots.")] = 4,
     snapshot_mb: _SnapshotMB = 2048,
-    as_json: options.AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print --dry-run's config as JSON.")
+    ] = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Serve a page where videos are watched and steered while they are made, and an API.
@@ -80,6 +82,8 @@ def serve(
     from longlive_models.checkpoints.hub import resolve
     from longlive_recipes.configs.serve import Limits, Serve
 
+    if as_json and not dry_run:
+        raise ValueError("--json says how --dry-run prints the config: add --dry-run.")
     limits = Limits(
         sessions=sessions,
         seconds=seconds,

@@ -12,7 +12,7 @@ import typer
 from longlive_cli import complete
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
-from longlive_cli.options import file_name
+from longlive_cli.options import file_name, refuse_beside
 
 CHAIN, FIRST_STAGE = "distill_chain", "ar"
 """The recipe of several stages, and its field with the first, whose clips are those of all."""
@@ -108,7 +108,12 @@ def train(
 ) -> None:
     """Train a model with a recipe."""
     if plot:
-        say(str(_plot(recipe, output, overrides or config or data or resume or export or logger)))
+        others: dict[str, Any] = {"--set": overrides, "--config": config, "--data": data}
+        others |= {"--resume": resume, "--json": as_json, "--dry-run": dry_run}
+        others |= {"--export": export, "--best": best, "--logger": logger}
+        why = "it shows runs that are there, takes no option but --output, and trains nothing"
+        refuse_beside("--plot", others, why)
+        say(str(_plot(recipe, output)))
         return
     if len(recipe) > 1:
         raise ValueError(
@@ -120,8 +125,12 @@ def train(
             f"--output {output} is the file of --plot; a run writes into the folder run.output. "
             f"Use --set run.output=FOLDER."
         )
+    if as_json and not dry_run:
+        raise ValueError("--json says how --dry-run prints the config: add --dry-run.")
     if export and resume is None:
         raise ValueError("--export writes the model of a run: name it with --resume RUN.")
+    if export:
+        refuse_beside("--export", {"--logger": logger}, "it trains nothing, and so logs nothing")
     resume = _best_of(resume, export) if best else resume
     fields = _fields_of_loggers(logger, overrides)
     _train(recipe[0], overrides, config, data, fields, resume, as_json, dry_run, export)
@@ -189,18 +198,13 @@ def _train(
         say(str(result))
 
 
-def _plot(folders: list[str], output: Path | None, other: object) -> Path:
+def _plot(folders: list[str], output: Path | None) -> Path:
     """Write the page of ``--plot``; its path. Raises ValueError for what is no run's folder."""
     from longlive_recipes.generation.outputs import check_writable
     from longlive_recipes.training.page import is_page
     from longlive_recipes.training.report import comparison, report, write_page
     from longlive_recipes.training.run_folder import RunFolder
 
-    if other:
-        raise ValueError(
-            "--plot shows runs that are there, and takes no option but --output: nothing is "
-            "trained. Leave the others out."
-        )
     path = Path("runs.html") if output is None else output
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {path} is written as a page: name a file that ends in .html.")
@@ -290,7 +294,7 @@ def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.training.run_checks import run_files
 
-    for name in ("vae", "start_from", "latent_cache", "data"):
+    for name in ("vae", "start_from", "teacher_from", "lora_from", "latent_cache", "data"):
         value = vars(wanted).get(name)
         if isinstance(value, str):
             reads.append((name, Path(value)))

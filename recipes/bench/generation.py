@@ -39,7 +39,8 @@ def measure_generation(pipe: LongLivePipeline, options: BenchOptions) -> Rows:
             made.append(block)
             arrived.append(time.perf_counter() - began)
     frames = [len(block.frames) for block in made]
-    first = min(pipe.settings.window - 1, blocks - 1)  # the first block of the steady state
+    full = pipe.settings.window - 1  # the first block whose window is full
+    first = full if 1 <= full < blocks else 1  # the first of the steady state
     steady = sum(frames[first:]) / (arrived[-1] - arrived[first - 1])
     return {
         f"{seconds:.1f} s of video": {

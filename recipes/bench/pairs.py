@@ -7,17 +7,21 @@ rates: only videos that one of the two gets right count.
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from longlive_core.names import few
 from longlive_models.documents import read_json
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.run_record import differences
 
-MAY_DIFFER = ("model", "device", "weights", "kv_cache", "batch", "workers")
+RUNTIME = tuple(field.name for field in fields(RuntimeOptions))
+MAY_DIFFER = ("model", "batch", "workers", *RUNTIME)
 """Fields of an evaluation that two sides of a pair may have of their own."""
 ATTRIBUTES = ("shape", "colour", "background", "motion")
 TOLD = ("weights", "kv_cache", "seed")
+NOT_SHARED = ("model", "device", "batch", "workers", *TOLD)
 MADE = ("model_sha256", "backends", "hardware", "torch", "code")
 NEEDED = ("steps", "guidance", *MADE)
 NEEDED_INSIDE = {"config": TOLD}
@@ -101,7 +105,7 @@ def _read(path: Path) -> Record:
         lacks += [f"{name}.{field}" for field in inside if field not in holder]
     suites = found.get("suites")
     for name, suite in suites.items() if isinstance(suites, dict) else [("NAME", None)]:
-        if not isinstance(suite, dict) or not isinstance(suite.get("right"), list):
+        if not isinstance(suite, dict) or not _are_marks(suite.get("right")):
             lacks.append(f"suites.{name}.right")
     if lacks:
         raise ValueError(
@@ -112,18 +116,31 @@ def _read(path: Path) -> Record:
     return record
 
 
+def _are_marks(right: Any) -> bool:
+    """Whether a suite has a text such as "1101" for each of its videos, one or more."""
+    wanted = len(ATTRIBUTES)
+    return (
+        isinstance(right, list)
+        and bool(right)
+        and all(isinstance(one, str) and len(one) == wanted for one in right)
+    )
+
+
 def sides(one: Sequence[Record], other: Sequence[Record]) -> Record:
     """How each side was made, as a part of a record of the comparison."""
+    first, second = one[0]["config"], other[0]["config"]
+    apart = [name for name in RUNTIME if first.get(name) != second.get(name)]
+    told = dict.fromkeys((*TOLD, *(name for name in apart if name not in NOT_SHARED)))
     return {
         **{
             name: {
-                "config": {key: side["config"][key] for key in TOLD},
+                "config": {key: side["config"].get(key) for key in told},
                 **{key: side[key] for key in MADE},
             }
             for name, side in (("one", one[0]), ("other", other[0]))
         },
         "seeds": [each["config"]["seed"] for each in one],
-        "config": {k: v for k, v in one[0]["config"].items() if k not in (*MAY_DIFFER, "seed")},
+        "config": {k: v for k, v in first.items() if k not in (*NOT_SHARED, *apart)},
     }
 
 

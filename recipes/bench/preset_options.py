@@ -78,8 +78,11 @@ class PresetOptions(_OfPreset):
         switch("extras", self.extras, why="Rows of fewer steps and bits are measured, or not.")
         for one in self.quality:
             _choice("quality", one, QUALITIES)
-        if not self.quality:
-            raise ValueError("quality names one tier or more, got none: write lossless, or high.")
+        if not self.quality or len(set(self.quality)) < len(self.quality):
+            raise ValueError(
+                f"quality names one tier or more, each once, got "
+                f"{', '.join(self.quality) or 'none'}: write lossless, or high."
+            )
         why = "one GPU does everything, or a second one decodes."
         whole("ranks", self.ranks, at_least=1, at_most=2, why=why)
         why = "so many blocks are timed. Use 5, say."

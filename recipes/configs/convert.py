@@ -1,6 +1,6 @@
 """The config of converting a model's files, which is checked before torch is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -116,10 +116,23 @@ class Convert:
                 f"lora={self.lora!r} is an adapter, and {self.to} is a layout of models. Write it "
                 f"to lora-peft or lora-kohya."
             )
+        if self.lora is not None:
+            self._check_adapter()
         if self.rule is not None:
             from longlive_recipes.configs.quantize_weights import check_rule
 
             check_rule(self.rule)
+
+    def _check_adapter(self) -> None:
+        """Raise ValueError for what is said of a model's weights, which an adapter has none of."""
+        usual = {field.name: field.default for field in fields(self)}
+        for name in ("part", "dtype", "source", "rule", "scales"):
+            value = vars(self)[name]
+            if value != usual[name]:
+                raise ValueError(
+                    f"{name}={value!r} is about a model's weights, and lora={self.lora!r} is an "
+                    f"adapter, which is written as it is. Leave {name} out."
+                )
 
     @property
     def format(self) -> Format:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from longlive_core.checks import shown
 from longlive_models.lora_config import LoRAConfig
 from longlive_models.objectives.dmd import ScoreTimesteps
 from longlive_recipes.configs.checked import (
@@ -161,6 +162,12 @@ class DistillDMD(Distill):
                 f"DistillDMD.lora_from={self.lora_from!r} is an adapter, and lora_rank=0 trains "
                 f"all weights. Set lora_rank to its rank."
             )
+        for name, usual in (("lora_alpha", None), ("lora_targets", TARGETS)):
+            if (value := vars(self)[name]) != usual:
+                raise ValueError(
+                    f"DistillDMD.{name}={shown(value)} is of adapters, and lora_rank=0 trains all "
+                    f"weights. Set lora_rank, or leave {name} out."
+                )
         if self.base != "fp32":
             raise ValueError(
                 f"DistillDMD.base={self.base} is for a frozen base, and lora_rank=0 trains it: "

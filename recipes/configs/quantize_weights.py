@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from longlive_core.names import did_you_mean
 from longlive_models.checkpoints.hub import EMBEDDED
+from longlive_recipes.configs.checked import choice_field
 from longlive_recipes.generation.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 RULES = ("amax_6", "amax_4", "four_over_six_mse", "four_over_six_mae", "four_over_six_abs_max")
 """The names of ``longlive_core.nvfp4.ScaleRule``."""
+
+BLOCKS = {"1x16": (1, 16), "16x16": (16, 16)}
+"""Rows and columns of the numbers that share a scale, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class QuantizeWeights:
         check_rule(self.rule)
         if self.activation != "none":
             check_rule(self.activation)
+        why = "it is what shares a scale: 1x16, or 16x16 as in training."
+        choice_field(self, "block", tuple(BLOCKS), why=why)
 
     @property
     def packed(self) -> "PackedConfig":
@@ -51,8 +57,8 @@ class QuantizeWeights:
         from longlive_core.nvfp4 import QuantizeConfig, ScaleRule
         from longlive_models.checkpoints.nvfp4 import PackedConfig
 
-        height = 16 if self.block == "16x16" else 1
-        weight = QuantizeConfig(rule=ScaleRule(self.rule), bound=self.bound, block=(height, 16))
+        block = BLOCKS[self.block]
+        weight = QuantizeConfig(rule=ScaleRule(self.rule), bound=self.bound, block=block)
         if self.activation == "none":
             return PackedConfig(weight=weight)
         activation = QuantizeConfig(rule=ScaleRule(self.activation))

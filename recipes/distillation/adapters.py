@@ -12,6 +12,9 @@ from longlive_models.lora_config import LoRAConfig
 from longlive_models.wan import WanTransformer
 from longlive_recipes.distillation.twins import twin
 
+LORA = "lora"
+"""The folder of a run with the student's adapter by itself."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedBase:

@@ -12,6 +12,9 @@ from longlive_models.settings import read_settings
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.distill import Distill
 from longlive_recipes.configs.distill_dmd import DistillDMD
+from longlive_recipes.distillation.adapters import LORA
+from longlive_recipes.training.ar_results import result_of
+from longlive_recipes.training.run_checks import check_not_replaced
 from longlive_recipes.training.start import TEXT, find_start, sizes_of
 
 
@@ -84,6 +87,20 @@ def check_student(config: DistillDMD) -> None:
             f"{wanted.rank} and alpha {wanted.alpha:g} beside {', '.join(wanted.targets)}: one "
             f"cannot go on as the other. Use lora_rank={found.rank}, lora_alpha={found.alpha:g} "
             f"and lora_targets={','.join(found.targets)}."
+        )
+
+
+def check_written(config: DistillDMD) -> None:
+    """Raise ValueError where what the run writes would replace a model or an adapter it reads."""
+    written = [result_of(config)]
+    if config.lora_rank:
+        written.append(written[0].with_name(LORA))
+    for folder in written:
+        check_not_replaced(
+            folder,
+            teacher_from=config.teacher_from,
+            start_from=config.start_from,
+            lora_from=config.lora_from,
         )
 
 

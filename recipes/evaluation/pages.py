@@ -151,21 +151,35 @@ def bench_page(records: Sequence[Mapping[str, Any]]) -> str:
             f"<h2>{escape(str(record['benchmark']))}</h2>",
             f"<p>{escape(record['about'])}</p>",
         ]
-        parts = record.get("parts", {"": record.get("rows", {})})
-        for heading, rows in parts.items():
+        for heading, rows in _parts(record).items():
             body += [f"<h3>{escape(heading)}</h3>"] if heading else []
             body.append(bars(rows))
-        hardware = record["hardware"]
-        where = hardware.get("gpu", hardware.get("cpu", hardware["machine"]))
-        facts = [
-            ("checked", record["checked"]),
-            ("where", where),
-            ("torch", record["versions"]["torch"]),
-            ("commit", record["commit"]),
-            ("command", record["command"]),
-        ]
-        body.append(page.table((), facts))
+        body.append(page.table((), _facts(record)))
     return whole("Benchmarks", "Correct first, then timed.", body)
+
+
+def _parts(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, Row]]:
+    """The tables of a benchmark by heading; of two models in pairs, a row an attribute."""
+    if "suites" not in record:
+        return record.get("parts", {"": record.get("rows", {})})
+    rows = {
+        f"{suite}, {_heading(attribute)}": row
+        for suite, found in record["suites"].items()
+        for attribute, row in found.items()
+        if isinstance(row, Mapping)
+    }
+    return {"": rows}
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What a benchmark's record says beside its tables, as far as it says it."""
+    found: dict[str, object] = {"checked": record.get("checked")}
+    if "hardware" in record:
+        hardware = record["hardware"]
+        found["where"] = hardware.get("gpu") or hardware.get("cpu") or hardware.get("machine")
+    found["torch"] = record.get("versions", {}).get("torch")
+    found |= {name: record.get(name) for name in ("commit", "command")}
+    return [(name, value) for name, value in found.items() if value is not None]
 
 
 def _largest(name: str, rows: Mapping[str, Row]) -> float:

@@ -7,6 +7,8 @@ What a caller chose stays; what is left to "auto" is picked by the same formulas
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
 from longlive_models.runtime import Runtime
 from longlive_recipes.configs.generate import Generate
 from longlive_recipes.configs.plan import PlanWishes
@@ -35,7 +37,6 @@ def within_memory(
     """
     if config.max_memory is None:
         return config, ()
-    Runtime.choose(config)  # refuses a device that is not there
     wishes = wishes_of(config, ranks=ranks, videos=videos)
     hardware = within(here(config.device, rates=False), config.max_memory)
     sizes = sizes_of(config.model, vae=config.vae, download=config.download)
@@ -65,10 +66,14 @@ def within_memory(
 
 
 def wishes_of(config: Generate | Serve, *, ranks: int = 1, videos: int = 1) -> PlanWishes:
-    """What `longlive plan` would be asked for the same run."""
+    """What `longlive plan` would be asked for the same run.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    runtime = Runtime.choose(config)
     own = config if isinstance(config, Generate) else Generate()
     steps = own.steps if isinstance(own.steps, int | None) else own.steps[-1]
-    apart = config.lane.startswith("device:") and config.lane != f"device:{config.device}"
     return PlanWishes(
         model=config.model,
         weights=config.weights,
@@ -84,9 +89,14 @@ def wishes_of(config: Generate | Serve, *, ranks: int = 1, videos: int = 1) -> P
         max_memory=config.max_memory,
         ranks=ranks,
         lane="thread" if config.lane.startswith("device:") else config.lane,
-        decode_apart=apart,
+        decode_apart=_numbered(runtime.decode_device) != _numbered(runtime.device),
         videos=videos,
     )
+
+
+def _numbered(device: torch.device) -> tuple[str, int]:
+    """A device by its kind and number: "cuda" is the first GPU, as "cuda:0" is."""
+    return device.type, device.index or 0
 
 
 def _refusal(wishes: PlanWishes, sizes: Sizes, choice: Choice, hardware: Hardware) -> str:

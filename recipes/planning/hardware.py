@@ -13,6 +13,7 @@ from longlive_core.checks import shown
 from longlive_core.names import did_you_mean
 
 GIB = 2**30
+MOST_BYTES = 2**50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +118,11 @@ def size_in_bytes(name: str, size: str) -> int:
         ValueError: it is no size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(gb|gib|g|mb|mib|m|tb|tib|t)\s*", size.lower())
-    if found is None or float(found[1]) <= 0:
+    unit = {"m": 2**20, "g": GIB, "t": 2**40}[found[2][0]] if found else 1
+    if found is None or not 1 <= float(found[1]) * unit <= MOST_BYTES:
         raise ValueError(
             f"{name}={shown(size)} is no size: write a number and a unit, such as 24GB or 512MB."
         )
-    unit = {"m": 2**20, "g": GIB, "t": 2**40}[found[2][0]]
     return int(float(found[1]) * unit)
 
 

@@ -59,6 +59,16 @@ def check_states(config: AdamW, ranks: int = 1) -> None:
         )
 
 
+def matrices_of(config: AdamW, parameters: Mapping[str, Tensor]) -> list[str]:
+    """The names of the parameters that Muon moves: those that are chosen and are no vectors.
+
+    Raises:
+        ValueError: none of the parameters has a name that ``muon`` chooses.
+    """
+    chosen = select(parameters, config.muon, "muon") if config.muon else []
+    return [name for name in chosen if parameters[name].ndim > 1]
+
+
 def make_optimizer(
     config: AdamW, parameters: Mapping[str, nn.Parameter], *, fused: bool
 ) -> torch.optim.Optimizer:
@@ -78,8 +88,7 @@ def make_optimizer(
             )
     trained: list[Tensor] = list(parameters.values())
     rate, betas, decay = config.learning_rate, config.betas, config.weight_decay
-    chosen = select(parameters, config.muon, "muon") if config.muon else []
-    matrices = [parameters[name] for name in chosen if parameters[name].ndim > 1]
+    matrices: list[Tensor] = [parameters[name] for name in matrices_of(config, parameters)]
     if matrices:
         return MuonAdamW(
             trained,

@@ -16,6 +16,7 @@ from longlive_models.wan import WanConfig, WanTransformer
 from longlive_models.wan.recomputation import Checkpointing
 from longlive_recipes.configs.ar_options import PLAIN, PLAIN_8
 from longlive_recipes.configs.train_ar import TrainAR
+from longlive_recipes.training.adamw import matrices_of
 from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.ar_parts import unfilled_parts
 from longlive_recipes.training.memory import (
@@ -63,13 +64,20 @@ def predict(config: TrainAR) -> MemoryPlan:
         gpu=config.run.accelerator != "cpu",
     )
     plain = replace(config, quantized=PLAIN, float8=PLAIN_8)
-    parameters = list(unfilled_parts(plain).parameters())
+    named = dict(unfilled_parts(plain).named_parameters())
+    parameters = list(named.values())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
     frozen = sum(one.numel() for one in parameters) - trained
-    averaged, gpu = config.optimization.ema_decay > 0, config.run.accelerator != "cpu"
+    moved = matrices_of(config.optimization, {n: p for n, p in named.items() if p.requires_grad})
+    gpu = config.run.accelerator != "cpu"
     bytes_a_state = 1 if config.optimization.states == "8bit" else FLOAT32
     lasting = of_parameters(
-        trained, frozen, averaged=averaged, ranks=parallel.ranks, bytes_a_state=bytes_a_state
+        trained,
+        frozen,
+        averaged=bool(config.plan.averages),
+        ranks=parallel.ranks,
+        bytes_a_state=bytes_a_state,
+        moved_by_muon=sum(named[name].numel() for name in moved),
     )
     lasting["encoded clips"] = _clips(config, spec)
     if gpu:

@@ -88,10 +88,12 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def short(value: float) -> str:
     """A number in four digits or fewer: 0.0125, 1e-05, 12.3k."""
     size = abs(value)
-    if size >= 1e4:
-        power, letter = (6, "M") if size >= 1e6 else (3, "k")
-        return f"{value / 10**power:.3g}{letter}" if size < 1e9 else f"{value:.2e}"
-    return f"{value:.4g}"
+    if size < 9999.5:
+        return f"{value:.4g}"
+    for power, letter in ((1e3, "k"), (1e6, "M")):
+        if size < 999.5 * power:
+            return f"{value / power:.3g}{letter}"
+    return f"{value:.2e}"
 
 
 def picture(lines: Sequence[Line], title: str, *, noisy: bool = True) -> str:

@@ -181,18 +181,26 @@ def _autocast(wanted: bool) -> AbstractContextManager[Any]:
 
 
 def of_parameters(
-    trained: int, frozen: int, *, averaged: bool, ranks: int, bytes_a_state: int = FLOAT32
+    trained: int,
+    frozen: int,
+    *,
+    averaged: bool,
+    ranks: int,
+    bytes_a_state: int = FLOAT32,
+    moved_by_muon: int = 0,
 ) -> dict[str, int]:
     """What lasts of so many numbers that are trained and that are not, in bytes.
 
     Args:
         averaged: whether there is a moving average of them.
-        bytes_a_state: of each of the optimizer's two numbers.
+        bytes_a_state: of each of AdamW's two numbers.
+        moved_by_muon: how many of those that are trained have Muon's one number instead.
         ranks: over how many they are shared out.
     """
     parts = {
         "weights, in float32": FLOAT32 * (trained + frozen),
-        "states of the optimizer": 2 * bytes_a_state * trained,
+        "states of the optimizer": 2 * bytes_a_state * (trained - moved_by_muon)
+        + FLOAT32 * moved_by_muon,
     }
     if averaged:
         parts["moving average"] = FLOAT32 * trained

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,11 +190,16 @@ def _number(text: str) -> float:
         return math.nan
 
 
+def _counted(name: str) -> list[tuple[int, str]]:
+    """Orders names by the numbers in them, as their rows are drawn: prompt_2 before prompt_10."""
+    return [(int(part or -1), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", name)]
+
+
 def _sheets(folder: Path) -> tuple[Sheet, ...]:
     found = []
     for place in sorted(folder.glob("step_*")):
         number = place.name.removeprefix("step_")
         if number.isdecimal() and (place / SHEET).is_file():
-            videos = tuple(sorted(video.stem for video in place.glob("*.mp4")))
+            videos = tuple(sorted((one.stem for one in place.glob("*.mp4")), key=_counted))
             found.append(Sheet(step=int(number), png=(place / SHEET).read_bytes(), videos=videos))
     return tuple(sorted(found, key=lambda sheet: sheet.step))

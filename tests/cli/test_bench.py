@@ -130,6 +130,10 @@ def test_a_preset_and_invariance_are_named_by_options_of_their_own():
         (("balanced_sp", "--seconds", "3"), "did you mean 'video_seconds'?"),
         (("generation", "--preset", "5b"), "--preset is a benchmark of its own"),
         (("--list", "--invariance"), "--invariance is a benchmark of its own"),
+        (("preset", "--invariance"), "an option of invariance: it does not go with preset"),
+        (("backends", "--invariance"), "it does not go with backends"),
+        (("--seconds", "3", "--html", "a.html"), "the list of benchmarks and --seconds, --html do"),
+        (("--list", "--dry-run"), "and --dry-run do not go together: nothing is measured"),
         (("--preset", "6b"), "preset is one of pocket, 5b, tiny, got '6b'"),
         (("--preset", "tiny", "--earlier", "none"), "which is to be read as the other tree"),
         (("generation", "--repeats", "0"), "repeats is at least 1, got 0"),
@@ -140,3 +144,19 @@ def test_bad_words_are_refused(words, message):
     done = bench(*words)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_pairs_are_shown_on_a_page(folder):
+    for number, right in enumerate((["1111", "0101"], ["1111", "1101"])):
+        record = {
+            "config": {"seed": 0, "weights": "bf16", "kv_cache": "bf16"},
+            "suites": {"seen": {"right": right}},
+            **dict.fromkeys(("steps", "guidance", "torch", "code", "hardware"), number),
+            **{"model_sha256": "0", "backends": [], "steps": 4, "guidance": 1.0},
+        }
+        (folder / f"{number}.json").write_text(json.dumps(record))
+    done = bench("pairs", "--set", "one=0.json", "--set", "other=1.json", "--html", "pairs.html")
+    assert done.exit_code == 0, done.output
+    page = (folder / "pairs.html").read_text()
+    assert "<h2>pairs</h2>" in page and "<td>seen, shape</td>" in page and "color" in page
+    assert BENCHMARKS["pairs"].about in page and "longlive bench pairs --set" in page

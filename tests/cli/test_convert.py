@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
+from tests.models.adapters.layouts import adapter, in_layout
 from tests.models.foreign_files import write_published
+from tests.models.tiny_pipeline import write_tiny_folder
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,15 @@ def test_models_of_this_package_alone_keep_their_text_encoder(tmp_path):
     assert "text_encoder holds weights of another model" in done.stderr
     done = longlive(*("pocket", "-o", tmp_path / "out.safetensors", "--to", "comfyui-nvfp4"))
     assert done.exit_code == 0, done.output
+
+
+def test_an_adapter_is_written_in_another_layout(tmp_path):
+    model = write_tiny_folder(tmp_path / "model")
+    save_file(in_layout(adapter(), "comfyui"), tmp_path / "in.safetensors")
+    given = (model, "--lora", tmp_path / "in.safetensors", "-o", tmp_path / "out")
+    done = longlive(*given, "--to", "lora-peft")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    done = longlive(*given, "--to", "lora-kohya", "--dtype", "fp16")
+    assert done.exit_code == 2
+    assert "dtype='fp16' is about a model's weights" in done.stderr

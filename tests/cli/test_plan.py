@@ -60,7 +60,10 @@ def test_a_plan_for_programs():
         (["--gpu", "h20"], "did you mean 'h200'?"),
         (["--memory", "24"], "is no size: write a number and a unit"),
         (["--size", "wide"], "is no size of a frame"),
+        (["--memory", f"{'9' * 400}GB"], "is no size: write a number and a unit"),
         (["nowhere"], "there is no model 'nowhere'"),
+        (["--train", "--steps", "4", "--offload"], "--train and --steps, --offload do not go"),
+        (["--train", "--max-memory", "24GB"], "--train and --max-memory do not go together"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_a_line(words, message):

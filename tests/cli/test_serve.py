@@ -38,6 +38,7 @@ def test_another_address_needs_a_token():
         (("--token", "a b"), "a token has"),
         (("--output", ""), "names no file"),
         (("--weights", "fp7"), "fp7"),
+        (("--json",), "--json says how --dry-run prints the config"),
     ],
 )
 def test_values_are_refused(words, said):

@@ -65,6 +65,14 @@ def test_vbench_is_prepared_and_missing_weights_are_told(monkeypatch, tmp_path):
         (["v.mp4", "--html", "v.txt"], "give it the suffix .html"),
         (["v.mp4", "--html", "old.html"], "old.html exists"),
         (["--suite", "drift", "v.mp4", "--kv-cache", "fp8"], "videos are judged from their pixels"),
+        (["v.mp4", "--set", "seed=1", "--dry-run"], "videos and --set, --dry-run do not go"),
+        (["v.mp4", "--recipe", "pocket"], "videos and --recipe do not go together"),
+        (["v.mp4", "--config", "a.yaml"], "videos and --config do not go together"),
+        (["--fps", "12"], "--fps 12 is the rate of videos that are there, and none is named"),
+        (
+            ["--suite", "vbench", "v.mp4", "--html", "a.html", "--json", "--fps", "8"],
+            "--suite vbench and --html, --fps, --json do not go together",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(words, message):
@@ -107,3 +115,11 @@ def test_a_benchmark_is_shown_on_a_page(monkeypatch):
     done = longlive("bench", "nvfp4", "--html", "bench.html")
     assert done.exit_code == 0, done.output
     assert record["commit"] in Path("bench.html").read_text()
+
+
+def test_what_was_measured_before_a_damaged_video_is_kept():
+    Path("broken.mp4").write_bytes(b"no video")
+    done = longlive("evaluate", "--suite", "drift", "v.mp4", "broken.mp4", "-o", "v.json")
+    assert done.exit_code != 0
+    assert "1 of 2 videos were measured before that." in done.stderr
+    assert list(json.loads(Path("v.json").read_text())["videos"]) == ["v.mp4"]

@@ -274,6 +274,12 @@ def test_pages_of_runs_replace_nothing_else_and_train_nothing(tmp_path):
     )
     assert "ends in .html" in refused("train", "--plot", "run", "-o", "runs.png")
     assert "takes no option but --output" in refused("train", "--plot", "run", "--set", "seed=1")
+    assert "--plot and --json, --dry-run do" in refused(
+        "train", "--plot", "run", "--json", "--dry-run"
+    )
+    assert "--json says how --dry-run prints" in refused("train", "ar_tiny", "--json")
+    logged = ("--export", "--resume", "run", "--logger", "wandb")
+    assert "--export and --logger do not go together" in refused("train", "ar_tiny", *logged)
     assert "a run has one recipe, got 2: ar_tiny, run" in refused("train", "ar_tiny", "run")
     assert "is the file of --plot" in refused("train", "ar_tiny", "-o", "a.html")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["own.html", "run"]

@@ -16,6 +16,7 @@ from longlive_models.wan import WanTransformer
 from longlive_recipes import distill_cm, distill_dmd, quantize_weights, train_ar
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.distill_dmd import DistillDMD, DistillDMDModule, dmd_pocket, dmd_tiny
+from longlive_recipes.distillation.checks import check_written
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
@@ -364,6 +365,8 @@ def test_videos_that_are_made_twice_have_the_gradients_of_those_made_once(
         ({"critic_warmup": 6}, "below budget.steps, got 6 of 6"),
         ({"base": "bf16"}, "kept in float32, or small moves are lost"),
         ({"lora_from": "x"}, "lora_rank=0 trains all weights"),
+        ({"lora_alpha": 8.0}, "lora_alpha=8.0 is of adapters, and lora_rank=0 trains all"),
+        ({"lora_targets": ("q",)}, "lora_targets=.'q',. is of adapters"),
         ({"scores": "some"}, "given_past, whole"),
         ({"lora_rank": 4, "lora_targets": ()}, "targets"),
         ({"pull": -1.0}, "pull"),
@@ -428,3 +431,13 @@ def test_the_pocket_preset_is_for_one_gpu():
     assert made.rollout_blocks > made.window.pages
     assert made.critic_updates == 5
     assert made.optimization.betas[0] == made.critic.betas[0] == 0
+
+
+def test_models_that_a_run_reads_are_not_replaced(tmp_path, folders):
+    teacher = folders[1]
+    distill_dmd.check(config(tmp_path / "run", folders))
+    with pytest.raises(ValueError, match="teacher_from=.* would be replaced by"):
+        check_written(config(teacher.parent, folders))
+    adapter = config(tmp_path, folders, lora_from=str(tmp_path / "lora"), lora_rank=4)
+    with pytest.raises(ValueError, match="lora_from=.* would be replaced by .*lora, which the run"):
+        check_written(adapter)

@@ -78,3 +78,10 @@ def test_the_folder_holds_what_was_planned(config, tmp_path):
 def test_bad_input_is_refused_before_anything_is_read(config, change, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plan(replace(config, **change), tmp_path / "out")
+
+
+def test_what_shares_a_scale_is_one_row_or_a_square():
+    both = [QuantizeWeights(model="pocket", block=name).packed for name in ("1x16", "16x16")]
+    assert [one.weight.block for one in both] == [(1, 16), (16, 16)]
+    with pytest.raises(ValueError, match="block is one of 1x16, 16x16, got '32x16'"):
+        QuantizeWeights(model="pocket", block="32x16")

@@ -132,7 +132,7 @@ class Case:
 
     def parts(self) -> dict[str, int]:
         """Bytes of the weights and of the cache."""
-        layout, policy = self.pipe.spec.cache_layout(1), self.settings.policy
+        layout, policy = self.pipe.spec.cache_layout(self.settings.branches), self.settings.policy
         codec = self.pipe.runtime.codec()
         return {
             "transformer": nbytes(self.pipe.transformer),

@@ -166,6 +166,7 @@ class _Bench:
             variant = decoding_apart(case.variant, lane)
             apart = Case(variant, *self._built(variant))
             apart.blocks, apart.fills = case.blocks, case.fills
+            apart.first_decode, apart.decodes = case.first_decode, case.decodes
             self.found.streams[variant.name] = stream(apart, self.told.stream_blocks)
             self.found.apart.append(apart)
 

@@ -28,7 +28,7 @@ class Found:
         on_gpu: whether memory was counted.
         cases: the variants that were timed.
         streams: by name.
-        errors: of each variant's first block against the plain path; 0 for the same bytes.
+        errors: of each variant's first blocks against the plain path; 0 for the same bytes.
         block_errors: of each block of the first window.
         refused: why a variant has no time, by name.
         text: seconds of encoding a prompt, and bytes of the encoder.
@@ -151,16 +151,20 @@ def _streams(found: Found) -> Table:
         made = found.streams.get(case.variant.name)
         if made is None:
             continue
-        apart = _seconds(case.blocks) + (median(case.decodes) if case.decodes else 0.0)
-        cold = found.text[0] + case.fills[0].seconds + case.first_decode
-        rows[case.variant.name] = {
-            "frames_a_second": made.frames * len(made.intervals) / sum(made.intervals),
-            "frames_a_second_of_the_sum": made.frames / apart,
-            **_spread(made.intervals),
-            "first_frame_cold": cold,
-            "first_frame": found.text[0] + made.first,
-            **({"peak_gib": made.peak / GIB} if found.on_gpu else {}),
+        row: dict[str, Cell] = {
+            "frames_a_second": made.frames * len(made.intervals) / sum(made.intervals)
         }
+        if case.decodes:
+            apart = _seconds(case.blocks) + median(case.decodes)
+            row["frames_a_second_of_the_sum"] = made.frames / apart
+        row |= _spread(made.intervals)
+        if case.decodes:
+            cold = found.text[0] + case.fills[0].seconds + case.first_decode
+            row["first_frame_cold"] = cold
+        row["first_frame"] = found.text[0] + made.first
+        if found.on_gpu:
+            row["peak_gib"] = made.peak / GIB
+        rows[case.variant.name] = row
     return rows
 
 

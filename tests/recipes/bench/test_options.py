@@ -34,6 +34,7 @@ from longlive_recipes.bench.preset_options import (
         (PresetOptions, {"device": "tpu"}, "device is one of auto, cpu, cuda, got 'tpu'"),
         (PresetOptions, {"quality": ("best",)}, "quality is one of lossless, high, got 'best'"),
         (PresetOptions, {"quality": ()}, "quality names one tier or more"),
+        (PresetOptions, {"quality": ("high", "high")}, "each once, got high, high"),
         (PresetOptions, {"ranks": 3}, "ranks is at most 2"),
         (PresetOptions, {"repeats": 0}, "repeats is at least 1"),
         (PresetOptions, {"stream_blocks": -1}, "stream_blocks is at least 0"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from longlive_recipes.bench.options import PairsOptions
-from longlive_recipes.bench.pairs import compare
+from longlive_recipes.bench.pairs import compare, sides
 from longlive_recipes.bench.run import prepare
 
 
@@ -84,6 +84,8 @@ def test_a_record_says_how_both_sides_were_made(tmp_path):
     [
         ({"suites": []}, r"lacks suites.NAME.right. `longlive evaluate -o FILE` writes one"),
         ({"suites": {"seen": {"right": 3}}}, r"lacks suites.seen.right"),
+        ({"suites": {"seen": {"right": ["111"]}}}, r"lacks suites.seen.right"),
+        ({"suites": {"seen": {"right": []}}}, r"lacks suites.seen.right"),
         ({"config": {"seed": 0}}, r"lacks config.weights, config.kv_cache"),
     ],
 )
@@ -94,3 +96,13 @@ def test_what_is_no_evaluation_is_refused(changes, message, tmp_path):
     other.write_text("[]")
     with pytest.raises(ValueError, match="1.json"):
         prepare("pairs", PairsOptions(one=(one,), other=(other,)))
+
+
+def test_two_ways_to_run_one_model_are_compared_and_told():
+    """Any way in which a model runs may differ, and is then said of each side."""
+    one, other = record(["1111"], quality="lossless", lora=[]), record(["1011"], quality="high")
+    assert compare([one], [other])["seen"]["colour"]["only_one"] == 1
+    told = sides([one], [other])
+    assert told["one"]["config"]["quality"] == "lossless"
+    assert told["other"]["config"]["quality"] == "high"
+    assert told["config"] == {"seconds": 4.0}

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from longlive_recipes.configs.generate import Generate
 from longlive_recipes.configs.plan import PlanWishes
@@ -77,3 +79,19 @@ def test_no_more_is_taken_than_there_is():
     config, lines = within_memory(Generate(model=MODEL, max_memory="900GB"))
     assert f"{(GPUS['h200'].memory - GPUS['h200'].reserved) / GIB:.1f} GiB" in lines[0]
     assert config.text_encoder == "device" and not config.offload
+
+
+@pytest.mark.parametrize(
+    ("lane", "apart"),
+    [("auto", False), ("inline", False), ("device:cpu", False), ("device:cpu:0", False)],
+)
+def test_a_lane_on_the_same_device_does_not_decode_apart(lane, apart):
+    assert module.wishes_of(Generate(device="auto", lane=lane)).decode_apart is apart
+
+
+def test_a_lane_on_another_device_decodes_apart(monkeypatch):
+    there = SimpleNamespace(device=torch.device("cuda"), decode_device=torch.device("cuda:1"))
+    monkeypatch.setattr(module.Runtime, "choose", lambda config: there)
+    assert module.wishes_of(Generate()).decode_apart
+    there.decode_device = torch.device("cuda:0")
+    assert not module.wishes_of(Generate()).decode_apart

@@ -193,6 +193,10 @@ def test_a_forecast_holds_what_it_says():
     assert values["video"]["frames"] == 240
     assert values["memory"]["peak"] == found.memory.peak
     assert values["fits"] is True and values["advice"] is None
+    first, rate = found.speed.first_frame, found.speed.frames_per_second
+    assert values["video"]["wall_seconds"] == first + (240 - 29) / rate
+    short = run(PlanWishes(gpu="h200", seconds=1))
+    assert short.video_wall_seconds == short.speed.first_frame  # it has a single block
     endless = run(PlanWishes(gpu="h200", seconds=float("inf"))).to_dict()["video"]
     assert endless == {"seconds": None, "frames": None, "wall_seconds": None, "bytes": None}
 

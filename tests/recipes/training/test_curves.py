@@ -124,7 +124,19 @@ def test_many_noisy_points_are_smoothed_and_tell_some_of_their_numbers():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.05054321, "0.05054"), (12345, "12.3k"), (2.5e6, "2.5M"), (-3e4, "-30k"), (1e-7, "1e-07")],
+    [
+        (0.05054321, "0.05054"),
+        (1e-7, "1e-07"),
+        (2.5e6, "2.5M"),
+        (-3e4, "-30k"),
+        (9999.4, "9999"),
+        (9999.6, "10k"),
+        (-12345, "-12.3k"),
+        (999_499, "999k"),
+        (999_501, "1M"),
+        (123_456_789, "123M"),
+        (999_600_000, "1.00e+09"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert short(value) == text

@@ -47,3 +47,14 @@ def test_nested_values_have_the_names_of_set():
     values = {"a": {"b": 1, "c": [{"d": 2}, {"d": 3}], "e": [1, 2]}, "f": {}, "g": None}
     wanted = {"a.b": 1, "a.c.0.d": 2, "a.c.1.d": 3, "a.e": [1, 2], "f": {}, "g": None}
     assert flat(values) == wanted
+
+
+def test_videos_of_a_sheet_are_in_the_order_of_its_rows(tmp_path):
+    (tmp_path / "run.json").write_text('{"config": {}}')
+    sheet = tmp_path / "samples" / "step_0000004"
+    sheet.mkdir(parents=True)
+    (sheet / "sheet.png").touch()
+    for number in (10, 2, 0, 1):
+        (sheet / f"clip_{number}.mp4").touch()
+    [found] = RunFolder.read(tmp_path).sheets
+    assert found.videos == ("clip_0", "clip_1", "clip_2", "clip_10")

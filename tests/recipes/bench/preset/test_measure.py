@@ -35,6 +35,11 @@ def test_every_configuration_is_compared_and_timed():
     assert list(parts["Decoding a block"]) == ["plain", "lossless"]
     streamed = ["plain", "lossless", "lossless, decoding on the second GPU"]
     assert list(parts["End to end"]) == streamed
+    plain, _, apart = parts["End to end"].values()
+    assert plain["frames_a_second_of_the_sum"] > 0 and plain["first_frame_cold"] > 0
+    block = parts[BLOCKS]["lossless"]["seconds_p50"]
+    decoding = parts["Decoding a block"]["lossless"]["seconds_p50"]
+    assert apart["frames_a_second_of_the_sum"] == pytest.approx(8 / (block + decoding))
     assert "lossless: its bytes" in record["checked"]
     assert record["backends"]
     assert "same bytes" in bench_page([record])
