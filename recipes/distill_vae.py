@@ -79,6 +79,12 @@ class DistillVAEModule(TrainingModule):
         self.learn = maybe_compile(self.vae.decode_block, self.config.run.compile)
         self.latents, self.fresh = read_latents(self.config, self.full, self.device)
 
+    @property
+    def fps(self) -> float:
+        """The clips' frames a second."""
+        data = self.config.data
+        return self.config.world.fps if data is None else read_index(Path(data)).settings.fps
+
     def training_step(self, step: int) -> dict[str, Tensor]:
         config, generator = self.config, self.choices(step)
         pieces = config.latents // config.piece
@@ -101,6 +107,10 @@ class DistillVAEModule(TrainingModule):
         absolute, squared = error.mean(), error.square().mean()
         return {"loss": absolute + squared, "psnr": -10 * (squared.detach() / 4).log10()}
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return "psnr", "psnr_worst"
+
     def validate(self) -> dict[str, float]:
         return write_light(self.vae, self.full, self.fresh, _folder(self.config))
 
@@ -110,7 +120,7 @@ class DistillVAEModule(TrainingModule):
         for number, latents in enumerate(self.fresh[: self.config.sample_clips].split(1)):
             pair = [vae.decode(latents.float()) for vae in self._vaes]
             frames = to_frames(torch.cat(pair, -1)[0]).cpu()
-            found[f"clip_{number}"] = Video(frames, self.config.world.fps)
+            found[f"clip_{number}"] = Video(frames, self.fps)
         return found
 
 

@@ -185,17 +185,22 @@ def _configure(
     overrides: list[str] | None,
     given: Mapping[str, Any],
 ) -> "dict[str, Options]":
-    """The options of each benchmark. Raises ValueError for an unknown benchmark or field."""
-    from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
-    from longlive_recipes.bench.catalog import find
+    """The options of each benchmark.
+
+    Raises ValueError for an unknown benchmark or field, and for an option that none looks at.
+    """
+    from longlive_cli.overrides import apply_mapping, configure, gather, refuse_given_twice
+    from longlive_recipes.bench.catalog import find, refuse_unread
 
     changes = {name: value for name, value in given.items() if value is not None}
     refuse_given_twice(changes, overrides)
     found = {name: find(name).options for name in names}
-    return {
+    wanted = {
         name: configure(apply_mapping(configure(usual, config), changes), overrides=overrides)
         for name, usual in found.items()
     }
+    refuse_unread(names, [*changes, *gather(overrides=overrides)])
+    return wanted
 
 
 def _check_output(

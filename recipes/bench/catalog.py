@@ -1,10 +1,12 @@
 """Which benchmarks there are, with what each takes and what its numbers include; no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from longlive_core.checks import shown
 from longlive_core.names import did_you_mean
+from longlive_models.runtime_options import RuntimeOptions
 from longlive_recipes.bench.options import (
     BalancedSPOptions,
     BenchOptions,
@@ -21,6 +23,12 @@ from longlive_recipes.bench.preset_options import (
     PresetOptions,
 )
 
+OF_A_MODEL = ("model", *(field.name for field in fields(RuntimeOptions)))
+"""The fields of ``BenchOptions`` that say which model runs, and how."""
+
+OF_A_LAYER = ("device", "repeats", "page_tokens", "heads", "head_dim", "pages")
+"""Those that say how large one layer is, and how often it is timed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -31,6 +39,7 @@ class Benchmark:
         line: what it measures, in a line.
         about: what the numbers include, as its record says it.
         options: what it takes where nothing is given.
+        reads: the fields of its options that it looks at; None: all of them.
         left_open: whose number holds where a field is none.
         plots: whether its record comes with a picture.
     """
@@ -39,6 +48,7 @@ class Benchmark:
     line: str
     about: str
     options: Options = BenchOptions()
+    reads: tuple[str, ...] | None = None
     left_open: str = "the model's"
     plots: bool = False
 
@@ -52,12 +62,14 @@ BENCHMARKS = {
             about="One video end to end: text, denoising, VAE decoding, frames on the CPU; no "
             "file. Loading is apart. Steady speed is from the first block whose window is full, "
             "or else from the second one, to the last.",
+            reads=(*OF_A_MODEL, "seconds", "steps", "guidance"),
         ),
         Benchmark(
             name="vae_decode",
             line="streaming VAE decoding, a block at a time",
             about="Streaming VAE decoding of one block of latents at a time, frames as bytes on "
             "the CPU: the median of the repeats.",
+            reads=(*OF_A_MODEL, "repeats"),
         ),
         Benchmark(
             name="kv_decode",
@@ -65,6 +77,7 @@ BENCHMARKS = {
             about="Decoding all pages that one layer sees, keys and values, from the cache's "
             "formats to bfloat16, against a copy of as many decoded bytes: bytes read and written "
             "over the median time. Encoding, in the last column, is of one page of each.",
+            reads=OF_A_LAYER,
         ),
         Benchmark(
             name="nvfp4",
@@ -72,6 +85,7 @@ BENCHMARKS = {
             about="A bfloat16 matrix, the keys that one layer sees, to NVFP4 and back with amax "
             "given, and amax itself, against a copy: bytes that have to be read and written once, "
             "over the median time.",
+            reads=OF_A_LAYER,
         ),
         Benchmark(
             name="linear",
@@ -79,6 +93,7 @@ BENCHMARKS = {
             about="One linear of a block, its weight plain, in eight bits and in four, for the "
             "tokens of a page, a sixteenth of them, and one row. Weights are quantized beforehand, "
             "activations at each call.",
+            reads=OF_A_LAYER,
         ),
         Benchmark(
             name="balanced_sp",
@@ -178,6 +193,18 @@ def find(name: str) -> Benchmark:
             f"benchmarks: {', '.join(BENCHMARKS)}."
         )
     return BENCHMARKS[name]
+
+
+def refuse_unread(names: Iterable[str], given: Iterable[str]) -> None:
+    """Raise ValueError for a field among ``given`` that none of the benchmarks looks at."""
+    chosen = [find(name) for name in names]
+    for field in given:
+        if all(one.reads is not None and field not in one.reads for one in chosen):
+            readers = [one.name for one in BENCHMARKS.values() if field in (one.reads or ())]
+            raise ValueError(
+                f"{field} changes nothing of {', '.join(one.name for one in chosen)}: it is for "
+                f"{', '.join(readers)}. Leave it out."
+            )
 
 
 def lines() -> list[str]:

@@ -67,8 +67,15 @@ def once(python: str, code: str) -> tuple[float, float, str]:
 
 
 def compare(pythons: Sequence[str], repeats: int) -> dict[str, Rows]:
-    """Rows by part: one for each interpreter, named after its commit, in the order given."""
-    names = [once(python, COMMIT)[2].strip() for python in pythons]
+    """Rows by part: one for each interpreter, named after its commit, in the order given.
+
+    Of several with the same commit, all but the first have their place in the name.
+    """
+    commits = [once(python, COMMIT)[2].strip() for python in pythons]
+    names = [
+        f"{commit}, interpreter {place}" if commit in commits[: place - 1] else commit
+        for place, commit in enumerate(commits, start=1)
+    ]
     parts: dict[str, Rows] = {}
     for part, code in PARTS.items():
         taken: dict[str, list[tuple[float, float, str]]] = {name: [] for name in names}

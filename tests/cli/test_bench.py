@@ -138,6 +138,12 @@ def test_a_preset_and_invariance_are_named_by_options_of_their_own():
         (("--preset", "tiny", "--earlier", "none"), "which is to be read as the other tree"),
         (("generation", "--repeats", "0"), "repeats is at least 1, got 0"),
         (("generation", "--set", "pages=0"), "pages is at least 1, got 0"),
+        (("kv_decode", "nvfp4", "--weights", "fp8"), "weights changes nothing of kv_decode, nvfp4"),
+        (("generation", "--repeats", "3"), "it is for vae_decode, kv_decode, nvfp4, linear. Leave"),
+        (
+            ("vae_decode", "--set", "seconds=3"),
+            "seconds changes nothing of vae_decode: it is for g",
+        ),
     ],
 )
 def test_bad_words_are_refused(words, message):

@@ -55,11 +55,13 @@ def ready(made: DistillVAE) -> DistillVAEModule:
     return module
 
 
-def test_the_tiny_preset_takes_its_steps(trained):
+def test_the_tiny_preset_takes_its_steps(trained, vae):
     losses = column(trained / "train.csv", "loss")
     assert len(losses) == vae_light_tiny().budget.steps == 4
     assert all(map(math.isfinite, losses))
     assert column(trained / "validation.csv", "step") == [2, 4]
+    named = ready(config(trained, vae)).measured  # what run.best_metric may be
+    assert (trained / "validation.csv").read_text().startswith(f"step,{','.join(named)}\n")
     names = [path.name for path in (trained / "samples" / "step_0000004").iterdir()]
     assert sorted(names) == ["clip_0.mp4", "sheet.png"]
 

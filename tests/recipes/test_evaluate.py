@@ -138,7 +138,7 @@ def test_a_long_video_is_judged_by_its_end_and_throughout(config, monkeypatch):
     assert suites["long"]["steadiness"] < 1  # that is of the whole video
     assert suites["long_throughout"]["right"] == ["0000", "1111"]
     frame = run(replace(config, seen=0, heldout=0, storyboards=0, tail_seconds=0.01))["suites"]
-    assert frame["long_throughout"]["videos"] == 24  # each frame is a stretch of its own
+    assert frame["long_throughout"]["videos"] == 32  # each frame is a stretch of its own
 
 
 def test_every_video_of_a_suite_has_a_seed_of_its_own(config, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from longlive_recipes.bench.options import StartupOptions
 from longlive_recipes.bench.run import prepare
-from longlive_recipes.bench.startup import PARTS, once
+from longlive_recipes.bench.startup import PARTS, compare, once
 
 
 def test_a_record_has_both_commits_and_no_path(monkeypatch):
@@ -38,3 +38,14 @@ def test_a_record_has_both_commits_and_no_path(monkeypatch):
 def test_a_process_that_fails_is_no_measurement():
     with pytest.raises(ValueError, match=r"ended with status 3 \(no such thing\), and nothing"):
         once(sys.executable, "import sys; print('no such thing', file=sys.stderr); sys.exit(3)")
+
+
+def test_environments_of_one_commit_have_a_row_each(monkeypatch):
+    turns = iter(range(1, 100))
+    monkeypatch.setattr(
+        "longlive_recipes.bench.startup.once", lambda python, code: (next(turns), 1.0, "same\n")
+    )
+    for rows in compare(["one", "other"], 2).values():
+        assert list(rows) == ["same", "same, interpreter 2"]
+        first, second = (row["fastest_seconds"] for row in rows.values())
+        assert second == first + 1
