@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longlive_cli.options import option_of, refuse_beside
+from longlive_cli.refusals import option_of, refuse_beside
 
 if TYPE_CHECKING:
     from longlive_recipes.configs.generate import Generate, Snapshots, VideoJob

@@ -1,8 +1,7 @@
 """Options that several commands share: their names and their help."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,27 +15,6 @@ def file_name(text: str) -> Path:
     if "\0" in text:
         raise typer.BadParameter("a file's name holds no NUL character.")
     return Path(text)
-
-
-def option_of(field: str) -> str:
-    """The option of a field: "--max-memory" of "max_memory"."""
-    return f"--{field.replace('_', '-')}"
-
-
-def refuse_beside(leader: str, given: Mapping[str, Any], reason: str) -> None:
-    """Raise ValueError if one of ``given``, options by name, was given beside ``leader``.
-
-    None, False and an empty list are an option that was not given.
-    """
-    named = [
-        name
-        for name, value in given.items()
-        if value is not None and value is not False and value not in ([], ())
-    ]
-    if named:
-        raise ValueError(
-            f"{leader} and {', '.join(named)} do not go together: {reason}. Leave one side out."
-        )
 
 
 Prompt = Annotated[str | None, typer.Argument(help="What the video shows.")]

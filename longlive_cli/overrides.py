@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from longlive_cli.options import option_of
+from longlive_cli.refusals import option_of
 from longlive_core.checks import shown
 from longlive_core.names import did_you_mean
 

@@ -12,6 +12,7 @@ from longlive_cli.boundary import FAILED
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import in_one_line, note, say, show, spinning
 from longlive_cli.option_groups import with_groups
+from longlive_cli.refusals import option_of, refuse_beside
 from longlive_cli.suites import check_page, write_page
 from longlive_recipes.generation.interrupts import Stoppable
 
@@ -119,8 +120,7 @@ def bench(
     }
     if listed or not names:
         beside = given | {"set": overrides, "config": config, "output": output, "html": html}
-        beside |= {"dry-run": dry_run, "overwrite": overwrite}
-        beside = {options.option_of(name): value for name, value in beside.items()}
+        beside = {option_of(name): value for name, value in beside.items()}
         _list(names or (), beside, as_json)
         return
     wanted = _configure(names, config, overrides, given)
@@ -168,7 +168,7 @@ def _list(names: Sequence[str], given: Mapping[str, Any], as_json: bool) -> None
     """Name every benchmark; ``given`` are options of measuring, which would not be looked at."""
     from longlive_recipes.bench.catalog import BENCHMARKS, lines
 
-    options.refuse_beside("the list of benchmarks", given, "nothing is measured without a NAME")
+    refuse_beside("the list of benchmarks", given, "nothing is measured without a NAME")
     if names:
         raise ValueError(
             f"--list names every benchmark, and {names[0]} is one to be run. Leave one side out."

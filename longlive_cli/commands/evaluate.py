@@ -15,7 +15,8 @@ from longlive_cli.boundary import name_of
 from longlive_cli.launcher import check_ranks
 from longlive_cli.messages import note, say, show
 from longlive_cli.option_groups import with_groups
-from longlive_cli.options import Page, ResultFile, option_of, refuse_beside
+from longlive_cli.options import Page, ResultFile
+from longlive_cli.refusals import option_of, refuse_beside
 from longlive_cli.suites import (
     as_drift_result,
     check_page,
@@ -75,16 +76,18 @@ def evaluate(
         float | None, typer.Option(help="Frames a second of the videos; a file says its own.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the config and evaluate nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the config, or the videos, and evaluate nothing.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Judge, from pixels alone, shape, color, background, motion, cuts, steadiness and drift."""
     check_ranks(1)
     check_suite(suite, videos or ())
     if videos:
-        _refuse_of_a_model(runtime or {}, recipe, overrides, config, dry_run)
+        _refuse_of_a_model(runtime or {}, recipe, overrides, config)
         require_videos(videos)
-        _measure(videos, suite, as_json, fps, output, html, overwrite=overwrite)
+        _measure(videos, suite, as_json, fps, output, html, overwrite=overwrite, dry_run=dry_run)
         return
     if fps is not None:
         raise ValueError(
@@ -157,17 +160,23 @@ def _measure(
     html: Path | None,
     *,
     overwrite: bool,
+    dry_run: bool,
 ) -> None:
-    """Measure existing videos with a suite."""
+    """Measure existing videos with a suite; of a dry run, say which."""
     inputs = [(str(video), video) for video in videos]
     if suite == "vbench":
         given = {"--html": html, "--fps": fps, "--json": as_json, "--overwrite": overwrite}
         refuse_beside("--suite vbench", given, "it prepares a new folder, and measures nothing")
+    else:
+        check_page(html, inputs, overwrite)
+        if output is not None:
+            _check_result(output, inputs, overwrite)
+    if dry_run:
+        show({"suite": suite, "videos": list(map(str, videos))}, as_json=as_json)
+        return
+    if suite == "vbench":
         prepare_vbench(videos[0], Path("vbench") if output is None else output)
         return
-    check_page(html, inputs, overwrite)
-    if output is not None:
-        _check_result(output, inputs, overwrite)
     judge = _judge if suite == "shapes" else _drift
     judge(videos, as_json, fps, output, html)
 
@@ -177,22 +186,15 @@ def _refuse_of_a_model(
     recipe: str | None,
     overrides: list[str] | None,
     config: Path | None,
-    dry_run: bool,
 ) -> None:
     """Raise ValueError for options of evaluating a model: measuring videos runs none."""
     if runtime:
-        given = ", ".join(map(option_of, runtime))
         raise ValueError(
-            f"{given}: that is how a model runs, and videos are judged from their pixels alone. "
-            f"Leave it out, or name no videos."
+            f"{', '.join(map(option_of, runtime))}: that is how a model runs, and videos are "
+            f"judged from their pixels alone. Leave it out, or name no videos."
         )
-    given_to_models = {
-        "--recipe": recipe,
-        "--set": overrides,
-        "--config": config,
-        "--dry-run": dry_run,
-    }
-    refuse_beside("videos", given_to_models, "these options are about evaluating a model")
+    given = {"--recipe": recipe, "--set": overrides, "--config": config}
+    refuse_beside("videos", given, "these options are about evaluating a model")
 
 
 def _check_result(output: Path, reads: list[tuple[str, Path]], overwrite: bool) -> None:

@@ -9,6 +9,7 @@ import typer
 from longlive_cli import complete, options
 from longlive_cli.messages import in_one_line, say, spinning
 from longlive_cli.option_groups import with_groups
+from longlive_cli.refusals import option_of, refuse_beside
 
 if TYPE_CHECKING:
     from longlive_cli.catalog import Preset
@@ -93,13 +94,13 @@ def plan(
 def _refuse_of_videos(wishes: "PlanWishes") -> None:
     """Raise ValueError for wishes about a video: a training run makes none."""
     given = {
-        options.option_of(field.name): vars(wishes)[field.name]
+        option_of(field.name): vars(wishes)[field.name]
         for field in fields(wishes)
         if field.name not in ("model", "gpu", "memory")
         and vars(wishes)[field.name] != field.default
     }
     why = "a recipe says how it trains; `longlive train RECIPE --dry-run --set` plans others"
-    options.refuse_beside("--train", given, why)
+    refuse_beside("--train", given, why)
 
 
 def _train(name: str | None, gpu: str | None, memory: str | None, as_json: bool) -> None:

@@ -12,7 +12,8 @@ import typer
 from longlive_cli import complete
 from longlive_cli.launcher import check_ranks, is_first
 from longlive_cli.messages import log_is_lines, note, say, show, spinning
-from longlive_cli.options import file_name, refuse_beside
+from longlive_cli.options import file_name
+from longlive_cli.refusals import refuse_beside
 
 CHAIN, FIRST_STAGE = "distill_chain", "ar"
 """The recipe of several stages, and its field with the first, whose clips are those of all."""
@@ -109,11 +110,11 @@ def train(
     """Train a model with a recipe."""
     if plot:
         others: dict[str, Any] = {"--set": overrides, "--config": config, "--data": data}
-        others |= {"--resume": resume, "--json": as_json, "--dry-run": dry_run}
-        others |= {"--export": export, "--best": best, "--logger": logger}
+        others |= {"--resume": resume, "--json": as_json, "--export": export, "--best": best}
+        others |= {"--logger": logger}
         why = "it shows runs that are there, takes no option but --output, and trains nothing"
         refuse_beside("--plot", others, why)
-        say(str(_plot(recipe, output)))
+        say(str(_plot(recipe, output, dry_run)))
         return
     if len(recipe) > 1:
         raise ValueError(
@@ -198,8 +199,11 @@ def _train(
         say(str(result))
 
 
-def _plot(folders: list[str], output: Path | None) -> Path:
-    """Write the page of ``--plot``; its path. Raises ValueError for what is no run's folder."""
+def _plot(folders: list[str], output: Path | None, dry_run: bool) -> Path:
+    """Write the page of ``--plot``, unless it is a dry run; its path.
+
+    Raises ValueError for what is no run's folder.
+    """
     from longlive_recipes.generation.outputs import check_writable
     from longlive_recipes.training.page import is_page
     from longlive_recipes.training.report import comparison, report, write_page
@@ -215,6 +219,8 @@ def _plot(folders: list[str], output: Path | None) -> Path:
         )
     runs = [RunFolder.read(Path(folder)) for folder in folders]
     check_writable(path, "output")
+    if dry_run:
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     write_page(path, report(runs[0]) if len(runs) == 1 else comparison(runs))
     return path

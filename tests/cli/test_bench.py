@@ -133,7 +133,7 @@ def test_a_preset_and_invariance_are_named_by_options_of_their_own():
         (("preset", "--invariance"), "an option of invariance: it does not go with preset"),
         (("backends", "--invariance"), "it does not go with backends"),
         (("--seconds", "3", "--html", "a.html"), "the list of benchmarks and --seconds, --html do"),
-        (("--list", "--dry-run"), "and --dry-run do not go together: nothing is measured"),
+        (("--list", "-o", "out"), "and --output do not go together: nothing is measured without"),
         (("--preset", "6b"), "preset is one of pocket, 5b, tiny, got '6b'"),
         (("--preset", "tiny", "--earlier", "none"), "which is to be read as the other tree"),
         (("generation", "--repeats", "0"), "repeats is at least 1, got 0"),

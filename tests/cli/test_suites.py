@@ -65,7 +65,7 @@ def test_vbench_is_prepared_and_missing_weights_are_told(monkeypatch, tmp_path):
         (["v.mp4", "--html", "v.txt"], "give it the suffix .html"),
         (["v.mp4", "--html", "old.html"], "old.html exists"),
         (["--suite", "drift", "v.mp4", "--kv-cache", "fp8"], "videos are judged from their pixels"),
-        (["v.mp4", "--set", "seed=1", "--dry-run"], "videos and --set, --dry-run do not go"),
+        (["v.mp4", "--set", "seed=1"], "videos and --set do not go together"),
         (["v.mp4", "--recipe", "pocket"], "videos and --recipe do not go together"),
         (["v.mp4", "--config", "a.yaml"], "videos and --config do not go together"),
         (["--fps", "12"], "--fps 12 is the rate of videos that are there, and none is named"),
@@ -115,6 +115,15 @@ def test_a_benchmark_is_shown_on_a_page(monkeypatch):
     done = longlive("bench", "nvfp4", "--html", "bench.html")
     assert done.exit_code == 0, done.output
     assert record["commit"] in Path("bench.html").read_text()
+
+
+@pytest.mark.parametrize("suite", ["shapes", "drift"])
+def test_a_dry_run_measures_no_video(suite):
+    given = ("v.mp4", "--suite", suite, "-o", "v.json", "--html", "v.html", "--dry-run", "--json")
+    done = longlive("evaluate", *given)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"suite": suite, "videos": ["v.mp4"]}
+    assert sorted(path.name for path in Path().iterdir()) == ["v.mp4"]
 
 
 def test_what_was_measured_before_a_damaged_video_is_kept():

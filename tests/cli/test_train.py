@@ -274,9 +274,8 @@ def test_pages_of_runs_replace_nothing_else_and_train_nothing(tmp_path):
     )
     assert "ends in .html" in refused("train", "--plot", "run", "-o", "runs.png")
     assert "takes no option but --output" in refused("train", "--plot", "run", "--set", "seed=1")
-    assert "--plot and --json, --dry-run do" in refused(
-        "train", "--plot", "run", "--json", "--dry-run"
-    )
+    assert "--plot and --json do not go together" in refused("train", "--plot", "run", "--json")
+    assert longlive("train", "--plot", "run", "--dry-run").stdout == "runs.html\n"
     assert "--json says how --dry-run prints" in refused("train", "ar_tiny", "--json")
     logged = ("--export", "--resume", "run", "--logger", "wandb")
     assert "--export and --logger do not go together" in refused("train", "ar_tiny", *logged)
