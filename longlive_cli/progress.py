@@ -47,6 +47,8 @@ class Step(Protocol):
     @property
     def blocks(self) -> int | None: ...
     @property
+    def past(self) -> int: ...
+    @property
     def step(self) -> int: ...
     @property
     def steps(self) -> int: ...
@@ -115,12 +117,13 @@ class FrameBar:
     def step(self, name: str, report: Step) -> None:
         """A denoising step of the video called `name` is done."""
         task = self._of(name)
-        done = report.block + (report.step + 1) / report.steps  # blocks differ in their steps
-        total = report.blocks
+        block = report.block - report.past  # those of a clip are not made
+        done = block + (report.step + 1) / report.steps  # blocks differ in their steps
+        total = None if report.blocks is None else report.blocks - report.past
         now = self._clock()
         self._pace = self._pace or _Pace(now, done)
-        blocks = "" if report.blocks is None else f"/{report.blocks}"
-        self._place = f"block {report.block + 1}{blocks}, step {report.step + 1}/{report.steps}"
+        blocks = "" if total is None else f"/{total}"
+        self._place = f"block {block + 1}{blocks}, step {report.step + 1}/{report.steps}"
         left = None if total is None else self._pace.left(now, done, total)
         parts = (self._place, self._frames, "" if left is None else f"{duration(left)} left")
         text = ", ".join(part for part in parts if part)

@@ -25,6 +25,7 @@ class StepReport:
         latents: float32 [1, channels, frames, height, width] after the step, normalized, on the
             model's device. The sampler goes on with this very tensor: to keep or to change it,
             take a copy.
+        past: how many of the blocks are of a clip that the video goes on from, and not made.
     """
 
     block: int
@@ -34,6 +35,7 @@ class StepReport:
     timestep: float
     sigma: float
     latents: Float[Tensor, "1 channels frames height width"]
+    past: int = 0
 
 
 OnStep = Callable[[StepReport], object]

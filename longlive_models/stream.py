@@ -344,6 +344,7 @@ class Stream:
         report = StepReport(
             block=block,
             blocks=None if plan.endless else plan.blocks,
+            past=plan.past,
             step=step,
             steps=schedule.steps,
             timestep=schedule.timesteps[step],

@@ -144,7 +144,7 @@ def read_latents(config: DistillVAE, full: WanVAE, device: torch.device) -> tupl
 
 
 def _split(index: CacheIndex, config: DistillVAE) -> Split:
-    return split_clips(index, {config.blocks}, config.validation_clips)
+    return split_clips(index, {config.blocks}, config.validation_clips, phases=False)
 
 
 def _encode(
@@ -199,15 +199,7 @@ def check(config: DistillVAE, *, resume: str | None = None) -> None:
     device = check_machine(config.run)
     full = read_full(config.vae)
     light_dim(config, full)
-    size = (config.world.size, config.world.size)
-    clips = config.clips
-    if config.data is not None:
-        index = read_index(Path(config.data))
-        _check_data(index, config, full)
-        size = (index.settings.height, index.settings.width)
-        clips = len(_split(index, config).train[config.blocks])
-    else:
-        _check_world(config, full)
+    size, clips = _clips_of(config, full)
     check_memory(memory_needed(config, full, size=size, clips=clips), device)
     check_run(
         config.run,
@@ -233,6 +225,26 @@ def light_parts(config: DistillVAE, full: VAEConfig) -> nn.ModuleDict:
         made = WanVAE(narrower(full, light_dim(config, full)))
         light = nn.ModuleDict({"conv2": made.conv2, "decoder": made.decoder})
     return nn.ModuleDict({"light": light})
+
+
+def check_own_clips(config: DistillVAE) -> None:
+    """Raise ValueError for a cache that is not one for a config, on any machine."""
+    _clips_of(config, read_full(config.vae))
+
+
+def _clips_of(config: DistillVAE, full: VAEConfig) -> tuple[tuple[int, int], int]:
+    """Height and width of the clips of a run, and how many it trains on.
+
+    Raises:
+        ValueError: clips that do not fit the VAE, or a cache that is not one for the config.
+    """
+    if config.data is None:
+        _check_world(config, full)
+        return (config.world.size, config.world.size), config.clips
+    index = read_index(Path(config.data))
+    _check_data(index, config, full)
+    size = (index.settings.height, index.settings.width)
+    return size, len(_split(index, config).train[config.blocks])
 
 
 def _check_world(config: DistillVAE, full: VAEConfig) -> None:

@@ -30,8 +30,9 @@ from longlive_recipes.generation.trace_file import TraceFile
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """The report of a block that was written.
+    """The report of a block that was written, block ``index``, from 0, of ``blocks``.
 
+    Blocks of a clip that the video goes on from are not counted, as their frames are not.
     ``frames_before`` were in the file before the run, ``timing`` has the seconds of the block's
     parts, and ``memory`` the peak so far in bytes (0: not measured).
     """
@@ -169,8 +170,8 @@ def _report(session: VideoSession, job: VideoJob, timing: Timing) -> BlockReport
     plan = session.stream.plan
     return BlockReport(
         job=job,
-        index=session.blocks - 1,
-        blocks=plan.blocks,
+        index=session.blocks - 1 - plan.past,
+        blocks=plan.blocks - plan.past,
         frames_done=session.frames,
         frames_total=plan.new_frames,
         seconds=time.perf_counter() - session.began,

@@ -70,10 +70,11 @@ def _tell(
         tests = {(test["operation"], test["backend"]): test for test in device["tests"]}
         for operation in device["operations"]:
             say(f"  {operation['operation']}: {operation['backend']}")
+            width = max(10, *map(len, operation["reasons"]))
             for name, standing in operation["reasons"].items():
                 test = tests.pop((operation["operation"], name), None)
                 tested = "" if test is None else f"; {in_words(test)}"
-                say(f"    {name:10} {standing}{tested}")
+                say(f"    {name:{width}} {standing}{tested}")
         for (name, backend), test in tests.items():  # of operations that no receipt names
             say(f"  {name}, {backend}: {in_words(test)}")
     for package, names in install.items():

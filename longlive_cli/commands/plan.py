@@ -172,7 +172,7 @@ def described(forecast: "Forecast") -> str:
         f"  {'a block, denoising alone':26}{_seconds(speed.block):>11}",
         f"  {'a block, decoding alone':26}{_seconds(speed.decoding):>11}",
         f"  {'from block to block':26}{_seconds(speed.together):>11}",
-        f"  {'frames a second':26}{speed.frames_per_second:>9.1f}",
+        f"  {'frames a second':26}{_rate(speed.frames_per_second):>9}",
     ]
     if forecast.video_frames is not None:
         wall = _seconds(forecast.video_wall_seconds)
@@ -214,7 +214,14 @@ def _bytes(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:.0f} MiB"
 
 
+def _rate(number: float) -> str:
+    return f"{number:.1f}" if number >= 0.95 else f"{number:.2g}"
+
+
 def _seconds(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} days"

@@ -171,7 +171,7 @@ def _train(
     _refuse_to_replace(wanted, reads)
     if dry_run:
         if data is not None:
-            _check_clips(wanted)
+            _check_clips(module, wanted)
         show(wanted, as_json=as_json)
         if not as_json:
             with spinning("rehearsing a step") if first else nullcontext():
@@ -286,13 +286,15 @@ def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, 
     )
 
 
-def _check_clips(wanted: Any) -> None:
+def _check_clips(module: ModuleType, wanted: Any) -> None:
     """Raise ValueError where a cache is not one for a config; as a run would, on any machine."""
-    from longlive_recipes.training.ar_checks import check_data, spec_of
+    from longlive_recipes.training.ar_checks import check_own_clips
 
+    if "check_own_clips" in vars(module):  # of a recipe that trains no transformer
+        module.check_own_clips(wanted)
     for stage in wanted.stages if FIRST_STAGE in vars(wanted) else (wanted,):
         if "sample_prompts" in vars(stage):
-            check_data(stage, spec_of(stage).timing)
+            check_own_clips(stage)
 
 
 def _refuse_to_replace(wanted: Any, reads: list[tuple[str, Path]]) -> None:

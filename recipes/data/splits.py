@@ -26,13 +26,19 @@ class Split:
 
 
 def split_clips(
-    index: CacheIndex, lengths: Collection[int], held_out: int, least: int = 0
+    index: CacheIndex,
+    lengths: Collection[int],
+    held_out: int,
+    least: int = 0,
+    *,
+    phases: bool = True,
 ) -> Split:
     """The clips for each length, ``held_out`` of them apart; the same ones in every run.
 
     Args:
         least: shorter clips of so many blocks or more are taken for a longer length, too; 0 takes
             none.
+        phases: whether the lengths are those of a run's phases, else of its field "blocks".
 
     Raises:
         ValueError: there are not ``held_out`` clips of a length and one more.
@@ -40,7 +46,7 @@ def split_clips(
     order = sorted(index.clips, key=lambda clip: (_drawn(clip.key), clip.number))
     enough = {n: min(n, least or n) for n in sorted(lengths)}
     fits = {n: [clip for clip in order if clip.blocks >= enough[n]] for n in enough}
-    _require_clips(order, fits, enough)
+    _require_clips(order, fits, enough, phases=phases)
     apart: set[str] = set()
     for length in sorted(fits, reverse=True):
         for clip in fits[length]:
@@ -66,7 +72,11 @@ def split_clips(
 
 
 def _require_clips(
-    order: list[CachedClip], fits: dict[int, list[CachedClip]], enough: dict[int, int]
+    order: list[CachedClip],
+    fits: dict[int, list[CachedClip]],
+    enough: dict[int, int],
+    *,
+    phases: bool,
 ) -> None:
     """Raise ValueError where there are no clips of some lengths; all of them are named."""
     short = [n for n, clips in fits.items() if not clips]
@@ -74,18 +84,22 @@ def _require_clips(
         return
     longest = max((clip.blocks for clip in order), default=0)
     named = " and ".join(map(str, short))
-    phases = "a phase trains" if len(short) == 1 else "phases train"
+    has = f"the longest of the cache's {len(order)} clips has {longest}"
+    if not phases:
+        raise ValueError(
+            f"the run trains on clips of {named} blocks, and {has}. Use --set "
+            f"blocks={longest or 1}, or prepare longer clips."
+        )
+    trains = "a phase trains" if len(short) == 1 else "phases train"
     if enough[short[0]] < short[0]:
         raise ValueError(
-            f"{phases} on clips of {named} blocks, filled up from {enough[short[0]]}, and the "
-            f"longest of the cache's {len(order)} clips has {longest}. Lower least_blocks to "
-            f"{longest or 1}, or prepare longer clips."
+            f"{trains} on clips of {named} blocks, filled up from {enough[short[0]]}, and {has}. "
+            f"Lower least_blocks to {longest or 1}, or prepare longer clips."
         )
     raise ValueError(
-        f"{phases} on clips of {named} blocks, and the longest of the cache's {len(order)} clips "
-        f"has {longest}. Shorten every phase to {longest or 1} blocks at most (--set "
-        f"phases.N.length={longest or 1}, with N from 0), fill short clips up (--set "
-        f"least_blocks=1), or prepare longer clips."
+        f"{trains} on clips of {named} blocks, and {has}. Shorten every phase to "
+        f"{longest or 1} blocks at most (--set phases.N.length={longest or 1}, with N from 0), "
+        f"fill short clips up (--set least_blocks=1), or prepare longer clips."
     )
 
 

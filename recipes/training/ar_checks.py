@@ -108,6 +108,13 @@ def check_clips(clip_format: ClipFormat, timing: BlockTiming, lengths: Collectio
             )
 
 
+def check_own_clips(config: TrainAR) -> None:
+    """Raise ValueError for a cache that is not one for a config and its phases, on any machine."""
+    timing = spec_of(config).timing
+    check_clips(config.world, timing, config.lengths)
+    check_data(config, timing)
+
+
 def check_start(config: TrainAR) -> None:
     """Raise ValueError where a run's ``start_from`` does not hold the weights to begin with."""
     assert config.start_from is not None

@@ -32,11 +32,18 @@ def test_a_plan_says_what_would_make_it_fit():
     assert "No change that is known here makes it fit" in last
 
 
+def test_what_takes_days_is_said_in_days_and_is_not_no_frames_a_second():
+    lines = longlive("--gpu", "cpu", "--seconds", "600").stdout.splitlines()
+    assert any(line.startswith("  600 s of video in") and line.endswith(" days") for line in lines)
+    [rate] = [line.split()[-1] for line in lines if line.startswith("  frames a second")]
+    assert 0 < float(rate) < 0.1
+
+
 def test_a_bound_of_memory_picks_and_says_what():
     done = longlive("--gpu", "h200", "--max-memory", "16GB")
     assert done.exit_code == 0, done.output
     picked = next(line for line in done.stdout.splitlines() if line.startswith("picked: "))
-    assert "--kv-cache nvfp4" in picked and "--offload" in picked
+    assert "--kv-cache fp8" in picked and "--offload" in picked
     assert "blocks wait on the host" in done.stdout and "waits on the host" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("It fits, with ")
     high = longlive("--gpu", "h200", "--max-memory", "24GB", "--quality", "high", "--json")

@@ -31,6 +31,7 @@ class Step:
     step: int
     blocks: int | None = 2
     steps: int = 4
+    past: int = 0
 
 
 def report(done: int, total: int, seconds: float, **more: object) -> Report:
@@ -153,6 +154,13 @@ def test_a_stream_without_an_end_has_a_bar_without_one():
     with bar:
         bar.step("first", Step(2, 1, blocks=None))
         assert shown(bar) == [("first", "block 3, step 2/4", 2.5, None)]
+
+
+def test_blocks_of_a_clip_are_not_counted_as_their_frames_are_not():
+    bar, _ = on_terminal(["first"])
+    with bar:
+        bar.step("first", Step(2, 1, blocks=4, past=2))
+        assert shown(bar) == [("first", "block 1/2, step 2/4", 0.5, 2)]
 
 
 def test_a_block_that_is_not_the_last_leaves_the_bar_where_it_is():

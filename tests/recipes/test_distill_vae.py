@@ -2,15 +2,18 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from longlive_models.checkpoints.folder import load_part
+from longlive_cli.main import app
+from longlive_models.checkpoints.folder import fingerprint, load_part
 from longlive_models.vae import WAN22_VAE
 from longlive_models.vae.light import find_light, lighter, with_light_decoder
 from longlive_recipes import distill_vae
+from longlive_recipes.data.cache_index import INDEX, CachedClip, CacheIndex, CacheSettings
 from longlive_recipes.distill_vae import (
     DistillVAE,
     DistillVAEModule,
@@ -174,3 +177,28 @@ def test_the_full_size_fits_a_gpu_of_80_gb_and_is_a_quarter(tmp_path):
     assert needed["features of the last stage (batch, piece)"] > 1e9
     more = memory_needed(replace(made, batch=32), WAN22_VAE, size=(704, 1280), clips=500)
     assert sum(more.values()) > 80e9
+
+
+def test_a_dry_run_refuses_clips_that_a_run_refuses(vae, tmp_path):
+    settings = CacheSettings(
+        height=32,
+        width=32,
+        fps=12,
+        frames_per_block=8,
+        temporal_factor=4,
+        blocks=1,
+        vae=fingerprint(vae),
+    )
+    clips = [
+        CachedClip(source=key, key=key, number=0, shard="s", captions=("a",), cuts=(False,))
+        for key in ("a", "b")
+    ]
+    held = asdict(CacheIndex(settings=settings, clips=tuple(clips), shards={"s": ""}))
+    (tmp_path / INDEX).write_text(json.dumps(held))
+    words = ["train", "vae_light_tiny", "--data", str(tmp_path), "--set", f"vae={vae}"]
+    words += ["--set", "blocks=2", "--dry-run"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert (
+        "trains on clips of 2 blocks, and the longest of the cache's 2 clips has 1" in done.stderr
+    )

@@ -87,6 +87,11 @@ def test_videos_are_held_out_as_a_whole():
     assert len(split.train[1]) >= 60 - 3 * 3 * 4
 
 
+def test_a_run_without_phases_is_told_of_its_blocks():
+    with pytest.raises(ValueError, match="trains on clips of 3 blocks.* --set blocks=2, or prep"):
+        split_clips(index_of(("a", 2), ("b", 1)), {3}, 1, phases=False)
+
+
 @pytest.mark.parametrize(
     ("clips", "lengths", "message"),
     [
