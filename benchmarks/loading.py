@@ -1,12 +1,16 @@
 """How long loading LongLive-2.0-5B's bf16 file takes, beside an earlier build, with a warm cache.
 
-A synthetic snapshot is written: the transformer at full size, and a VAE and a text encoder that
+A synthetic snapshot is written: the transformer at full width, and a VAE and a text encoder that
 are tiny, so that the transformer's file is what is timed. Each build loads it in processes of its
-own, in turn; time is from the folder's name to a pipeline whose weights are on the device. Before
-that, all weights that the new build has on the device are compared with those in the file.
+own, in turn; time is from the folder's name to a pipeline whose weights are on the device. At
+first, all weights that the new build has on the device are compared with those in the file: where
+one differs, nothing is timed.
 
     git archive EARLIER longlive_core longlive_models | tar -x -C build/earlier
-    python benchmarks/loading.py --earlier build/earlier
+    python benchmarks/loading.py --earlier build/earlier              # 12 of 30 layers, 4 GB
+    python benchmarks/loading.py --earlier build/earlier --layers 30  # the whole file, 10 GB
+
+Each load is printed when it is done, and no turn begins that would end after --limit seconds.
 """
 
 import argparse
@@ -32,20 +36,32 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(load(arguments.folder, arguments.device, arguments.compare)))
         return
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        began = time.perf_counter()
-        size = write(folder, arguments.layers, arguments.dim, arguments.device)
-        print(f"wrote {size / GB:.2f} GB in {time.perf_counter() - began:.1f} s")
+        size = write(folder, arguments.layers, arguments.dim)
+        say(f"wrote {size / GB:.2f} GB in {time.perf_counter() - start:.1f} s")
         warm(folder)
         builds = {"this build": ROOT}
         if arguments.earlier:
-            builds = {"earlier build": arguments.earlier.resolve(), **builds}
+            builds["earlier build"] = arguments.earlier.resolve()
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
         for turn in range(arguments.repeats):
+            began = time.perf_counter()
             for name, tree in builds.items():
-                rows[name].append(run(tree, folder, arguments.device, compare=turn == 0))
+                row = run(tree, folder, arguments.device, compare=turn == 0)
+                rows[name].append(row)
+                same = "; its weights are those of the file" if row["compared"] else ""
+                say(f"{name}: {row['seconds']:.2f} s, {row['own_gb']:.2f} GB of its own{same}")
+            now = time.perf_counter()
+            if now + (now - began) > start + arguments.limit:
+                break
     show(rows, size)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
 
 
 def parsed() -> argparse.Namespace:
@@ -54,9 +70,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--earlier", type=Path, help="the tree of another build")
     parser.add_argument("--folder", type=Path, help="where the snapshot is written")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--dim", type=int, default=3072)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=90, help="seconds that all may take")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--compare", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -77,8 +94,11 @@ def sizes(layers: int, dim: int) -> tuple[Any, Any, Any]:
     return wan, vae, text
 
 
-def write(folder: Path, layers: int, dim: int, device: str) -> int:
-    """Write the snapshot; returns the bytes of the transformer's file."""
+def write(folder: Path, layers: int, dim: int) -> int:
+    """Write the snapshot; returns the bytes of the transformer's file.
+
+    Weights are pieces of a million numbers, which begin at another one for each of them.
+    """
     import torch
     from tokenizers import Tokenizer, models, processors
     from transformers import PreTrainedTokenizerFast
@@ -88,11 +108,14 @@ def write(folder: Path, layers: int, dim: int, device: str) -> int:
     from longlive_models.wan import WanTransformer
 
     wan, vae, text = sizes(layers, dim)
-    generator = torch.Generator(device).manual_seed(0)
+    random = (torch.randn((1 << 20) + 7, dtype=torch.float32) * 0.02).bfloat16()
+    begin = 0
 
     def drawn(shape: Any) -> Any:
-        x = torch.randn(shape, generator=generator, device=device) * 0.02
-        return x.bfloat16().cpu()
+        nonlocal begin
+        begin = (begin + 7919) % len(random)
+        count = torch.Size(shape).numel()
+        return random.roll(begin).repeat(-(-count // len(random)))[:count].view(shape)
 
     with unfilled():
         shapes = {f"model.{k}": v.shape for k, v in WanTransformer(wan).state_dict().items()}
@@ -178,9 +201,11 @@ def load(folder: Path, device: str, compare: bool) -> dict[str, Any]:
         state = torch.load(folder / "model_bf16.pt", mmap=True, weights_only=True)["generator"]
         for name, value in pipe.transformer.state_dict().items():
             want = state[f"model.{name}"]
-            assert torch.equal(value.bfloat16().cpu(), want), f"{name} is not what the file holds"
+            same = torch.equal(value.bfloat16(), want.to(value.device))
+            assert same, f"{name} is not what the file holds"
     return {
         "tree": longlive_models.__file__,
+        "compared": compare,
         "seconds": seconds,
         "own_gb": (watch.most - before) / GB,
         "resident_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB,
