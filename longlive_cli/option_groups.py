@@ -33,6 +33,7 @@ SAMPLING = {
     "fps": options.FPS,
     "crf": options.CRF,
     "model": options.Model,
+    "download": options.Download,
     "max_memory": options.MaxMemory,
 }
 """Options of how a video is made and stored, which are fields of the config of a generation."""

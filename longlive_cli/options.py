@@ -108,6 +108,14 @@ Model = Annotated[
         autocompletion=complete.among("pocket"),
     ),
 ]
+Download = Annotated[
+    bool | None,
+    typer.Option(
+        "--download",
+        help="Fetch the files of a hub id that are not in the local cache. Without it nothing "
+        "touches the network.",
+    ),
+]
 Nproc = Annotated[
     int, typer.Option(min=1, help="Ranks that make the videos: a GPU each, or a CPU process.")
 ]

@@ -18,6 +18,8 @@ in a folder of their own inside it, or in the local hub cache. Folders of Diffus
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import (
     INDEX,
@@ -36,7 +38,7 @@ from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5Config, UMT5TextEncoder, load_umt5
 from longlive_models.text.checkpoint import published_shapes
 from longlive_models.text.umt5 import require_tokenizer
-from longlive_models.vae import WAN22_VAE, WanVAE, load_vae
+from longlive_models.vae import WAN22_VAE, WanVAE
 from longlive_models.wan import WAN_5B, WanTransformer
 
 BASE = "Wan-AI/Wan2.2-TI2V-5B"
@@ -257,9 +259,11 @@ def load_published(
     ):
         require_weights(part, shapes, model)
     _fill_transformer(transformer, opened.transformer, runtime, reduce_amax, check=check)
-    vae = load_vae(opened.vae.read(check=check), config=spec.vae, dtype=None)
-    text = load_umt5(opened.text.read(check=check), opened.tokenizer, config=sizes)
-    return transformer, vae, text
+    fill(vae, opened.vae.read(check=check), opened.vae.path)
+    vae.reset_statistics()
+    words = opened.text.read(check=check, placed=lambda weight: weight.to(torch.bfloat16))
+    text = load_umt5(words, opened.tokenizer, config=sizes)
+    return transformer, vae.eval(), text
 
 
 def _fill_transformer(
@@ -271,7 +275,7 @@ def _fill_transformer(
     check: bool,
 ) -> None:
     config = part.packed_config()
-    tensors = part.read(check=check)
+    tensors = part.read(check=check, placed=runtime.placing())
     if config is None:
         fill(transformer, tensors, part.path)
         return

@@ -178,6 +178,18 @@ class Runtime:
         module.to(self._rounded).to(device, compute)
         module.eval().requires_grad_(False)
 
+    def placing(self) -> Callable[[Tensor], Tensor] | None:
+        """What brings one weight of the transformer to where ``put`` brings it, in its type.
+
+        With it weights that were decoded need not all be in the host's memory. None if they are
+        packed here, which is done from the values as they were.
+        """
+        if self.linears is not None or self.device.type == "cpu":
+            return None
+        device = torch.device("cpu") if self.offload else self.device
+        compute = PRECISIONS[self._compute_on(self.device)]
+        return lambda tensor: _rounded_to(self._rounded, compute, tensor).to(device)
+
     def put_offloaded(
         self,
         module: nn.Module,

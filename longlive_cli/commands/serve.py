@@ -57,6 +57,7 @@ def serve(
     name: _Name = None,
     output: _Folder = None,
     model: options.Model = None,
+    download: options.Download = None,
     offer: _Offer = None,
     runtime: dict[str, Any] | None = None,
     max_memory: options.MaxMemory = None,
@@ -101,12 +102,14 @@ def serve(
         names=tuple(name or ()),
         folder=output or Path("served"),
         model=model or "pocket",
+        download=bool(download),
         offer=tuple(offer or ()),
         limits=limits,
         max_memory=max_memory,
     )
     config = apply_mapping(config, runtime or {})
-    resolve(config.model)
+    if not config.download:
+        resolve(config.model)
     if dry_run:
         hidden = None if config.token is None else "*" * 8
         show(replace(config, token=hidden), as_json=as_json)

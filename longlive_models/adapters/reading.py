@@ -38,6 +38,9 @@ from longlive_models.checkpoints.tensor_files import (
 )
 from longlive_models.documents import parse_json, read_json
 from longlive_models.layouts.key_maps import to_published
+from longlive_models.layouts.recognize import PARTS, named
+from longlive_models.layouts.sources import open_source
+from longlive_models.layouts.wrappers import unwrapped
 from longlive_models.lora import HOLDERS, WEIGHTS
 from longlive_models.lora_config import CONFIG, LoRAConfig
 
@@ -98,6 +101,11 @@ def read_adapter(
         adapter = _adapter(tensors, model, stored or config)
         adapter.require_fit(model)
     except ValueError as error:
+        if where and (part := _part_in(Path(str(source)))):
+            raise ValueError(
+                f"{where}it holds {part}, and an adapter (LoRA) is expected there. Name a model "
+                f"by --model, and its adapters by --lora."
+            ) from error
         said = str(error)
         raise ValueError(said if where and str(source) in said else f"{where}{said}") from error
     return adapter
@@ -106,6 +114,15 @@ def read_adapter(
 def adapter_files(path: Path) -> tuple[Path, ...]:
     """The files that an adapter at ``path`` is read from: a file, or PEFT's two in a folder."""
     return (path / WEIGHTS, path / CONFIG) if path.is_dir() else (path,)
+
+
+def _part_in(path: Path) -> str | None:
+    """The part of a model that a file holds, in words; None for other files."""
+    try:
+        found = named(unwrapped(open_source(path).entries))[1]
+    except ValueError:
+        return None
+    return found.words if found.part in PARTS else None
 
 
 def _read(

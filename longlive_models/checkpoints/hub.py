@@ -131,8 +131,8 @@ def snapshot(
             reason = "and the hub cannot be reached: check the connection"
         else:
             reason = (
-                f"and nothing is downloaded unless asked: pass download=True (or "
-                f"`--set download=true`), or fetch it with `hf download {model}`"
+                f"and nothing is downloaded unless asked: pass --download (in "
+                f"Python download=True), or fetch it with `hf download {model}`"
             )
         raise ValueError(
             f"{model!r} is no folder here, and as a hub id it is not in the local hub cache, "

@@ -304,7 +304,12 @@ def _plain(
 def _decoded(entry: Entry, scale: Entry | None, key: str, source: object) -> Entry:
     """FP8 as bfloat16, which holds each of its values, or times its scale as float32."""
     if scale is None:
-        return replace(entry, dtype=torch.bfloat16, read=lambda: entry.read().to(torch.bfloat16))
+        return replace(
+            entry,
+            dtype=torch.bfloat16,
+            read=lambda: entry.read().to(torch.bfloat16),
+            decoded=True,
+        )
 
     def read() -> Tensor:
         values, factor = entry.read().float(), scale.read().float()
@@ -323,7 +328,7 @@ def _decoded(entry: Entry, scale: Entry | None, key: str, source: object) -> Ent
             factor = factor.reshape(-1, 1).repeat_interleave(rows // factor.numel(), 0)
         return values * factor.reshape(-1, *(1,) * (values.ndim - 1))
 
-    return replace(entry, dtype=torch.float32, read=read)
+    return replace(entry, dtype=torch.float32, read=read, decoded=True)
 
 
 def _unfused(plain: dict[str, Entry], packed: dict[str, Packed], source: object) -> Forms:

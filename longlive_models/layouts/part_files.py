@@ -1,7 +1,7 @@
 """Opening a part of the model in whatever layout it is stored, under published names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,14 @@ class PartFile:
             config = json.loads(self.notes[CONFIG])
         return config if isinstance(config, Mapping) else None
 
-    def read(self, *, check: bool = True) -> dict[str, Tensor]:
+    def read(
+        self, *, check: bool = True, placed: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Read all weights to the CPU, those that can be mapped without a copy.
 
         Packed ones get this library's form. ``check`` searches plain ones for NaN and infinities,
-        which reads every value.
+        which reads every value. ``placed`` is called with each plain weight that had to be decoded,
+        and returns what is kept of it: so no two of them are in memory as they were decoded.
 
         Raises:
             ValueError: a weight cannot be read, or holds no number.
@@ -71,7 +74,8 @@ class PartFile:
         for name, tensor in self.each():
             if check:
                 require_numbers({name: tensor}, self.path)
-            tensors[name] = tensor
+            decoded = name in self.plain and self.plain[name].decoded
+            tensors[name] = tensor if placed is None or not decoded else placed(tensor)
         return tensors
 
     def each(self) -> Iterator[tuple[str, Tensor]]:

@@ -49,11 +49,15 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A tensor that can be read: its shape and type, and what reads it, to the CPU."""
+    """A tensor that can be read: its shape and type, and what reads it, to the CPU.
+
+    ``decoded`` says that reading makes it, in memory of its own, rather than mapping its file.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor] = field(repr=False)
+    decoded: bool = False
 
     @property
     def bytes(self) -> int:
@@ -101,7 +105,7 @@ def open_source(path: str | Path) -> Source:
     if path.suffix == GGUF:
         described, texts = read_gguf(path)
         entries = {
-            name: Entry(shape=shape, dtype=dtype, read=read)
+            name: Entry(shape=shape, dtype=dtype, read=read, decoded=True)
             for name, (shape, dtype, read) in described.items()
         }
         return Source(path=path, entries=entries, notes=texts)

@@ -87,7 +87,12 @@ def test_options_are_few_and_known():
     going_on = {"video", "cut", "video_prompt", "quiet", "verbose", "trace"}
     machine = {"model", "nproc", "nodes", "output", "overwrite"} | runtime
     known = {
-        "generate": video | going_on | again | machine | changing | {"count", "max_memory"},
+        "generate": video
+        | going_on
+        | again
+        | machine
+        | changing
+        | {"count", "max_memory", "download"},
         "train": {"recipe", "data", "resume", "export", "best", "plot", "logger", "output"}
         | changing,
         "evaluate": {"videos", "recipe", "suite", "fps", "output", "html", "overwrite"}

@@ -18,6 +18,7 @@ from tests.models.adapters.layouts import (
     product,
     tiny_model,
 )
+from tests.models.foreign_files import text_state, transformer_state, vae_state
 
 MODEL = tiny_model()
 
@@ -216,3 +217,18 @@ def test_a_config_of_another_rank_is_refused(tmp_path):
         read_adapter(tmp_path / "x", MODEL)
     with pytest.raises(ValueError, match="there is no adapter"):
         read_adapter(tmp_path / "y.safetensors", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (lambda: {"generator": {f"model.{k}": v for k, v in transformer_state().items()}}, "tran"),
+        (vae_state, "VAE"),
+        (text_state, "text encoder"),
+    ],
+)
+def test_a_part_of_a_model_in_the_place_of_an_adapter_is_told(content, what, tmp_path):
+    torch.save(content(), tmp_path / "adapter.pt")
+    message = rf"adapter.pt: it holds the {what}.*, and an adapter \(LoRA\) is expected there"
+    with pytest.raises(ValueError, match=message):
+        read_adapter(tmp_path / "adapter.pt", torch.nn.Linear(2, 2))

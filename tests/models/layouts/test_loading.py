@@ -29,6 +29,7 @@ from longlive_models.published import (
 )
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
+from tests.live_bytes import LiveBytes
 from tests.models.foreign_files import (
     PACKABLE,
     SPEC,
@@ -265,6 +266,50 @@ def test_rows_scaled_one_by_one_are_decoded_so(tmp_path):
     save_file(tensors, path)
     loaded = load_model(path, on_cpu()).transformer.state_dict()["blocks.0.ffn.0.weight"]
     assert_bitwise_equal(loaded, tensors[f"{name}.weight"].float() * rows[:, None])
+
+
+DECODED = {"gguf": gguf, "comfyui fp8": comfyui_fp8, "comfyui newer fp8": comfyui_new_fp8}
+
+
+@pytest.mark.parametrize("write", DECODED.values(), ids=DECODED)
+def test_decoded_weights_leave_the_host_one_by_one(write, tmp_path):
+    """With the values, to the bit, that they have when all are read and then moved."""
+    part = open_files(find_files(write(tmp_path / "model"))).transformer
+    whole = part.read()
+    decoded = {name for name, entry in part.plain.items() if entry.decoded}
+    assert {f"{name}.weight" for name in PACKABLE} <= decoded
+    largest = max(whole[name].nbytes for name in decoded)
+    on_gpu = replace(on_cpu(weights="bf16"), device=torch.device("meta"))  # away from the host
+    with LiveBytes() as live:
+        placed = part.read(check=False, placed=on_gpu.placing())
+    assert all(placed[name].device.type == "meta" for name in decoded)
+    assert live.peak <= 3.1 * largest
+    assert live.peak < sum(whole[name].nbytes for name in decoded) / 2
+    waits = replace(on_gpu, offload=True).placing()
+    for name, value in part.read(check=False, placed=waits).items():
+        assert value.device.type == "cpu" and value.dtype == torch.bfloat16
+        assert_bitwise_equal(value, whole[name].bfloat16())
+    for other in ({"weights": "nvfp4"}, {"weights": "bf16"}):
+        assert on_cpu(**other).placing() is None
+    assert replace(on_cpu(weights="nvfp4"), device=torch.device("meta")).placing() is None
+
+
+def test_a_hub_id_is_fetched_where_that_is_asked_for(tmp_path, monkeypatch):
+    folder, asked = published(tmp_path / "model"), []
+
+    def snapshot(model: str, *, download: bool, **more: object) -> Path:
+        asked.append(download)
+        if not download:
+            raise ValueError("pass --download")
+        return folder
+
+    monkeypatch.setattr("longlive_models.checkpoints.hub.snapshot", snapshot)
+    command = ["generate", "a", "--model", "owner/name", "--dry-run", "-o", str(tmp_path / "a.mp4")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2 and "pass --download" in refused.output and asked == [False]
+    done = CliRunner().invoke(app, [*command, "--download"])
+    assert done.exit_code == 0, done.output
+    assert all(asked[1:])
 
 
 def test_weights_that_were_not_searched_while_loading_are_searched_after(tmp_path):
