@@ -103,7 +103,7 @@ def test_seconds_go_with_what_is_done(sizes):
     assert apart.frames_per_second > 1.5 * plain.frames_per_second
     smaller = speed_of(sizes, replace(BF16, image=(352, 640)), H200)
     assert smaller.decoding == pytest.approx(plain.decoding / 4, rel=0.01)
-    assert smaller.block < plain.block / 3  # and no less than starting its operations takes
+    assert smaller.block < 0.4 * plain.block  # and no less than starting its operations takes
     assert speed_of(sizes, BF16, GPUS["b200"]).block < plain.block
     assert speed_of(sizes, BF16, GPUS["4090"]).block > 3 * plain.block
 
