@@ -43,7 +43,7 @@ def test_a_bound_of_memory_picks_and_says_what():
     done = longlive("--gpu", "h200", "--max-memory", "16GB")
     assert done.exit_code == 0, done.output
     picked = next(line for line in done.stdout.splitlines() if line.startswith("picked: "))
-    assert "--kv-cache fp8" in picked and "--offload" in picked
+    assert "--kv-cache fp8" in picked and "--offload" in picked and "--vae-tiles 2" in picked
     assert "blocks wait on the host" in done.stdout and "waits on the host" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("It fits, with ")
     high = longlive("--gpu", "h200", "--max-memory", "24GB", "--quality", "high", "--json")

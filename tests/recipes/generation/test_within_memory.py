@@ -29,6 +29,8 @@ def a_gpu(monkeypatch):
     ("size", "how"),
     [
         *product(("14GB", "16GB", "24GB", "40GB", "200GB"), ({}, {"quality": "high"})),
+        ("12GB", {}),
+        ("12GB", {"lane": "thread"}),
         ("20GB", {"weights": "bf16"}),
         ("20GB", {"kv_cache": "fp8", "vae_tiles": 4}),
         ("48GB", {"text_encoder": "device", "guidance": 3.0}),
@@ -40,6 +42,7 @@ def test_a_run_and_a_plan_never_disagree(size, how):
     assert plan.fits
     for name in PICKED:
         assert getattr(config, name) == getattr(plan.choice, name), name
+    assert config.lane == how.get("lane", "auto" if plan.choice.beside else "inline")
     for name, value in how.items():
         assert getattr(config, name) == value, "what was given stays"
     assert config.max_memory is None
