@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from longlive_models.lora import add_lora
 from longlive_models.lora_config import LoRAConfig
 from longlive_models.settings import ModelSpec
 from longlive_models.text import PocketTextConfig, PocketTextEncoder, UMT5Config
+from longlive_models.vae import WAN22_VAE
 from longlive_models.wan import WanConfig, WanTransformer
 from longlive_models.wan.recomputation import Checkpointing
 from longlive_recipes.configs.ar_options import PLAIN, PLAIN_8
@@ -39,13 +41,14 @@ def predict(config: TrainAR) -> MemoryPlan:
     """The memory of a run on each of its devices.
 
     Samples and validations come between steps and are not counted; nor is what drawing and encoding
-    clips takes before the first step. Products in four or eight bits are taken as if they had 16.
+    clips takes before the first step, nor clips of one's own as long as no cache of them is named.
+    Products in four or eight bits are taken as if they had 16.
 
     Raises:
         ValueError: there is no such VAE, or no such cache of clips.
     """
     model, parallel = config.model, config.parallel
-    spec = spec_of(config)
+    spec = _spec(config)
     latent = spec.latent_size
     phase = max(config.phases, key=lambda phase: phase.batch * phase.length)
     frames = 2 * phase.length * model.frames_per_block // parallel.sequence
@@ -79,7 +82,9 @@ def predict(config: TrainAR) -> MemoryPlan:
         bytes_a_state=bytes_a_state,
         moved_by_muon=sum(named[name].numel() for name in moved),
     )
-    lasting["encoded clips"] = _clips(config, spec)
+    is_clipless = config.data is None and not config.sets
+    if not is_clipless:
+        lasting["encoded clips"] = _clips(config, spec)
     if gpu:
         lasting["libraries"] = LIBRARIES
     if parallel.ranks > 1:
@@ -94,6 +99,8 @@ def predict(config: TrainAR) -> MemoryPlan:
     words = "compiled" if config.run.compile else "not compiled"
     if config.in_few_bits:
         words += ", products in 16 bits"
+    if is_clipless:
+        words += "; name a cache (--data) for the clips that it holds, too"
     return MemoryPlan(
         lasting=lasting,
         step=step,
@@ -101,6 +108,13 @@ def predict(config: TrainAR) -> MemoryPlan:
         tokens=clips * config.accumulate * frames * model.tokens_per_frame(*latent),
         about=f"{clips} clips of {phase.length} blocks at a time, {words}",
     )
+
+
+def _spec(config: TrainAR) -> ModelSpec:
+    """The sizes of the model; those of the published one are known before its files are here."""
+    if isinstance(config.text, UMT5Config) and not Path(config.vae).exists():
+        return ModelSpec(transformer=config.model, vae=WAN22_VAE, settings=config.generation)
+    return spec_of(config)
 
 
 def _clips(config: TrainAR, spec: ModelSpec) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from longlive_models.wan import POCKET
+from longlive_recipes.configs.train_ar import ar_5b
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
 from longlive_recipes.train_ar import TrainARModule, predict
 from longlive_recipes.training.fit import fit
@@ -144,6 +145,16 @@ def test_ranks_share_what_lasts_and_the_tokens(tmp_path, vae):
     name = "weights, in float32"
     assert shared.lasting[name] == alone.lasting[name] // 4
     assert shared.peak < alone.peak
+
+
+def test_the_5b_is_predicted_before_its_files_and_clips_are_here():
+    """96 latent frames over four ranks: 42,240 tokens, both copies, as the original has them."""
+    plan = predict(ar_5b())
+    assert plan.tokens == 42_240
+    assert plan.lasting["weights, in float32"] == 4_999_787_712 * 4 // 8
+    assert "encoded clips" not in plan.lasting
+    assert "name a cache (--data)" in plan.lines()[0]
+    assert 30 < plan.peak / 2**30 < 60
 
 
 def test_compiled_steps_are_predicted_smaller(tmp_path, vae):
