@@ -1,7 +1,7 @@
 """LongLivePipeline, which joins transformer, text encoder and VAE and makes videos of prompts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -9,6 +9,7 @@ from longlive_core.backends import Receipt
 from longlive_core.sequence_parallel import SequenceGroup
 from longlive_models.checkpoints.hub import resolve
 from longlive_models.checkpoints.weight_hash import FileHash, WeightHash
+from longlive_models.diffusers_loading import LoadingWords, missing, where_and_how
 from longlive_models.loading import ALONE, LoadedModel, check_text, load_model, reduce_amax
 from longlive_models.lora_source import lora_texts
 from longlive_models.moving import moved
@@ -103,6 +104,7 @@ class LongLivePipeline(VideoMaker):
         text_encoder: str = "auto",
         download: bool = False,
         group: SequenceGroup = ALONE,
+        **theirs: Unpack[LoadingWords],
     ) -> "LongLivePipeline":
         """Load a model by name, folder or hub id (see ``longlive_models.checkpoints.hub.resolve``).
 
@@ -125,11 +127,15 @@ class LongLivePipeline(VideoMaker):
         says where the text encoder is: "auto" leaves it on a device that has six times its memory
         (``longlive_models.placing``). Neither changes a frame, unless it computes on the "cpu".
 
+        Words of Diffusers, such as ``torch_dtype`` and ``device_map``, mean what they mean there
+        (``longlive_models.diffusers_loading``).
+
         Raises:
             ValueError: there is no such model, device or precision, or the model is not complete.
             BackendUnavailable: a backend that was named and cannot run, or emulation under
                 ``strict``.
         """
+        device, weights = where_and_how(theirs, device, weights)
         options = RuntimeOptions(
             device=device,
             quality=quality,
@@ -180,6 +186,11 @@ class LongLivePipeline(VideoMaker):
         loaded.check_numbers()
         made.loaded_files = hashes
         return made
+
+    if not TYPE_CHECKING:  # which would take every attribute for one of this kind
+
+        def __getattr__(self, name):
+            raise AttributeError(missing(name), name=name, obj=self)
 
     def receipts(self) -> dict[str, tuple[Receipt, ...]]:
         """The backends of attention, cache, norms, VAE and linears, and why no faster ones.
