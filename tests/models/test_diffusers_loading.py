@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from longlive_models import LongLivePipeline
-from longlive_models.diffusers_loading import OWN, INSTEAD, where_and_how
+from longlive_models.diffusers_loading import INSTEAD, OWN, where_and_how
 from tests.models.tiny_pipeline import tiny_pipeline
 
 
