@@ -175,6 +175,7 @@ def test_keys_alone_are_enough(tab, client):
 def test_prompts_are_text(tab, client):
     nasty = "<img src=x onerror=alert(1)><b>a red circle</b>"
     name = start(tab, nasty)
+    tab.until("document.querySelector('#say').textContent.startsWith('the model does not know')")
     tab.type("#prompt", f"{nasty} &amp; </script>")
     tab.press("Enter")
     tab.until("document.querySelector('#say').textContent.includes('</script>')")
@@ -196,9 +197,29 @@ def test_every_control_has_a_name_and_nothing_is_cut_off_on_a_phone(browser, cli
             assert tab.run("document.documentElement.scrollWidth") <= 360
             assert tab.run(NAMELESS) == []
             if dialog:
+                assert tab.run(f"document.querySelector('#{dialog}').scrollTop") == 0
                 tab.run(f"document.querySelector('#{dialog}').close()")
 
 
+def test_the_ring_around_what_is_focused_leaves_its_label_free(browser, client):
+    for width, dark in ((1200, False), (360, True)):
+        with browser.tab(str(client.base_url), width=width, dark=dark) as tab:
+            tab.press("Escape")
+            tab.press("n")
+            ring = tab.run(RING)
+            assert ring[0] > 0 and ring[1] >= 2
+            gaps = tab.run(GAPS)
+            assert len(gaps) == 7 and min(gaps.values()) >= sum(ring), gaps
+
+
+RING = """['outlineOffset', 'outlineWidth'].map(
+    (name) => parseFloat(getComputedStyle(document.activeElement)[name]))"""
+GAPS = """Object.fromEntries([...document.querySelectorAll('#new label')].map((label) => {
+    const text = document.createRange();
+    text.selectNodeContents(label.firstChild);
+    const field = label.querySelector('input, select').getBoundingClientRect();
+    return [label.textContent.trim(), field.top - text.getBoundingClientRect().bottom];
+}))"""
 NAMELESS = """[...document.querySelectorAll('button, input, select, a, video, canvas, [role]')]
     .filter((one) => one.checkVisibility())
     .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.length
