@@ -141,7 +141,10 @@ def killed_and_resumed(tmp_path: Path, times: int, sessions: int) -> None:
             ]
             steered = moments.choice(names)
             until(partial(begun, client, steered))
-            client.do(steered, "prompt", text=moments.choice([OTHER, PROMPT]), memory="cut")
+            text = moments.choice([OTHER, PROMPT])
+            event = client.do(steered, "prompt", text=text, memory="cut")["event"]
+            before = seen.get(steered, {})  # what was seen behind the snapshot is another ending
+            seen[steered] = {block: before[block] for block in before if block < event["block"]}
             time.sleep(moments.uniform(0.0, 1.5))
             for name in names:
                 steering[name] = client.session(name)["events"]
