@@ -198,6 +198,14 @@ def test_a_row_that_no_kernel_holds_is_torchs_whatever_the_device_has():
     assert asked(NORM, "triton", wide)[3] == "triton"
 
 
+def test_under_autocast_and_a_compiler_it_is_torchs_unless_it_is_named(monkeypatch):
+    x = torch.empty(1, 1, 1, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (asked(NORM, "auto", x)[3], asked(NORM, "reference", x)[3]) == ("torch", "reference")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert (asked(NORM, "auto", x)[3], asked(NORM, "reference", x)[3]) == ("torch", "reference")
+
+
 def test_the_interpreted_kernel_gives_the_references_bits():
     run_kernels(INTERPRETED, interpreted=True)
 

@@ -220,3 +220,9 @@ def test_a_checkpoint_of_another_bank_is_refused_and_nothing_is_loaded(other, wo
 def test_settings_that_cannot_be_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         unchecked(ErrorBankConfig, **wrong)
+
+
+def test_of_two_buckets_as_close_the_higher_one_is_taken():
+    bank = ErrorBankConfig(buckets=6, ranks=2)
+    assert bank.owned == (0, 2, 4)
+    assert [bank.nearest_owned(bucket) for bucket in range(6)] == [0, 2, 2, 4, 4, 4]
