@@ -20,7 +20,8 @@ class GradientMemory:
 
     def __init__(self, cache: PagedKVCache, block: int) -> None:
         self._cache = cache
-        self._start = cache.order.index(block) * cache.layout.tokens_per_page
+        held, before = cache.frames(tokens_per_frame=1), cache.order[: cache.order.index(block)]
+        self._start = sum(len(held[page]) for page in before)
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
