@@ -93,6 +93,16 @@ def test_differences_are_added_with_the_weight_and_come_off():
     assert_bits(model, before)
 
 
+def test_two_adapters_may_change_one_parameter_which_is_then_what_it_was_first():
+    model = tiny_model()
+    before, name = bits(model), "blocks.1.self_attn.norm_q.weight"
+    changes = [Adapter(matrices={}, differences={name: torch.full((32,), x)}) for x in (1.0, 3.0)]
+    attached = attach(model, [(changes[0], 1.0), (changes[1], 0.5)])
+    torch.testing.assert_close(model.get_parameter(name), before[name] + 2.5)
+    attached.remove()
+    assert_bits(model, before)
+
+
 def test_a_difference_of_a_packed_weight_is_refused_and_nothing_is_changed():
     model = tiny_model()
     convert_to_nvfp4(model, keep=())
