@@ -159,6 +159,10 @@ class TrainARModule(TrainingModule):
         self._keep_errors(made, drawn, clips, recycled)
         return torch.stack(losses).sum()
 
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        if self.errors is not None:
+            self.errors.settle()  # beside what a GPU still has to do
+
     @property
     def measured(self) -> tuple[str, ...]:
         return tuple(f"loss_{blocks}_blocks" for blocks in sorted(self.config.lengths))

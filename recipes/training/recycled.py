@@ -50,8 +50,8 @@ class RunErrors:
     whole batch: a run over several ranks has the numbers of one.
 
     No step waits for its own errors: they travel to the CPU while it goes on, and enter the banks
-    when the next one draws from them. A GPU is still busy with the step before then, which hides
-    the work of the CPU here.
+    in ``settle``, at the latest when the next step draws from them. Called at the end of a step, it
+    does so while a GPU is still busy with what was launched.
 
     Args:
         config: how often errors are added, and how they are kept.
@@ -77,6 +77,11 @@ class RunErrors:
     @property
     def recycler(self) -> ErrorRecycler:
         """The banks, with the errors of all steps so far."""
+        self.settle()
+        return self._recycler
+
+    def settle(self) -> None:
+        """Keep the errors that the last step sent, if they are not kept yet."""
         missed, self._missed = self._missed, None
         if missed is not None:
             self._recycler.learn(
@@ -87,7 +92,6 @@ class RunErrors:
                 chance=missed.recycled.chance,
                 counted=missed.counted,
             )
-        return self._recycler
 
     def add(self, batch: Batch, drawn: Drawn, own: Own, step: int) -> tuple[Batch, Recycled]:
         """A batch with errors of earlier steps in it; a given first frame gets none."""

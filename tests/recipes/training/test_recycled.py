@@ -101,6 +101,9 @@ def test_a_step_is_in_the_banks_of_a_checkpoint_that_follows_it(tmp_path, vae):
         state = module.errors.state_dict()
         assert state["latent_errors"]["added"] == 8 * steps  # four clips of two blocks
     step(module)
+    module.on_train_batch_end({}, 2, 2)
+    assert module.errors._recycler.latent_errors.added == 24  # kept when the step's hooks end
+    step(module)
     module.errors.load_state_dict(state)  # what was on its way is of a run that is no more
     assert_equal(module.errors.state_dict(), state, "errors")
 
