@@ -215,7 +215,9 @@ class TableMask:
     mask at every step: nothing is traced, so nothing is traced again.
 
     Attributes:
-        table: True where a run of queries sees a run of keys; one sample stands for all.
+        table: True where a run of queries sees a run of keys; one sample stands for all. Each run
+            sees something: a table on the CPU is refused otherwise. One on a GPU is not looked at,
+            for that would wait for all that the GPU has to do.
         run: tokens in each run.
     """
 
@@ -234,7 +236,7 @@ class TableMask:
                 f"{list(self.table.shape)}: it says which runs see which. For one table for all "
                 f"samples pass table[None]."
             )
-        if not self.table.is_meta and not torch.compiler.is_compiling():
+        if self.table.device.type == "cpu" and not torch.compiler.is_compiling():
             refuse_blind_queries(self.table.any(-1)[:, None].repeat_interleave(self.run, -1))
 
     @property
