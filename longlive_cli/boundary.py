@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 from longlive_cli.launcher import is_first
 from longlive_cli.messages import in_one_line, note, warnings_are_lines
 from longlive_cli.positions import right_line
+from longlive_cli.wrong_values import wrong_value
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 128 + signal.SIGINT
 DEBUG = "--debug"
@@ -159,7 +160,7 @@ def _usage(error: Any, words: Sequence[str]) -> str:
         return str(error.format_message())
     place = f" ({error.ctx.command_path} --help says more)" if error.ctx else ""
     line = right_line(error, words)
-    text = error.format_message()
+    text = wrong_value(error) or error.format_message()
     if line:
         text = f"{text.partition(' (Possible options')[0].rstrip('.')}; {line}"
     return f"longlive: {in_one_line(text)}{place}"

@@ -254,7 +254,12 @@ def look_at_files(
 
 
 def _require(path: Path, what: str, why: str) -> None:
-    """Raise ValueError unless a file exists."""
+    """Raise ValueError unless a file exists that is no video."""
+    from longlive_models.video.file_name import SUFFIXES
+
+    if path.suffix.lower() in SUFFIXES and path.exists():
+        beside = f" Name {path.with_suffix('.json')}." if what == "record" else " Name that file."
+        raise ValueError(f"{path} is a video, and no {what} of one: {why}.{beside}")
     if not path.is_file():
         raise ValueError(f"there is no {what} {str(path)!r}: {why}. Check the path.")
 

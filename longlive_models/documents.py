@@ -54,17 +54,19 @@ def read_text(path: str | Path, what: str = "this file", most: int = LARGEST) ->
             f"{path} has more than {most >> 20} MiB: {what} is read into memory whole, and none "
             f"is as large. Check the path, or split the file."
         )
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]
+    marked, nul = data[:2] in (b"\xff\xfe", b"\xfe\xff"), b"\0" in data[:4]
+    wide = marked or (nul and data[:2] != b"\0\0")
     try:
-        if wide:
+        if wide or nul:
             place = 0 if data[0] > 0x7F else data.index(0)
             raise UnicodeDecodeError("utf-8", data, place, place + 1, "UTF-16")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        seen = ", as UTF-16 has it" if wide else ""
+        seen = ", as UTF-16 has it" if wide else ", as files have that are no text" if nul else ""
+        way_out = "Name another file" if nul and not wide else "Save the file as UTF-8"
         raise ValueError(
             f"{path}: {what} is UTF-8 text, got the byte {data[error.start]:#04x} at "
-            f"{error.start}{seen}: it means nothing there. Save the file as UTF-8."
+            f"{error.start}{seen}: it means nothing there. {way_out}."
         ) from error
 
 

@@ -131,8 +131,10 @@ def test_names_say_the_seed_and_sort(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "--count", "0"), "'--count': Input should be greater than or equal to 1"),
-        (("a", "--count", "100000000"), "'--count': Input should be less than or equal to 10000"),
+        (("a", "--seconds", "abc"), "--seconds is a number, got 'abc': how long a video lasts."),
+        (("a", "--seed", "1.5"), "--seed is a whole number, got '1.5': the same seed gives the "),
+        (("a", "--count", "0"), "--count is at least 1, got 0: make each video this many times"),
+        (("a", "--count", "100000000"), "--count is at most 10000, got 100000000: make each"),
         (("a", "--negative-prompt", "blue"), "does nothing at guidance=1"),
         (("a", "--guidance", "1", "--negative-prompt", "blue"), "does nothing at guidance=1"),
         (("a", "--crf", "52"), "crf is at most 51, got 52"),

@@ -56,7 +56,7 @@ REFUSED = {
     "its file": (["convert", "pocket", "-o", "x.pt", "--to", "gguf"], "ends in .pt, and GGUF"),
     "its rule": (["quantize", "pocket", "-o", "x", "--rule", "amax"], "did you mean 'amax_6'"),
     "option": (["generate", "a", "--sed", "3"], "No such option: --sed"),
-    "number": (["generate", "a", "--seed", "x"], "Invalid value for '--seed'"),
+    "number": (["generate", "a", "--seed", "x"], "--seed is a whole number, got 'x'"),
     "command": (["generte", "a"], "No such command 'generte'"),
 }
 

@@ -1,6 +1,7 @@
 """`longlive generate`: what is asked for reaches the recipe, what is bad ends in one sentence."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -270,3 +271,17 @@ def test_ranks_write_no_snapshot_and_say_so(recipe, more):
     assert "is written to a snapshot on one rank, got 2" in done.stderr
     assert "Leave out --nproc" in done.stderr
     assert recipe.calls == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--resume", "a.mp4 is a video, and no snapshot of one: a video goes on from a file that"),
+        ("--replay", "a.mp4 is a video, and no record of one: .* Name a.json."),
+    ],
+)
+def test_a_video_in_place_of_what_is_beside_it_is_named(recipe, option, message):
+    Path("a.mp4").write_bytes(b"\0\0\0\x1cftypisom")
+    done = longlive(option, "a.mp4")
+    assert done.exit_code == 2
+    assert re.search(message, done.output)

@@ -131,6 +131,7 @@ def test_yaml_that_means_nothing_is_refused_with_its_file(tmp_path, text, messag
         (b"caf\xe9", "UTF-8 text, got the byte 0xe9 at 3: it means nothing"),
         ("{}".encode("utf-16"), "got the byte 0xff at 0, as UTF-16 has it.*Save the file as UTF-8"),
         ("{}".encode("utf-16-be"), "got the byte 0x00 at 0, as UTF-16"),
+        (b"\0\0\0\x1cftypisom", "0x00 at 0, as files have that are no text.*Name another file"),
         ("{}".encode("utf-16-le"), "got the byte 0x00 at 1, as UTF-16"),
     ],
 )
