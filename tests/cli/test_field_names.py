@@ -32,23 +32,30 @@ def nested(config: Any) -> dict[str, Any]:
     return found
 
 
-def places(names: dict[str, Any]) -> list[dict[str, Any]]:
-    """The mappings within a mapping that stand for a config."""
-    parts = [value for value in names.values() if isinstance(value, dict)]
-    inside = [place for part in parts for place in places(part)]
-    return inside if all(name.isdecimal() for name in names) else [names, *inside]
+def places(
+    names: dict[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The mappings within a mapping that stand for a config, each with its path."""
+    if not all(name.isdecimal() for name in names):
+        yield path, names
+    for name, value in names.items():
+        if isinstance(value, dict):
+            yield from places(value, (*path, name))
 
 
 @pytest.mark.parametrize("preset", TRAINED, ids=lambda preset: preset.name)
 def test_every_field_is_known_and_a_name_beside_them_is_not(preset: Preset):
     known = nested(preset.build())
     check_names(preset, known)
-    for place in places(known):
-        place[WRONG] = 0
+    found = list(places(known))
+    assert len(found) > 4
+    for path, place in found:
+        plain = {name: value for name, value in place.items() if not isinstance(value, dict)}
+        wanted = {**plain, WRONG: 0}
+        for name in reversed(path):
+            wanted = {name: wanted}
         with pytest.raises(ValueError, match=f"has no field '{WRONG}'"):
-            check_names(preset, known)
-        del place[WRONG]
-    assert len(places(known)) > 4
+            check_names(preset, wanted)
 
 
 def said(check, *arguments: Any) -> str:

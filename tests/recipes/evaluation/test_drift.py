@@ -27,6 +27,13 @@ def test_a_still_video_drifts_nowhere(count, level):
     assert found.motion_ratio is None and found.edge_jump is None
 
 
+def test_a_change_behind_the_first_part_is_not_in_it():
+    found = measure(iter(flat(*[10] * 3, *[200] * 17)), 24.0)  # parts of three frames
+    assert found.first.motion == found.last.motion == 0
+    within = measure(iter(flat(*[10] * 2, *[200] * 18)), 24.0)
+    assert within.first.motion == pytest.approx(190 / 255 / 2, rel=1e-5)
+
+
 def test_the_change_of_color_is_the_distance_of_the_means():
     red, blue = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255

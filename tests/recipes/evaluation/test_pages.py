@@ -75,6 +75,9 @@ def test_a_large_video_and_too_many_are_left_out(videos, monkeypatch):
     monkeypatch.setattr(pages, "MOST_VIDEO_BYTES", 10)
     assert "base64" not in pages.videos(videos)
     assert pages.videos(videos * 10).count("<figure>") <= pages.MOST_VIDEOS
+    many = pages.videos([Path(f"v{number}.gif") for number in range(24)])
+    named = [number for number in range(24) if f"v{number}.gif" in many]
+    assert named == list(range(0, 24, 2))
 
 
 def test_a_page_of_stored_results():

@@ -209,3 +209,10 @@ def test_what_a_model_leaves_to_auto_is_what_would_run():
     cpu = run(PlanWishes(model="pocket", gpu="cpu")).choice
     plain = Choice(weights="fp32", kv_cache="fp32", steps=4, guidance=False)
     assert cpu == replace(plain, beside=False)
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_eight_bits_are_advised_where_the_hardware_has_them(sizes, name):
+    found = {one.option for lever in levers(sizes, BF16, GPUS[name], "high") for one in lever}
+    assert ("--weights fp8" in found) is bool(GPUS[name].fp8)
+    assert "--weights nvfp4" in found

@@ -97,6 +97,13 @@ def test_a_mean_stays_within_the_values_and_keeps_the_steps(values):
     assert all(min(values) - slack <= mean <= max(values) + slack for _, mean in means)
 
 
+def test_a_mean_is_over_a_twentieth_of_the_points():
+    points = [(step, float(step == 200)) for step in range(400)]
+    means = [mean for _, mean in smoothed(points)]
+    assert [step for step, mean in enumerate(means) if mean] == list(range(190, 211))
+    assert means[200] == pytest.approx(1 / 21)
+
+
 @given(st.integers(1, 500), st.integers(2, 50))
 def test_what_is_left_of_many_points_has_the_ends_in_order(count, most):
     points = [(place, 0.0) for place in range(count)]

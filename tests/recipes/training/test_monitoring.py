@@ -51,6 +51,20 @@ def test_a_rewound_table_holds_what_was_there_then(tmp_path_factory, gaps, step)
         assert column(whole.path, "loss") == [now / 3 for now in steps if now <= step]
 
 
+def test_rows_before_a_new_column_have_an_empty_place_in_it_and_stay(tmp_path):
+    table = Table(tmp_path / "train.csv")
+    table.add(1, {"loss": 0.5})
+    table.add(2, {"critic": 1.0})
+    table.add(3, {"loss": 0.25, "critic": 2.0, "rate": 1.0})
+    table.rewind(3)
+    assert table.path.read_text().splitlines() == [
+        "step,loss,critic,rate",
+        "1,0.5,,",
+        "2,,1.0,",
+        "3,0.25,2.0,1.0",
+    ]
+
+
 def test_a_table_that_is_not_there_is_rewound_to_nothing(tmp_path):
     Table(tmp_path / "none.csv").rewind(3)
     assert not (tmp_path / "none.csv").exists()
