@@ -118,3 +118,17 @@ def test_a_callable_without_a_name_is_called_by_its_type():
 def test_patterns_are_of_whole_parts():
     assert matches("layers.0", "layers.0.to_q")
     assert not matches("layers.0", "layers.01.to_q")
+
+
+@pytest.mark.parametrize(("others", "kept"), [(1, False), (2, False), (3, True)])
+def test_what_holds_half_of_a_model_is_no_embedding_of_it(others, kept):
+    def blocks(count: int) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)) for _ in range(count)
+        )
+
+    model = nn.ModuleDict(
+        {"embedder": nn.ModuleDict({"blocks": blocks(2)}), "blocks": blocks(others)}
+    )
+    inside = {f"embedder.blocks.{block}.{linear}" for block in range(2) for linear in range(2)}
+    assert set(ENDS.kept(model)) == (inside if kept else set())
