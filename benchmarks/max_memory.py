@@ -1,6 +1,6 @@
 """What `--max-memory` promises of LongLive-2.0-5B, on a GPU that is made as small as it says.
 
-    python benchmarks/max_memory.py                 # any GPU with 24 GB or more; under a minute
+    python benchmarks/max_memory.py                 # any GPU with 24 GB or more; about a minute
     python benchmarks/max_memory.py --sizes 16 --output 16.json
 
 The full-size model of random weights, its text encoder included (of one layer, repeated: a layer is
@@ -109,6 +109,7 @@ def build(spec: ModelSpec, text: UMT5Config, choice: Choice, device: str) -> Lon
         vae_tiles=choice.vae_tiles,
         offload=choice.offload,
         text_encoder=choice.text_encoder,
+        lane="auto" if choice.beside else "inline",
     )
     with unfilled():
         transformer, vae = WanTransformer(spec.transformer), WanVAE(spec.vae)

@@ -101,6 +101,7 @@ def check(vae: WanVAE) -> list[str]:
         share = off.ne(0).float().mean().item()
         wrong.append(f"one pass gives other bits: {share:.2e} of pixels, {off.max():.2e} at most")
     del made, states, off
+    wrong += check_spent(vae)
     latents = random_latents(LATENTS)
     want = to_frames(decoded(vae, WAYS["fused, 8"], latents, state)[0]).short()
     for name, how in WAYS.items():
@@ -111,6 +112,22 @@ def check(vae: WanVAE) -> list[str]:
             wrong.append(f"{name}: mean {mean:.3f}, {near:.3%} within {MOST}")
     print(f"deviation of the bytes of these frames: {want.float().std().item():.1f}")
     return wrong + check_float32() + check_last()
+
+
+def check_spent(vae: WanVAE) -> list[str]:
+    """Whether a state that is written over strip by strip gives the bits of one that stays."""
+    vae.decode_with_(WAYS["fused, 1, on 4 tiles"])
+    made = []
+    for spend in (False, True):
+        torch.manual_seed(2)
+        state, parts = None, []
+        for _ in range(2):
+            frames, state = vae.decode_block(random_latents(2), state, spend=spend)
+            parts.append(frames)
+        made.append((*parts, *state.history))
+    same = all(map(torch.equal, *made))
+    print(f"a state that is written over on tiles: {'the same bits' if same else 'OTHER BITS'}")
+    return [] if same else ["a state that is written over on tiles gives other bits"]
 
 
 def check_float32() -> list[str]:
@@ -170,18 +187,22 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(vae: WanVAE, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of a block by each way, in turns, and the most memory above the weights."""
+    """Seconds of a block by each way, in turns, and the most memory above the weights.
+
+    Each block spends the state of the one before, as a stream's do.
+    """
     latents = random_latents(LATENTS)
-    vae.decode_with_(WAYS["fused, 1"])
-    _, state = vae.decode_block(random_latents(1))
-    weights = torch.cuda.memory_allocated() - state.bytes - latents.nbytes
+    weights = torch.cuda.memory_allocated() - latents.nbytes
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     peaks: dict[str, float] = {}
     for turn in range(rounds + 1):
         for name, how in WAYS.items():
+            vae.decode_with_(how)
+            _, state = vae.decode_block(random_latents(2))
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            took = seconds(partial(decoded, vae, how, latents, state))
+            took = seconds(partial(vae.decode_block, latents, state, spend=True))
+            del state
             peaks[name] = (torch.cuda.max_memory_allocated() - weights) / GIB
             if turn:
                 times[name].append(took)

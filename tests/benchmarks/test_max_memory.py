@@ -29,10 +29,12 @@ def script() -> dict:
         {},
         {"offload": True, "text_encoder": "offload"},
         {"weights": "nvfp4", "kv_cache": "nvfp4", "vae_tiles": 2, "vae_latents": 1},
+        {"beside": False, "vae_tiles": 2, "vae_latents": 1},
     ],
 )
 def test_what_can_be_picked_runs_with_random_weights(script, how):
     pipe = script["build"](SPEC, UMT5, replace(PLAIN, **how), "cpu")
+    assert pipe.runtime.lane == "inline", "as a CPU's is in any case"
     assert pipe.text_place == how.get("text_encoder", "device")
     one, two = (pipe.text.encode([text]) for text in ("anything", "another thing"))
     assert one.shape == (1, 8, 16) and not torch.equal(one, two)
