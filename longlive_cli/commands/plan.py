@@ -186,7 +186,8 @@ def described(forecast: "Forecast") -> str:
 def _places(choice: "Choice") -> str:
     """What of a choice is not as usual, as words that follow a list."""
     found = {
-        f"{choice.vae_latents} latents decoded at a time": choice.vae_latents > 0,
+        "latents decoded one by one": choice.vae_latents == 1,
+        f"{choice.vae_latents} latents decoded at a time": choice.vae_latents > 1,
         f"on {choice.vae_tiles} strips": choice.vae_tiles > 1,
         "blocks wait on the host": choice.offload,
         "text encoder visits the device": choice.text_encoder == "offload",
