@@ -84,10 +84,24 @@ def test_what_a_kill_cut_off_is_mended(tmp_path, offers):
         assert found == made_alone(tmp_path, PROMPT, 6, seed=4)[1]
 
 
+def test_a_file_whose_first_block_was_cut_off_begins_again(tmp_path, offers):
+    folder = tmp_path / "served"
+    with server(folder, offers=offers) as client:
+        name = client.begin(PROMPT, seed=4)["id"]
+        client.block(name, 0)
+    shutil.rmtree(folder / name / "snapshots")
+    (folder / name / "video.mp4").write_bytes(b"")
+    with server(folder, offers=offers) as client:
+        assert client.session(name)["state"] == "stopped" and client.session(name)["blocks"] == 0
+        client.do(name, "resume")
+        found = [client.block(name, block) for block in range(2)]
+        assert found == made_alone(tmp_path, PROMPT, 2, seed=4)[1]
+
+
 def plays(video: Path, scratch: Path) -> int:
     """The whole frames of a file that is or was being written."""
-    if not video.is_file():
-        return 0
+    if not video.is_file() or video.stat().st_size == 0:
+        return 0  # its first block was being written: the next server takes it away
     shutil.copyfile(video, scratch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CutShort)
