@@ -177,6 +177,22 @@ def test_a_fork_that_is_left_alone_reads_in_place_again():
     assert page_bytes(fork) == 4 * one_page(fork)
 
 
+def test_a_page_that_two_forks_share_is_not_copied_home_for_one_of_them():
+    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec()), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        run_block(parent, oracle, generator, 0, False)
+    fork = parent.fork()
+    run_block(fork, oracle.copy(), generator, 0, False)
+    other = fork.fork()
+    assert max(fork._references.places) >= fork._references.pool.slots
+    del parent
+    gc.collect()
+    fork.tensors()  # brings pages home that belong to one cache alone
+    assert fork.own_bytes.pages == other.own_bytes.pages == 0
+    assert fork._references.places == other._references.places
+
+
 def test_a_rewrite_in_a_fork_leaves_the_parent_s_page():
     parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
     generator = torch.Generator().manual_seed(0)
