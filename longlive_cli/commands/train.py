@@ -160,6 +160,8 @@ def _train(
         check_names(preset, {FIRST_STAGE: named} if preset.recipe == CHAIN else named)
     if data is not None:
         _require_cache(data)
+    if preset.recipe != CHAIN and not dry_run:
+        _look_at_run(changes, resume)
     first = is_first()
     with spinning(f"loading {preset.name}") if first else nullcontext():
         plain = preset.build()
@@ -259,6 +261,21 @@ def _require_cache(cache: Path) -> None:
     from longlive_recipes.data.cache_index import read_index
 
     read_index(cache)
+
+
+def _look_at_run(changes: dict[str, Any], resume: str | None) -> None:
+    """Raise ValueError for a checkpoint that is not there, or a folder that holds another run.
+
+    Loads no torch.
+    """
+    from longlive_recipes.training.run_folder import find_checkpoint, require_fresh
+
+    run = changes.get("run")
+    output = run.get("output") if isinstance(run, dict) else None
+    if resume is not None:
+        find_checkpoint(resume)
+    elif isinstance(output, str):
+        require_fresh(Path(output))
 
 
 def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, Any]:

@@ -25,16 +25,15 @@ from longlive_recipes.training.checkpoint_layout import (
 from longlive_recipes.training.eight_bit import CODES
 from longlive_recipes.training.muon import BUFFER
 from longlive_recipes.training.optimizers import ONLY
+from longlive_recipes.training.run_folder import CHECKPOINT as CHECKPOINT
+from longlive_recipes.training.run_folder import find_checkpoint as find_checkpoint
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import (
-    META,
     metadata,
     read_checkpoint,
     read_meta,
     read_metadata,
 )
-
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -48,22 +47,6 @@ UNREADABLE = (
     OverflowError,
 )
 """What torch raises for files that it did not write."""
-
-
-def find_checkpoint(resume: str) -> Path:
-    """The checkpoint that ``resume`` names: itself, or the folder of a run.
-
-    A checkpoint is a file, or of a run over several ranks a folder.
-    """
-    path = Path(resume)
-    is_run = path.is_dir() and not (path / META).is_file()
-    file = path / CHECKPOINT if is_run else path
-    if not file.is_file() and not (file / META).is_file():
-        raise ValueError(
-            f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
-            f"a file like {CHECKPOINT} in it."
-        )
-    return file
 
 
 def completed_steps(checkpoint: Path) -> int:

@@ -50,7 +50,7 @@ from longlive_recipes.training.run_checks import (
     find_device,
     one_at_a_time,
 )
-from longlive_recipes.training.run_folder import LOSSES, SPEEDS, VALIDATIONS
+from longlive_recipes.training.run_folder import LOSSES, SPEEDS, VALIDATIONS, require_fresh
 from longlive_recipes.training.schedule import MOST_STEPS
 from longlive_recipes.training.sharded_checkpoints import read_checkpoint
 from longlive_recipes.training.sharded_strategy import strategy
@@ -116,11 +116,8 @@ def check_run(
         if earlier is not None:
             _check_unchanged(output, earlier, config)
         _check_resume(checkpoint, own, config, steps, parts)
-    elif own.exists():
-        raise ValueError(
-            f"{output} holds a run already: go on with it (--resume {output}), or name another "
-            f"folder (--set run.output=FOLDER)."
-        )
+    else:
+        require_fresh(output)
 
 
 def _check_resume(

@@ -15,6 +15,8 @@ RECORD = "run.json"
 LOSSES, VALIDATIONS, SPEEDS = "train.csv", "validation.csv", "speed.csv"
 SAMPLES, SHEET = "samples", "sheet.png"
 REPORT = "report.html"
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+META = "meta.pt"  # in a checkpoint that is a folder
 BEST = Path("checkpoints") / "best"
 BEST_INDEX = BEST / "best.json"
 
@@ -203,3 +205,29 @@ def _sheets(folder: Path) -> tuple[Sheet, ...]:
             videos = tuple(sorted((one.stem for one in place.glob("*.mp4")), key=_counted))
             found.append(Sheet(step=int(number), png=(place / SHEET).read_bytes(), videos=videos))
     return tuple(sorted(found, key=lambda sheet: sheet.step))
+
+
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint that ``resume`` names: itself, or the folder of a run.
+
+    A checkpoint is a file, or of a run over several ranks a folder. Raises ValueError where it is
+    not there.
+    """
+    path = Path(resume)
+    is_run = path.is_dir() and not (path / META).is_file()
+    file = path / CHECKPOINT if is_run else path
+    if not file.is_file() and not (file / META).is_file():
+        raise ValueError(
+            f"there is no checkpoint {str(file)!r} to go on from: name the folder of a run, or "
+            f"a file like {CHECKPOINT} in it."
+        )
+    return file
+
+
+def require_fresh(output: Path) -> None:
+    """Raise ValueError where a folder holds a run already, which is only ever continued."""
+    if (output / CHECKPOINT).exists():
+        raise ValueError(
+            f"{output} holds a run already: go on with it (--resume {output}), or name another "
+            f"folder (--set run.output=FOLDER)."
+        )

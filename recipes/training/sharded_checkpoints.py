@@ -27,11 +27,11 @@ from longlive_models.checkpoints.tensor_files import read_pickle
 from longlive_recipes.training.checkpoint_layout import averages_in, optimizers_in, with_averages
 from longlive_recipes.training.optimizer_states import numbered_state
 from longlive_recipes.training.optimizers import ONLY
+from longlive_recipes.training.run_folder import META as META
 
 METADATA = ".metadata"
 """The file in which torch says which tensors a sharded checkpoint has, and where they are."""
 
-META = "meta.pt"
 """The file of a sharded checkpoint with what is no tensor of the module."""
 
 _BROKEN = (

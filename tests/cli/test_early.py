@@ -37,6 +37,8 @@ REFUSED = {
         ["train", "vae_tiny", "--set", "optimization.learning_rate=2"],
         "Optimization.learning_rate is at most 1, got 2.0",
     ),
+    "its checkpoint": (["train", "ar_tiny", "--resume", "none"], "there is no checkpoint 'none'"),
+    "its folder": (["train", "ar_tiny", "--set", "run.output=run"], "run holds a run already"),
     "its config": (["train", "ar_tiny", "--config", "none.yaml"], "none.yaml cannot be read"),
     "result": (["evaluate", "-o", "there.mp4"], "there.mp4 exists: pass --overwrite"),
     "benchmark": (["bench", "genration"], "did you mean 'generation'"),
@@ -76,7 +78,9 @@ def test_a_refusal_by_name_or_file_loads_no_torch(case, tmp_path):
     arguments, message = REFUSED[case]
     (tmp_path / "there.mp4").write_text("a video")
     (tmp_path / "s.json").write_text('{"shots": ["a"]}')
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     began = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", CODE, *arguments], cwd=tmp_path, capture_output=True, text=True
@@ -86,7 +90,7 @@ def test_a_refusal_by_name_or_file_loads_no_torch(case, tmp_path):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < MOST_SECONDS
 
 
