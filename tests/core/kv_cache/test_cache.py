@@ -259,6 +259,15 @@ def test_an_encoded_cache_reads_the_layer_it_has_just_written():
         cache.read(0)
 
 
+def test_a_type_of_16_bits_is_not_kept_in_the_other_one():
+    cache = PagedKVCache(SMALL, Window(), PlainCodec(torch.bfloat16))
+    cache.begin_block(0)
+    with pytest.raises(ValueError, match="float16 for a codec that reads torch.bfloat16: neither"):
+        cache.write(0, PAGE.half(), PAGE)
+    cache.write(0, PAGE.bfloat16(), PAGE.bfloat16())
+    cache.write(0, PAGE, PAGE)  # float32 is rounded
+
+
 def test_a_part_of_a_page_is_refused_with_a_reason():
     cache = filled()
     cache.begin_block(0)
