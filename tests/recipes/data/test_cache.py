@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from longlive_recipes.data.cache import CacheWriter
-from longlive_recipes.data.cache_index import CacheSettings, read_index
+from longlive_recipes.data.cache_index import CachedClip, CacheSettings, read_index
 
 SETTINGS = CacheSettings(
     height=32, width=32, fps=12.0, frames_per_block=8, temporal_factor=4, blocks=2, vae="0"
@@ -19,6 +20,25 @@ def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path):
         first.close((), ())
     with CacheWriter(tmp_path / "cache", SETTINGS, shard_bytes=1) as second:
         assert second.clips == 0
+
+
+def test_an_interrupt_keeps_the_clips_that_were_added(tmp_path):
+    def clip(number: int) -> CachedClip:
+        return CachedClip(
+            source="a.mp4", key="k", number=number, shard="", captions=("x",), cuts=(False,)
+        )
+
+    with (
+        pytest.raises(KeyboardInterrupt) as stop,
+        CacheWriter(tmp_path, SETTINGS, shard_bytes=1 << 20) as cache,
+    ):
+        for number in range(2):
+            cache.add(clip(number), torch.zeros(1, 8, 2, 2, dtype=torch.bfloat16))
+        raise KeyboardInterrupt
+    assert stop.value.__notes__[0].startswith("2 clips are in ")
+    assert [one.number for one in read_index(tmp_path).clips] == [0, 1]
+    with CacheWriter(tmp_path, SETTINGS, shard_bytes=1) as again:
+        assert again.has_clip("k", 1) and not again.have("k")  # the video is not at its end
 
 
 @pytest.mark.parametrize(

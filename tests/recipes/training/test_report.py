@@ -62,6 +62,7 @@ def test_a_run_that_ends_leaves_a_page_that_needs_nothing_else(folder):
         assert not {"href", "onload"} & set(values)
     assert "url(" not in text
     assert "@import" not in text
+    assert text.index("after step 8") < text.index("after step 4")  # the newest first
     for said in ("after step 8", "budget.steps", "seconds a step, median", "peak memory", "cpu"):
         assert any(said in one for one in seen.texts), said
     assert "prefers-color-scheme: dark" in text
