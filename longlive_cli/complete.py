@@ -11,6 +11,9 @@ Offer = Callable[[str], list[str]]
 TRAINING = ("train_", "distill_")
 """How the names of those modules begin that `longlive train` runs."""
 
+EVALUATION = "pocket"
+"""The recipe that `longlive evaluate` runs where none is named."""
+
 
 def among(*words: str) -> Offer:
     """Offers the words that begin as what is typed does."""
@@ -100,10 +103,19 @@ def generate_fields(incomplete: str) -> list[str]:
 
 def recipe_fields(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offers names of `--set` of the recipe that the line names."""
+    return _of_recipes(ctx, (), incomplete)
+
+
+def evaluate_fields(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offers names of `--set` of the evaluation that the line names, or of the usual one."""
+    return _of_recipes(ctx, (EVALUATION,), incomplete)
+
+
+def _of_recipes(ctx: typer.Context, usual: tuple[str, ...], incomplete: str) -> list[str]:
     from longlive_cli.catalog import presets
 
     # while a line is not whole, its arguments may not have been given their names yet
-    given = ctx.params.get("recipe") or ()
+    given = ctx.params.get("recipe") or usual
     words = {*((given,) if isinstance(given, str) else given), *ctx.args}
     named = [preset for preset in presets() if words & {preset.name, preset.full_name}]
     return [name for preset in named for name in _names(preset.build(), incomplete)]

@@ -54,7 +54,7 @@ def evaluate(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="What to evaluate; recipes are listed below.  [default: pocket]",
+            help=f"What to evaluate; recipes are listed below.  [default: {complete.EVALUATION}]",
             autocompletion=complete.recipes("evaluate"),
         ),
     ] = None,
@@ -64,7 +64,7 @@ def evaluate(
             "--set",
             metavar="NAME=VALUE",
             help="Change a field.",
-            autocompletion=complete.recipe_fields,
+            autocompletion=complete.evaluate_fields,
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
@@ -98,7 +98,7 @@ def evaluate(
     from longlive_cli.overrides import apply_mapping, configure, refuse_given_twice
     from longlive_models.checkpoints.hub import resolve
 
-    preset = find(recipe or "pocket", [p for p in presets() if p.recipe == "evaluate"])
+    preset = find(recipe or complete.EVALUATION, [p for p in presets() if p.recipe == "evaluate"])
     refuse_given_twice(runtime or {}, overrides)
     chosen = apply_mapping(configure(preset.build(), config), runtime or {})
     wanted = configure(chosen, overrides=overrides)

@@ -160,9 +160,11 @@ def _train(
         check_names(preset, {FIRST_STAGE: named} if preset.recipe == CHAIN else named)
     if data is not None:
         _require_cache(data)
-    if preset.recipe != CHAIN and not dry_run:
-        _look_at_run(changes, resume)
     first = is_first()
+    if export and not dry_run:
+        check_ranks(1)
+    if preset.recipe != CHAIN and not dry_run and first:  # a rank that is late finds the run begun
+        _look_at_run(changes, resume)
     with spinning(f"loading {preset.name}") if first else nullcontext():
         plain = preset.build()
         of_data = {} if data is None else _fields_for(data, plain, changes)
@@ -181,7 +183,6 @@ def _train(
             say("\n".join(lines))
         return
     if export:
-        check_ranks(1)
         say(str(module.export(wanted, resume=resume)))
         return
     spread = vars(wanted).get("parallel")  # some recipes are for one rank

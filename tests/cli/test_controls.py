@@ -69,7 +69,7 @@ def test_a_sampler_and_steps_by_block_are_planned_recorded_replayed_and_resumed(
     assert record["replay"]["config"]["sampler"] == "few_step"
     [said] = record["plan"]["notes"]
     assert said in " ".join(done.stderr.split())
-    assert f"and {model} is none (its own sampler is unipc)" in said
+    assert "and this model is none (its own sampler is unipc)" in said
     plain = generate("a red circle", "--dry-run", "--json", model=model)
     assert json.loads(plain.stdout)["notes"] == []
     made("--replay", "a.json", "-o", "again.gif")

@@ -112,3 +112,14 @@ def test_every_command_asks_on_every_rank(started, arguments, rank, tmp_path, mo
     assert done.exit_code == 2
     assert "2 processes of this command were started (WORLD_SIZE=2)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "holds a run already"), ("1", "2 processes of")])
+def test_a_rank_that_is_late_may_find_the_run_begun(started, rank, said, tmp_path, monkeypatch):
+    started(TORCHRUN | {"RANK": rank, "LOCAL_RANK": rank})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "begun" / "checkpoints" / "last.ckpt").touch()
+    done = CliRunner().invoke(app, ["train", "ar_tiny", "--set", "run.output=begun"])
+    assert done.exit_code == 2
+    assert said in done.stderr

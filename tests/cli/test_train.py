@@ -221,7 +221,8 @@ def test_a_config_that_the_run_would_replace_is_refused(name, what, link, tmp_pa
         file.parent.mkdir(parents=True)
         file.hardlink_to(given)
     before = given.read_text()
-    message = refused("train", "ar_tiny", "--config", str(given))
+    own = ("--resume", "runs/own") if name.endswith(".ckpt") else ()  # else it holds a run already
+    message = refused("train", "ar_tiny", "--config", str(given), *own)
     assert f"{what} would replace" in message
     assert "and that is read here as --config" in message
     assert "overwrite" not in message
