@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longlive_core.kv_cache import CacheLayout, PagedKVCache, PlainCodec, Window
+from longlive_core.kv_cache import CacheLayout, PageCodec, PagedKVCache, PlainCodec, Window
 from longlive_core.testing import assert_bitwise_equal, nan_filled_empty
 from tests.core.kv_cache.codecs import ByteCodec
 from tests.core.kv_cache.schedules import (
@@ -38,6 +38,15 @@ def as_copied(cache: PagedKVCache) -> PagedKVCache:
     other = PagedKVCache(cache.layout, cache.policy, cache.codec)
     other.restore(cache.snapshot())
     return other
+
+
+def cache_of_blocks(codec: PageCodec, blocks: int) -> tuple[PagedKVCache, Oracle, torch.Generator]:
+    """A cache of some blocks, what is known of it, and the generator that goes on."""
+    cache, oracle = PagedKVCache(SMALL, Window(), codec), Oracle()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(blocks):
+        run_block(cache, oracle, generator, 0, False)
+    return cache, oracle, generator
 
 
 ACTIONS = st.lists(
@@ -99,10 +108,7 @@ def test_a_family_of_forks_goes_on_as_copies_would(policy, codec, actions):
 
 @pytest.mark.parametrize("codec", [PlainCodec(torch.float32), ByteCodec()], ids=repr)
 def test_forks_take_the_shared_pages_once_and_what_each_wrote(codec):
-    parent, oracle = PagedKVCache(SMALL, Window(), codec), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(codec, 4)
     lone, page = page_bytes(parent), one_page(parent)
     assert lone == 4 * page == parent.own_bytes.pages
     forks = [parent.fork() for _ in range(3)]
@@ -118,10 +124,7 @@ def test_forks_take_the_shared_pages_once_and_what_each_wrote(codec):
 
 
 def test_what_a_fork_wrote_is_given_back_with_it():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec()), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(), 4)
     lone, fork, its_oracle = page_bytes(parent), parent.fork(), oracle.copy()
     for _ in range(6):
         run_block(fork, its_oracle, generator, 0, False)
@@ -132,10 +135,7 @@ def test_what_a_fork_wrote_is_given_back_with_it():
 
 
 def test_a_fork_that_is_collected_while_memory_is_given_back_is_no_error():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec()), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(), 4)
     fork = parent.fork()
     run_block(fork, oracle.copy(), generator, 0, False)
     pool, calls = fork._references.pool, []
@@ -157,10 +157,7 @@ def test_a_fork_that_is_collected_while_memory_is_given_back_is_no_error():
 
 
 def test_a_fork_that_is_left_alone_reads_in_place_again():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(torch.float32), 4)
     fork = parent.fork()
     run_block(fork, oracle, generator, 0, False)
     del parent
@@ -178,10 +175,7 @@ def test_a_fork_that_is_left_alone_reads_in_place_again():
 
 
 def test_a_page_that_two_forks_share_is_not_copied_home_for_one_of_them():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec()), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(), 4)
     fork = parent.fork()
     run_block(fork, oracle.copy(), generator, 0, False)
     other = fork.fork()
@@ -194,10 +188,7 @@ def test_a_page_that_two_forks_share_is_not_copied_home_for_one_of_them():
 
 
 def test_a_rewrite_in_a_fork_leaves_the_parent_s_page():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(torch.float32), 3)
     fork, its_oracle = parent.fork(), oracle.copy()
     rewrite(fork, its_oracle, generator, 1, 0)
     assert fork.own_bytes.pages == one_page(fork)
@@ -229,10 +220,7 @@ def test_forks_go_on_in_threads_of_their_own():
 @pytest.mark.parametrize("codec", [PlainCodec(torch.float32), ByteCodec()], ids=repr)
 def test_a_cache_whose_fork_is_gone_takes_what_its_layout_says(codec):
     """A page that is not written again, a sink, would else take an extent for good."""
-    parent, oracle = PagedKVCache(SMALL, Window(), codec), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(codec, 3)
     fork = parent.fork()
     rewrite(parent, oracle, generator, 0, 0)  # the sink's page, in a place of its own
     run_block(parent, oracle, generator, 0, False)
@@ -250,10 +238,7 @@ def test_a_cache_whose_fork_is_gone_takes_what_its_layout_says(codec):
 
 
 def test_pages_do_not_move_while_a_block_is_made():
-    parent, oracle = PagedKVCache(SMALL, Window(), PlainCodec(torch.float32)), Oracle()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        run_block(parent, oracle, generator, 0, False)
+    parent, oracle, generator = cache_of_blocks(PlainCodec(torch.float32), 4)
     fork = parent.fork()
     rewrite(parent, oracle, generator, 0, 0)
     k, v = keys_and_values(SMALL, generator, torch.float32)
