@@ -207,12 +207,14 @@ def _check_output(
     folder: Path, stems: Mapping[str, str | None], reads: list[tuple[str, Path]], overwrite: bool
 ) -> None:
     """Raise ValueError if a record would replace an input, or a file without ``overwrite``."""
-    from longlive_recipes.bench.catalog import find, record_files
+    from longlive_recipes.bench.catalog import UNFINISHED, find, record_files
     from longlive_recipes.generation.inputs import refuse_inputs
     from longlive_recipes.generation.outputs import check_writable
 
     for name, stem in stems.items():
-        for path in () if stem is None else record_files(folder, stem, plots=find(name).plots):
+        known = () if stem is None else (stem, stem + UNFINISHED)
+        files = [record_files(folder, one, plots=find(name).plots) for one in known]
+        for path in (path for some in files for path in some):
             refuse_inputs([("a record", path)], reads, option="--output")
             if path.is_dir() or (path.exists() and not overwrite):
                 raise ValueError(
@@ -226,16 +228,17 @@ def _measure(
 ) -> None:
     """Run benchmarks, print and store each as it ends; exits with FAILED if a result is wrong."""
     from longlive_recipes.bench.catalog import find
-    from longlive_recipes.bench.record import write
+    from longlive_recipes.bench.record import Unfinished, write
 
     written: list[str] = []
     records: list[dict[str, Any]] = []
-    wrong = False
+    wrong, parts = False, Unfinished(None, "", str)
     try:
         for each in prepared:
+            parts = Unfinished(output, each.stem, each.table, each.picture)
             try:
                 with spinning(f"{each.name}: checked, then timed"):
-                    record = each.measure()
+                    record = each.measure(parts.keep)
             except AssertionError as error:
                 wrong = True
                 found = in_one_line(str(error))
@@ -247,7 +250,9 @@ def _measure(
             if output is not None:
                 picture = None if each.picture is None else each.picture(record)
                 written += map(str, write(record, text, output, each.stem, picture))
+                parts.remove()
     except (Exception, KeyboardInterrupt) as error:
+        written += map(str, parts.paths)
         if written:
             error.add_note(f"Before that, {', '.join(written)} were written.")
         raise

@@ -29,6 +29,9 @@ OF_A_MODEL = ("model", *(field.name for field in fields(RuntimeOptions)))
 OF_A_LAYER = ("device", "repeats", "page_tokens", "heads", "head_dim", "pages")
 """Those that say how large one layer is, and how often it is timed."""
 
+UNFINISHED = ".unfinished"
+"""What stands behind the stem of the files of a benchmark that goes on, or was stopped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:

@@ -23,6 +23,7 @@ from longlive_models.text import PocketTextConfig
 from longlive_recipes import evaluate, quantize_weights, train_ar
 from longlive_recipes.bench import pairs
 from longlive_recipes.bench.options import ContinuedOptions
+from longlive_recipes.bench.record import Keep, not_kept, unfinished_line
 from longlive_recipes.configs.ar_options import PLAIN
 from longlive_recipes.configs.evaluate import Evaluate
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
@@ -39,8 +40,16 @@ ARMS = {"bf16": PLAIN, "nvfp4": TrainingConfig()}
 """How the products of each continuation are computed; the first is the one, then the other."""
 
 
-def measure(options: ContinuedOptions, about: str) -> dict[str, Any]:
-    """Train, pack, evaluate, compare. Raises ValueError for a teacher that cannot be trained on."""
+def measure(options: ContinuedOptions, about: str, keep: Keep = not_kept) -> dict[str, Any]:
+    """Train, pack, evaluate, compare.
+
+    Args:
+        keep: is given the losses once both are trained, and what is known of the first one's
+            videos once they are judged.
+
+    Raises:
+        ValueError: a teacher that cannot be trained on.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         configs = {
@@ -49,15 +58,17 @@ def measure(options: ContinuedOptions, about: str) -> dict[str, Any]:
         for config in configs.values():
             train_ar.check(config)
         trained = _train(list(configs.values()), at_once=options.at_once)
-        judged = [_judge(options, model) for model in trained]
         losses = {arm: _loss(Path(one.run.output)) for arm, one in configs.items()}
-    one, other = ([record] for record in judged)
-    return {
-        "about": about,
-        "suites": pairs.compare(one, other),
-        "validation_loss": losses,
-        **pairs.sides(one, other),
-    }
+        found: dict[str, Any] = {"about": about, "validation_loss": losses, "suites": {}}
+        keep(found | {"unfinished": "both are trained, neither is judged"})
+        judged = []
+        for arm, model in zip(ARMS, trained, strict=True):
+            judged.append([_judge(options, model)])
+            if len(judged) < len(ARMS):
+                alone = {"suites": pairs.compare(judged[0], judged[0])}
+                keep(found | alone | {"unfinished": f"{arm} stands on both sides, the only judged"})
+    one, other = judged
+    return found | {"suites": pairs.compare(one, other), **pairs.sides(one, other)}
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
@@ -70,6 +81,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
         "",
         pairs.as_markdown(dict(record)),
         f"- validation loss, each in its own arithmetic: {losses}",
+        *unfinished_line(record),
         f"- commit {record['commit']}: `{record['command']}`",
         "",
     ]

@@ -8,11 +8,12 @@ type, which has the same numbers. After LongLive-2.0 (arXiv 2605.18739, NVFP4 tr
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
-from math import isfinite, sqrt
+from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,6 +28,7 @@ from longlive_models.precision import in_short
 from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.options import CurvesOptions, Rows
 from longlive_recipes.bench.plots import plot
+from longlive_recipes.bench.record import Keep, not_kept
 from longlive_recipes.configs.ar_options import PLAIN
 from longlive_recipes.configs.run import Run
 from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_tiny
@@ -41,6 +43,10 @@ from longlive_recipes.training.schedule import Phase, TrainingSchedule
 BF16 = "bf16"
 BLOCKS = 2
 VALIDATIONS_A_RUN = 10
+CHECKED = "first weights, batches and noise are the same for all"
+LOOK_AGAIN = 5.0
+"""Seconds between two looks at what runs have written."""
+
 RULES = {"four over six": ScaleRule.FOUR_OVER_SIX_MSE, "amax 4": ScaleRule.AMAX_4}
 
 
@@ -78,26 +84,36 @@ class CurveModule(TrainARModule):
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What one run left.
+    """What one run left, or has left so far.
 
     Attributes:
         validation: the mean loss on the fixed clips by step.
-        noises: the last validation's losses, by the noise's seed.
+        noises: its parts by step, by the noise's seed.
         training: the loss of batches by step.
         seconds_a_step: the median over the run's rows.
     """
 
     validation: Points
-    noises: dict[str, float]
+    noises: dict[str, Points]
     training: Points
     seconds_a_step: float
 
+    def at(self, step: int) -> dict[str, float]:
+        """The losses on the fixed clips after ``step`` steps, by the noise's seed."""
+        return {name: dict(points)[step] for name, points in self.noises.items()}
 
-def measure(options: CurvesOptions, about: str) -> dict[str, Any]:
+
+def measure(options: CurvesOptions, about: str, keep: Keep = not_kept) -> dict[str, Any]:
     """Train every variant and compare them with bfloat16.
 
+    A run whose loss is no longer a number ends there; it is compared with the step that bfloat16
+    had then.
+
+    Args:
+        keep: is given the record of the validations that there are, while runs go on.
+
     Raises:
-        AssertionError: a loss is no number.
+        AssertionError: the loss of bfloat16 is no number.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -106,14 +122,30 @@ def measure(options: CurvesOptions, about: str) -> dict[str, Any]:
             for place, (name, one) in enumerate(variants().items())
         }
         _prepare(configs[BF16], torch.device(options.device))
-        curves = _train(configs, options)
-    for name, curve in curves.items():
-        require(all(isfinite(loss) for loss in curve.noises.values()), f"{name}: loss is no number")
+        record = partial(_record, options, about)
+
+        def so_far() -> None:
+            if (curves := _read(configs)).get(BF16):
+                steps = {name: curve.validation[-1][0] for name, curve in curves.items()}
+                least = min(steps.values()) if len(steps) == len(configs) else 0
+                words = f"all runs have {least} of {options.steps} steps behind them, or more"
+                keep(record(curves) | {"unfinished": words})
+
+        ended = _train(configs, options, so_far)
+        curves = _read(configs)
+    require(not ended[BF16], f"{BF16}: {ended[BF16]}")
+    early = {name: why for name, why in ended.items() if why}
+    return record(curves) | {"checked": "; ".join([CHECKED, *map(": ".join, early.items())])}
+
+
+def _record(options: CurvesOptions, about: str, curves: Mapping[str, Curve]) -> dict[str, Any]:
     return {
         "about": about,
         "rows": rows(curves),
-        "checked": "all losses are numbers; first weights, batches and noise are the same for all",
-        "validation_noise": {name: curve.noises for name, curve in curves.items()},
+        "checked": CHECKED,
+        "validation_noise": {
+            name: curve.at(curve.validation[-1][0]) for name, curve in curves.items()
+        },
         "curves": {name: curve.validation for name, curve in curves.items()},
         "backends": arithmetic(torch.device(options.device)),
     }
@@ -149,17 +181,20 @@ def curve_config(
 
 
 def rows(curves: Mapping[str, Curve]) -> Rows:
-    """A row for each run; differences are of pairs under the same noise."""
+    """A row for each run; differences are of pairs under the same noise, after as many steps."""
     plain = curves[BF16]
     found: Rows = {}
     for name, curve in curves.items():
-        more = [100 * (curve.noises[noise] / loss - 1) for noise, loss in plain.noises.items()]
-        last = [loss for _, loss in curve.training[-max(1, len(curve.training) // 10) :]]
+        step = min(plain.validation[-1][0], curve.validation[-1][0])
+        losses = curve.at(step)
+        more = [100 * (losses[noise] / loss - 1) for noise, loss in plain.at(step).items()]
+        training = [loss for place, loss in curve.training if place <= step]
         found[name] = {
-            "validation_loss": mean(curve.noises.values()),
+            "steps": step,
+            "validation_loss": mean(losses.values()),
             "percent_above_bf16": mean(more),
             "standard_error": stdev(more) / sqrt(len(more)) if len(more) > 1 else 0.0,
-            "training_loss_of_the_last_tenth": mean(last),
+            "training_loss_of_the_last_tenth": mean(training[-max(1, len(training) // 10) :]),
             "seconds_a_step": curve.seconds_a_step,
         }
     return found
@@ -173,7 +208,14 @@ def drawn(record: Mapping[str, Any]) -> str:
     ]
     plain = dict(lines[0].points)
     above = [
-        replace(line, points=[(step, 100 * (loss / plain[step] - 1)) for step, loss in line.points])
+        replace(
+            line,
+            points=[
+                (step, 100 * (loss / plain[step] - 1))
+                for step, loss in line.points
+                if step in plain
+            ],
+        )
         for line in lines
     ]
     pictures = {"validation loss": lines, "percent above bf16": above}
@@ -204,11 +246,20 @@ def _prepare(config: TrainAR, device: torch.device) -> None:
     )
 
 
-def _train(configs: Mapping[str, TrainAR], options: CurvesOptions) -> dict[str, Curve]:
-    """Every run, several at once: the model is small beside what a GPU does at a time."""
+def _train(
+    configs: Mapping[str, TrainAR], options: CurvesOptions, so_far: Callable[[], None]
+) -> dict[str, str]:
+    """Every run, several at once: the model is small beside what a GPU does at a time.
+
+    Returns why each ended before its last step; "" for those that did not.
+    """
     noises = range(1, options.noises + 1)
     if options.at_once == 1:
-        return {name: _run(config, noises) for name, config in configs.items()}
+        ended = {}
+        for name, config in configs.items():
+            ended[name] = _run(config, noises)
+            so_far()
+        return ended
     threads = max(1, (os.cpu_count() or 1) // options.at_once)
     with ProcessPoolExecutor(
         options.at_once,
@@ -217,17 +268,36 @@ def _train(configs: Mapping[str, TrainAR], options: CurvesOptions) -> dict[str, 
         initargs=(threads,),
     ) as pool:
         started = {name: pool.submit(_run, config, noises) for name, config in configs.items()}
+        while wait(started.values(), timeout=LOOK_AGAIN).not_done:
+            so_far()
         return {name: run.result() for name, run in started.items()}
 
 
-def _run(config: TrainAR, noises: Sequence[int]) -> Curve:
-    fit(CurveModule(config, noises), config.run, config)
-    folder = Path(config.run.output)
-    validations = read_table(folder / VALIDATIONS)
-    times = sorted(seconds for _, seconds in read_table(folder / SPEEDS)["seconds_a_step"])
-    return Curve(
-        validation=validations["loss"],
-        noises={f"noise_{seed}": validations[f"noise_{seed}"][-1][1] for seed in noises},
-        training=read_table(folder / LOSSES)["loss"],
-        seconds_a_step=times[len(times) // 2],
-    )
+def _run(config: TrainAR, noises: Sequence[int]) -> str:
+    """Train once; why it ended before its last step, or ""."""
+    try:
+        fit(CurveModule(config, noises), config.run, config)
+    except FloatingPointError as error:
+        return str(error)
+    return ""
+
+
+def _read(configs: Mapping[str, TrainAR]) -> dict[str, Curve]:
+    """The curves of all runs that have validated."""
+    found = {}
+    for name, config in configs.items():
+        folder = Path(config.run.output)
+        noises = dict(read_table(folder / VALIDATIONS))
+        training = read_table(folder / LOSSES).get("loss", [])
+        times = sorted(
+            seconds for _, seconds in read_table(folder / SPEEDS).get("seconds_a_step", [])
+        )
+        validation = noises.pop("loss", [])
+        if validation and training and times:
+            found[name] = Curve(
+                validation=validation,
+                noises=noises,
+                training=training,
+                seconds_a_step=times[len(times) // 2],
+            )
+    return found

@@ -5,14 +5,22 @@ import json
 import os
 import platform
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from longlive_recipes.bench.catalog import record_files
+from longlive_recipes.bench.catalog import UNFINISHED, record_files
 from longlive_recipes.bench.options import Options, Table
 from longlive_recipes.run_record import as_plain, code_version, hardware, replace_file
+
+Keep = Callable[[dict[str, Any]], None]
+"""Takes the record of what is done so far of a benchmark that goes on."""
+
+
+def not_kept(record: dict[str, Any]) -> None:
+    """Take the record of what is done so far, and do nothing with it."""
 
 
 def stamped(
@@ -21,7 +29,8 @@ def stamped(
     """A record as it is stored: what was found, and everything needed to find it again.
 
     ``found`` has ``benchmark`` (its name), ``about``, ``checked``, and ``rows``, or ``parts``: rows
-    by the heading that they have in the table.
+    by the heading that they have in the table. Where a part of it is still to come, ``unfinished``
+    says in words how much is there.
     """
     return {
         **found,
@@ -72,10 +81,16 @@ def table(record: dict[str, Any]) -> str:
             *lines,
             f"- {where}; torch {record['versions']['torch']}{_placed(record)}",
             f"- checked: {record['checked']}",
+            *unfinished_line(record),
             f"- commit {record['commit']}: `{record['command']}`",
             "",
         ]
     )
+
+
+def unfinished_line(record: Mapping[str, Any]) -> list[str]:
+    """The line of a table that says that some of it is missing; none where nothing is."""
+    return [f"- not finished: {record['unfinished']}"] if "unfinished" in record else []
 
 
 def write(
@@ -89,6 +104,39 @@ def write(
     for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
     return paths
+
+
+class Unfinished:
+    """Files of what is done so far of a benchmark, which are there until it has ended.
+
+    Args:
+        folder: where they are; None: there are none.
+        stem: of the benchmark's own files.
+        table, picture: as ``run.Prepared`` has them.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        stem: str,
+        table: Callable[[dict[str, Any]], str],
+        picture: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        self.folder, self.stem = folder, stem + UNFINISHED
+        self.table, self.picture = table, picture
+        self.paths: tuple[Path, ...] = ()
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Replace the files by those of a record."""
+        if self.folder is not None:
+            picture = None if self.picture is None else self.picture(record)
+            self.paths = write(record, self.table(record), self.folder, self.stem, picture)
+
+    def remove(self) -> None:
+        """Remove the files: the benchmark's own are there."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        self.paths = ()
 
 
 def _grid(rows: Table) -> list[str]:

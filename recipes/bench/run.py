@@ -1,7 +1,8 @@
 """Run a benchmark: correctness first, then time.
 
 `longlive bench NAME` is this from the command line; ``prepare`` then ``Prepared.measure`` from
-Python. Nothing is written unless ``record.write`` is called with what was measured.
+Python. Nothing is written unless ``record.write`` is called with what was measured, or with the
+parts of it that ``measure`` gives as they are done.
 """
 
 import time
@@ -42,7 +43,7 @@ from longlive_recipes.bench.preset_options import (
     PresetOptions,
 )
 from longlive_recipes.bench.ranks import reset_peak_memory
-from longlive_recipes.bench.record import command_line, stamped, table
+from longlive_recipes.bench.record import Keep, command_line, not_kept, stamped, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +53,29 @@ class Prepared:
     Attributes:
         name: of the benchmark.
         stem: what its files are called, without their suffixes.
-        measure: checks, then measures; the record as it is stored. Raises AssertionError where a
-            result is wrong: then nothing is timed.
+        by_parts: checks, then measures, and gives each part that is done to what it is called with;
+            the record as it is stored.
         table: a record as Markdown.
         picture: a record as SVG, of a benchmark that plots.
     """
 
     name: str
     stem: str
-    measure: Callable[[], dict[str, Any]]
+    by_parts: Callable[[Keep], dict[str, Any]]
     table: Callable[[dict[str, Any]], str] = table
     picture: Callable[[dict[str, Any]], str] | None = None
+
+    def measure(self, keep: Keep = not_kept) -> dict[str, Any]:
+        """Check, then measure; the record as it is stored.
+
+        Args:
+            keep: is called with records of what is done so far, of benchmarks that take minutes:
+                they say under ``unfinished`` how far it is.
+
+        Raises:
+            AssertionError: a result is wrong; then it is not timed.
+        """
+        return self.by_parts(keep)
 
 
 def prepare(name: str, options: Options) -> Prepared:
@@ -91,34 +104,34 @@ def prepare(name: str, options: Options) -> Prepared:
         case BalancedSPOptions():
             compared = balanced_sp.RankComparison.of(options)
 
-            def over_ranks() -> dict[str, Any]:
+            def over_ranks(_: Keep) -> dict[str, Any]:
                 found = {"benchmark": name, **balanced_sp.measure(compared, benchmark.about)}
                 return stamped(found, compared, torch.device(options.device), command)
 
-            return Prepared(name=name, stem=options.stem(name), measure=over_ranks)
+            return Prepared(name=name, stem=options.stem(name), by_parts=over_ranks)
         case TrainingStepOptions() | CurvesOptions() | ContinuedOptions():
             return _prepare_training(name, options, command)
         case PairsOptions():
             one, other = (pairs.read(some) for some in (options.one, options.other))
             suites = pairs.compare(one, other)
 
-            def paired() -> dict[str, Any]:
+            def paired(_: Keep) -> dict[str, Any]:
                 return {"suites": suites, **pairs.sides(one, other), "command": command}
 
             return Prepared(
-                name=name, stem=options.stem(name), measure=paired, table=pairs.as_markdown
+                name=name, stem=options.stem(name), by_parts=paired, table=pairs.as_markdown
             )
         case StartupOptions(against=against):
             assert against is not None, "its inputs were looked at"
             hidden = startup.without_paths(options)
 
-            def started() -> dict[str, Any]:
+            def started(_: Keep) -> dict[str, Any]:
                 about = {"benchmark": name, "about": benchmark.about}
                 found = about | startup.measure(against, options.repeats)
                 line = command_line(name, hidden)
                 return stamped(found, hidden, torch.device("cpu"), line)
 
-            return Prepared(name=name, stem=options.stem(name), measure=started)
+            return Prepared(name=name, stem=options.stem(name), by_parts=started)
         case PresetOptions() | InvarianceOptions() | BackendsOptions():
             return _prepare_of_preset(name, options, command)
         case _:
@@ -136,7 +149,7 @@ def _prepare_training(
     about = find(name).about
     told: Any = options
     table_of, picture = table, None
-    measure: Callable[[], dict[str, Any]]
+    measure: Callable[[Keep], dict[str, Any]]
     match options:
         case TrainingStepOptions():
             told = training_step.StepComparison.of(options)
@@ -149,12 +162,14 @@ def _prepare_training(
         case _:
             assert_never(options)
 
-    def measured() -> dict[str, Any]:
-        found = {"benchmark": name, **measure()}
-        return stamped(found, told, torch.device(options.device), command)
+    def whole(found: dict[str, Any]) -> dict[str, Any]:
+        return stamped({"benchmark": name, **found}, told, torch.device(options.device), command)
+
+    def measured(keep: Keep) -> dict[str, Any]:
+        return whole(measure(lambda found: keep(whole(found))))
 
     return Prepared(
-        name=name, stem=options.stem(name), measure=measured, table=table_of, picture=picture
+        name=name, stem=options.stem(name), by_parts=measured, table=table_of, picture=picture
     )
 
 
@@ -188,12 +203,12 @@ def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
         case _:
             assert_never(told)
 
-    def measured() -> dict[str, Any]:
+    def measured(_: Keep) -> dict[str, Any]:
         return stamped({"benchmark": name, **measure()}, told, device, command)
 
     stem = told.stem(name)
     assert stem is not None, "the device is known"
-    return Prepared(name=name, stem=stem, measure=measured)
+    return Prepared(name=name, stem=stem, by_parts=measured)
 
 
 def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:
@@ -204,7 +219,7 @@ def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:
     if name in DEVICE_MEASUREMENTS:
         of_device = DEVICE_MEASUREMENTS[name]
 
-        def measure() -> dict[str, Any]:
+        def measure(_: Keep) -> dict[str, Any]:
             found = _of_device(of_device, options, runtime)
             return stamped(about | found, options, runtime.device, command)
 
@@ -212,11 +227,11 @@ def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:
         of_pipeline = PIPELINE_MEASUREMENTS[name]
         runtime.check(read_spec(resolve(options.model)).transformer)
 
-        def measure() -> dict[str, Any]:
+        def measure(_: Keep) -> dict[str, Any]:
             found = _of_pipeline(of_pipeline, options, runtime)
             return stamped(about | found, options, runtime.device, command)
 
-    return Prepared(name=name, stem=f"{name}_{runtime.device.type}", measure=measure)
+    return Prepared(name=name, stem=f"{name}_{runtime.device.type}", by_parts=measure)
 
 
 def _of_device(

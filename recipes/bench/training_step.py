@@ -24,6 +24,7 @@ from longlive_models.wan.recomputation import Checkpointing
 from longlive_recipes.bench.checks import require
 from longlive_recipes.bench.options import Rows, TrainingStepOptions
 from longlive_recipes.bench.ranks import peak_gpu_memory, reset_peak_memory
+from longlive_recipes.bench.record import Keep, not_kept
 from longlive_recipes.bench.shared_sizes import (
     TOLERANCE,
     Sizes,
@@ -72,10 +73,15 @@ class _Way:
     bounds: tuple[float, float]
 
 
-def measure(options: StepComparison, about: str) -> dict[str, Any]:
+def measure(options: StepComparison, about: str, keep: Keep = not_kept) -> dict[str, Any]:
     """Check the loss and all gradients, then time, each way in turn.
 
-    A GPU without products in FP8 is not timed with them: it would be the time of an emulation.
+    Compiled ways come after the others, in turns with today's: what a compiler does to them takes
+    no time of the others away. A GPU without products in FP8 is not timed with them: it would be
+    the time of an emulation.
+
+    Args:
+        keep: is given the rows of the ways that are not compiled, where compiled ones follow.
 
     Raises:
         AssertionError: a loss or gradients differ by more than rounding.
@@ -85,33 +91,41 @@ def measure(options: StepComparison, about: str) -> dict[str, Any]:
     eight = _in_eight_bits(step, options)
     product = _product(eight, device)
     has_eight = options.device == "cpu" or not product.emulated
-    ways = _ways(step, eight if has_eight else None, options)
-    rows = _differences(step, ways)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.sizes.repeats):
-        for name, way in ways.items():
-            reset_peak_memory(device)
-            times[name].append(_seconds(step, way))
-            rows[name] |= peak_gpu_memory(step.group, device)
-    today = median(times[TODAY])
-    for name, row in rows.items():
-        seconds = median(times[name])
-        rows[name] = {"seconds": seconds, "times_faster": today / seconds, **row}
-    return {
+    ways = _ways(step, eight if has_eight else None)
+    found = {
         "about": about + note_on_layers(options.sizes),
-        "rows": rows,
         "checked": f"the loss and the gradients together differ by at most "
         f"{TOLERANCE[options.device]:g}, relative; of products in FP8 by {EIGHT_LOSS:g} and "
         f"{EIGHT_GRADIENT:g}",
         "products": str(product),
     }
+    rows = _rows(step, ways, options.sizes.repeats)
+    if options.compiled:
+        keep(found | {"rows": rows, "unfinished": "compiled ways are still to come"})
+        compiled = _rows(step, {TODAY: ways[TODAY], **_compiled(ways)}, options.sizes.repeats)
+        rows |= {name: row for name, row in compiled.items() if name != TODAY}
+    return found | {"rows": rows}
 
 
-def _ways(
-    step: TrainingStep, eight: WanTransformer | None, options: StepComparison
-) -> dict[str, _Way]:
+def _rows(step: TrainingStep, ways: dict[str, _Way], repeats: int) -> Rows:
+    """Differences, seconds and memory of ways to take the step, today's first."""
+    rows = _differences(step, ways)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            reset_peak_memory(step.device)
+            times[name].append(_seconds(step, way))
+            rows[name] |= peak_gpu_memory(step.group, step.device)
+    today = median(times[TODAY])
+    for name, row in rows.items():
+        seconds = median(times[name])
+        rows[name] = {"seconds": seconds, "times_faster": today / seconds, **row}
+    return rows
+
+
+def _ways(step: TrainingStep, eight: WanTransformer | None) -> dict[str, _Way]:
     """The ways that are compared, today's first; ``eight`` has products in FP8."""
-    bound, plain = TOLERANCE[options.device], step.model
+    bound, plain = TOLERANCE[step.device.type], step.model
     same, rounded = (bound, bound), (EIGHT_LOSS, EIGHT_GRADIENT)
     ways = {
         TODAY: _Way(model=plain, checkpointing=True, forward=plain, bounds=same),
@@ -119,11 +133,16 @@ def _ways(
     }
     if eight is not None:
         ways[EIGHT] = _Way(model=eight, checkpointing="attention", forward=eight, bounds=rounded)
-    if options.compiled:
-        for name in [name for name in ways if name != TODAY]:
-            whole = maybe_compile(ways[name].model.forward, True)
-            ways[name + COMPILED] = replace(ways[name], forward=whole)
     return ways
+
+
+def _compiled(ways: dict[str, _Way]) -> dict[str, _Way]:
+    """The same ways but today's, compiled as a whole."""
+    return {
+        name + COMPILED: replace(way, forward=maybe_compile(way.model.forward, True))
+        for name, way in ways.items()
+        if name != TODAY
+    }
 
 
 def _in_eight_bits(step: TrainingStep, options: StepComparison) -> WanTransformer:

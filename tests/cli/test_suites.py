@@ -103,9 +103,9 @@ def test_a_benchmark_is_shown_on_a_page(monkeypatch):
     record = json.loads((results / "nvfp4_cuda.json").read_text())
 
     class Prepared:
-        name, stem, picture = "nvfp4", None, None
+        name, stem, picture = "nvfp4", "nvfp4_cpu", None
 
-        def measure(self):
+        def measure(self, keep):
             return record
 
         def table(self, record):

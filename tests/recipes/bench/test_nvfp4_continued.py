@@ -30,7 +30,14 @@ def tiny(tmp_path_factory) -> ContinuedOptions:
 
 def test_both_continuations_are_packed_and_judged_in_pairs(tiny):
     prepared = prepare("nvfp4_continued", tiny)
-    record = prepared.measure()
+    parts: list[dict] = []
+    record = prepared.measure(parts.append)
+    trained, half = parts
+    assert trained["validation_loss"] == half["validation_loss"] == record["validation_loss"]
+    assert (trained["suites"], "unfinished" in record) == ({}, False)
+    seen = half["suites"]["seen"]["shape"]
+    assert seen["one"] == seen["other"] == record["suites"]["seen"]["shape"]["one"]
+    assert "- not finished: bf16 stands on both sides" in prepared.table(half)
     assert prepared.stem == "nvfp4_continued_cpu"
     assert {name: suite["videos"] for name, suite in record["suites"].items()} == {
         "seen": 2,

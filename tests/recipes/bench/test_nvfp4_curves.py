@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from longlive_recipes.bench import nvfp4_curves
-from longlive_recipes.bench.nvfp4_curves import BF16, Curve, rows, variants
+from longlive_recipes.bench.nvfp4_curves import BF16, Curve, CurveModule, rows, variants
 from longlive_recipes.bench.options import CurvesOptions
 from longlive_recipes.bench.run import prepare
 
@@ -32,7 +32,14 @@ def test_runs_are_compared_in_a_table_and_a_picture(monkeypatch):
     some(monkeypatch, BF16, "four over six, stochastic, Hadamard", "amax 4, nearest, no Hadamard")
     prepared = prepare("nvfp4_curves", TINY)
     assert prepared.stem == "nvfp4_curves_cpu"
-    record = prepared.measure()
+    parts: list[dict] = []
+    record = prepared.measure(parts.append)
+    assert [len(part["rows"]) for part in parts] == [1, 2, 3]
+    assert [part["unfinished"].split()[3] for part in parts] == ["0", "0", "2"]
+    assert parts[1]["rows"].items() <= record["rows"].items()
+    assert "- not finished: all runs have 2 of 2 steps" in prepared.table(parts[2])
+    assert prepared.picture is not None
+    assert prepared.picture(parts[2]) == prepared.picture(record)
     plain, *others = record["rows"].values()
     assert plain["percent_above_bf16"] == 0
     assert all(row["percent_above_bf16"] != 0 for row in others)
@@ -41,7 +48,6 @@ def test_runs_are_compared_in_a_table_and_a_picture(monkeypatch):
     assert set(record["validation_noise"][BF16]) == {"noise_1", "noise_2"}
     assert any("emulat" in line or "reference" in line for line in record["backends"])
     assert "| percent above bf16 |" in prepared.table(record)
-    assert prepared.picture is not None
     root = ElementTree.fromstring(prepared.picture(record))
     titles = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"validation loss", "percent above bf16", *record["rows"]} <= set(titles)
@@ -51,6 +57,27 @@ def test_the_same_run_twice_has_the_same_numbers(monkeypatch):
     some(monkeypatch, BF16)
     one, other = (prepare("nvfp4_curves", TINY).measure() for _ in range(2))
     assert one["validation_noise"] == other["validation_noise"]
+
+
+def test_a_run_that_diverges_ends_alone_and_is_compared_where_it_ended(monkeypatch):
+    lost = "amax 4, nearest, no Hadamard"
+    some(monkeypatch, BF16, lost)
+    right = CurveModule.training_step
+
+    def step(self, number):
+        found = right(self, number)
+        if number and self.config.quantized.quantizes:
+            found["loss"] = found["loss"] * float("nan")
+        return found
+
+    monkeypatch.setattr(CurveModule, "training_step", step)
+    prepared = prepare("nvfp4_curves", TINY)
+    record = prepared.measure()
+    assert {name: row["steps"] for name, row in record["rows"].items()} == {BF16: 2, lost: 1}
+    assert abs(record["rows"][lost]["percent_above_bf16"]) < 5
+    assert f"{lost}: " in record["checked"]
+    assert prepared.picture is not None
+    assert prepared.picture(record).startswith("<svg")
 
 
 @pytest.mark.slow
@@ -64,7 +91,7 @@ def test_runs_in_processes_have_the_same_numbers(monkeypatch):
 
 def test_differences_are_of_pairs_under_one_noise():
     def curve(*noises: float) -> Curve:
-        named = {f"noise_{place}": loss for place, loss in enumerate(noises)}
+        named = {f"noise_{place}": [(1, loss)] for place, loss in enumerate(noises)}
         return Curve(validation=[(1, 1.0)], noises=named, training=[(1, 2.0)], seconds_a_step=0.5)
 
     found = rows({BF16: curve(1.0, 2.0), "four bits": curve(1.01, 2.06)})

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from longlive_models.wan import recomputation
+from longlive_recipes.bench import training_step
 from longlive_recipes.bench.catalog import BENCHMARKS
 from longlive_recipes.bench.options import ContinuedOptions, CurvesOptions, TrainingStepOptions
 from longlive_recipes.bench.run import prepare
@@ -44,6 +45,23 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
     monkeypatch.setattr(recomputation.KeptAttention, "gradients", wrong)
     with pytest.raises(AssertionError, match=f"{KEPT}: gradient_difference .* more than 1e-05"):
         prepare("training_step", SMALL).measure()
+
+
+def test_ways_that_are_not_compiled_are_kept_where_a_compiler_fails(monkeypatch):
+    def broken(function, wanted):
+        def fails(*given, **named):
+            raise RuntimeError("no compiler")
+
+        return fails
+
+    monkeypatch.setattr(training_step, "maybe_compile", broken)
+    prepared = prepare("training_step", replace(SMALL, compiled=True))
+    parts: list[dict] = []
+    with pytest.raises(RuntimeError, match="no compiler"):
+        prepared.measure(parts.append)
+    [part] = parts
+    assert list(part["rows"]) == [TODAY, KEPT, EIGHT]
+    assert "- not finished: compiled ways are still to come" in prepared.table(part)
 
 
 @pytest.mark.slow
