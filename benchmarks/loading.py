@@ -7,8 +7,8 @@ first, all weights that the new build has on the device are compared with those 
 one differs, nothing is timed.
 
     git archive EARLIER longlive_core longlive_models | tar -x -C build/earlier
-    python benchmarks/loading.py --earlier build/earlier              # 12 of 30 layers, 4 GB
-    python benchmarks/loading.py --earlier build/earlier --layers 30  # the whole file, 10 GB
+    python -m benchmarks.loading --earlier build/earlier              # 12 of 30 layers, 4 GB
+    python -m benchmarks.loading --earlier build/earlier --layers 30  # the whole file, 10 GB
 
 Each load is printed when it is done, and no turn begins that would end after --limit seconds.
 """
@@ -95,56 +95,10 @@ def sizes(layers: int, dim: int) -> tuple[Any, Any, Any]:
 
 
 def write(folder: Path, layers: int, dim: int) -> int:
-    """Write the snapshot; returns the bytes of the transformer's file.
+    """Write the snapshot; returns the bytes of the transformer's file."""
+    from benchmarks.snapshot import write_snapshot
 
-    Weights are pieces of a million numbers, which begin at another one for each of them.
-    """
-    import torch
-    from tokenizers import Tokenizer, models, processors
-    from transformers import PreTrainedTokenizerFast
-
-    from longlive_models.checkpoints.folder import unfilled
-    from longlive_models.vae import WanVAE
-    from longlive_models.wan import WanTransformer
-
-    wan, vae, text = sizes(layers, dim)
-    random = (torch.randn((1 << 20) + 7, dtype=torch.float32) * 0.02).bfloat16()
-    begin = 0
-
-    def drawn(shape: Any) -> Any:
-        nonlocal begin
-        begin = (begin + 7919) % len(random)
-        count = torch.Size(shape).numel()
-        return random.roll(begin).repeat(-(-count // len(random)))[:count].view(shape)
-
-    with unfilled():
-        shapes = {f"model.{k}": v.shape for k, v in WanTransformer(wan).state_dict().items()}
-        of_vae = {name: value.shape for name, value in WanVAE(vae).state_dict().items()}
-    state = {name: drawn(shape) for name, shape in shapes.items()}
-    torch.save({"generator": state}, folder / "model_bf16.pt")
-    torch.save({n: drawn(s).float() for n, s in of_vae.items()}, folder / "Wan2.2_VAE.pth")
-    t, block = text, "blocks.0."
-    of_text = {
-        "token_embedding.weight": (t.vocab_size, t.dim),
-        "norm.weight": (t.dim,),
-        f"{block}norm1.weight": (t.dim,),
-        f"{block}norm2.weight": (t.dim,),
-        **{f"{block}attn.{name}.weight": (t.dim_attn, t.dim) for name in "qkv"},
-        f"{block}attn.o.weight": (t.dim, t.dim_attn),
-        f"{block}ffn.gate.0.weight": (t.dim_ffn, t.dim),
-        f"{block}ffn.fc1.weight": (t.dim_ffn, t.dim),
-        f"{block}ffn.fc2.weight": (t.dim, t.dim_ffn),
-        f"{block}pos_embedding.embedding.weight": (t.num_buckets, t.num_heads),
-    }
-    encoder = folder / "models_t5_umt5-xxl-enc-bf16.pth"
-    torch.save({name: drawn(shape) for name, shape in of_text.items()}, encoder)
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
-    words.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder / "google" / "umt5-xxl")
+    write_snapshot(folder, *sizes(layers, dim))
     return (folder / "model_bf16.pt").stat().st_size
 
 

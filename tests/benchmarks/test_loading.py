@@ -15,7 +15,7 @@ def test_both_builds_load_what_was_written(tmp_path):
     how = ("--device", "cpu", "--layers", "1", "--dim", "128", "--repeats", "1")
     where = ("--folder", str(tmp_path), "--earlier", str(ROOT))
     done = subprocess.run(
-        [sys.executable, "benchmarks/loading.py", *how, *where],
+        [sys.executable, "-m", "benchmarks.loading", *how, *where],
         capture_output=True,
         text=True,
         check=False,
