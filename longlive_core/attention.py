@@ -1,14 +1,14 @@
 """Attention over [batch, tokens, heads, head_dim]: dense, and under a mask.
 
-Two operations, each a table of backends (``attention_backends.py``). ``attention`` lets every query
-see every key. Queries may be fewer or more than the keys: a block of a video attends to a window of
-pages that holds more than itself. ``masked_attention`` lets query ``i`` see key ``j`` where a mask
-says so.
+Three operations, each a table of backends (``attention_backends.py``). ``attention`` lets every
+query see every key, and so does ``attention_over_codes``, whose keys and values are in E4M3.
+Queries may be fewer or more than the keys: a block of a video attends to a window of pages that
+holds more than itself. ``masked_attention`` lets query ``i`` see key ``j`` where a mask says so.
 
 Heads may be grouped: with fewer key heads than query heads, query head ``i`` reads key head
 ``i // (query_heads // key_heads)``.
 
-Both choose for each call, because the answer depends on whether a gradient is needed. Under
+All choose for each call, because the answer depends on whether a gradient is needed. Under
 ``torch.compile`` the choice is made while tracing and costs nothing afterwards.
 """
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.attention_backends import ATTENTION as ATTENTION
+from longlive_core.attention_backends import ATTENTION_OVER_CODES as ATTENTION_OVER_CODES
 from longlive_core.attention_backends import MASKED_ATTENTION as MASKED_ATTENTION
 from longlive_core.attention_backends import grouped_heads
 from longlive_core.attention_mask import AnyMask as AnyMask
@@ -26,9 +27,12 @@ from longlive_core.attention_mask import AttentionMask as AttentionMask
 from longlive_core.attention_mask import TableMask as TableMask
 from longlive_core.backends import Backend, Operation, Request
 from longlive_core.checks import real
+from longlive_core.eight_bit import EncodedHeads
 from longlive_core.foreign_masks import AnyForm, TensorMask, as_mask
 from longlive_core.tensor_checks import dense
 from longlive_core.traced import constant_when_compiled
+
+_TABLES = (ATTENTION, MASKED_ATTENTION, ATTENTION_OVER_CODES)
 
 Queries = Float[Tensor, "batch queries heads head_dim"]
 Keys = Float[Tensor, "batch keys key_heads head_dim"]
@@ -114,6 +118,34 @@ def masked_attention(
     return chosen.run(q, k, v, made, _scale(q, scale))
 
 
+def attention_over_codes(
+    q: Queries,
+    k: EncodedHeads,
+    v: EncodedHeads,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Queries:
+    """softmax(scale * q k^T) v over keys and values in E4M3; queries are rounded to it as well.
+
+    ``scale`` is 1/sqrt(head_dim) unless given. ``backend`` is a name of the table
+    ``ATTENTION_OVER_CODES`` or "auto"; a named one that cannot run raises ``BackendUnavailable``.
+    Raises ``ValueError`` for operands that do not fit one another. No gradient reaches the keys.
+    """
+    keys, values = k.codes, v.codes
+    fits = q.ndim == keys.ndim == 4 and keys.shape == values.shape
+    fits = fits and (q.shape[0], *q.shape[2:]) == (keys.shape[0], *keys.shape[2:])
+    if not fits or 0 in q.shape or 0 in keys.shape:
+        raise ValueError(
+            f"attention_over_codes takes queries, keys and values [batch, tokens, heads, head_dim] "
+            f"that differ in tokens alone, keys and values in nothing, got {list(q.shape)}, "
+            f"{list(keys.shape)} and {list(values.shape)}: each head has one scale, and a query's "
+            f"result is a weighted sum of the values. Pass tensors of such shapes."
+        )
+    chosen = _choice(ATTENTION_OVER_CODES, attention_request(q, keys, values, "high"), backend)
+    return chosen.run(q, k, v, _scale(q, scale))
+
+
 def _choice(operation: Operation, request: Request, backend: str) -> Backend:
     """The backend of a table that this request gets."""
     name = _choose(
@@ -148,7 +180,7 @@ def _choose(
         grouped=grouped,
         quality=quality,
     )
-    operation = next(one for one in (ATTENTION, MASKED_ATTENTION) if one.name == table)
+    operation = next(one for one in _TABLES if one.name == table)
     return operation.receipt(request, backend).backend
 
 

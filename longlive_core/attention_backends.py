@@ -1,7 +1,8 @@
 """The tables of backends of attention; ``attention.py`` has the functions.
 
 A backend of ``ATTENTION`` is ``run(q, k, v, scale)``, one of ``MASKED_ATTENTION`` is ``run(q, k, v,
-mask, scale)``; queries, keys and values are [batch, tokens, heads, head_dim].
+mask, scale)``; queries, keys and values are [batch, tokens, heads, head_dim]. Backends of
+``ATTENTION_OVER_CODES`` are as those of ``ATTENTION``, but keys and values are ``EncodedHeads``.
 """
 
 import functools
@@ -14,7 +15,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from longlive_core.attention_eight_bit import FA3, fa3, fa3_smooth
+from longlive_core.attention_eight_bit import (
+    FA3,
+    emulated_over_codes,
+    fa3,
+    fa3_over_codes,
+    fa3_smooth,
+)
 from longlive_core.attention_mask import AnyMask
 from longlive_core.backends import (
     Backend,
@@ -170,20 +177,19 @@ def _compiler_cannot_hold_it(request: Request) -> str | None:
 def _with_scaled_keys(name: str, run: Callable, why_not_auto: Condition) -> Backend:
     """FlashAttention-3 over E4M3: 2.4 ms where bf16 takes 3.2, at 7,040 by 28,160 on an H200."""
     return Backend(
-        name=name,
-        run=run,
-        why_not=all_of(
-            needs_compute_capability((9, 0), (9, 0)),
-            forward_only,
-            needs_dtype(torch.bfloat16),
-            needs_head_dim(multiple_of=16, high=256),
-            needs_equal_heads,
-            _compiler_cannot_hold_it,
-            needs_function("fa3-fwd or another build of FlashAttention-3", *FA3),
-        ),
-        why_not_auto=why_not_auto,
-        quality="high",
+        name=name, run=run, why_not=_NEEDS_OF_FP8, why_not_auto=why_not_auto, quality="high"
     )
+
+
+_NEEDS_OF_FP8 = all_of(
+    needs_compute_capability((9, 0), (9, 0)),
+    forward_only,
+    needs_dtype(torch.bfloat16),
+    needs_head_dim(multiple_of=16, high=256),
+    needs_equal_heads,
+    _compiler_cannot_hold_it,
+    needs_function("fa3-fwd or another build of FlashAttention-3", *FA3),
+)
 
 
 def _takes_another_pass(request: Request) -> str | None:
@@ -268,5 +274,13 @@ MASKED_ATTENTION = Operation(
         ),
         Backend(name="sdpa", run=_sdpa_masked),
         Backend(name="reference", run=_reference_masked),
+    ),
+)
+
+ATTENTION_OVER_CODES = Operation(
+    "attention_over_codes",
+    (
+        Backend(name="fa3-fp8", run=fa3_over_codes, why_not=_NEEDS_OF_FP8),
+        Backend(name="emulated", run=emulated_over_codes, why_not=needs_equal_heads),
     ),
 )

@@ -227,6 +227,18 @@ class Runtime:
         )
         return ATTENTION.receipt(request, self.attention)
 
+    def reads_windows(self, head_dim: int) -> bool:
+        """Whether the cache gives attention its windows in E4M3 (``PagedKVCache.read_coded``).
+
+        So where attention is "fa3-fp8" and pages are plain. Encoded pages are there to save memory,
+        which a second copy of them in E4M3 would take.
+
+        Raises:
+            BackendUnavailable: see ``receipt``.
+        """
+        plain = isinstance(self.codec(), PlainCodec)
+        return plain and self.receipt(head_dim).backend == "fa3-fp8"
+
     def fused_receipts(self) -> tuple[Receipt, ...]:
         """What runs between the products of the transformer's blocks, and why nothing faster."""
         request = Request(device=self.device, dtype=PRECISIONS[self.compute], quality=self.quality)

@@ -338,10 +338,11 @@ class VideoMaker:
         samples = settings.branches * len(seeds)
         layout = replace(self.spec.cache_layout(samples), heads=len(self.sp.heads))
         codec = self.runtime.codec(self.sp.max_over_group)
+        windows = self.runtime.reads_windows(layout.head_dim)
         return BlockGenerator(
             self.transformer,
             self.text,
-            PagedKVCache(layout, settings.policy, codec, self.runtime.device),
+            PagedKVCache(layout, settings.policy, codec, self.runtime.device, windows=windows),
             sampler=settings.block_sampler,
             latent_size=self.spec.latent_size,
             seeds=seeds,

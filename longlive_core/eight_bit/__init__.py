@@ -5,6 +5,9 @@
 
 from longlive_core.eight_bit.columnwise import ENCODE_COLUMNS as ENCODE_COLUMNS
 from longlive_core.eight_bit.columnwise import encode_columns as encode_columns
+from longlive_core.eight_bit.head_window import ENCODE_WINDOW as ENCODE_WINDOW
+from longlive_core.eight_bit.head_window import EncodedHeads as EncodedHeads
+from longlive_core.eight_bit.head_window import encode_window as encode_window
 from longlive_core.eight_bit.heads import ENCODE_HEADS as ENCODE_HEADS
 from longlive_core.eight_bit.heads import decode_heads as decode_heads
 from longlive_core.eight_bit.heads import encode_heads as encode_heads

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from longlive_core.checks import instance, whole
+from longlive_core.checks import instance, switch, whole
+from longlive_core.eight_bit import EncodedHeads
 from longlive_core.kv_cache.codec import PageCodec
 from longlive_core.kv_cache.content import ContentPolicy, PageChoice
 from longlive_core.kv_cache.film import Film
@@ -14,6 +15,7 @@ from longlive_core.kv_cache.layout import CacheBytes, CacheLayout
 from longlive_core.kv_cache.open_block import Block, OpenBlock, Visible
 from longlive_core.kv_cache.page_table import PageTable
 from longlive_core.kv_cache.pool import PagePool
+from longlive_core.kv_cache.scratch import summaries_of, workspaces_of
 from longlive_core.kv_cache.snapshot import CacheSnapshot, NotCopied
 from longlive_core.kv_cache.window import LastingPages, WindowPolicy
 from longlive_core.tensor_checks import place
@@ -48,6 +50,7 @@ class PagedKVCache(NotCopied):
         policy: which pages a block sees: ``Window``, one of your own, or a ``ContentPolicy``.
         codec: how pages are stored.
         device: where they are stored.
+        windows: whether ``read_coded`` gives windows in E4M3.
     """
 
     def __init__(
@@ -56,26 +59,24 @@ class PagedKVCache(NotCopied):
         policy: WindowPolicy | ContentPolicy,
         codec: PageCodec,
         device: torch.device | str = "cpu",
+        *,
+        windows: bool = False,
     ) -> None:
         instance("PagedKVCache's layout", layout, CacheLayout, why="it has the sizes of a page.")
         self.layout = layout
         self.policy = policy
         self.codec = codec
+        self.windows = windows
         self.device = place("PagedKVCache's device", device)
-        layout.require_room(codec, policy, self.device)
+        switch("PagedKVCache's windows", windows, why="with them read_coded gives some.")
+        layout.require_room(codec, policy, self.device, windows)
         self._table = PageTable(policy.capacity)
         self._references = PagePool(layout, codec, policy.capacity, self.device).reference()
-        samples, tokens, heads, head_dim = layout.page_shape
-        room = (samples, codec.workspace_pages(policy.capacity) * tokens, heads, head_dim)
-        summaries = (policy.capacity, layout.layers, samples, heads, head_dim)
-        with torch.inference_mode(False):  # what is made under it can only be written under it
-            self._workspaces = [
-                torch.empty(room, dtype=codec.dtype, device=self.device) for _ in range(2)
-            ]
-            self._summaries: Tensor | None = None
-            if isinstance(policy, ContentPolicy):
-                self._summaries = torch.zeros(summaries, dtype=torch.float32, device=self.device)
-        self._film = Film(page=tokens)
+        self._workspaces = workspaces_of(layout, codec, policy.capacity, self.device)
+        self._summaries: Tensor | None = None
+        if isinstance(policy, ContentPolicy):
+            self._summaries = summaries_of(layout, policy.capacity, self.device)
+        self._film = Film(page=layout.tokens_per_page)
         self._layers = layers_of(self, layout, codec, self.device)
         self._open: OpenBlock | None = None
 
@@ -131,15 +132,7 @@ class PagedKVCache(NotCopied):
                 f"begin_block({block}) while page {self._open.page} is rewritten: its old keys and "
                 f"values are gone, it has to be finished. Write every layer and commit()."
             )
-        most = self.layout.tokens_per_page
-        tokens = whole(
-            "begin_block's tokens",
-            most if tokens is None else tokens,
-            at_least=1,
-            at_most=most,
-            why="a page has room for so many, and a block has one or more. Build the CacheLayout "
-            "for the longest block.",
-        )
+        tokens = self.layout.block_tokens(tokens)
         self._settle()
         choice = self._choice(block)
         self._table.make_room(block, choice.retained)
@@ -200,16 +193,20 @@ class PagedKVCache(NotCopied):
             return self._layers[layer].read()
         return self._in_progress("read").read(self._layer("read", layer))
 
+    def read_coded(self, layer: int) -> tuple[EncodedHeads, EncodedHeads] | None:
+        """As ``read``, for attention in eight bits: in E4M3, the block's own tokens last.
+
+        The past is encoded once a block, and again by no later read: so attention takes these as
+        they are. None from a cache that was made without ``windows``. No gradient.
+        """
+        if not self.windows:
+            return None
+        return self._in_progress("read_coded").read_coded(self._layer("read_coded", layer))
+
     def commit(self) -> None:
         """Keep the block in progress. ``ValueError`` if a layer had no clean write."""
         own = self._in_progress("commit")
-        missing = sorted(set(range(self.layout.layers)) - own.clean)
-        if missing:
-            raise ValueError(
-                f"commit of block {own.page} without a clean write of layers {missing}: what is "
-                f"kept must come from the clean pass. Run the model once more on the finished "
-                f"latents with write(..., clean=True)."
-            )
+        own.require_clean_writes()
         self._film.commit(own.page)
         self._open = None
 
@@ -223,11 +220,7 @@ class PagedKVCache(NotCopied):
         """
         own = self._open
         if forget and own is not None and own.page == self.blocks:
-            if own.clean or own.cleaning:
-                raise ValueError(
-                    f"start_shot(forget=True) after clean writes of block {own.page}: its "
-                    f"layers must all have seen the same pages. Call it before the clean pass."
-                )
+            own.require_no_clean_write()
             self._forget(own.page)
             self._begin(own.page, self._choice(own.page).visible)
             return
@@ -250,12 +243,13 @@ class PagedKVCache(NotCopied):
         self._between_blocks("fork")
         other = object.__new__(type(self))
         vars(other).update(vars(self))
-        other._table = PageTable(self.policy.capacity)
+        slots = self.policy.capacity
+        other._table = PageTable(slots)
         other._table.load(self._table.pages)
         other._references = self._references.fork()
-        with torch.inference_mode(False):
-            other._workspaces = [torch.empty_like(workspace) for workspace in self._workspaces]
-            if self._summaries is not None:
+        other._workspaces = workspaces_of(self.layout, self.codec, slots, self.device)
+        if self._summaries is not None:
+            with torch.inference_mode(False):
                 other._summaries = self._summaries.clone()
         other._film = self._film.copy()
         other._layers = layers_of(other, self.layout, self.codec, self.device)
@@ -269,6 +263,7 @@ class PagedKVCache(NotCopied):
             pages=own,
             scratch=sum(x.nbytes for x in self._workspaces),
             summaries=0 if self._summaries is None else self._summaries.nbytes,
+            windows=sum(x.nbytes for x in self._windows().values()),
         )
 
     def snapshot(self) -> CacheSnapshot:
@@ -325,7 +320,12 @@ class PagedKVCache(NotCopied):
             "workspace.keys": keys,
             "workspace.values": values,
             **summaries,
+            **self._windows(),
         }
+
+    def _windows(self) -> dict[str, Tensor]:
+        """The windows in E4M3 of the block in progress; there are none between blocks."""
+        return {} if self._open is None else self._open.coded_tensors()
 
     def _settle(self) -> None:
         """Bring pages home that forks, now gone, had kept from their places."""

@@ -19,16 +19,18 @@ class CacheBytes:
         pages: keys and values of all layers.
         scratch: the workspace that all layers share.
         summaries: the mean keys that a ``ContentPolicy`` chooses by.
+        windows: what attention in eight bits reads, while a block is made.
     """
 
     pages: int
     scratch: int
     summaries: int = 0
+    windows: int = 0
 
     @property
     def total(self) -> int:
-        """The sum of the three, in bytes."""
-        return self.pages + self.scratch + self.summaries
+        """The sum of the four, in bytes."""
+        return self.pages + self.scratch + self.summaries + self.windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +65,25 @@ class CacheLayout:
         """The shape of a page of keys, and of a page of values."""
         return self.samples, self.tokens_per_page, self.heads, self.head_dim
 
-    def bytes(self, codec: PageCodec, pages: int, *, summaries: bool = False) -> CacheBytes:
+    def block_tokens(self, tokens: int | None) -> int:
+        """The tokens of a block that is begun, a whole page's for None. Checked: ``ValueError``."""
+        return whole(
+            "begin_block's tokens",
+            self.tokens_per_page if tokens is None else tokens,
+            at_least=1,
+            at_most=self.tokens_per_page,
+            why="a page has room for so many, and a block has one or more. Build the CacheLayout "
+            "for the longest block.",
+        )
+
+    def bytes(
+        self, codec: PageCodec, pages: int, *, summaries: bool = False, windows: bool = False
+    ) -> CacheBytes:
         """What a cache of ``pages`` pages takes under ``codec``, exactly.
 
         A cache holds as many pages as its policy's ``capacity`` says, and a summary of each under a
-        ``ContentPolicy``. Forks add what they write of their own, and their own scratch.
+        ``ContentPolicy``. Forks add what they write of their own, and their own scratch. With
+        ``windows``, those of a block that sees all the pages are counted, without their scales.
         """
         instance("the codec of a cache", codec, PageCodec, why="it stores pages. Use PlainCodec().")
         pages = whole("pages", pages, at_least=0, why="a cache holds so many at once.")
@@ -77,10 +93,15 @@ class CacheLayout:
             pages=2 * self.layers * pages * codec.page_bytes(self.page_shape),
             scratch=2 * codec.workspace_pages(pages) * decoded,
             summaries=pages * self.layers * samples * heads * head_dim * 4 if summaries else 0,
+            windows=2 * self.layers * pages * samples * tokens * heads * head_dim if windows else 0,
         )
 
     def require_room(
-        self, codec: PageCodec, policy: WindowPolicy | ContentPolicy, device: torch.device
+        self,
+        codec: PageCodec,
+        policy: WindowPolicy | ContentPolicy,
+        device: torch.device,
+        windows: bool = False,
     ) -> None:
         """Raise ValueError if a cache under ``policy`` is more than a device's whole memory."""
         why = "it says which pages a block sees. Pass Window(), or a policy of your own."
@@ -88,7 +109,7 @@ class CacheLayout:
         summaries = isinstance(policy, ContentPolicy)
         require_room(
             f"keys and values in {shown(policy.capacity)} pages",
-            self.bytes(codec, policy.capacity, summaries=summaries).total,
+            self.bytes(codec, policy.capacity, summaries=summaries, windows=windows).total,
             device,
             why=f"{self} under {policy}. Take a smaller window, fewer samples, or a codec of "
             f"fewer bits.",

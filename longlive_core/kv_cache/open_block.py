@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from longlive_core.checks import switch
+from longlive_core.eight_bit import EncodedHeads
 from longlive_core.kv_cache.codec import PageCodec
+from longlive_core.kv_cache.coded_windows import CodedWindows
 from longlive_core.kv_cache.layout import CacheLayout
 from longlive_core.kv_cache.pool import PageReferences
 from longlive_core.tensor_checks import present
@@ -59,6 +61,7 @@ class OpenBlock:
         self._references = references
         self._workspaces = workspaces
         self._encodes = self._codec.workspace_pages(references.pool.slots) > 0
+        self._coded = CodedWindows()
         self._written: set[int] = set()
         self._last_written: int | None = None
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}  # what carries gradients, by layer
@@ -123,14 +126,43 @@ class OpenBlock:
 
     def read(self, layer: int) -> tuple[Visible, Visible]:
         """Keys and values of every page seen, in the order of ``slots``."""
-        if layer not in self._written or (self._encodes and layer != self._last_written):
-            raise ValueError(
-                f"read({layer}) before write({layer}) in this step: a window includes the block's "
-                f"own keys and values, and layers share the room they are read from. "
-                f"Write a layer, then read it, then go to the next."
-            )
+        self._require_written(layer)
         keys, values = self._window(layer)
         return self._without_padding(keys), self._without_padding(values)
+
+    def read_coded(self, layer: int) -> tuple[EncodedHeads, EncodedHeads]:
+        """The same in E4M3, the block's own tokens last; no gradient."""
+        self._require_written(layer)
+        whole = self._layout.tokens_per_page
+        if self._encodes:
+            start = whole * (len(self.slots) - 1)
+            own = [workspace[:, start : start + self.tokens] for workspace in self._workspaces]
+        else:
+            stores = self._references.stores(layer, self.slot)
+            own = [store[:, slot, : self.tokens] for store, slot in stores]
+        return self._coded.read(layer, own, lambda: self._past_pages(layer))
+
+    def coded_tensors(self) -> dict[str, Tensor]:
+        """The memory of what ``read_coded`` gave, by name."""
+        return self._coded.tensors()
+
+    def require_clean_writes(self) -> None:
+        """Raise ``ValueError`` if a layer had none: the block cannot be kept yet."""
+        missing = sorted(set(range(self._layout.layers)) - self.clean)
+        if missing:
+            raise ValueError(
+                f"commit of block {self.page} without a clean write of layers {missing}: what is "
+                f"kept must come from the clean pass. Run the model once more on the finished "
+                f"latents with write(..., clean=True)."
+            )
+
+    def require_no_clean_write(self) -> None:
+        """Raise ``ValueError`` if one was: a shot cannot forget any more."""
+        if self.clean or self.cleaning:
+            raise ValueError(
+                f"start_shot(forget=True) after clean writes of block {self.page}: its "
+                f"layers must all have seen the same pages. Call it before the clean pass."
+            )
 
     @property
     def tokens_seen(self) -> int:
@@ -152,6 +184,39 @@ class OpenBlock:
     @property
     def _codec(self) -> PageCodec:
         return self._references.pool.codec
+
+    def _past_pages(self, layer: int) -> list[list[Tensor]]:
+        """The pages of the past without their padding, of keys and of values."""
+        past = [
+            pair for pair in zip(self.slots, self._lengths, strict=True) if pair[0] != self.slot
+        ]
+        if not past:
+            return [[], []]
+        slots, lengths = zip(*past, strict=True)
+        if not self._encodes:
+            pages = [self._references.read(layer, [slot], None) for slot in slots]
+            return [
+                [page[:, :length] for page, length in zip(kind, lengths, strict=True)]
+                for kind in zip(*pages, strict=True)
+            ]
+        whole = self._layout.tokens_per_page
+        rooms = [workspace[:, : whole * len(slots)] for workspace in self._workspaces]
+        self._references.read(layer, slots, rooms)
+        if all(length == whole for length in lengths):
+            return [[room] for room in rooms]
+        return [
+            [room[:, at * whole : at * whole + length] for at, length in enumerate(lengths)]
+            for room in rooms
+        ]
+
+    def _require_written(self, layer: int) -> None:
+        """Raise ``ValueError`` if the block's own keys and values of a layer are not there."""
+        if layer not in self._written or (self._encodes and layer != self._last_written):
+            raise ValueError(
+                f"read({layer}) before write({layer}) in this step: a window includes the block's "
+                f"own keys and values, and layers share the room they are read from. "
+                f"Write a layer, then read it, then go to the next."
+            )
 
     def _window(self, layer: int) -> Sequence[Tensor]:
         """Whole pages of keys and of values; those with gradients stand in for the own page."""

@@ -8,8 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from longlive_core.attention import AnyMask, attention, masked_attention
-from longlive_core.eight_bit import EncodedRows
+from longlive_core.attention import (
+    AnyMask,
+    attention,
+    attention_over_codes,
+    masked_attention,
+)
+from longlive_core.eight_bit import EncodedHeads, EncodedRows
 from longlive_core.float8 import Float8Linear
 from longlive_core.fused import rotate_heads
 from longlive_models.wan.recomputation import Attend, KeptAttention
@@ -45,6 +50,14 @@ class RoomyMemory(Memory, Protocol):
 
     def room(self, layer: int) -> KeysValues | None:
         """Where a layer's keys and values will lie; None if they are copied."""
+
+
+@runtime_checkable
+class CodedMemory(Memory, Protocol):
+    """A memory that may give what it shows in E4M3, for attention in eight bits."""
+
+    def read_coded(self, layer: int) -> tuple[EncodedHeads, EncodedHeads] | None:
+        """The keys and values of ``read``, in any order of tokens; None if it only gives those."""
 
 
 @runtime_checkable
@@ -117,11 +130,14 @@ class RMSNorm(nn.RMSNorm):
         return nn.functional.rms_norm(x, self.normalized_shape, weight, self.eps).to(x.dtype)
 
 
+def takes_codes() -> bool:
+    """Whether an operation may be handed E4M3: no gradient flows, and no compiler looks on."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 def takes_rows(*linears: nn.Module) -> bool:
     """Whether these linears multiply rows in E4M3, and their input may be handed to them so."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return all(
+    return takes_codes() and all(
         isinstance(linear, Float8Linear)
         and linear.config.scaling == "row"
         and not torch.is_autocast_enabled(linear.weight_codes.device.type)
@@ -203,6 +219,10 @@ class SelfAttention(_Projections):
         q, k, v = q_arriving.wait(), k_arriving.wait(), v_arriving.wait()
         if memory is not None:
             memory.write(self.layer, k, v, clean=context.store)
+            coded = self._read_coded(context)
+            if coded is not None:
+                out = attention_over_codes(q, *coded)
+                return self.o(exchange.to_sequence(out).flatten(2))
             k, v = (held.to(q.dtype) for held in memory.read(self.layer))
         if key_rotation is not None:
             k = rotate(k, key_rotation)
@@ -211,6 +231,14 @@ class SelfAttention(_Projections):
             attend = partial(masked_attention, mask=context.mask, backend=self.masked_backend)
         out = attend(q, k, v) if context.kept is None else context.kept.attend(attend, q, k, v)
         return self.o(exchange.to_sequence(out).flatten(2))
+
+    def _read_coded(self, context: AttentionContext) -> tuple[EncodedHeads, EncodedHeads] | None:
+        """What the memory shows in E4M3, if attention is to be of eight bits and it has that."""
+        eight_bits = self.backend == "fa3-fp8" or (self.backend, self.quality) == ("auto", "high")
+        if not eight_bits or context.key_rotation is not None or not takes_codes():
+            return None
+        memory = context.memory
+        return memory.read_coded(self.layer) if isinstance(memory, CodedMemory) else None
 
     def fill(
         self, x: Float[Tensor, "batch tokens dim"] | EncodedRows, context: AttentionContext

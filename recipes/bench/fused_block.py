@@ -40,6 +40,7 @@ class SteadyBlock:
         latent_size: (height, width) of the latents.
         steps: denoising steps; a clean pass follows them.
         pages: of the window, the block's own among them.
+        windows: whether attention in eight bits reads the past as it was encoded once.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SteadyBlock:
         *,
         steps: int = STEPS,
         pages: int = PAGES,
+        windows: bool = True,
     ) -> None:
         config = model.config
         self.model, self.index = model, pages - 1
@@ -61,7 +63,8 @@ class SteadyBlock:
             tokens_per_page=config.frames_per_block * config.tokens_per_frame(*latent_size),
         )
         window = Window(pages=pages, sink=1)
-        self.cache = PagedKVCache(layout, window, PlainCodec(self.dtype), self.device)
+        codec = PlainCodec(self.dtype)
+        self.cache = PagedKVCache(layout, window, codec, self.device, windows=windows)
         self.schedule = step_schedule(steps, SHIFT)
         drawn = torch.Generator().manual_seed(3)
         shape = (pages, 1, config.in_channels, config.frames_per_block, *latent_size)
@@ -99,7 +102,8 @@ class SteadyBlock:
         """The block's latents and its pages, of a film that is begun again."""
         self.fill()
         latents = self.run()
-        pages = [tensor.clone() for tensor in self.cache.tensors().values() if tensor.numel()]
+        held = self.cache.tensors().items()
+        pages = [x.clone() for name, x in held if x.numel() and not name.startswith("windows")]
         return [latents, *pages]
 
     def seconds(self, repeats: int) -> float:

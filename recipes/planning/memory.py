@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from longlive_core.block_offload import SLOTS
+from longlive_core.kv_cache import PlainCodec
 from longlive_core.nvfp4 import QuantizeConfig
 from longlive_models.runtime import PRECISIONS, Runtime
 from longlive_models.runtime_options import RuntimeOptions
@@ -47,7 +48,7 @@ class Choice:
         text_encoder: where the text encoder is: "device", "offload" or "cpu".
         videos: how many videos are open at a time, each with its own past.
         beside: whether a block is decoded while the next one is denoised, or in turn with it.
-        quality: a name of ``longlive_models.choices.QUALITIES``; time depends on it.
+        quality: a name of ``longlive_models.choices.QUALITIES``.
     """
 
     weights: str
@@ -148,7 +149,8 @@ def memory_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Memory:
     denoising = _denoising(sized, choice, tokens, compute, hardware)
     if choice.text_encoder == "offload":
         denoising = max(denoising, _encoding(sized, compute, hardware))
-    pages = shared.bytes(codec, spec.settings.policy.capacity).total
+    windows = eight_bits(choice, hardware) and isinstance(codec, PlainCodec)
+    pages = shared.bytes(codec, spec.settings.policy.capacity, windows=windows).total
     keys = 2 * samples * sized.text_length * wan.dim * wan.num_layers * compute
     return Memory(
         transformer=weights,
@@ -163,6 +165,11 @@ def memory_of(sizes: Sizes, choice: Choice, hardware: Hardware) -> Memory:
         host=waiting if hardware.gpu else 0,
         beside=choice.beside,
     )
+
+
+def eight_bits(choice: Choice, hardware: Hardware) -> bool:
+    """Whether attention is of eight bits."""
+    return choice.quality == "high" and hardware.fp8_attention
 
 
 def resized(sizes: Sizes, choice: Choice) -> Sizes:

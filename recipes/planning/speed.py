@@ -15,6 +15,7 @@ from longlive_recipes.planning.memory import (
     blocks_bytes,
     computed_bytes,
     decoded_at_once,
+    eight_bits,
     resized,
     strips_length,
 )
@@ -129,8 +130,7 @@ def _pass(sizes: Sizes, choice: Choice, hardware: Hardware, seen: int) -> float:
     wan = sizes.spec.transformer
     products, attention = transformer_operations(sizes, seen)
     seconds = products / _rate(hardware, PRODUCTS) * _products_factor(choice.weights, hardware)
-    eight_bits = choice.quality == "high" and hardware.fp8_attention
-    factor = EIGHT_BIT_ATTENTION if eight_bits else 1.0
+    factor = EIGHT_BIT_ATTENTION if eight_bits(choice, hardware) else 1.0
     seconds += attention / _rate(hardware, ATTENTION) * factor
     number = computed_bytes(choice.weights, hardware)
     if hardware.gpu:  # a CPU's share of its rate has this in it

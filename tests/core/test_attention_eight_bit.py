@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from longlive_core.attention import ATTENTION, attention
+from longlive_core.attention import (
+    ATTENTION,
+    ATTENTION_OVER_CODES,
+    attention,
+    attention_over_codes,
+)
 from longlive_core.attention_eight_bit import emulated
-from longlive_core.backends import Request
+from longlive_core.backends import BackendUnavailable, Request
+from longlive_core.eight_bit import EncodedHeads, encode_heads
 
 ROWS = ("fa3-fp8", "fa3-fp8-smooth")
 
@@ -54,6 +60,43 @@ def test_auto_takes_eight_bits_for_high_quality_alone(row):
     request = Request(device=torch.device("cpu"), dtype=torch.bfloat16, head_dim=64, quality="high")
     assert ATTENTION.explain(request)[row] == "it needs a CUDA device, not cpu"
     assert ATTENTION.receipt(request).backend == "sdpa"
+
+
+def encoded(*tensors: torch.Tensor) -> list[EncodedHeads]:
+    return [EncodedHeads(*encode_heads(x)) for x in tensors]
+
+
+def test_over_codes_it_is_the_same_but_for_who_encodes():
+    q, k, v = (normal(2, tokens, 3, 16, seed=tokens) for tokens in (5, 9, 9))
+    got = attention_over_codes(q, *encoded(k, v))
+    assert torch.equal(got, emulated(q, k, v, 0.25))
+    assert torch.equal(attention_over_codes(q, *encoded(k, v), scale=0.1), emulated(q, k, v, 0.1))
+    with pytest.raises(BackendUnavailable, match="attention_over_codes.*needs a CUDA device"):
+        attention_over_codes(q, *encoded(k, v), backend="fa3-fp8")
+
+
+def test_codes_that_do_not_fit_are_refused():
+    q, k, v = (normal(2, tokens, 3, 16, seed=tokens) for tokens in (5, 9, 8))
+    for keys, values in ((k, v), (k[:, :, :1], k[:, :, :1]), (k[:1], k[:1]), (k[:, :0], k[:, :0])):
+        codes = [
+            EncodedHeads(x.to(torch.float8_e4m3fn), torch.ones(x.shape[::2]))
+            for x in (keys, values)
+        ]
+        with pytest.raises(ValueError, match="differ in tokens alone, keys and values in nothing"):
+            attention_over_codes(q, *codes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention-3 needs a CUDA device")
+def test_the_kernel_over_codes_has_the_bytes_of_the_one_that_encodes():
+    q, k, v = (normal(2, n, 3, 128, seed=n).cuda().bfloat16() for n in (300, 700, 701))
+    v = v[:, :700]
+    request = Request(device=q.device, dtype=q.dtype, head_dim=128, quality="high")
+    if not ATTENTION.explain(request)["fa3-fp8"].startswith("usable"):
+        pytest.skip(ATTENTION.explain(request)["fa3-fp8"])
+    assert ATTENTION_OVER_CODES.receipt(request).backend == "fa3-fp8"
+    got = attention_over_codes(q, *encoded(k, v))
+    assert torch.equal(got, attention(q, k, v, backend="fa3-fp8"))
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from longlive_core.backends import BackendUnavailable
+from longlive_core.backends import BackendUnavailable, Receipt
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
 from longlive_models.wan import POCKET
@@ -180,3 +180,28 @@ def test_high_quality_takes_eight_bits_where_products_have_them(monkeypatch):
 def test_an_attention_that_cannot_run_is_refused():
     with pytest.raises(BackendUnavailable, match="no backend 'magic'"):
         Runtime.choose(RuntimeOptions(device="cpu", attention="magic")).receipt(16)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kv_cache", "reads"),
+    [
+        ("fa3-fp8", "bf16", True),
+        ("fa3-fp8", "nvfp4", False),
+        ("fa3-fp8", "fp8", False),
+        ("fa3", "bf16", False),
+        ("fa3-fp8-smooth", "bf16", False),
+    ],
+)
+def test_windows_in_eight_bits_are_for_attention_in_eight_bits_over_plain_pages(
+    monkeypatch, backend, kv_cache, reads
+):
+    receipt = Receipt(
+        operation="attention", requested="auto", backend=backend, device="cuda", reasons={}
+    )
+    monkeypatch.setattr(Runtime, "receipt", lambda self, head_dim: receipt)
+    options = RuntimeOptions(device="cpu", quality="high", kv_cache=kv_cache)
+    assert Runtime.choose(options).reads_windows(128) is reads
+
+
+def test_a_cpu_reads_no_windows():
+    assert not Runtime.choose(RuntimeOptions(device="cpu", quality="high")).reads_windows(128)

@@ -134,11 +134,12 @@ class Case:
         """Bytes of the weights and of the cache."""
         layout, policy = self.pipe.spec.cache_layout(self.settings.branches), self.settings.policy
         codec = self.pipe.runtime.codec()
+        windows = self.pipe.runtime.reads_windows(layout.head_dim)
         return {
             "transformer": nbytes(self.pipe.transformer),
             "vae": nbytes(self.pipe.vae),
             "text_encoder": nbytes(self.pipe.text),
-            "cache": layout.bytes(codec, policy.capacity).total,
+            "cache": layout.bytes(codec, policy.capacity, windows=windows).total,
         }
 
     def _make(self, index: int) -> tuple[Tensor, BlockTimes]:

@@ -209,3 +209,15 @@ def test_parts_add_up(sizes):
 
 def test_a_state_of_two_frames_a_convolution(sizes):
     assert decoder_state(sizes) * 2 / GIB == pytest.approx(3.0, rel=0.02)
+
+
+def test_attention_in_eight_bits_has_windows_beside_plain_pages(sizes):
+    """Where a card has it; encoded pages are there to save memory, and have none."""
+    high = replace(BF16, quality="high")
+    pages = memory_of(sizes, BF16, GPUS["h200"]).cache
+    assert memory_of(sizes, high, GPUS["h200"]).cache == pages * 3 // 2
+    assert memory_of(sizes, high, GPUS["4090"]).cache == pages
+    for kv_cache in ("fp8", "nvfp4"):
+        encoded = replace(BF16, kv_cache=kv_cache)
+        found = memory_of(sizes, replace(encoded, quality="high"), GPUS["h200"])
+        assert found.cache == memory_of(sizes, encoded, GPUS["h200"]).cache
