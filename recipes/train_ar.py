@@ -69,7 +69,7 @@ class TrainARModule(TrainingModule):
         super().__init__(config.budget, config.plan, config.seed)
         self.config = config
         self.ranks = Ranks() if ranks is None else ranks
-        self.schedule = FlowSchedule(shift=config.shift)
+        self.schedule = FlowSchedule(shift=config.shift, weighting=config.weighting)
         self.errors: RunErrors | None = None
         if config.recycling.recycles:
             self.errors = RunErrors(

@@ -15,6 +15,7 @@ from longlive_models.diffusion.samplers import sample as sample
 from longlive_models.diffusion.samplers import unipc as unipc
 from longlive_models.diffusion.step_schedules import StepSchedule as StepSchedule
 from longlive_models.diffusion.step_schedules import step_schedule as step_schedule
+from longlive_models.diffusion.timesteps import WEIGHTINGS as WEIGHTINGS
 from longlive_models.diffusion.timesteps import FlowSchedule as FlowSchedule
 from longlive_models.diffusion.timesteps import loss_weights as loss_weights
 from longlive_models.diffusion.timesteps import sigma_grid as sigma_grid

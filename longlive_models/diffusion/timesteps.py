@@ -13,11 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from longlive_core.checks import hold_switches, hold_wholes, real, whole
+from longlive_core.checks import hold_switches, hold_wholes, real, shown, whole
 from longlive_models.diffusion.flow import SHIFT, check_level, check_shift, shift_sigma
 
 SCALE = 1000.0
 """Timesteps per unit of sigma."""
+
+WEIGHTINGS = ("bell", "uniform")
+"""How losses weigh noise levels: the original's bell, or all the same."""
 
 MOST_LEVELS = 2**24
 """The most levels: so many even ones can be told apart in float32."""
@@ -63,17 +66,26 @@ class FlowSchedule:
     ``parity`` keeps the original's table, whose last level is the least noisy one of training
     (sigma 0.00498 at 1000 levels and shift 5), so timestep 0 means that level. Otherwise one more
     level of sigma 0 and weight 0 ends the table, and timestep 0 means no noise.
+
+    ``weighting`` "bell" is ``loss_weights``, which leaves little to the noisiest levels, where what
+    moves how is decided; "uniform" weighs every level with 1.
     """
 
     shift: float = SHIFT
     levels: int = 1000
     parity: bool = False
+    weighting: str = "bell"
 
     def __post_init__(self) -> None:
         why = "it is the number of training's levels; 1000 is usual."
         hold_wholes(self, "levels", at_least=1, at_most=MOST_LEVELS, why=why)
         hold_switches(self, "parity", why="it copies the original's table. Leave it out.")
         check_shift(self.shift)
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"FlowSchedule.weighting is one of {', '.join(WEIGHTINGS)}, got "
+                f"{shown(self.weighting)}: it says how losses weigh noise levels."
+            )
 
     @cached_property
     def sigmas(self) -> Float[Tensor, " table"]:
@@ -89,6 +101,8 @@ class FlowSchedule:
     @cached_property
     def weights(self) -> Float[Tensor, " table"]:
         """The loss weight of each level, mean 1 over the training levels, float32 on the CPU."""
+        if self.weighting == "uniform":
+            return _table((1.0,) * self.levels + self._tail)
         grid = sigma_grid(self.levels, self.shift)
         return _table(loss_weights([SCALE * sigma for sigma in grid]) + self._tail)
 

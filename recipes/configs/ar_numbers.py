@@ -4,8 +4,9 @@ from typing import Any
 
 from longlive_models.block_steps import check_block_steps
 from longlive_models.choices import MOST_GUIDANCE, MOST_STEPS
+from longlive_models.diffusion import WEIGHTINGS
 from longlive_recipes.configs.ar_options import MOST_PARTS
-from longlive_recipes.configs.checked import real_field, whole_field
+from longlive_recipes.configs.checked import choice_field, real_field, whole_field
 from longlive_recipes.moving_shapes.clips import MOST_SIZE
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
 
@@ -33,13 +34,7 @@ def check_numbers(config: Any) -> None:
         at_most=MOST_OFFSET,
         why="a cut adds it to positions, which are float32 and whole up to 2**24. Use 8.",
     )
-    real_field(
-        config,
-        "shift",
-        above=0,
-        at_most=MOST_SHIFT,
-        why="it moves noise levels up, and more would leave one of the thousand. Use 5.",
-    )
+    _check_noise(config)
     real_field(
         config,
         "guidance",
@@ -92,4 +87,21 @@ def check_numbers(config: Any) -> None:
         at_least=1,
         at_most=MOST_CLIPS,
         why="the loss is measured on so many clips of each length. Use 32, say.",
+    )
+
+
+def _check_noise(config: Any) -> None:
+    """Raise ValueError for a shift or a weighting of noise levels that there is not."""
+    real_field(
+        config,
+        "shift",
+        above=0,
+        at_most=MOST_SHIFT,
+        why="it moves noise levels up, and more would leave one of the thousand. Use 5.",
+    )
+    choice_field(
+        config,
+        "weighting",
+        WEIGHTINGS,
+        why="the bell of the original leaves little to the noisiest levels. Use bell.",
     )

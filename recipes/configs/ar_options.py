@@ -116,6 +116,7 @@ def check_products(
 
 
 PLAIN_STEPS: dict[str, Any] = {
+    "weighting": "bell",
     "recycling": NO_ERRORS,
     "image_to_video": 0.0,
     "least_blocks": 0,

@@ -1,6 +1,7 @@
 """The config of autoregressive training, with its checks and presets."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from longlive_core.float8 import Float8TrainingConfig
 from longlive_core.kv_cache import Window
@@ -58,6 +59,7 @@ class TrainAR:
     window: Window = field(default_factory=Window)
     shot_offset: float = GenerationSettings.shot_offset
     shift: float = 3.0  # of the published model 5: the pocket's frames have few tokens
+    weighting: Literal["bell", "uniform"] = "bell"  # of noise levels in the loss
     prompt_dropout: float = 0.1
     word_dropout: float = 0.02  # words read as unknown, so that a foreign word does little harm
     context_jitter: float = 0.05  # most noise in the clean context, as generated contexts have it

@@ -101,6 +101,7 @@ WRONG = {
         "window": (None, 4),
         "shot_offset": (*NO_NUMBERS, -1, 1e12),
         "shift": (*NO_NUMBERS, 0, -5, 1e6),
+        "weighting": ("flat", "", None, 3, []),
         "prompt_dropout": SHARES,
         "word_dropout": SHARES,
         "context_jitter": SHARES,

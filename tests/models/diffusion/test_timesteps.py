@@ -99,6 +99,20 @@ def test_draws_are_uniform_over_levels_samples_and_blocks():
     assert len(drawn[0].unique()) == len(drawn[:, 0].unique()) == 4
 
 
+@pytest.mark.parametrize("parity", [False, True])
+def test_uniform_weights_are_one_at_every_level_of_training(parity):
+    schedule = FlowSchedule(levels=8, parity=parity, weighting="uniform")
+    assert schedule.weights[:8].tolist() == [1.0] * 8
+    assert schedule.weights[8:].tolist() == ([] if parity else [0.0])
+    high = torch.tensor([950.0])
+    assert schedule.weight(high) > 3 * FlowSchedule(parity=parity).weight(high)
+
+
+def test_another_weighting_is_refused():
+    with pytest.raises(ValueError, match="weighting is one of bell, uniform, got 'flat'"):
+        FlowSchedule(weighting="flat")
+
+
 def test_tables_made_without_autograd_serve_training_afterwards():
     schedule = FlowSchedule()
     with torch.inference_mode():
