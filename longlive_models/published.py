@@ -175,7 +175,7 @@ class OpenedFiles:
     @property
     def text_config(self) -> UMT5Config:
         """The sizes of the text encoder."""
-        return umt5_config(self.text.shapes, self.text.path)
+        return umt5_config(self.text.shapes, self.text.config, self.text.path)
 
     def spec(self) -> ModelSpec:
         """The sizes of the model. Raises ValueError if its parts do not fit each other."""

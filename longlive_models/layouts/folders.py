@@ -162,7 +162,7 @@ def own_config(part: PartFile) -> dict[str, Any]:
     if part.part == "vae":
         return vae_config(part.shapes, own, part.path).to_dict()
     if part.part == "text_encoder":
-        return asdict(umt5_config(part.shapes, part.path))
+        return asdict(umt5_config(part.shapes, part.config, part.path))
     values = transformer_config(part.shapes, own, part.path).to_dict()
     packed = part.packed_config()
     return values if packed is None else {**values, KEY: packed.to_dict()}
@@ -243,7 +243,7 @@ def _diffusers_config(part: PartFile) -> dict[str, Any]:
             "scale_factor_temporal": v.temporal_stride,
             "scale_factor_spatial": v.spatial_stride,
         }
-    u = umt5_config(part.shapes, part.path)
+    u = umt5_config(part.shapes, part.config, part.path)
     return {
         "architectures": ["UMT5EncoderModel"],
         "model_type": "umt5",

@@ -56,6 +56,13 @@ def read_gguf(path: Path) -> tuple[dict[str, Described], dict[str, str]]:
             f"{path} cannot be read as GGUF ({type(error).__name__}: {shown(str(error), 80)}): it "
             f"may be broken, or copied in part. Fetch it again."
         ) from error
+    split = reader.get_field("split.count")
+    if split is not None and int(split.contents()) > 1:
+        raise ValueError(
+            f"{path} is one of {int(split.contents())} files of a model, as it says (split.count): "
+            f"several are not read here. Merge them with `gguf-split --merge`, or take the model "
+            f"in one file."
+        )
     texts = {
         name: str(field.contents())
         for name, field in reader.fields.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from longlive_models.checkpoints.nvfp4 import PackedConfig, packed_state
 from longlive_models.checkpoints.tensor_files import require_numbers
+from longlive_models.layouts.depth import config_beside
 from longlive_models.layouts.forms import Hints, Packed, read_forms
 from longlive_models.layouts.key_maps import to_published
 from longlive_models.layouts.recognize import named, require_part
@@ -131,7 +132,7 @@ def _opened(source: Source, part: str, hints: Hints) -> PartFile:
             (known[weight] or weight).removesuffix(".weight"): packed[name]
             for name, weight in modules.items()
         }
-    return PartFile(
+    opened = PartFile(
         path=source.path,
         part=part,
         layout=found.layout,
@@ -139,3 +140,7 @@ def _opened(source: Source, part: str, hints: Hints) -> PartFile:
         packed=packed,
         notes=source.notes,
     )
+    beside = None
+    if opened.config is None and source.path.is_file():
+        beside = config_beside(source.path, part, opened.shapes)
+    return opened if beside is None else replace(opened, notes={**source.notes, "config": beside})

@@ -26,6 +26,7 @@ from longlive_models.checkpoints.tensor_files import (
     state_dict_in,
 )
 from longlive_models.documents import read_json
+from longlive_models.layouts.depth import refuse_shard
 from longlive_models.layouts.gguf_files import GGUF, read_gguf
 from longlive_models.layouts.wrappers import HOLDERS
 
@@ -102,6 +103,7 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
+    refuse_shard(path)
     if path.suffix == GGUF:
         described, texts = read_gguf(path)
         entries = {

@@ -19,7 +19,7 @@ def require_whole(part: PartFile, *, more: bool = False) -> None:
     ``more`` says whether it may have further ones.
     """
     if part.part == "text_encoder":
-        own = published_shapes(umt5_config(part.shapes, part.path))
+        own = published_shapes(umt5_config(part.shapes, part.config, part.path))
         require_weights(part, own, "UMT5 encoder", more=more)
         return
     with unfilled():
