@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 
 from longlive_core import float8, nvfp4
 from longlive_core.backends import Receipt
-from longlive_core.module_swap import receipts
+from longlive_core.float8.linear import why_not_convert
+from longlive_core.module_swap import plan_swap, receipts, swap_linears
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
 from longlive_models.checkpoints.hub import is_published
@@ -55,17 +57,18 @@ def set_precision(
 ) -> dict[str, str]:
     """Give the block linears of ``model`` the precision that ``runtime`` names, in place.
 
-    Packed linears stay packed or are decoded once. If none is packed, plain ones are quantized one
-    after another, on the device where they will run. Returns, by name, the reason why a linear is
-    plain afterwards.
+    Packed linears stay packed or are decoded once, one after another. If none is packed, plain ones
+    are quantized one after another, on the device where they will run. Returns, by name, the reason
+    why a linear is plain afterwards.
     """
     packed = any(isinstance(module, nvfp4.NVFP4Linear) for module in model.modules())
     config = runtime.linears
     if packed and isinstance(config, nvfp4.LinearConfig):
-        return dict.fromkeys(_plain(model), "the files hold it unpacked")
+        kept = nvfp4.plan_conversion(model).kept
+        return {name: kept.get(name, "the files hold it unpacked") for name in _plain(model)}
     notes: dict[str, str] = {}
     if packed:
-        decoded = nvfp4.decode_linears(model, torch.float32).swapped
+        decoded = _decode(model, runtime)
         notes = dict.fromkeys(decoded, "packed in its file, decoded while it was loaded")
     if isinstance(config, float8.Float8Config):
         return dict(float8.convert_linears(model, config, device=runtime.device).kept)
@@ -75,6 +78,39 @@ def set_precision(
         )
         return dict(converted.kept)
     return notes
+
+
+def _decode(model: nn.Module, runtime: Runtime) -> tuple[str, ...]:
+    """Replace packed linears by plain ones, or by ones in FP8 where ``runtime`` asks for that.
+
+    One after another: only the one that is replaced is in float32 where that is not the type in
+    which it stays. Returns the names of the plain ones.
+    """
+    config, place = runtime.linears, runtime.placing()
+    if isinstance(config, float8.Float8Config):
+
+        def make(layer: nn.Module) -> nn.Module:
+            assert isinstance(layer, nvfp4.NVFP4Linear)
+            linear = layer.to_linear(torch.float32).to(runtime.device)
+            return float8.Float8Linear.from_linear(linear, config)
+
+        why_keep = partial(_why_not, config)
+        swap_linears(model, make, plan_swap(model, kinds=(nvfp4.NVFP4Linear,), why_keep=why_keep))
+
+    def decode(layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, nvfp4.NVFP4Linear)
+        linear = layer.to_linear(torch.float32)
+        if place is not None:
+            linear.weight = nn.Parameter(place(linear.weight.detach()), requires_grad=False)
+        return linear
+
+    rest = plan_swap(model, kinds=(nvfp4.NVFP4Linear,), why_keep=lambda layer: None, keep=())
+    return swap_linears(model, decode, rest).swapped
+
+
+def _why_not(config: float8.Float8Config, layer: nn.Module) -> str | None:
+    assert isinstance(layer, nvfp4.NVFP4Linear)
+    return why_not_convert(layer.in_features, layer.out_features, config)
 
 
 def model_receipts(

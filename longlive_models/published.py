@@ -33,6 +33,7 @@ from longlive_models.checkpoints.nvfp4 import ReduceAmax, load_packed
 from longlive_models.layouts.part_files import PartFile, open_any, open_part
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.layouts.whole import require_weights, require_whole, shapes_of
+from longlive_models.quantized_filling import fill_quantized
 from longlive_models.runtime import Runtime
 from longlive_models.settings import GenerationSettings, ModelSpec
 from longlive_models.text import UMT5Config, UMT5TextEncoder, load_umt5
@@ -236,6 +237,9 @@ def load_published(
 ) -> tuple[WanTransformer, WanVAE, UMT5TextEncoder]:
     """Load the parts of a model to the CPU; the large files are mapped, not copied.
 
+    Plain linears whose precision is below 16 bits are quantized on the way, one after another, on
+    the device where they will run (``longlive_models.quantized_filling``).
+
     Args:
         files: the parts' files.
         runtime: names the backends of attention and of packed linears.
@@ -275,6 +279,9 @@ def _fill_transformer(
     check: bool,
 ) -> None:
     config = part.packed_config()
+    if config is None and runtime.linears is not None:
+        fill_quantized(transformer, part, runtime, reduce_amax, check=check)
+        return
     tensors = part.read(check=check, placed=runtime.placing())
     if config is None:
         fill(transformer, tensors, part.path)

@@ -178,13 +178,14 @@ class Runtime:
         module.to(self._rounded).to(device, compute)
         module.eval().requires_grad_(False)
 
-    def placing(self) -> Callable[[Tensor], Tensor] | None:
+    def placing(self, *, stay_plain: bool = False) -> Callable[[Tensor], Tensor] | None:
         """What brings one weight of the transformer to where ``put`` brings it, in its type.
 
-        With it weights that were decoded need not all be in the host's memory. None if they are
-        packed here, which is done from the values as they were.
+        With it weights that were decoded need not all be in the host's memory. None if they may be
+        quantized here, which is done from the values as they were; ``stay_plain`` says that these
+        are not. None on a CPU, too.
         """
-        if self.linears is not None or self.device.type == "cpu":
+        if (self.linears is not None and not stay_plain) or self.device.type == "cpu":
             return None
         device = torch.device("cpu") if self.offload else self.device
         compute = PRECISIONS[self._compute_on(self.device)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from longlive_core import nvfp4
+from longlive_core import float8, nvfp4
 from longlive_models.placing import place_transformer
 from longlive_models.precision import set_precision
 from longlive_models.runtime import Runtime
@@ -57,6 +57,24 @@ def test_a_model_is_quantized_one_layer_at_a_time(offload):
     beside = most(lambda: place_transformer(model, runtime))
     assert beside <= 4 * outside + 2 * block + 4 * LARGEST, "no block is decoded where it is put"
     assert all(isinstance(block.ffn[0], nvfp4.NVFP4Linear) for block in model.blocks)
+
+
+@pytest.mark.parametrize("weights", ["fp8", "bf16"])
+def test_a_packed_model_is_decoded_one_layer_at_a_time_for_other_precisions(weights):
+    """For eight bits where each is made of it, for plain weights where they wait in bfloat16."""
+    model = loaded()
+    set_precision(model, on_cpu(weights="nvfp4"))
+    whole = 4 * sum(p.numel() for p in WanTransformer(DEEP).blocks.parameters())
+    runtime = on_cpu(weights=weights)
+    if weights == "bf16":  # as with a GPU, and blocks that wait on the host
+        runtime = replace(runtime, device=torch.device("meta"), offload=True)
+    beside = most(lambda: set_precision(model, runtime))
+    assert beside <= 4 * LARGEST * 3 < whole / 6
+    layer = model.blocks[0].ffn[0]
+    kind = nn.Linear if weights == "bf16" else float8.Float8Linear
+    assert type(layer) is kind
+    if weights == "bf16":
+        assert layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu"
 
 
 def test_a_pass_decodes_one_layer_at_a_time():

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from longlive_cli.main import app
 from longlive_core.nvfp4 import CONVENTIONS, QuantizeConfig, quantize
 from longlive_core.testing import assert_bitwise_equal
+from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.gguf_files import Planned, write_gguf
 from longlive_models.loading import LoadedModel, load_model
-from longlive_models.precision import stored_precision
+from longlive_models.precision import set_precision, stored_precision
 from longlive_models.published import (
     LONGLIVE_5B,
     TEXT,
@@ -27,8 +28,10 @@ from longlive_models.published import (
     load_published,
     open_files,
 )
+from longlive_models.quantized_filling import fill_quantized
 from longlive_models.runtime import Runtime
 from longlive_models.runtime_options import RuntimeOptions
+from longlive_models.wan import WanTransformer
 from tests.live_bytes import LiveBytes
 from tests.models.foreign_files import (
     PACKABLE,
@@ -292,6 +295,59 @@ def test_decoded_weights_leave_the_host_one_by_one(write, tmp_path):
     for other in ({"weights": "nvfp4"}, {"weights": "bf16"}):
         assert on_cpu(**other).placing() is None
     assert replace(on_cpu(weights="nvfp4"), device=torch.device("meta")).placing() is None
+
+
+@pytest.mark.parametrize(
+    ("write", "weights"),
+    [(gguf, "nvfp4"), (comfyui_fp8, "nvfp4-w4a4"), (comfyui_new_fp8, "fp8"), (published, "fp8")],
+)
+def test_decoded_weights_are_quantized_one_by_one(write, weights, tmp_path):
+    """With the codes and scales that they get where all are decoded, and then quantized."""
+    path, runtime = write(tmp_path / "model"), on_cpu(weights=weights)
+    opened = open_files(find_files(path))
+    whole = opened.transformer.read()
+    with unfilled():
+        model, want = WanTransformer(SPEC.transformer), WanTransformer(SPEC.transformer)
+    fill(want, whole, path)
+    notes = set_precision(want, runtime)
+    del whole
+    with LiveBytes() as live:
+        fill_quantized(model, opened.transformer, runtime)
+        left = live.now
+    decoded = 4 * 192 * 128  # the largest weight, in float32
+    assert live.peak - left <= 3.5 * decoded, "one decoded weight, and what it becomes on the way"
+    assert decoded < sum(p.nbytes for p in WanTransformer(SPEC.transformer).parameters()) / 10
+    assert set_precision(model, runtime) == notes and notes
+    assert model.state_dict().keys() == want.state_dict().keys()
+    for (name, one), (_, other) in zip(model.named_modules(), want.named_modules(), strict=True):
+        assert type(one) is type(other), name
+        assert getattr(one, "config", None) == getattr(other, "config", None)
+        assert getattr(one, "working_dtype", None) == getattr(other, "working_dtype", None)
+    for name, value in want.state_dict().items():
+        assert_bitwise_equal(model.state_dict()[name], value, name)
+    if weights == "fp8":
+        loaded = load_model(path, runtime).transformer
+        assert_bitwise_equal(
+            loaded.blocks[1].ffn[0].weight_codes, model.blocks[1].ffn[0].weight_codes
+        )
+
+
+def test_what_is_not_quantized_of_decoded_weights_leaves_the_host(tmp_path):
+    opened = open_files(find_files(gguf(tmp_path / "model")))
+    away = replace(on_cpu(weights="nvfp4"), device=torch.device("meta"))
+    with unfilled():
+        model = WanTransformer(SPEC.transformer)
+    fill_quantized(model, opened.transformer, away, check=False)
+    assert {one.device.type for one in model.state_dict().values()} == {"meta"}
+
+
+def test_a_number_that_is_none_is_found_while_weights_are_quantized(tmp_path):
+    path = write_published(tmp_path / "model")
+    state = torch.load(path)
+    state["generator"]["model.blocks.1.ffn.0.weight"][3, 3] = torch.inf
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"blocks.1.ffn.0.weight in .*model_bf16.pt holds inf"):
+        load_model(path, on_cpu(weights="fp8"))
 
 
 def test_a_hub_id_is_fetched_where_that_is_asked_for(tmp_path, monkeypatch):
