@@ -53,6 +53,7 @@ class Clip:
         """
         from longlive_models.video.picture import open_file, open_picture  # what files need
         from longlive_models.video.reader import read_video
+        from longlive_models.video.stills import shows_several
         from longlive_models.video.timed import timed_frames, video_facts
 
         if isinstance(video, Video):
@@ -65,6 +66,11 @@ class Clip:
         with open_file(path, "a video") as file:
             picture = open_picture(path, file) is not None
         if picture:
+            if not shows_several(path):
+                raise ValueError(
+                    f"{path} is a picture, and a video goes on from a clip, which has many frames. "
+                    f"Name a video; a picture that it begins with is named with image (--image)."
+                )
             return cls.of_frames(str(path), *read_video(path))
         return cls(str(path), video_facts(path).seconds, partial(timed_frames, path))
 
@@ -151,6 +157,7 @@ def _bytes(video: Any) -> Tensor:
         got = shown(video) if frames is None else f"{frames.dtype} {list(frames.shape)}"
         raise ValueError(
             f"a clip is a file, a Video, or uint8 [frames, height, width, 3], got {got}: its last "
-            f"blocks are what the new video goes on from. Pass a path."
+            f"blocks are what the new video goes on from. Pass a path; one picture that a video "
+            f"begins with is image=."
         )
     return frames

@@ -29,18 +29,18 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
     transparent (see ``longlive_models.video.picture``).
 
     Raises:
-        ValueError: it is none of these, has another shape or type, is damaged, or has more pixels
-            than ``picture.MOST_PIXELS``.
+        ValueError: it is none of these, a video or an animation, has another shape or type, is
+            damaged, or has more pixels than ``picture.MOST_PIXELS``.
     """
     from longlive_models.video.picture import (  # what files need
         check_pixels,
         from_pillow,
         is_pillow,
     )
-    from longlive_models.video.reader import read_image
+    from longlive_models.video.stills import read_still
 
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        return read_still(Path(image))
     if is_pillow(image):
         return from_pillow(image)
     try:
@@ -51,14 +51,16 @@ def load_image(image: Any) -> UInt8[Tensor, "height width 3"]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"an image is a file or an array of bytes, got {type(image).__name__} ({error}): a "
-            f"video starts from its pixels. Pass a path, or np.asarray(image.convert('RGB'))."
+            f"video starts from its pixels. Pass a path, or np.asarray(image.convert('RGB')); what "
+            f"a video goes on from is video=."
         ) from error
     bytes_in_place = pixels.dtype == torch.uint8 and pixels.layout == torch.strided
     if pixels.is_meta or not bytes_in_place or pixels.shape[2:] != (3,) or pixels.numel() == 0:
         raise ValueError(
             f"an image is uint8 [height, width, 3], got {pixels.dtype} {list(pixels.shape)} "
             f"({'meta' if pixels.is_meta else str(pixels.layout)}): its colors come last, as "
-            f"bytes. Convert it, for example with image.convert('RGB')."
+            f"bytes. Convert it, for example with image.convert('RGB'); frames of a clip, that a "
+            f"video goes on from, are video=."
         )
     check_pixels("the image", *pixels.shape[:2])
     return pixels.cpu()

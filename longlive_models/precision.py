@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 
 from longlive_core import float8, nvfp4
 from longlive_core.backends import Receipt
-from longlive_core.float8.linear import why_not_convert
 from longlive_core.module_swap import plan_swap, receipts, swap_linears
 from longlive_core.names import few
 from longlive_models.checkpoints.folder import fill, load_part, read_config, unfilled
@@ -83,34 +81,36 @@ def set_precision(
 def _decode(model: nn.Module, runtime: Runtime) -> tuple[str, ...]:
     """Replace packed linears by plain ones, or by ones in FP8 where ``runtime`` asks for that.
 
-    One after another: only the one that is replaced is in float32 where that is not the type in
-    which it stays. Returns the names of the plain ones.
+    One after another: none but the one that is replaced is in float32, unless it is to stay so.
+    Returns the names of those that were packed.
     """
     config, place = runtime.linears, runtime.placing()
+    plan = plan_swap(model, kinds=(nvfp4.NVFP4Linear,), why_keep=lambda layer: None, keep=())
+    packed = {name: model.get_submodule(name) for name in plan.swapped}
+    swap_linears(model, _without_weight, plan)
+    names = {id(model.get_submodule(name)): name for name in plan.swapped}
+    eight_bits: tuple[str, ...] = ()
     if isinstance(config, float8.Float8Config):
+        eight_bits = float8.plan_conversion(model, config).swapped
 
-        def make(layer: nn.Module) -> nn.Module:
-            assert isinstance(layer, nvfp4.NVFP4Linear)
-            linear = layer.to_linear(torch.float32).to(runtime.device)
-            return float8.Float8Linear.from_linear(linear, config)
-
-        why_keep = partial(_why_not, config)
-        swap_linears(model, make, plan_swap(model, kinds=(nvfp4.NVFP4Linear,), why_keep=why_keep))
-
-    def decode(layer: nn.Module) -> nn.Module:
+    def decode(empty: nn.Module) -> nn.Module:
+        name = names[id(empty)]
+        layer = packed.pop(name)
         assert isinstance(layer, nvfp4.NVFP4Linear)
         linear = layer.to_linear(torch.float32)
+        if name in eight_bits:
+            assert isinstance(config, float8.Float8Config)
+            return float8.Float8Linear.from_linear(linear.to(runtime.device), config)
         if place is not None:
             linear.weight = nn.Parameter(place(linear.weight.detach()), requires_grad=False)
         return linear
 
-    rest = plan_swap(model, kinds=(nvfp4.NVFP4Linear,), why_keep=lambda layer: None, keep=())
-    return swap_linears(model, decode, rest).swapped
+    return swap_linears(model, decode, plan).swapped
 
 
-def _why_not(config: float8.Float8Config, layer: nn.Module) -> str | None:
+def _without_weight(layer: nn.Module) -> nn.Module:
     assert isinstance(layer, nvfp4.NVFP4Linear)
-    return why_not_convert(layer.in_features, layer.out_features, config)
+    return nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
 
 
 def model_receipts(

@@ -33,7 +33,7 @@ def transformer_config(
     Raises:
         ValueError: the shapes are of no transformer of Wan2.2, or blocks are not there.
     """
-    if config is not None and "num_heads" in config and "_class_name" not in config:
+    if config is not None and {"num_heads", "in_channels"} <= config.keys():
         found = WanConfig.from_dict(split_quantization(config)[0])  # this library's
     else:
         found = _transformer_in(shapes, config or {}, source)

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 Pixels = UInt8[Tensor, "height width 3"]
@@ -69,11 +71,9 @@ def open_file(path: str | Path, kind: str) -> Iterator[IO[bytes]]:
 
 
 def refusal(path: str | Path, kind: str, reason: str) -> ValueError:
-    """The error to raise for a file that is no picture or video."""
-    return ValueError(
-        f"{path} cannot be read as {kind}: {reason}. Name a png or jpg file, a video as mp4, mov, "
-        f"mkv, webm or gif, that is whole."
-    )
+    """The error to raise for a file that is not of its kind, "an image" or "a video"."""
+    named = "png or jpg file" if kind == "an image" else "video, as mp4, mov, mkv, webm or gif,"
+    return ValueError(f"{path} cannot be read as {kind}: {reason}. Name a {named} that is whole.")
 
 
 def open_picture(path: str | Path, file: IO[bytes]) -> Image.Image | None:
@@ -109,8 +109,8 @@ def picture_of(data: bytes, *, most_pixels: int) -> Pixels:
     """The pixels of a picture that somebody sent: jpeg, png or webp, of a bounded size.
 
     Raises:
-        ValueError: it is none of these, is damaged, or its header announces more pixels; nothing
-            is decoded then.
+        ValueError: it is none of these, moves, is damaged, or its header announces more pixels;
+            nothing is decoded then.
     """
     file, what = io.BytesIO(data), "the picture"
     with damage_is_named(what):
@@ -122,6 +122,12 @@ def picture_of(data: bytes, *, most_pixels: int) -> Pixels:
         raise ValueError(
             f"{what} has {image.width}x{image.height} pixels, and {most_pixels:,} are the most "
             f"that are taken. Make it smaller."
+        )
+    with damage_is_named(what):
+        frames = image.n_frames if isinstance(image, PngImageFile | WebPImageFile) else 1
+    if frames > 1:
+        raise ValueError(
+            f"{what} moves: it has {frames} frames, and a video begins with one. Send one of them."
         )
     with damage_is_named(what):
         image.verify()  # checksums, after which Pillow wants the file opened again

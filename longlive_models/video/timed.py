@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longlive_models.timing import check_fps
 from longlive_models.video.facts import VideoFacts
-from longlive_models.video.picture import Pixels, open_file
+from longlive_models.video.picture import Pixels, open_file, open_picture
 from longlive_models.video.reader import VideoFile
 
 TICK = 1e-3
@@ -61,6 +61,11 @@ def video_facts(path: str | Path) -> VideoFacts:
         ValueError: see ``timed_frames``.
     """
     with open_file(path, "a video") as file:
+        if open_picture(path, file) is not None:
+            raise ValueError(
+                f"{path} is a picture, or pictures that move, and a clip is read from a video. "
+                f"Name one, as mp4, mov, mkv or webm."
+            )
         return VideoFile(path, file).facts()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from longlive_cli.main import app
@@ -134,6 +135,8 @@ def test_a_snapshot_goes_on_in_the_same_file(model, monkeypatch, only_new):
         (["--video", "no.mp4"], "there is no '.*no.mp4', which is to be read as the clip"),
         (["--video", "short.mp4"], "lasts 0.5 s, which is 4 frames"),
         (["--video", "story.txt"], "cannot be read as a video"),
+        (["--video", "red.png"], r"red.png is a picture, .* is named with image \(--image\)"),
+        (["--image", "clip.mp4"], r"clip.mp4 is a video, .* is named with video \(--video\)"),
         (["--video", "clip.mp4", "-o", "clip.mp4", "--overwrite"], "would replace"),
         (["--quiet", "--verbose"], "leave one of them out"),
     ],
@@ -142,6 +145,7 @@ def test_what_does_not_go_together_is_refused(words, message, model):
     saved_clip()
     Video(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), FPS).save("short.mp4")
     Path("story.txt").write_text("a")
+    Image.new("RGB", (32, 32), "red").save("red.png")
     done = longlive(PROMPT, "--model", model, *words)
     assert done.exit_code == 2
     assert re.search(message, done.stderr), done.stderr
