@@ -2,8 +2,9 @@
 
 The kernel computes ``x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x ** 3))``, which is GELU's
 tanh form, in float32, and rounds it to the type of ``x`` and then to E4M3, by the reciprocal of a
-row's scale. Its exponential is the GPU's fast one. It differs from torch's GELU and ``encode_rows``
-in the last bit for a few numbers in a thousand, so it is of the quality "high".
+row's scale. Its exponential and its division are the GPU's approximate ones. It differs from
+torch's GELU and ``encode_rows`` in the last bit for a few numbers in a thousand, so it is of the
+quality "high".
 """
 
 import functools

@@ -34,6 +34,25 @@ def e4m3_code(y, CONVERTS: tl.constexpr):
 
 
 @triton.jit
+def divided(x, scale, SHORT: tl.constexpr):
+    """x / scale, each row of x by its own, rounded as IEEE 754 does.
+
+    SHORT: the GPU has a fused multiply-add, and numbers are of bfloat16. A product with the rounded
+    reciprocal, put right by what it leaves over, then gives the same E4M3 codes in three
+    instructions: it can differ from the quotient only where that is within 2**-46 of the middle
+    between two neighbors in float32, and no bfloat16 over the scale of such a row is, next to the
+    middle between two codes.
+    """
+    over = tl.broadcast_to(scale[:, None], x.shape)
+    if SHORT:
+        inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
+        inverse = tl.broadcast_to(inverse, x.shape)
+        near = x * inverse
+        return tl.fma(tl.fma(-near, over, x), inverse, near)
+    return tl.div_rn(x, over)
+
+
+@triton.jit
 def _int8_code(y, LARGEST: tl.constexpr):
     y = tl.where(y == y, tl.minimum(tl.maximum(y, -LARGEST), LARGEST), 0.0)
     # float32's step is 1 at 1.5 * 2**23: adding it rounds to an integer, in the lowest bits
@@ -49,6 +68,7 @@ def _encode(
     LARGEST: tl.constexpr,
     E4M3: tl.constexpr,
     CONVERTS: tl.constexpr,
+    SHORT: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
@@ -76,7 +96,7 @@ def _encode(
         col = first + tl.arange(0, WIDTH)[None, :]
         mask = inside[:, None] & (col < D)
         x = tl.load(x_ptr + start + col, mask=mask, other=0.0).to(tl.float32)
-        y = tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape))
+        y = divided(x, scale, SHORT)
         code = e4m3_code(y, CONVERTS) if E4M3 else _int8_code(y, LARGEST)
         tl.store(codes_ptr + start + col, code, mask=mask)
 
@@ -98,6 +118,7 @@ def encode_rows(rows: Tensor, code_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         LARGEST=LARGEST[code_dtype],
         E4M3=code_dtype == torch.float8_e4m3fn,
         CONVERTS=converts(rows),
+        SHORT=converts(rows) and rows.dtype == torch.bfloat16 and code_dtype != torch.int8,
         D=cols,
         WIDTH=width,
         ROWS=per_program,

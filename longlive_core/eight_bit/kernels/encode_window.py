@@ -185,6 +185,7 @@ def encode_window(
             D=head_dim,
             WIDTH=width,
             TOKENS=per_program,
+            enable_fp_fusion=False,
         )
 
     start = tokens - own.shape[1]
@@ -200,6 +201,7 @@ def encode_window(
                 D=head_dim,
                 WIDTH=width,
                 TOKENS=per_program,
+                enable_fp_fusion=False,
             )
         at = 0
         for part in parts:
@@ -224,6 +226,7 @@ def encode_window(
         D=head_dim,
         WIDTH=width,
         TOKENS=per_program,
+        enable_fp_fusion=False,
     )
     return new
 

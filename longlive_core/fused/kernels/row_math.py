@@ -8,7 +8,7 @@ Rows of the tile hold zeros beyond their end.
 import triton  # noqa: TID253 - its home
 import triton.language as tl  # noqa: TID253
 
-from longlive_core.eight_bit.kernels.encode_byte_rows import TINY, e4m3_code, size_of
+from longlive_core.eight_bit.kernels.encode_byte_rows import TINY, divided, e4m3_code, size_of
 from longlive_core.fused import statistics
 
 BITS = tl.constexpr(statistics.BITS)
@@ -66,7 +66,7 @@ def rounded(x, NATIVE: tl.constexpr):
 
 @triton.jit
 def encoded(x, LARGEST: tl.constexpr, CONVERTS: tl.constexpr, DIVIDES: tl.constexpr):
-    """Codes and scales of the rows, as ``encode_rows`` has them if it ``DIVIDES``.
+    """Codes and scales of rows of bfloat16s, as ``encode_rows`` has them if it ``DIVIDES``.
 
     Else numbers are multiplied by their scale's reciprocal, which is faster, and puts one in some
     thousands that lies between two codes to the other of them.
@@ -75,7 +75,7 @@ def encoded(x, LARGEST: tl.constexpr, CONVERTS: tl.constexpr, DIVIDES: tl.conste
     scale = tl.div_rn(amax, tl.full(amax.shape, LARGEST, tl.float32))
     scale = tl.where(scale < TINY, TINY, scale)
     if DIVIDES:
-        y = tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape))
+        y = divided(x, scale, CONVERTS)
     else:
         y = x * tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
     return e4m3_code(y, CONVERTS), scale

@@ -136,6 +136,35 @@ def test_the_interpreted_kernels_give_the_references_bits():
     run_kernels(SMALL + SAME, interpreted=True)
 
 
+COMPILED = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from longlive_core.eight_bit.kernels import encode_window as kernels
+
+KINDS = {"amax_ptr": "*i32", "tokens": "i32", "past": "i32", "batch_stride": "i64",
+         "codes_stride": "i64", "x_ptr": "*bf16", "scales_ptr": "*fp32", "new_scales_ptr": "*fp32",
+         "codes_ptr": "*u8", "past_ptr": "*u8", "own_ptr": "*u8"}
+SIZES = {"HEADS": 24, "D": 128, "WIDTH": 128, "TOKENS": 64, "CONVERTS": True, "LARGEST": 448.0}
+for kernel, first in ((kernels._largest, True), (kernels._window_codes, True),
+                      (kernels._window_codes, False), (kernels._grow_window, False)):
+    names = kernel.arg_names
+    signature = {name: KINDS.get(name, "constexpr") for name in names}
+    constants = {n: x for n, x in {**SIZES, "FIRST": first}.items() if n in names}
+    runs = [(place,) for place, name in enumerate(names) if name in KINDS]
+    aligned = {place: [["tt.divisibility", 16]] for place in runs}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"enable_fp_fusion": False}
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    assert "ld.global.v4.b32" in code, "not read 16 bytes at a time"
+    assert ("cvt.rn.satfinite.e4m3x2" in code) == (kernel is not kernels._largest)
+"""
+
+
+def test_the_kernels_compile_for_hopper_and_read_sixteen_bytes_at_a_time():
+    run_kernels(COMPILED, interpreted=False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled kernels need a CUDA device")
 def test_the_compiled_kernels_give_the_references_bits():

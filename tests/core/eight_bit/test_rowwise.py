@@ -53,14 +53,17 @@ for cols, width in ((128, 128), (3072, 1024), (14336, 2048)):
     assert width_of(cols) == width
     for largest, e4m3 in ((448.0, True), (127.0, False)):
         for capability in (80, 90):
+            short = e4m3 and capability == 90
             constants = {"LARGEST": largest, "E4M3": e4m3, "CONVERTS": capability == 90,
-                         "D": cols, "WIDTH": width, "ROWS": 4096 // width}
+                         "SHORT": short, "D": cols, "WIDTH": width, "ROWS": 4096 // width}
             source = ASTSource(fn=_encode, signature=signature, constexprs=constants, attrs=aligned)
             target = GPUTarget("cuda", capability, 32)
             options = {"enable_fp_fusion": False}
             code = triton.compile(source, target=target, options=options).asm["ptx"]
             assert ("cvt.rn.satfinite.e4m3x2" in code) == (e4m3 and capability == 90)
-            assert "fma." not in code and ".ftz" not in code, cols
+            values = 4096 // 128 * (cols // width)
+            assert code.count("fma.") == (2 * values if short else 0), "two a short division"
+            assert ".ftz" not in code, cols
             assert "ld.global.v4.b32" in code, f"{cols}: not read 16 bytes at a time"
             stores = set(re.findall(r"st[.]global[.a-z0-9]*", code))
             assert stores <= {"st.global.v2.b32", "st.global.v4.b32", "st.global.b32"}, stores
@@ -147,3 +150,24 @@ def test_wider_numbers_are_rounded_to_float32_first():
         encode_rows(rows.double(), torch.int8), encode_rows(rows, torch.int8), strict=True
     ):
         assert torch.equal(got, want)
+
+
+def test_the_short_division_of_bfloat16s_gives_the_codes_of_the_quotient():
+    """All significands, with float64 in place of the fused multiply-add, whose products it holds.
+
+    A scale is a largest magnitude over 448, and a number is at most that: 20 binades of them reach
+    from E4M3's largest to below half of its smallest.
+    """
+    significands = torch.arange(128, 256, dtype=torch.float32)
+    scale = (significands / 448)[:, None]
+    below = 2.0 ** torch.arange(-20, 1, dtype=torch.float32)
+    x = (significands[:, None] * below).flatten()[None]
+    x = torch.where(x <= 448 * scale, x, 0)
+    inverse = 1 / scale
+    near = x * inverse
+    left_over = (x.double() - near.double() * scale.double()).float()
+    short = (near.double() + left_over.double() * inverse.double()).float()
+    codes, want = (y.clamp_max(448).to(torch.float8_e4m3fn) for y in (short, x / scale))
+    assert torch.equal(codes.view(torch.uint8), want.view(torch.uint8))
+    assert len(want.view(torch.uint8).unique()) == 127
+    assert not torch.equal(near.to(torch.float8_e4m3fn).float(), want.float())

@@ -49,6 +49,35 @@ def test_the_interpreted_kernel_is_near_torch():
     run_kernels(INTERPRETED, interpreted=True)
 
 
+COMPILED = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from longlive_core.fused.kernels.gelu_rows import _gelu_rows
+from longlive_core.fused.kernels.launch import tile
+
+kinds = {"x_ptr": "*bf16", "codes_ptr": "*u8", "scales_ptr": "*fp32", "rows": "i32"}
+aligned = {(place,): [["tt.divisibility", 16]] for place in range(3)}
+signature = {name: kinds.get(name, "constexpr") for name in _gelu_rows.arg_names}
+for dim in (24, 14336):
+    width, rows, warps = tile(dim)
+    constants = {"LARGEST": 448.0, "CONVERTS": True, "FAST": True, "D": dim, "WIDTH": width,
+                 "ROWS": rows}
+    source = ASTSource(fn=_gelu_rows, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"enable_fp_fusion": False, "num_warps": warps}
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+    values = width * rows // (32 * warps)
+    assert code.count("ex2.approx.ftz.f32") == code.count("rcp.approx.ftz.f32") == values
+    assert code.count("cvt.rn.bf16x2.f32") == values // 2
+    assert "cvt.rn.bf16.f32" not in code, "rounded one by one"
+    assert code.count("cvt.rn.satfinite.e4m3x2.f32") == values // 2
+"""
+
+
+def test_the_compiled_kernel_takes_two_approximations_a_number_and_rounds_in_pairs():
+    run_kernels(COMPILED, interpreted=False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compiled kernels need a CUDA device")
 def test_the_compiled_kernel_is_near_torch():

@@ -84,7 +84,9 @@ for encodes in (False, True):
     source = ASTSource(fn=_add_norm, signature=signature, constexprs=constants, attrs=aligned)
     options = {"enable_fp_fusion": False, "num_warps": warps}
     code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-    assert "fma." not in code and ".ftz" not in code
+    values = width * rows // (32 * warps)
+    assert code.count("fma.") == (2 * values if encodes else 0), "two a short division, no other"
+    assert ".ftz" not in code
     assert "sqrt.rn.f64" in code and "div.rn.f64" in code
     assert "ld.global.v4.b32" in code, "not read 16 bytes at a time"
 """
