@@ -6,16 +6,23 @@ over its five runs), the mean distance of two runs of the teacher, and the ratio
 far as chance alone takes a run of the teacher.
 
     python -m benchmarks.coverage runs/dmd_pocket/model runs/ar_pocket/model --videos 400
+
+With `-o FOLDER` a record and its table are written after each run of the teacher; from the second
+one on they have ratios.
 """
 
 import argparse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from longlive_models import LongLivePipeline
+from longlive_recipes.bench import record as record_file
 from longlive_recipes.evaluate import draw_looks, generate_clips
 from longlive_recipes.moving_shapes.captions import base_caption
 from longlive_recipes.moving_shapes.coverage import FREE, FreeTraits, coverage, free_traits
@@ -37,19 +44,40 @@ def traits_of(
         return list(pool.map(lambda clip: free_traits(clip, pipeline.settings.fps), clips))
 
 
-def table(student: Traits, teacher: Sequence[Traits]) -> str:
-    """Rows of distances, as text."""
+def rows(student: Traits, teacher: Sequence[Traits]) -> dict[str, dict[str, float]]:
+    """Distances by trait; those of chance need two runs of the teacher."""
     mean = {
         name: float(np.mean([coverage(student, run)[name] for run in teacher])) for name in FREE
     }
+    several = len(teacher) > 1
     pairs = [(run, teacher[(place + 1) % len(teacher)]) for place, run in enumerate(teacher)]
-    chance = {name: float(np.mean([coverage(a, b)[name] for a, b in pairs])) for name in FREE}
-    lines = [f"{'':8} {'student':>9} {'chance':>9} {'ratio':>6}"]
-    for name in FREE:
-        ratio = mean[name] / chance[name] if chance[name] else float("nan")
-        lines.append(f"{name:8} {mean[name]:9.4f} {chance[name]:9.4f} {ratio:6.2f}")
+    chance = {
+        name: float(np.mean([coverage(a, b)[name] for a, b in pairs])) if several else 0.0
+        for name in FREE
+    }
+    return {
+        name: {
+            "student": mean[name],
+            "chance": chance[name] if several else float("nan"),
+            "ratio": mean[name] / chance[name] if chance[name] else float("nan"),
+        }
+        for name in FREE
+    }
+
+
+def saturations(student: Traits, teacher: Sequence[Traits]) -> tuple[float, float]:
+    """The mean saturation of the student's videos and of the teacher's."""
     seen = np.mean([one.saturation for one in student if one is not None])
     usual = np.mean([one.saturation for run in teacher for one in run if one is not None])
+    return float(seen), float(usual)
+
+
+def table(student: Traits, teacher: Sequence[Traits]) -> str:
+    """Rows of distances, as text."""
+    lines = [f"{'':8} {'student':>9} {'chance':>9} {'ratio':>6}"]
+    for name, row in rows(student, teacher).items():
+        lines.append(f"{name:8} {row['student']:9.4f} {row['chance']:9.4f} {row['ratio']:6.2f}")
+    seen, usual = saturations(student, teacher)
     return "\n".join([*lines, f"saturation {seen:.4f}, the teacher's {usual:.4f}"])
 
 
@@ -63,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("-o", "--output", type=Path, help="a folder for the record and its table")
     chosen = parser.parse_args(arguments)
     looks = draw_looks(np.random.default_rng(3), "train", chosen.videos)
     prompts = [base_caption(look) for look in looks]
@@ -71,13 +100,44 @@ def main(arguments: Sequence[str] | None = None) -> str:
         LongLivePipeline.from_pretrained(name, device=chosen.device)
         for name in (chosen.student, chosen.teacher)
     )
-    runs = [
-        traits_of(teacher, prompts, 1_000_000 * (1 + number), **how)
-        for number in range(chosen.runs)
-    ]
-    text = table(traits_of(student, prompts, 0, **how), runs)
+    own = traits_of(student, prompts, 0, **how)
+    runs: list[Traits] = []
+    for number in range(chosen.runs):
+        runs.append(traits_of(teacher, prompts, 1_000_000 * (1 + number), **how))
+        if chosen.output is not None:
+            record = _record(chosen, student, own, runs)
+            kind = student.runtime.device.type
+            record_file.write(
+                record, record_file.table(record), chosen.output, f"pocket_coverage_{kind}"
+            )
+    text = table(own, runs)
     print(text)
     return text
+
+
+def _record(
+    chosen: argparse.Namespace, student: LongLivePipeline, own: Traits, runs: Sequence[Traits]
+) -> dict[str, Any]:
+    """What is known after some runs of the teacher."""
+    seen, usual = saturations(own, runs)
+    told = {name: vars(chosen)[name] for name in ("student", "teacher", "videos", "runs")}
+    found = {
+        "benchmark": "coverage",
+        "about": "1-Wasserstein distances of what prompts leave free: of a student's videos to its "
+        "teacher's, and of two runs of the teacher. A ratio of 1 is as far as chance alone takes.",
+        "rows": {
+            name: {key: value for key, value in row.items() if value == value}  # JSON has no NaN
+            for name, row in rows(own, runs).items()
+        },
+        "checked": f"saturation {seen:.4f}, the teacher's {usual:.4f}",
+        "traits": [[None if one is None else asdict(one) for one in run] for run in (own, *runs)],
+    }
+    if len(runs) < chosen.runs:
+        found["unfinished"] = f"{len(runs)} of {chosen.runs} runs of the teacher"
+    command = f"python -m benchmarks.coverage {chosen.student} {chosen.teacher} --videos"
+    return record_file.stamped(
+        found, told, student.runtime.device, f"{command} {chosen.videos} --runs {chosen.runs}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from longlive_models.checkpoints.folder import check_counts, fingerprint, unfilled
 from longlive_models.parts import PARTS
 from longlive_models.stream import Video, to_frames
-from longlive_models.vae import StreamState, VAEConfig, WanVAE
+from longlive_models.vae import VAEConfig, WanVAE
 from longlive_models.vae.light import FOLDER, lighter, save_light
 from longlive_models.vae.pruning import narrower
 from longlive_recipes.configs.distill_vae import DistillVAE as DistillVAE
@@ -33,8 +33,11 @@ from longlive_recipes.moving_shapes.dataset import encode_clips
 from longlive_recipes.moving_shapes.latent_cache import trained_vae
 from longlive_recipes.training.export import find_vae
 from longlive_recipes.training.fit import check_machine, check_run, fit, load_average
+from longlive_recipes.training.memory import MemoryPlan
 from longlive_recipes.training.module import TrainingModule, maybe_compile
 from longlive_recipes.training.run_checks import check_memory, check_not_replaced
+from longlive_recipes.training.vae_losses import light_losses
+from longlive_recipes.training.vae_memory import predict_light
 
 PRESETS = {
     "vae_light_pocket": vae_light_pocket,
@@ -94,18 +97,8 @@ class DistillVAEModule(TrainingModule):
         latents = self.latents[some.to(self.latents.device)].float()
         strength = config.jitter * torch.rand_like(latents[:, :1, :1, :1, :1])
         latents = latents + strength * torch.randn_like(latents)
-        full: StreamState | None = None
-        light: StreamState | None = None
         split = latents.split(config.piece, 2)[: last + 1]
-        with torch.no_grad():
-            for piece in split[:-1]:
-                _, full = self.teach(piece, full)
-                _, light = self.learn(piece, light)
-            want, _ = self.teach(split[-1], full)
-        got, _ = self.learn(split[-1], light)
-        error = (got.float() - want.float()).abs()
-        absolute, squared = error.mean(), error.square().mean()
-        return {"loss": absolute + squared, "psnr": -10 * (squared.detach() / 4).log10()}
+        return light_losses(self.teach, self.learn, list(split))
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -273,6 +266,14 @@ def _check_data(index: CacheIndex, config: DistillVAE, full: VAEConfig) -> None:
             f"decode to other pictures. Name that one, or prepare the clips again with it."
         )
     _split(index, config)
+
+
+def predict(config: DistillVAE) -> MemoryPlan:
+    """The memory of a run on its device. Raises ValueError as ``check`` does for VAE and clips."""
+    full = read_full(config.vae)
+    size, clips = _clips_of(config, full)
+    light = narrower(full, light_dim(config, full))
+    return predict_light(config, full, light, size=size, clips=clips)
 
 
 def memory_needed(

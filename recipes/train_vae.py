@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longlive_models.checkpoints.folder import (
@@ -42,6 +41,9 @@ from longlive_recipes.training.module import (
 )
 from longlive_recipes.training.run_checks import check_memory, check_not_replaced
 from longlive_recipes.training.schedule import current_phase
+from longlive_recipes.training.vae_losses import reconstruct, reconstruction_losses
+from longlive_recipes.training.vae_memory import frozen_as
+from longlive_recipes.training.vae_memory import predict as predict
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +67,7 @@ class TrainVAEModule(TrainingModule):
             self.vae = WanVAE(config.vae)
         if config.start_from:
             start_from(self.vae, Path(config.start_from))
-        if config.frozen_encoder:
-            self.vae.encoder.requires_grad_(False)
-            self.vae.conv1.requires_grad_(False)
+        frozen_as(config, self.vae)
         self.compiled = maybe_compile(self.reconstruct, config.run.compile)
 
     def on_fit_start(self) -> None:
@@ -85,14 +85,8 @@ class TrainVAEModule(TrainingModule):
         video, coverage = self.pool.windows(
             phase.batch, phase.length, self.choices(step), crop=phase.crop
         )
-        reconstruct = self.compiled if phase.length > 1 else self.reconstruct
-        restored, mean, logvar = reconstruct(video)
-        weight = 1 + self.config.object_weight * near_objects(coverage)
-        error = (restored.float() - video).abs()
-        squared = self.config.squared_weight * error.square()
-        picture = (weight * (error + squared)).mean() / weight.mean()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return {"loss": picture + self.config.kl_weight * kl, "picture": picture, "kl": kl}
+        restore = self.compiled if phase.length > 1 else self.reconstruct
+        return reconstruction_losses(self.config, restore, video, coverage)
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -104,10 +98,7 @@ class TrainVAEModule(TrainingModule):
 
     def reconstruct(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The video through latents with noise; their mean and log-variance, both float32."""
-        mean, logvar = self.vae.moments(video)
-        mean, logvar = mean.float(), logvar.float()
-        sample = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-        return self.vae.decode(self.vae.normalize(sample)), mean, logvar
+        return reconstruct(self.vae, video)
 
     def validate(self) -> dict[str, float]:
         return self.write(self.fresh)
@@ -180,11 +171,6 @@ def latent_statistics(
     values = torch.cat(means).transpose(0, 1).flatten(1).double()
     mean, std = values.mean(1).tolist(), values.std(1).tolist()
     return tuple(round(v, 5) for v in mean), tuple(round(v, 5) for v in std)
-
-
-def near_objects(coverage: Tensor) -> Tensor:
-    """1 where an object or its edge lies within two pixels, else 0; shape as ``coverage``."""
-    return F.max_pool3d((coverage > 0).float(), (1, 5, 5), stride=1, padding=(0, 2, 2))
 
 
 def check(config: TrainVAE, *, resume: str | None = None) -> None:

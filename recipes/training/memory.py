@@ -58,8 +58,9 @@ class MemoryPlan:
         lasting: what is there all the time, by part.
         step: what a step takes in its forward and backward pass.
         update: what an update of the weights takes: all gradients, and what the optimizer works in.
-        tokens: tokens of a step on this device, clean and noisy copies.
+        tokens: tokens of a step on this device, clean and noisy copies; or ``unit`` instead.
         about: what the numbers are of, in words.
+        unit: what a step is counted in.
     """
 
     lasting: Mapping[str, int]
@@ -67,6 +68,7 @@ class MemoryPlan:
     update: Mapping[str, int]
     tokens: int
     about: str
+    unit: str = "tokens"
 
     @property
     def peak(self) -> int:
@@ -86,7 +88,7 @@ class MemoryPlan:
         return [
             f"predicted memory of a device: {_size(self.peak)} ({self.about})",
             *(f"  {name:{wide}}  {_size(size):>10}" for name, size in rows.items()),
-            f"tokens of a step on a device: {self.tokens:,}",
+            f"{self.unit} of a step on a device: {self.tokens:,}",
         ]
 
     def _is_step(self) -> bool:
@@ -128,8 +130,10 @@ def rehearse(
     one = _kept_when_compiled(make, 1, autocast=autocast)
     if one is None:
         return step
-    two = _kept_when_compiled(make, 2, autocast=autocast)
-    return replace(step, kept=_of_all(one, two or one, layers - 2))
+    if layers > 1:
+        two = _kept_when_compiled(make, 2, autocast=autocast)
+        one = _of_all(one, two or one, layers - 2)
+    return replace(step, kept=one)
 
 
 def _of_all(before: int, last: int, further: int) -> int:

@@ -21,12 +21,12 @@ from longlive_recipes.train_vae import (
     TrainVAEModule,
     latent_statistics,
     measure,
-    near_objects,
     write_vae,
 )
 from longlive_recipes.training.fit import fit
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.schedule import TrainingSchedule
+from longlive_recipes.training.vae_losses import near_objects
 from tests.recipes.tiny_runs import (
     assert_equal,
     assert_same_run,

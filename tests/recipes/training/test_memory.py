@@ -1,13 +1,11 @@
 """Predicted memory, beside what torch's profiler says of real steps."""
 
-import json
 import re
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from longlive_models.wan import POCKET
 from longlive_recipes.configs.train_ar import ar_5b
@@ -24,40 +22,8 @@ from longlive_recipes.training.memory import (
 )
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
+from tests.recipes.memory_peaks import ENOUGH, measured_peak
 from tests.recipes.tiny_runs import ar_config, write_tiny_vae
-
-MEASURED = 2
-"""The step that is measured, from its beginning to that of the next."""
-
-
-class Profiled(TrainARModule):
-    """Keeps what torch's allocator did in one step."""
-
-    def training_step(self, step):
-        if step == MEASURED:
-            self.profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-            self.profile.__enter__()
-        elif step == MEASURED + 1:
-            self.profile.__exit__(None, None, None)
-        return super().training_step(step)
-
-
-def measured_peak(config, file):
-    """Bytes within the step beyond what was there when it began."""
-    module = Profiled(config)
-    fit(module, config.run, config)
-    module.profile.export_chrome_trace(str(file))
-    events = json.loads(file.read_text())["traceEvents"]
-    events = [e["args"] | {"ts": e["ts"]} for e in events if e.get("name") == "[memory]"]
-    alive, now, peak = {}, 0, 0
-    for event in sorted(events, key=lambda e: (e["ts"], e["Ev Idx"])):
-        if event["Bytes"] > 0:
-            alive[event["Addr"]] = event["Bytes"]
-            now += event["Bytes"]
-        else:
-            now -= alive.pop(event["Addr"], 0)
-        peak = max(peak, now)
-    return peak
 
 
 def sized(folder, vae, *, layers=3, blocks=2, batch=4, precision="32-true", **changes):
@@ -67,11 +33,10 @@ def sized(folder, vae, *, layers=3, blocks=2, batch=4, precision="32-true", **ch
         model=replace(POCKET, dim=96, ffn_dim=256, num_heads=2, num_layers=layers, text_dim=16),
         sets=(ClipSet(blocks=blocks, clips=3),),
         phases=(Phase(length=blocks, batch=batch, until=1.0),),
-        budget=TrainingSchedule(steps=MEASURED + 2, warmup_steps=1),
+        budget=ENOUGH,
         **changes,
     )
-    run = replace(config.run, precision=precision, checkpoint_minutes=60.0, validate_every=100)
-    return replace(config, run=run)
+    return replace(config, run=replace(config.run, precision=precision))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +61,9 @@ def test_the_prediction_is_within_a_tenth_of_what_a_step_takes(changes, tmp_path
     config = sized(tmp_path / "run", vae, **changes)
     plan = predict(config)
     within = plan.peak - sum(plan.lasting.values())
-    assert within == pytest.approx(measured_peak(config, tmp_path / "trace.json"), rel=0.1)
+    assert within == pytest.approx(
+        measured_peak(TrainARModule, config, tmp_path / "trace.json"), rel=0.1
+    )
 
 
 def test_what_lasts_is_what_a_run_holds(tmp_path, vae):
