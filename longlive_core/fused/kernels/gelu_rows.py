@@ -61,7 +61,7 @@ def _gelu_rows(
     at = row.to(tl.int64)[:, None] * D + col
     mask = inside[:, None] & (col < D)
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    y = _gelu(x, FAST)
+    y = tl.where(col < D, _gelu(x, FAST), 0.0)  # so that padding of whole reads is left out
     code, scale = encoded(y, LARGEST, CONVERTS, False)
     tl.store(codes_ptr + at, code, mask=mask)
     tl.store(scales_ptr + row, scale, mask=inside)
@@ -74,7 +74,7 @@ def gelu_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.numel() // dim
     codes = torch.empty_like(x, dtype=torch.uint8)
     scales = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
-    width, per_program, warps = tile(dim)
+    width, per_program, warps = tile(dim, encodes=True)
     _gelu_rows[(triton.cdiv(rows, per_program),)](
         x,
         codes,

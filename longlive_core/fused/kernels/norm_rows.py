@@ -72,7 +72,7 @@ def _add_norm(
             n = n * weight + bias
         out = rounded(n, NATIVE)
         if ENCODES:
-            wide = tl.where(mask, out.to(tl.float32), 0.0)
+            wide = tl.where(col < D, out.to(tl.float32), 0.0)
             code, scales = encoded(wide, LARGEST, CONVERTS, True)
             tl.store(out_ptr + at, code, mask=mask)
             tl.store(scales_ptr + row, scales, mask=inside)
@@ -112,7 +112,7 @@ def add_norm(
     scales = torch.empty(
         (*x.shape[:-1], 1) if encode else (1,), dtype=torch.float32, device=x.device
     )
-    width, per_program, warps = tile(dim)
+    width, per_program, warps = tile(dim, encodes=encode)
     _add_norm[(triton.cdiv(rows, per_program),)](
         x,
         x if y is None else y,

@@ -60,17 +60,17 @@ kinds = {"x_ptr": "*bf16", "codes_ptr": "*u8", "scales_ptr": "*fp32", "rows": "i
 aligned = {(place,): [["tt.divisibility", 16]] for place in range(3)}
 signature = {name: kinds.get(name, "constexpr") for name in _gelu_rows.arg_names}
 for dim in (24, 14336):
-    width, rows, warps = tile(dim)
+    width, rows, warps = tile(dim, encodes=True)
     constants = {"LARGEST": 448.0, "CONVERTS": True, "FAST": True, "D": dim, "WIDTH": width,
                  "ROWS": rows}
     source = ASTSource(fn=_gelu_rows, signature=signature, constexprs=constants, attrs=aligned)
     options = {"enable_fp_fusion": False, "num_warps": warps}
     code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
-    values = width * rows // (32 * warps)
+    values = (dim if rows == 1 else width * rows) // (32 * warps)  # a wide row has no padding
     assert code.count("ex2.approx.ftz.f32") == code.count("rcp.approx.ftz.f32") == values
     assert code.count("cvt.rn.bf16x2.f32") == values // 2
     assert "cvt.rn.bf16.f32" not in code, "rounded one by one"
-    assert code.count("cvt.rn.satfinite.e4m3x2.f32") == values // 2
+    assert code.count("cvt.rn.satfinite.e4m3x2.f32") - values // 2 in (0, 1)  # and one of zeros
 """
 
 
