@@ -14,18 +14,28 @@ import torch
 from torch import Tensor
 
 from longlive_core import float8, nvfp4
-from longlive_core.attention import ATTENTION, MASKED_ATTENTION, attention, masked_attention
+from longlive_core.attention import (
+    ATTENTION,
+    ATTENTION_OVER_CODES,
+    MASKED_ATTENTION,
+    attention,
+    attention_over_codes,
+    masked_attention,
+)
 from longlive_core.backends import BackendUnavailable, Operation, Request
 from longlive_core.eight_bit import (
     DECODE_BYTE_PAGES,
     ENCODE_COLUMNS,
     ENCODE_HEADS,
     ENCODE_ROWS,
+    ENCODE_WINDOW,
+    EncodedHeads,
     EncodedRows,
     Int8PageCodec,
     encode_columns,
     encode_heads,
     encode_rows,
+    encode_window,
 )
 from longlive_core.float8 import BLOCK_MATMUL, ROW_MATMUL
 from longlive_core.fused import GELU, NORM, ROTATE, Modulation, add_norm, gelu, rotate_heads
@@ -157,6 +167,12 @@ def _attention(device: torch.device, dtype: torch.dtype, head_dim: int, backend:
     return attention(q, k, v, backend=backend)
 
 
+def _over_codes(device: torch.device, dtype: torch.dtype, head_dim: int, backend: str) -> Tensor:
+    q, k, v = (_drawn(device, dtype, 1, SIDE, 2, head_dim, seed=seed) for seed in range(3))
+    keys, values = (EncodedHeads(*encode_heads(x, backend="reference")) for x in (k, v))
+    return attention_over_codes(q, keys, values, backend=backend)
+
+
 def _masked(device: torch.device, dtype: torch.dtype, head_dim: int, backend: str) -> Tensor:
     q, k, v = (_drawn(device, dtype, 1, SIDE, 2, head_dim, seed=seed) for seed in range(3))
     places = torch.arange(SIDE, dtype=torch.int64, device=device)
@@ -227,6 +243,14 @@ def _encoded_heads(device: torch.device, dtype: torch.dtype, head_dim: int, back
     return torch.cat([codes.float().flatten(), scales.flatten()])
 
 
+def _window(device: torch.device, dtype: torch.dtype, head_dim: int, backend: str) -> Tensor:
+    past, own = (_drawn(device, dtype, 1, SIDE, 2, head_dim, seed=seed) for seed in (0, 1))
+    codes = torch.empty(1, 2 * SIDE, 2, head_dim, dtype=torch.float8_e4m3fn, device=device)
+    first = encode_window(codes, own, [past], None, backend=backend)
+    grown = encode_window(codes, 9 * own, (), first.scales, backend=backend)
+    return torch.cat([grown.codes.float().flatten(), grown.scales.flatten()])
+
+
 def _encoded_columns(device: torch.device, dtype: torch.dtype, _: int, backend: str) -> Tensor:
     x = _drawn(device, dtype, SIDE, SIDE)
     codes, scales = encode_columns(x, x.abs().amax(0).float(), backend=backend)
@@ -276,6 +300,7 @@ def _page(writes: PageCodec, reads: PageCodec, device: torch.device, dtype: torc
 TESTS = (
     SelfTest(operation=ATTENTION, near=0.02, compute=_attention),
     SelfTest(operation=MASKED_ATTENTION, near=0.02, compute=_masked),
+    SelfTest(operation=ATTENTION_OVER_CODES, near=0.03, compute=_over_codes),
     SelfTest(operation=ROW_MATMUL, near=0.01, compute=_eight_bit_rows),
     SelfTest(operation=BLOCK_MATMUL, near=0.01, compute=_eight_bit_blocks),
     SelfTest(
@@ -289,6 +314,7 @@ TESTS = (
     SelfTest(operation=DECODE_BYTE_PAGES, near=0.0, compute=_eight_bit_pages),
     SelfTest(operation=ENCODE_ROWS, near=0.0, compute=_encoded_rows),
     SelfTest(operation=ENCODE_HEADS, near=0.0, compute=_encoded_heads),
+    SelfTest(operation=ENCODE_WINDOW, near=0.0, compute=_window),
     SelfTest(operation=ENCODE_COLUMNS, near=0.0, compute=_encoded_columns),
     SelfTest(operation=NORM, near=0.01, compute=_norm),
     SelfTest(operation=ROTATE, near=0.01, compute=_rotated),
