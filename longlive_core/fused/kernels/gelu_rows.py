@@ -12,6 +12,8 @@ from longlive_core.eight_bit.kernels.encode_byte_rows import converts
 from longlive_core.fused.kernels.launch import tile
 from longlive_core.fused.kernels.row_math import encoded, rounded
 
+VALUES_PER_THREAD = 128
+
 
 @triton.jit
 def _gelu(x, FAST: tl.constexpr):
@@ -74,7 +76,7 @@ def gelu_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.numel() // dim
     codes = torch.empty_like(x, dtype=torch.uint8)
     scales = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
-    width, per_program, warps = tile(dim, encodes=True)
+    width, per_program, warps = tile(dim, encodes=True, most=VALUES_PER_THREAD)
     _gelu_rows[(triton.cdiv(rows, per_program),)](
         x,
         codes,

@@ -53,14 +53,14 @@ COMPILED = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from longlive_core.fused.kernels.gelu_rows import _gelu_rows
+from longlive_core.fused.kernels.gelu_rows import VALUES_PER_THREAD, _gelu_rows
 from longlive_core.fused.kernels.launch import tile
 
 kinds = {"x_ptr": "*bf16", "codes_ptr": "*u8", "scales_ptr": "*fp32", "rows": "i32"}
 aligned = {(place,): [["tt.divisibility", 16]] for place in range(3)}
 signature = {name: kinds.get(name, "constexpr") for name in _gelu_rows.arg_names}
 for dim in (24, 14336):
-    width, rows, warps = tile(dim, encodes=True)
+    width, rows, warps = tile(dim, encodes=True, most=VALUES_PER_THREAD)
     constants = {"LARGEST": 448.0, "CONVERTS": True, "FAST": True, "D": dim, "WIDTH": width,
                  "ROWS": rows}
     source = ASTSource(fn=_gelu_rows, signature=signature, constexprs=constants, attrs=aligned)

@@ -19,18 +19,25 @@ def test_a_program_holds_whole_rows(dim, encodes):
     assert all(number & (number - 1) == 0 for number in (width, rows, warps))
 
 
-@given(st.integers(1, 32), st.booleans())
-def test_the_padding_of_a_wide_row_is_of_whole_threads(parts, encodes):
+@given(st.integers(1, 32), st.booleans(), st.sampled_from([64, 128]))
+def test_the_padding_of_a_wide_row_is_of_whole_threads_or_as_many_warps_as_ever(
+    parts, encodes, most
+):
     at_once = THREADS * (16 if encodes else 8)
-    width, rows, warps = tile(parts * at_once, encodes=encodes)
-    if rows == 1 and parts * at_once < width:
-        assert parts % warps == 0
+    dim = parts * at_once
+    width, rows, warps = tile(dim, encodes=encodes, most=most)
+    usual = min(16, rows * width // 512)
+    assert warps <= usual
+    if rows == 1 and dim < width and warps < usual:
+        assert dim % (warps * at_once) == 0
+        assert width // (THREADS * warps) <= most
 
 
 def test_the_rows_of_the_large_model():
     assert tile(3072) == (4096, 1, 4)
     assert tile(3072, encodes=True) == (4096, 1, 2)
-    assert tile(14336, encodes=True) == (16384, 1, 4)
-    assert tile(4096) == (4096, 1, 8)
+    assert tile(14336, encodes=True, most=128) == (16384, 1, 4)
+    assert tile(14336, encodes=True) == (16384, 1, 16)
+    assert tile(13 * 256) == tile(4096) == (4096, 1, 8)
     with pytest.raises(ValueError, match="rows of at most 16384 numbers, got 16385"):
         tile(WIDEST + 1)
