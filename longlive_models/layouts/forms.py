@@ -97,9 +97,17 @@ def read_forms(
             before = _PREFIXES.get(kind.name, "")
             for key in (*kind.names, *kind.also):
                 left.pop(f"{module}.{before}{key}", None)
-    scaled = SCALED in left or any(key.endswith(".scale_weight") for key in left)
+    scaled = SCALED in left or any(_is_fp8_scale(key, left) for key in left)
     plain = _plain(left, scaled, marked, source)
     return _unfused(plain, packed, source)
+
+
+def _is_fp8_scale(key: str, entries: Mapping[str, Entry]) -> bool:
+    """Whether a tensor is the scale of an FP8 weight, or is named as only those are."""
+    module, _, last = key.rpartition(".")
+    weight = entries.get(f"{module}.weight")
+    of_fp8 = weight is not None and weight.dtype in FP8
+    return last == "scale_weight" or (of_fp8 and last in _SCALES)
 
 
 def _refuse_scaled_inputs(entries: Mapping[str, Entry], source: object) -> None:
@@ -204,7 +212,12 @@ def _convention(
     marks = {mark for one in CONVENTIONS.values() for mark in one.names} - {
         *("weight", "scale", "scales", "weight_scale", "comfy_quant"),
     }
-    return identify(names) if names & marks else None
+    if not names & marks:
+        return None
+    try:
+        return identify(names)
+    except ValueError as error:
+        raise ValueError(f"{source}: {module}: {error}") from error
 
 
 def _bare(key: str) -> str:
@@ -279,6 +292,7 @@ def _plain(
                     f"{module}.weight_scale), though the file says that its weights have scales: "
                     f"without it every value is wrong. Take the file whole."
                 )
+            _refuse_unknown_scale(key, left, source)
             scale = left[names[0]] if names and last == "weight" else None
             if marked.get(module) == "mxfp8" or (scale is not None and scale.dtype in _POWERS):
                 raise ValueError(
@@ -301,6 +315,18 @@ def _plain(
     }
 
 
+def _refuse_unknown_scale(key: str, entries: Mapping[str, Entry], source: object) -> None:
+    """Raise ValueError for FP8 that has a scale beside it under a name that is not known here."""
+    module = key.rpartition(".")[0]
+    for name in (f"{key}_scale_inv", f"{module}.scale", f"{module}.scales"):
+        if name in entries and entries[name].dtype.is_floating_point:
+            raise ValueError(
+                f"{source} holds {key} in FP8 beside {name}, a scale whose meaning is not known "
+                f"here: without it every value is wrong. Take the model in bf16, or in FP8 with "
+                f"one scale a weight (scale_weight or weight_scale)."
+            )
+
+
 def _decoded(entry: Entry, scale: Entry | None, key: str, source: object) -> Entry:
     """FP8 as bfloat16, which holds each of its values, or times its scale as float32."""
     if scale is None:
@@ -314,10 +340,12 @@ def _decoded(entry: Entry, scale: Entry | None, key: str, source: object) -> Ent
     def read() -> Tensor:
         values, factor = entry.read().float(), scale.read().float()
         rows = values.shape[0]
-        if factor.numel() != 1 and (rows % factor.numel() or not factor.numel()):
+        by_rows = factor.numel() == factor.shape[:1].numel()
+        if factor.numel() != 1 and (not by_rows or not factor.numel() or rows % factor.numel()):
             raise ValueError(
-                f"{source}: {key} has {rows} rows and a scale of {factor.numel()} numbers, which "
-                f"do not divide them. Take the model in bf16."
+                f"{source}: {key} has {rows} rows and a scale of shape {list(factor.shape)}, which "
+                f"is neither one number nor one for each of some equal groups of rows: scales of "
+                f"squares are not read here. Take the model in bf16."
             )
         if not bool((factor.isfinite() & (factor > 0)).all()):
             raise ValueError(
