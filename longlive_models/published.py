@@ -92,7 +92,8 @@ def find_files(path: Path, *, packed: bool = False, download: bool = False) -> P
         download: fetch files of the base model that are missing.
 
     Raises:
-        ValueError: some files are missing; the message names them.
+        ValueError: some files are missing, which the message names, or what was named is no
+            transformer.
     """
     roots = _roots(path)
     needed = (VAE, TEXT, TOKENIZER)
@@ -102,6 +103,8 @@ def find_files(path: Path, *, packed: bool = False, download: bool = False) -> P
     weights = find_weights(path, packed=packed)
     missing = [name for name in needed if name not in found]
     if weights is None or missing:
+        if weights is not None:
+            open_part(weights, "transformer")  # another file in its place is told first
         names = missing if weights else [PUBLISHED_WEIGHTS[0], *missing]
         raise ValueError(
             f"{path} lacks {', '.join(names)} of the published model: {VAE}, {TEXT} and the "

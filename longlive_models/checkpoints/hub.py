@@ -32,8 +32,8 @@ def resolve(model: str, *, download: bool = False, revision: str | None = None) 
         download: fetch a hub id that is not in the local hub cache.
         revision: a branch, a tag or a commit of a hub id.
 
-        Raises:
-            ValueError: there is no such model here; the message says what would help.
+    Raises:
+        ValueError: there is no such model here; the message says what would help.
     """
     if model in EMBEDDED:
         return EMBEDDED[model]

@@ -98,7 +98,7 @@ def require_part(found: Recognized, wanted: str, source: object) -> None:
     if found.part == wanted:
         return
     way_out = {
-        "lora": "Name the model that it is for, and merge or add it there.",
+        "lora": "Name the model that it is for, and this file with --lora (lora=).",
         "": "Take the file from the model's own folder.",
     }.get(found.part, f"Put it where {IN_WORDS.get(found.part, '')} is looked for.")
     raise ValueError(
