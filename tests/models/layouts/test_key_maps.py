@@ -13,6 +13,7 @@ from longlive_models.layouts.recognize import recognize
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.layouts.wrappers import unwrapped
 from longlive_models.text import UMT5_XXL
+from longlive_models.text.checkpoint import transformers_key
 from longlive_models.vae import WAN22_VAE, WanVAE
 from longlive_models.wan import WAN_5B, WanTransformer
 from tests.models.foreign_files import text_state
@@ -68,6 +69,12 @@ def test_a_text_encoders_names_are_those_of_transformers_both_ways():
     foreign = [to_diffusers("text_encoder", name) for name in names]
     assert all(foreign)
     assert list(to_published("text_encoder", foreign).values()) == names
+
+
+def test_the_two_tables_of_a_text_encoders_names_agree():
+    """The other one fills transformers' own model, whose features the golden vectors have."""
+    for name in text_state():
+        assert to_diffusers("text_encoder", name) == transformers_key(name)
 
 
 def test_names_that_no_part_has_are_not_translated():
