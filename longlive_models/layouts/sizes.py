@@ -6,7 +6,7 @@ from typing import Any
 
 from longlive_models.checkpoints.nvfp4 import split_quantization
 from longlive_models.layouts.depth import require_all, require_layers
-from longlive_models.text import UMT5Config
+from longlive_models.text import UMT5_XXL, UMT5Config
 from longlive_models.vae import WAN22_VAE, VAEConfig
 from longlive_models.wan import WAN_5B, WanConfig
 
@@ -141,6 +141,8 @@ def umt5_config(shapes: Shapes, config: Mapping[str, Any] | None, source: object
         ValueError: the shapes are of no such encoder, or blocks are not there.
     """
     held = _count(shapes, r"blocks\.(\d+)\.")
+    said = config or {}
+    farthest = said.get("relative_attention_max_distance", said.get("max_distance"))
     try:
         vocabulary, dim = shapes["token_embedding.weight"]
         buckets, heads = shapes["blocks.0.pos_embedding.embedding.weight"]
@@ -152,6 +154,7 @@ def umt5_config(shapes: Shapes, config: Mapping[str, Any] | None, source: object
             num_heads=heads,
             num_layers=held,
             num_buckets=buckets,
+            max_distance=UMT5_XXL.max_distance if farthest is None else farthest,
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise _unknown(source, "UMT5 text encoder", error) from error

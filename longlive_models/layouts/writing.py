@@ -1,4 +1,8 @@
-"""Writing tensors one after another, so that memory never holds a model."""
+"""Writing tensors one after another, so that memory holds one of them.
+
+A pickle is the exception: ``torch.save`` takes all of its tensors together. Those that are mapped
+from their file as they are take no memory then; decoded and converted ones do.
+"""
 
 import json
 import struct

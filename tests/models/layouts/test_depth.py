@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,18 @@ def test_configs_of_wan_itself_are_understood():
         **{"eps": 1e-06, "text_len": 512},
     }
     assert transformer_config(full_transformer(), config, "a folder") == WAN_5B
+
+
+def test_what_shapes_do_not_tell_is_taken_from_a_config():
+    shapes = full_transformer()
+    theirs = {"attention_head_dim": 64, "eps": 1e-5, "num_layers": 30}
+    found = transformer_config(shapes, theirs, "a folder")
+    assert (found.num_heads, found.eps) == (48, 1e-5)
+    text = published_shapes(UMT5_XXL)
+    for name in ("relative_attention_max_distance", "max_distance"):
+        assert umt5_config(text, {name: 64}, "a folder") == replace(UMT5_XXL, max_distance=64)
+    with pytest.raises(ValueError, match="text encoder cannot be told .*max_distance"):
+        umt5_config(text, {"max_distance": -1}, "a folder")
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from longlive_core.testing import assert_bitwise_equal
 from longlive_models.checkpoints.folder import unfilled
 from longlive_models.layouts.key_maps import to_diffusers, to_published
+from longlive_models.layouts.part_files import open_part
 from longlive_models.layouts.recognize import recognize
 from longlive_models.layouts.sizes import transformer_config, umt5_config, vae_config
 from longlive_models.layouts.wrappers import unwrapped
@@ -16,7 +18,7 @@ from longlive_models.text import UMT5_XXL
 from longlive_models.text.checkpoint import transformers_key
 from longlive_models.vae import WAN22_VAE, WanVAE
 from longlive_models.wan import WAN_5B, WanTransformer
-from tests.models.foreign_files import text_state
+from tests.models.foreign_files import text_state, transformer_state
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -134,3 +136,17 @@ def test_full_sizes_follow_from_shapes(part, ours):
 def test_what_programs_put_before_names_is_taken_off(wrap, ours):
     names = list(ours["transformer"])
     assert unwrapped(wrap.format(name) for name in names) == {n: wrap.format(n) for n in names}
+
+
+def test_of_several_models_in_a_training_checkpoint_the_trained_one_is_read(tmp_path):
+    """What stands under "generator", before its average, whatever their order in the file."""
+    trained = {f"model.{k}": v for k, v in transformer_state().items()}
+    average = {name: 2 * value for name, value in trained.items()}
+    for content in (
+        {"generator_ema": average, "generator": trained},
+        {"generator": trained, "critic": average, "generator_ema": average},
+    ):
+        torch.save(content, tmp_path / "model.pt")
+        part = open_part(tmp_path / "model.pt", "transformer")
+        for name, value in transformer_state().items():
+            assert_bitwise_equal(part.plain[name].read(), value)

@@ -18,6 +18,7 @@ from longlive_models.checkpoints.folder import fill, unfilled
 from longlive_models.checkpoints.hub import is_published, resolve
 from longlive_models.checkpoints.model_folder import read_spec
 from longlive_models.layouts.gguf_files import Planned, write_gguf
+from longlive_models.layouts.part_files import open_part
 from longlive_models.loading import LoadedModel, load_model
 from longlive_models.precision import set_precision, stored_precision
 from longlive_models.published import (
@@ -248,8 +249,6 @@ def test_fused_layers_are_taken_apart_with_a_scale_each(tmp_path):
         "quantization_config": {"quant_method": "modelopt"},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    from longlive_models.layouts.part_files import open_part
-
     part = open_part(folder, "transformer")
     for block in ("blocks.0", "blocks.1"):
         for one, factor in zip("qkv", (1, 3, 0.4), strict=True):
