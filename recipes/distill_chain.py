@@ -9,7 +9,8 @@ Command:  longlive train pocket_chain
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from longlive_recipes.training.ar_checks import check_data, spec_of
 from longlive_recipes.training.checkpoint_files import CHECKPOINT, read_state
 from longlive_recipes.training.checkpoint_layout import CLOCK, steps_in
 from longlive_recipes.training.fit import check_run
+from longlive_recipes.training.memory import MemoryPlan, shown_size
 from longlive_recipes.training.run_checks import check_folder
 
 PRESETS = {"pocket_chain": pocket_chain, "tiny_chain": tiny_chain}
@@ -78,6 +80,55 @@ def run(config: DistillChain, *, resume: str | None = None) -> Path:
     for name, stage in zip(config.names, config.stages, strict=True):
         _log.info("stage %s took %.1f minutes of training", name, _seconds(stage) / 60)
     return packed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainMemory:
+    """The memory of a chain's stages, which run one after another.
+
+    Attributes:
+        stages: of each by its name, in order.
+    """
+
+    stages: Mapping[str, MemoryPlan]
+
+    @property
+    def largest(self) -> str:
+        """The name of the stage that takes most."""
+        return max(self.stages, key=lambda name: self.stages[name].peak)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of tensors at a time, in any stage."""
+        return self.stages[self.largest].peak
+
+    @property
+    def about(self) -> str:
+        """What the number is of, in words."""
+        return f"stage {self.largest} takes most: {self.stages[self.largest].about}"
+
+    def lines(self) -> list[str]:
+        """A line a stage, and the largest by part."""
+        wide = max(map(len, self.stages))
+        rows = [
+            f"  {name:{wide}}  {shown_size(plan.peak):>10}  {plan.about}"
+            for name, plan in self.stages.items()
+        ]
+        largest = self.stages[self.largest]
+        return [
+            "predicted memory of a device, by stage:",
+            *rows,
+            f"the largest is {self.largest}:",
+            *largest.lines(),
+        ]
+
+
+def predict(config: DistillChain) -> ChainMemory:
+    """The memory of each stage. Raises ValueError as the stages' own recipes do."""
+    cm, dmd = config.students
+    plans = [*map(train_ar.predict, config.teachers), distill_cm.predict(cm)]
+    plans.append(distill_dmd.predict(dmd))
+    return ChainMemory(stages=dict(zip(config.names, plans, strict=True)))
 
 
 def export(config: DistillChain, *, resume: str) -> Path:

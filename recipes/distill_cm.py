@@ -17,7 +17,9 @@ from longlive_recipes.configs.distill_cm import DistillCM as DistillCM
 from longlive_recipes.distillation.checks import check_teacher
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
+from longlive_recipes.distillation.step_memory import predict_cm
 from longlive_recipes.training.fit import load_average
+from longlive_recipes.training.memory import MemoryPlan
 from longlive_recipes.training.parallel import Parallel
 
 PRESETS = {"cm_pocket": cm_pocket, "cm_tiny": cm_tiny, "cm_5b": cm_5b}
@@ -34,6 +36,11 @@ def check(config: DistillCM, *, resume: str | None = None) -> None:
     """Raise ValueError for what can be seen to fail before anything is drawn or written."""
     train_ar.check(config, resume=resume)
     check_teacher(config)
+
+
+def predict(config: DistillCM) -> MemoryPlan:
+    """The memory of a run on each of its devices. Raises ValueError without its VAE."""
+    return predict_cm(config)
 
 
 def run(config: DistillCM, *, resume: str | None = None) -> Path:

@@ -41,10 +41,12 @@ from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
 from longlive_recipes.distillation.rollouts import PromptBook, Rollouts, lengthened
 from longlive_recipes.distillation.shared import SharedNetworks
+from longlive_recipes.distillation.step_memory import predict_dmd
 from longlive_recipes.distillation.twins import twin
 from longlive_recipes.moving_shapes.dataset import TokenClips
 from longlive_recipes.training.checkpoint_layout import LEFT_OUT
 from longlive_recipes.training.fit import load_average
+from longlive_recipes.training.memory import MemoryPlan
 from longlive_recipes.training.module import maybe_compile
 from longlive_recipes.training.optimizers import trainable
 from longlive_recipes.training.parallel import Parallel, Ranks
@@ -382,6 +384,11 @@ def _parts(config: DistillDMD) -> nn.ModuleDict:
         for name in ("model", "critic"):
             add_lora(parts[name], config.lora)
     return nn.ModuleDict({name: only_adapters(parts[name]) for name in ("model", "critic")})
+
+
+def predict(config: DistillDMD) -> MemoryPlan:
+    """The memory of a run on each of its devices. Raises ValueError without its VAE."""
+    return predict_dmd(config)
 
 
 def run(config: DistillDMD, *, resume: str | None = None) -> Path:

@@ -112,7 +112,7 @@ def _needs_of_dmd(config: DistillDMD) -> Needs:
     else:
         trained, base, name = weights, float(WIDE * weights), "the teacher in float32"
     held = WIDE + ADAM
-    tokens, blocks = _tokens_of_a_block(config), config.rollout_blocks
+    tokens, blocks = tokens_of_a_block(config), config.rollout_blocks
     past = 2 * NARROW * model.dim * model.num_layers * tokens * config.window.pages
     cache = past * config.window.capacity / config.window.pages
     trains = blocks if config.trained_blocks is None else config.trained_blocks
@@ -137,7 +137,7 @@ def _needs_of_dmd(config: DistillDMD) -> Needs:
 def _needs_of_cm(config: DistillCM, gpus: int) -> Needs:
     """Weights are shared out over the ranks, and gathered layer by layer."""
     weights, model = config.model.parameters, config.model
-    tokens = 2 * _blocks(config) * _tokens_of_a_block(config)
+    tokens = 2 * _blocks(config) * tokens_of_a_block(config)
     twice = 2 if config.teacher_guidance.together else 1
     return Needs(
         fixed={
@@ -173,8 +173,8 @@ def _blocks(config: Distill) -> int:
     return max(phase.length for phase in config.phases)
 
 
-def _tokens_of_a_block(config: Distill) -> int:
-    """The VAE is Wan2.2's where its folder is not here."""
+def tokens_of_a_block(config: Distill) -> int:
+    """Tokens of a block, one copy. The VAE is Wan2.2's where its folder is not here."""
     folder = Path(config.vae)
     is_here = any((part / "config.json").is_file() for part in (folder, folder / "vae"))
     vae = WAN22_VAE

@@ -37,12 +37,18 @@ INDEX_BYTES = 8
 """Of a token's number in a prompt."""
 
 
-def predict(config: TrainAR) -> MemoryPlan:
+def predict(
+    config: TrainAR, *, reads_only: bool = False, beside: Mapping[str, int] | None = None
+) -> MemoryPlan:
     """The memory of a run on each of its devices.
 
     Samples and validations come between steps and are not counted; nor is what drawing and encoding
     clips takes before the first step, nor clips of one's own as long as no cache of them is named.
     Products in four or eight bits are taken as if they had 16.
+
+    Args:
+        reads_only: the text encoder is frozen.
+        beside: bytes of what lasts beside what is trained, by part, before ranks share it out.
 
     Raises:
         ValueError: there is no such VAE, or no such cache of clips.
@@ -65,9 +71,13 @@ def predict(config: TrainAR) -> MemoryPlan:
         autocast=config.run.precision != "32-true",
         compiled=config.run.compile and not config.checkpointing,
         gpu=config.run.accelerator != "cpu",
+        reads_only=reads_only,
     )
     plain = replace(config, quantized=PLAIN, float8=PLAIN_8)
-    named = dict(unfilled_parts(plain).named_parameters())
+    parts = unfilled_parts(plain)
+    if reads_only:
+        parts["text"].requires_grad_(False)
+    named = dict(parts.named_parameters())
     parameters = list(named.values())
     trained = sum(one.numel() for one in parameters if one.requires_grad)
     frozen = sum(one.numel() for one in parameters) - trained
@@ -82,6 +92,7 @@ def predict(config: TrainAR) -> MemoryPlan:
         bytes_a_state=bytes_a_state,
         moved_by_muon=sum(named[name].numel() for name in moved),
     )
+    lasting |= {name: size // parallel.ranks for name, size in (beside or {}).items()}
     is_clipless = config.data is None and not config.sets
     if not is_clipless:
         lasting["encoded clips"] = _clips(config, spec)
@@ -107,6 +118,28 @@ def predict(config: TrainAR) -> MemoryPlan:
         update=update,
         tokens=clips * config.accumulate * frames * model.tokens_per_frame(*latent),
         about=f"{clips} clips of {phase.length} blocks at a time, {words}",
+    )
+
+
+def rehearsed_pass(config: TrainAR, *, clips: int, blocks: int, copies: int) -> StepMemory:
+    """A pass with gradients over so many clips of so many blocks, read by a frozen text encoder.
+
+    Args:
+        copies: 2 where clean blocks stand beside the noisy ones, or 1.
+    """
+    return _step(
+        config.model,
+        config.text,
+        None,
+        clips,
+        copies * blocks * config.model.frames_per_block,
+        blocks,
+        _spec(config).latent_size,
+        checkpointing=config.checkpointing,
+        autocast=config.run.precision != "32-true",
+        compiled=config.run.compile and not config.checkpointing,
+        gpu=config.run.accelerator != "cpu",
+        reads_only=True,
     )
 
 
@@ -140,6 +173,7 @@ def _step(
     autocast: bool,
     compiled: bool,
     gpu: bool,
+    reads_only: bool = False,
 ) -> StepMemory:
     """A step on ``frames`` frames of each clip, both copies, with a text for each block of each."""
     texts = 2 * blocks if frames % (2 * blocks) == 0 else 2
@@ -153,8 +187,8 @@ def _step(
         parts: list[nn.Module] = [transformer, *([] if encoder is None else [encoder])]
         if lora is not None:
             add_lora(transformer, lora)
-            for part in parts[1:]:
-                part.requires_grad_(False)
+        if encoder is not None and (reads_only or lora is not None):
+            encoder.requires_grad_(False)
 
         def inputs() -> tuple[Tensor, ...]:
             latents = torch.zeros(shape, dtype=torch.float32, device="cpu")

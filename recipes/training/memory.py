@@ -86,8 +86,8 @@ class MemoryPlan:
         rows = {**self.lasting, **(in_step if self._is_step() else self.update)}
         wide = max(map(len, rows))
         return [
-            f"predicted memory of a device: {_size(self.peak)} ({self.about})",
-            *(f"  {name:{wide}}  {_size(size):>10}" for name, size in rows.items()),
+            f"predicted memory of a device: {shown_size(self.peak)} ({self.about})",
+            *(f"  {name:{wide}}  {shown_size(size):>10}" for name, size in rows.items()),
             f"{self.unit} of a step on a device: {self.tokens:,}",
         ]
 
@@ -224,5 +224,6 @@ def of_update(trained: int, *, fused: bool, ranks: int) -> dict[str, int]:
     return {name: size // ranks for name, size in parts.items()}
 
 
-def _size(size: int) -> str:
+def shown_size(size: int) -> str:
+    """Bytes in GiB or MiB, for people."""
     return f"{size / GIB:.2f} GiB" if size >= GIB // 10 else f"{size / (1 << 20):.1f} MiB"

@@ -98,3 +98,16 @@ def test_what_a_chain_does_not_do_is_refused(tmp_path):
     two = replace(made.ar, phases=batch, validation_clips=2, parallel=Parallel(data=2))
     with pytest.raises(ValueError, match="runs on one rank, got ar.parallel of 2"):
         replace(made, ar=two)
+
+
+def test_the_memory_of_a_chain_is_that_of_its_largest_stage():
+    found = distill_chain.predict(distill_chain.tiny_chain())
+    assert list(found.stages) == ["ar", "longer", "cm", "dmd"]
+    assert found.largest == "dmd"
+    assert found.peak == max(plan.peak for plan in found.stages.values())
+    lines = found.lines()
+    assert [line.split()[0] for line in lines[1:5]] == ["ar", "longer", "cm", "dmd"]
+    assert lines[5] == "the largest is dmd:"
+    assert lines[6:] == found.stages["dmd"].lines()
+    alone = distill_chain.predict(replace(distill_chain.tiny_chain(), longer=None))
+    assert list(alone.stages) == ["ar", "cm", "dmd"]
