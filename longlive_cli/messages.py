@@ -115,6 +115,24 @@ def spinning(text: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def counting(text: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on a terminal while the block runs, and no trace of it elsewhere.
+
+    The block is given what moves it: how many parts are done, how many there are at least, and the
+    name of the one at hand.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total, name: bar.update(
+            task, completed=done, total=max(done, total), description=name
+        )
+
+
 def show(value: Any, *, as_json: bool) -> None:
     """Print a config or a plan: YAML for people, one JSON line for programs."""
     from longlive_recipes.run_record import as_plain

@@ -8,7 +8,7 @@ import typer
 
 from longlive_cli import complete
 from longlive_cli.launcher import check_ranks
-from longlive_cli.messages import say, show
+from longlive_cli.messages import counting, say, show
 from longlive_cli.options import NewFolder
 from longlive_recipes.generation.interrupts import Stoppable
 
@@ -113,16 +113,7 @@ def as_record(result: Any) -> dict[str, Any]:
 
 
 def _run(config: Any, output: Path) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from longlive_recipes import quantize_weights as recipe
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("packing", total=None)
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=name)
-
+    with counting("packing") as progress:
         return recipe.run(config, output, progress=progress)

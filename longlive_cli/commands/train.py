@@ -287,21 +287,37 @@ def _fields_for(cache: Path, preset: Any, changes: dict[str, Any]) -> dict[str, 
         inner = changes.get(FIRST_STAGE)
         given = inner if isinstance(inner, dict) else {}
         first = _fields_for(cache, vars(preset)[FIRST_STAGE], given)
-        return {name: {"data": str(cache)} for name in preset.names} | {FIRST_STAGE: first}
+        stages = {name: vars(preset)[name] for name in preset.names}
+        later = {n: {"data": str(cache), **_of_drawn_clips(one)} for n, one in stages.items()}
+        return later | {FIRST_STAGE: first}
     if "sample_prompts" not in vars(preset):
-        return {"data": str(cache)}
+        return {"data": str(cache), **_of_drawn_clips(preset)}
     from longlive_models.text import PocketTextConfig
     from longlive_recipes.data.splits import fields_for
 
     start = changes.get("start_from", preset.start_from)
     adapter = changes.get("adapter")
     rank = adapter.get("rank") if isinstance(adapter, dict) else None
-    return fields_for(
+    return _of_drawn_clips(preset) | fields_for(
         cache,
         start=None if str(start).lower() in ("none", "null", "") else start,
         reads=isinstance(preset.text, PocketTextConfig),
         learns=preset.learns_words and str(rank) in ("None", "0"),
     )
+
+
+def _of_drawn_clips(preset: Any) -> dict[str, Any]:
+    """What --data takes back of a preset: what is of drawn clips alone, and so changes nothing."""
+    from longlive_recipes.configs.distill import Distill
+    from longlive_recipes.configs.distill_vae import DistillVAE
+    from longlive_recipes.configs.judge import Judged
+
+    if isinstance(preset, Distill) and preset.judged != Judged():
+        return {"judged": {"videos": 0}}
+    if isinstance(preset, DistillVAE) and preset.data is None:
+        usual = DistillVAE()
+        return {"clips": usual.clips, "world": vars(usual.world)}
+    return {}
 
 
 def _check_clips(module: ModuleType, wanted: Any) -> None:

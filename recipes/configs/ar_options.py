@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from longlive_core.checks import shown
 from longlive_core.float8 import Float8TrainingConfig
 from longlive_core.nvfp4 import TrainingConfig
 from longlive_models.lora_config import LoRAConfig
 from longlive_models.objectives.error_recycling import ErrorRecycling
 from longlive_recipes.configs.checked import real_field, whole_field
+from longlive_recipes.configs.idle_fields import refuse_idle
+from longlive_recipes.configs.plain_parts import PlainParts
 
 NO_ERRORS = ErrorRecycling(context=0.0, start=0.0, noise=0.0)
 """No errors are added: the model learns from clips as they are."""
@@ -72,6 +75,15 @@ class Adapter:
                 f"adapter each. Use q,k,v,o, say."
             )
         object.__setattr__(self, "targets", tuple(targets))
+        if not self.rank:
+            for name in ("alpha", "dropout", "targets"):
+                refuse_idle(
+                    self,
+                    name,
+                    type(self).__dataclass_fields__[name].default,
+                    because="it is of adapters, and rank=0 trains the weights themselves",
+                    way_out="Set rank",
+                )
 
     @property
     def lora(self) -> LoRAConfig | None:
@@ -113,6 +125,36 @@ def check_products(
                 f"trained: beside adapters the base is packed, and its gradient is that of the "
                 f"packed weight. Set {name}.forward alone."
             )
+
+
+def refuse_idle_products(config: Any) -> None:
+    """Raise ValueError for settings of products in few bits that none of the products takes."""
+    four, eight = config.quantized, config.float8
+    if not (four.quantizes or eight.quantizes):
+        refuse_idle(
+            config,
+            "plain",
+            PlainParts(),
+            because="it says what stays as it is where the rest has products in four or eight bits",
+            way_out="Set quantized or float8",
+        )
+    takes = {
+        "activation": four.forward or four.weight_gradient,
+        "weight": four.forward or four.input_gradient,
+        "gradient": four.input_gradient or four.weight_gradient,
+        "hadamard": four.weight_gradient,
+    }
+    for told, products, plain in (("quantized", four, PLAIN), ("float8", eight, PLAIN_8)):
+        used = takes if told == "quantized" else {}
+        for name in (*used, "backend", "strict"):
+            value = getattr(products, name)
+            if value != getattr(plain, name) and not used.get(name, products.quantizes):
+                raise ValueError(
+                    f"{told}.{name}={shown(value)} changes nothing: of the products forward="
+                    f"{products.forward}, input_gradient={products.input_gradient} and "
+                    f"weight_gradient={products.weight_gradient} none takes it. Switch one on that "
+                    f"does, or leave it at {shown(getattr(plain, name))}."
+                )
 
 
 PLAIN_STEPS: dict[str, Any] = {

@@ -6,6 +6,7 @@ from longlive_models.objectives.guidance import Guidance
 from longlive_models.settings import GenerationSettings
 from longlive_recipes.configs.ar_options import refuse_options
 from longlive_recipes.configs.checked import part_field, whole_field
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.train_ar import TrainAR
 from longlive_recipes.training.optimizers import LARGEST_DECAY
@@ -33,6 +34,15 @@ class Distill(TrainAR):
         part_field(self, "teacher_guidance", Guidance)
         part_field(self, "judged", Judged)
         name = type(self).__name__
+        if self.data is not None and self.judged.videos:
+            refuse_idle(
+                self,
+                "judged",
+                Judged(),
+                because="the judge knows drawn clips, and on one's own (data) nothing is judged: "
+                "the loss on clips that were kept back is measured, and the last model is written",
+                way_out="Set judged.videos=0",
+            )
         refuse_options(self, name)
         whole_field(
             self,

@@ -1,12 +1,15 @@
 """What the whole chain depends on: the configs of its stages, and how the last model is packed."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
+from longlive_core.checks import shown
 from longlive_recipes.configs.checked import part_field, parts_field, text_field
 from longlive_recipes.configs.distill_cm import DistillCM, cm_pocket, cm_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD, dmd_pocket, dmd_tiny
+from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.quantize_weights import check_rule
 from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_pocket_long, ar_tiny
 
@@ -52,6 +55,8 @@ class DistillChain:
                     f"one after the other in one process. Train the stages by themselves, or leave "
                     f"parallel out."
                 )
+        for name, stage in zip(self.names, self.stages, strict=True):
+            _refuse_replaced(name, vars(self)[name], stage)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,14 +105,49 @@ class DistillChain:
         known = {one.blocks: one for one in last.sets}
         lengths = [one.blocks for one in stage.sets]
         same = {name: vars(last)[name] for name in SHARED}
+        judged = stage.judged
+        if last.data is not None and judged != Judged():  # nothing is judged on one's own clips
+            judged = replace(judged, videos=0)
         shared = replace(
             stage,
             sets=tuple(known.get(one.blocks, one) for one in stage.sets if one.blocks in lengths),
             data=last.data,
+            judged=judged,
             latent_cache=last.latent_cache,
             run=replace(stage.run, output=self.folder(name)),
         )
         return replace(shared, **same)
+
+
+def tiny_longer() -> TrainAR:
+    """The second stage of ``tiny_chain``."""
+    return replace(ar_tiny(), start_from="runs/ar_tiny/model", seed=1)
+
+
+KNOWN: dict[str, tuple[Callable[[], TrainAR], ...]] = {
+    "ar": (ar_pocket, ar_tiny),
+    "longer": (ar_pocket_long, tiny_longer),
+    "cm": (cm_pocket, cm_tiny),
+    "dmd": (dmd_pocket, dmd_tiny),
+}
+"""The presets of each stage, whose values ask for nothing."""
+
+
+def _refuse_replaced(name: str, given: TrainAR, used: TrainAR) -> None:
+    """Raise ValueError for a field of a stage that was set, and that the chain replaces."""
+    usual = [make() for make in KNOWN[name]]
+    for one_field in fields(given):
+        value, taken = vars(given)[one_field.name], vars(used)[one_field.name]
+        told, known = one_field.name, [vars(one)[one_field.name] for one in usual]
+        if one_field.name == "run":
+            told, value, taken = "run.output", value.output, taken.output
+            known = [one.output for one in known]
+        if value != taken and value not in known:
+            raise ValueError(
+                f"DistillChain.{name}.{told}={shown(value)} changes nothing: the chain gives its "
+                f"stage {shown(taken)}, so that all stages are of one model, its clips and its "
+                f"folder. Set it in ar, or as output; or leave it out."
+            )
 
 
 def pocket_chain() -> DistillChain:
@@ -117,9 +157,8 @@ def pocket_chain() -> DistillChain:
 
 def tiny_chain() -> DistillChain:
     """All stages in a few steps on a CPU, to see that everything runs."""
-    longer = replace(ar_tiny(), start_from="runs/ar_tiny/model", seed=1)
     return DistillChain(
-        output="runs/tiny_chain", ar=ar_tiny(), longer=longer, cm=cm_tiny(), dmd=dmd_tiny()
+        output="runs/tiny_chain", ar=ar_tiny(), longer=tiny_longer(), cm=cm_tiny(), dmd=dmd_tiny()
     )
 
 

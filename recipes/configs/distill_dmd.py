@@ -16,6 +16,7 @@ from longlive_recipes.configs.checked import (
 )
 from longlive_recipes.configs.distill import Distill
 from longlive_recipes.configs.distill_cm import BLOCKS_5B, cm_5b, cm_pocket, cm_tiny
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.run import Run
 from longlive_recipes.training.optimizers import (
@@ -140,6 +141,16 @@ class DistillDMD(Distill):
             )
         why = "it weighs the consistency loss against 1. Use 0.25, say, or 0 for none."
         real_field(self, "pull", at_least=0, at_most=1000, why=why)
+        if not self.pull:
+            for name in ("prompt_dropout", "word_dropout", "context_jitter"):
+                refuse_idle(
+                    self,
+                    name,
+                    type(self).__dataclass_fields__[name].default,
+                    0,
+                    because="it is of clips that are learned from, and without pull there are none",
+                    way_out="Set pull",
+                )
         if self.critic_warmup >= self.budget.steps:
             raise ValueError(
                 f"DistillDMD.critic_warmup is below budget.steps, got {self.critic_warmup} of "

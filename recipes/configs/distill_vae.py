@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from longlive_recipes.configs.checked import part_field, real_field, text_field, whole_field
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import MOST_BLOCKS, MOST_CLIPS
@@ -82,6 +83,14 @@ class DistillVAE:
         why = "it is a share of what latents vary by. Use 0.05, say, or 0 for none."
         real_field(self, "jitter", at_least=0, at_most=1, why=why)
         check_seed(self)
+        if self.data is not None:
+            for name, usual in (("clips", DistillVAE.clips), ("world", ClipFormat())):
+                refuse_idle(
+                    self,
+                    name,
+                    usual,
+                    because=f"clips are those of the cache {self.data}, all of them",
+                )
         if self.latents % self.piece:
             raise ValueError(
                 f"DistillVAE.piece divides a clip of {self.latents} latent frames, got "

@@ -13,6 +13,7 @@ from longlive_recipes.configs.checked import (
     text_field,
     whole_field,
 )
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.training.schedule import MOST_STEPS
 
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
@@ -123,4 +124,12 @@ class Run:
                 f"Run.best_k={self.best_k} and Run.best_metric={shown(self.best_metric)}: the best "
                 f"checkpoints are kept by a number of the validation, so both are set or neither. "
                 f"Set best_metric=NAME, or best_k=0 without it."
+            )
+        if self.best_metric is None:
+            refuse_idle(
+                self,
+                "best_mode",
+                Run.best_mode,
+                because="no number says which checkpoints are best",
+                way_out="Set best_metric and best_k",
             )

@@ -22,12 +22,14 @@ from longlive_recipes.configs.ar_options import (
     Adapter,
     check_products,
     check_recycling,
+    refuse_idle_products,
 )
 from longlive_recipes.configs.checked import (
     part_field,
     parts_field,
     text_field,
 )
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.configs.plain_parts import PlainParts
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.attributes import MOTIONS
@@ -133,7 +135,27 @@ class TrainAR:
         if self.in_few_bits:
             self.plain.keep(self.model.num_layers)
         check_products(self.quantized, self.float8, frozen=self.adapter.rank > 0)
+        self._refuse_idle()
         self._check_adapter()
+
+    def _refuse_idle(self) -> None:
+        refuse_idle_products(self)
+        if not self.recycling.recycles:
+            refuse_idle(
+                self,
+                "recycling",
+                NO_ERRORS,
+                because="with context, start and noise of 0 no errors are kept or added",
+                way_out="Set one of the three",
+            )
+        if isinstance(self.text, UMT5Config):
+            refuse_idle(
+                self,
+                "word_dropout",
+                TrainAR.word_dropout,
+                0,
+                because="the text encoder is frozen, and features are of whole prompts",
+            )
 
     def _check_adapter(self) -> None:
         if self.adapter.rank and self.start_from is None:

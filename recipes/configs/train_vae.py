@@ -11,6 +11,7 @@ from longlive_recipes.configs.checked import (
     text_field,
     whole_field,
 )
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.configs.run import Run
 from longlive_recipes.moving_shapes.clips import MOST_SIZE, ClipFormat
 from longlive_recipes.moving_shapes.latent_cache import MOST_CLIPS
@@ -110,6 +111,14 @@ class TrainVAE:
             raise ValueError(
                 "frozen_encoder=True leaves an encoder as it is, and without start_from there is "
                 "none but random weights. Name the folder of a VAE as start_from."
+            )
+        if self.frozen_encoder:
+            refuse_idle(
+                self,
+                "kl_weight",
+                TrainVAE.kl_weight,
+                0,
+                because="it weighs what the encoder gives, and frozen_encoder leaves that as it is",
             )
         check_seed(self)
         self._check_lengths()

@@ -20,6 +20,7 @@ from longlive_recipes.configs.checked import (
     real_field,
     switch_field,
 )
+from longlive_recipes.configs.idle_fields import refuse_idle
 from longlive_recipes.training.schedule import LearningRateCurve
 
 Selection = str | tuple[str, ...] | Callable[[str], bool]
@@ -118,6 +119,14 @@ class AdamW:
             why="an update moves each weight by about a fifth of it, and weights are below 1. Use "
             "3e-3, say.",
         )
+        if not self.muon:
+            refuse_idle(
+                self,
+                "muon_rate",
+                AdamW.muon_rate,
+                because="without muon AdamW moves all weights",
+                way_out="Set muon",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ def test_ends_stay_as_they_are_told_to(plain, quantized):
 
 def test_no_block_left_is_refused_where_something_is_quantized():
     plain = PlainParts(first_blocks=1, last_blocks=1)
-    assert replace(ar_tiny(), plain=plain).plain == plain
+    with pytest.raises(ValueError, match="TrainAR.plain.first_blocks=1 changes nothing"):
+        replace(ar_tiny(), plain=plain)
     with pytest.raises(ValueError, match="leave none of the 2 blocks"):
         replace(ar_tiny(), plain=plain, quantized=TrainingConfig())
 
