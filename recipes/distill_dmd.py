@@ -46,13 +46,13 @@ from longlive_recipes.distillation.twins import twin
 from longlive_recipes.moving_shapes.dataset import TokenClips
 from longlive_recipes.training.checkpoint_layout import LEFT_OUT
 from longlive_recipes.training.fit import load_average
-from longlive_recipes.training.memory import MemoryPlan
 from longlive_recipes.training.module import maybe_compile
 from longlive_recipes.training.optimizers import trainable
 from longlive_recipes.training.parallel import Parallel, Ranks
 from longlive_recipes.training.schedule import current_phase
 
 PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny, "dmd_5b": dmd_5b}
+predict = predict_dmd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -384,11 +384,6 @@ def _parts(config: DistillDMD) -> nn.ModuleDict:
         for name in ("model", "critic"):
             add_lora(parts[name], config.lora)
     return nn.ModuleDict({name: only_adapters(parts[name]) for name in ("model", "critic")})
-
-
-def predict(config: DistillDMD) -> MemoryPlan:
-    """The memory of a run on each of its devices. Raises ValueError without its VAE."""
-    return predict_dmd(config)
 
 
 def run(config: DistillDMD, *, resume: str | None = None) -> Path:
