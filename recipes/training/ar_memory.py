@@ -59,20 +59,8 @@ def predict(
     phase = max(config.phases, key=lambda phase: phase.batch * phase.length)
     frames = 2 * phase.length * model.frames_per_block // parallel.sequence
     clips = max(1, phase.batch // parallel.data // config.accumulate)
-    step = _step(
-        model,
-        config.text,
-        config.adapter.lora,
-        clips,
-        frames,
-        phase.length,
-        latent,
-        checkpointing=config.checkpointing,
-        autocast=config.run.precision != "32-true",
-        compiled=config.run.compile and not config.checkpointing,
-        gpu=config.run.accelerator != "cpu",
-        reads_only=reads_only,
-    )
+    lora, length = config.adapter.lora, phase.length
+    step = _rehearsed(config, clips, frames, length, latent, lora=lora, reads_only=reads_only)
     plain = replace(config, quantized=PLAIN, float8=PLAIN_8)
     parts = unfilled_parts(plain)
     if reads_only:
@@ -127,19 +115,33 @@ def rehearsed_pass(config: TrainAR, *, clips: int, blocks: int, copies: int) -> 
     Args:
         copies: 2 where clean blocks stand beside the noisy ones, or 1.
     """
+    latent, frames = _spec(config).latent_size, copies * blocks * config.model.frames_per_block
+    return _rehearsed(config, clips, frames, blocks, latent, lora=None, reads_only=True)
+
+
+def _rehearsed(
+    config: TrainAR,
+    clips: int,
+    frames: int,
+    blocks: int,
+    latent: tuple[int, int],
+    *,
+    lora: LoRAConfig | None,
+    reads_only: bool,
+) -> StepMemory:
     return _step(
         config.model,
         config.text,
-        None,
+        lora,
         clips,
-        copies * blocks * config.model.frames_per_block,
+        frames,
         blocks,
-        _spec(config).latent_size,
+        latent,
         checkpointing=config.checkpointing,
         autocast=config.run.precision != "32-true",
         compiled=config.run.compile and not config.checkpointing,
         gpu=config.run.accelerator != "cpu",
-        reads_only=True,
+        reads_only=reads_only,
     )
 
 
