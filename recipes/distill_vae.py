@@ -104,6 +104,10 @@ class DistillVAEModule(TrainingModule):
     def measured(self) -> tuple[str, ...]:
         return "psnr", "psnr_worst"
 
+    def frames_of_step(self) -> int:
+        config = self.config
+        return config.batch * config.piece * self.full.config.temporal_stride
+
     def validate(self) -> dict[str, float]:
         return write_light(self.vae, self.full, self.fresh, _folder(self.config))
 

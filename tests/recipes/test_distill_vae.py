@@ -206,3 +206,9 @@ def test_a_dry_run_refuses_clips_that_a_run_refuses(vae, tmp_path):
     assert (
         "trains on clips of 2 blocks, and the longest of the cache's 2 clips has 1" in done.stderr
     )
+
+
+def test_frames_a_second_are_told(trained, vae, tmp_path):
+    made = config(tmp_path, vae)
+    assert DistillVAEModule(made).frames_of_step() == 2 * made.piece * 4
+    assert all(rate > 0 for rate in column(trained / "speed.csv", "frames_a_second"))
