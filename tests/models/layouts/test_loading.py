@@ -331,6 +331,14 @@ def test_decoded_weights_are_quantized_one_by_one(write, weights, tmp_path):
         )
 
 
+def test_ranks_that_share_inputs_share_the_amax_of_layers_that_were_decoded(tmp_path):
+    opened = open_files(find_files(gguf(tmp_path / "model")))
+    with unfilled():
+        model = WanTransformer(SPEC.transformer)
+    fill_quantized(model, opened.transformer, on_cpu(weights="nvfp4-w4a4"), torch.neg)
+    assert {model.get_submodule(name).reduce_amax for name in PACKABLE} == {torch.neg}
+
+
 def test_what_is_not_quantized_of_decoded_weights_leaves_the_host(tmp_path):
     opened = open_files(find_files(gguf(tmp_path / "model")))
     away = replace(on_cpu(weights="nvfp4"), device=torch.device("meta"))
