@@ -49,8 +49,9 @@ class NormSiluPad(Protocol):
     ) -> tuple[Rows, Rows, Rows | None]:
         """The sum, ``padded``, and ``kept`` if asked for.
 
-        The first is of use only if there is a shortcut, and ``x`` is lost then: it may hold the
-        sum. ``past`` need not be contiguous but in its channels; nothing else may be strided.
+        The sum is valid only where there is a shortcut; then it may have been written over ``x``,
+        which is not to be read again. The channels of a position of ``past`` lie beside each other,
+        its other strides are free; all other tensors are contiguous.
         """
 
 

@@ -1,6 +1,6 @@
 """Join the four phases of an upsampling and add its shortcut, in one launch.
 
-``fused_passes.py`` has the meaning. A program makes some positions of one frame of the result.
+``fused_passes.py`` has the meaning. A program makes some pixels of one frame of the result.
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -32,7 +32,14 @@ def _join_phases(
     POSITIONS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """POSITIONS of a frame of ``2 * height`` rows and ``2 * width`` columns."""
+    """POSITIONS pixels of one frame of the result: ``2 * height`` rows, ``2 * width`` columns.
+
+    The convolution before it had windows of 2 x 2 around the corners of positions, one more in each
+    direction than there are positions. Pixel ``(2 i + r, 2 j + c)`` is phase ``2 r + c`` of window
+    ``(i + r, j + c)``. Its shortcut comes from position ``(i, j)`` of ``start``, where
+    ``UNFOLD_TIME * UNFOLD_ROW * UNFOLD_COLUMN`` neighboring channels hold the pixels that one
+    becomes, and each such group stands for ``REPEAT`` channels of the result.
+    """
     KIND: tl.constexpr = out_ptr.dtype.element_ty
     frame = tl.program_id(1).to(tl.int64)
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
