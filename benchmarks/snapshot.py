@@ -1,5 +1,6 @@
 """Writes a folder as LongLive-2.0-5B is published, of any sizes, with random weights."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def write_snapshot(folder: Path, wan: WanConfig, vae: VAEConfig, text: UMT5Confi
     state = {f"model.{name}": drawn(shape) for name, shape in of_wan.items()}
     torch.save({"generator": state}, folder / "model_bf16.pt")
     del state
+    sizes = {"dim": wan.dim, "num_layers": wan.num_layers}  # else fewer blocks were lost ones
+    (folder / "config.json").write_text(json.dumps(sizes))
     torch.save({n: drawn(s).float() for n, s in of_vae.items()}, folder / "Wan2.2_VAE.pth")
     encoder = folder / "models_t5_umt5-xxl-enc-bf16.pth"
     torch.save({name: drawn(shape) for name, shape in of_text(text).items()}, encoder)

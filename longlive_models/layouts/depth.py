@@ -5,6 +5,7 @@ A config says it, in the file, in its folder, or in a ``config.json`` beside a s
 one, the widths of the published models tell which of them it is.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,6 +113,16 @@ def config_beside(file: Path, part: str, shapes: Shapes) -> dict[str, Any] | Non
     if width is None or width != named or "num_layers" not in config:
         return None
     return {"num_layers": config["num_layers"]}
+
+
+def write_beside(folder: Path, dim: int, ffn_dim: int, layers: int) -> None:
+    """Say in a folder's ``config.json`` that its transformer has fewer blocks than is known.
+
+    Without it the file would be refused. Writes nothing for a model of the usual depth.
+    """
+    if layers < KNOWN.get(("transformer", dim, ffn_dim), ("", 0))[1]:
+        sizes = {"dim": dim, "ffn_dim": ffn_dim, "num_layers": layers}
+        (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
 
 
 def refuse_shard(file: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from longlive_models.checkpoints.folder import fill, save_part
 from longlive_models.checkpoints.hub import PUBLISHED_WEIGHTS
+from longlive_models.layouts.depth import write_beside
 from longlive_models.lora import save_lora
 from longlive_models.pipeline import LongLivePipeline
 from longlive_models.runtime import Runtime
@@ -73,6 +74,8 @@ def write_results(
         return
     if isinstance(config.text, UMT5Config):
         write_published_weights(folder, model)
+        wan = config.model
+        write_beside(folder, wan.dim, wan.ffn_dim, wan.num_layers)
         return
     parts = folder / TRANSFORMER, folder / TEXT
     values = config.model.to_dict(), config.text.to_dict()

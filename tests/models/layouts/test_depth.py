@@ -185,6 +185,15 @@ def test_a_file_that_lacks_its_last_block_is_refused_and_a_config_beside_it_allo
     assert len(loaded.transformer.blocks) == 1
 
 
+def test_what_training_writes_of_a_shorter_model_loads_again(known, tmp_path):
+    path = as_pickle(tmp_path / "model", one_block)
+    c = SPEC.transformer
+    depth.write_beside(path.parent, c.dim, c.ffn_dim, 2)
+    assert not (path.parent / "config.json").exists()
+    depth.write_beside(path.parent, c.dim, c.ffn_dim, 1)
+    assert read_spec(path.parent).transformer.num_layers == 1
+
+
 def test_a_text_encoder_that_lacks_its_last_block_is_refused(known, tmp_path):
     folder = write_published(tmp_path / "model").parent
     torch.save(without_last(text_state(), "blocks.1."), folder / TEXT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from longlive_core.testing import assert_bitwise_equal
@@ -77,6 +78,19 @@ def test_the_two_tables_of_a_text_encoders_names_agree():
     """The other one fills transformers' own model, whose features the golden vectors have."""
     for name in text_state():
         assert to_diffusers("text_encoder", name) == transformers_key(name)
+
+
+@pytest.mark.parametrize("kept", [("shared",), ("encoder.embed_tokens",), ("both",)])
+def test_an_embedding_under_two_names_is_read_under_any_of_them(kept, tmp_path):
+    """Transformers has one tensor under two names; which of them a file keeps is its writer's."""
+    state = {str(to_diffusers("text_encoder", name)): one for name, one in text_state().items()}
+    table = state.pop("shared.weight")
+    names = ("shared", "encoder.embed_tokens") if kept == ("both",) else kept
+    state |= {f"{name}.weight": table.clone() for name in names}
+    save_file(state, tmp_path / "text.safetensors")
+    part = open_part(tmp_path / "text.safetensors", "text_encoder")
+    assert part.shapes.keys() == text_state().keys()
+    assert_bitwise_equal(part.plain["token_embedding.weight"].read(), table)
 
 
 def test_names_that_no_part_has_are_not_translated():
