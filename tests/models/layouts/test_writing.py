@@ -11,6 +11,7 @@ from torch import Tensor
 from longlive_core.testing import assert_bitwise_equal
 from longlive_models.layouts import writing
 from longlive_models.layouts.folders import write_file
+from longlive_models.layouts.gguf_files import Planned, write_gguf
 from longlive_models.layouts.part_files import open_part
 from longlive_models.layouts.sources import entry_of, open_source
 from tests.models.foreign_files import PACKABLE, write_published
@@ -75,3 +76,16 @@ def test_fp8_is_written_with_scales_and_the_marker_that_says_so(tmp_path):
         assert scale.shape == (1,) and codes.float().abs().max() == 448
         want = part.plain[f"{name}.weight"].read().float()
         assert float(want.abs().max()) == pytest.approx(float(448 * scale), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_gguf_keeps_the_type_of_plain_weights(dtype, tmp_path):
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    kind = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}[dtype]
+    value = torch.linspace(-3, 3, 24).reshape(4, 6).to(dtype)
+    planned = [Planned(name="a.weight", shape=(4, 6), kind=kind, read=lambda: value)]
+    write_gguf(tmp_path / "a.gguf", planned, {})
+    assert gguf.GGUFReader(tmp_path / "a.gguf").tensors[0].tensor_type.name == kind
+    entry = open_source(tmp_path / "a.gguf").entries["a.weight"]
+    assert entry.dtype == dtype
+    assert_bitwise_equal(entry.read(), value)
