@@ -1,8 +1,8 @@
 """The whole chain of a few-step model from one command, which goes on where it was stopped.
 
-Autoregressive training on drawn clips in two stages, consistency, distribution matching on the
-student's own videos, and packing in four bits. Stages that are complete are left as they are; one
-that was stopped goes on from its checkpoint: the same command again is all that it takes.
+Autoregressive training on drawn clips in up to three stages, consistency, distribution matching on
+the student's own videos, and packing in four bits. Stages that are complete are left as they are;
+one that was stopped goes on from its checkpoint: the same command again is all that it takes.
 
 Command:  longlive train pocket_chain
 """

@@ -5,7 +5,7 @@ target is a quick moving average of its own weights. The text encoder is the tea
 What the judge sees of the student is in ``validation.csv`` and ``curve.svg``, and the best is kept.
 Objective: longlive_models/objectives/consistency.py
 
-Command:  longlive train ar_pocket_long && longlive train cm_pocket
+Command:  longlive train ar_pocket_spins && longlive train cm_pocket
 """
 
 from dataclasses import replace

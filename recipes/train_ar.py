@@ -25,7 +25,14 @@ from longlive_models.stream import Video
 from longlive_models.text import PocketTextEncoder
 from longlive_models.wan import WanTransformer
 from longlive_recipes.configs.train_ar import TrainAR as TrainAR
-from longlive_recipes.configs.train_ar import ar_5b, ar_lora, ar_pocket, ar_pocket_long, ar_tiny
+from longlive_recipes.configs.train_ar import (
+    ar_5b,
+    ar_lora,
+    ar_pocket,
+    ar_pocket_long,
+    ar_pocket_spins,
+    ar_tiny,
+)
 from longlive_recipes.data.text_features import PromptTable
 from longlive_recipes.moving_shapes.dataset import LatentClips, TokenClips
 from longlive_recipes.run_record import code_version
@@ -46,6 +53,7 @@ from longlive_recipes.training.schedule import current_phase
 PRESETS = {
     "ar_pocket": ar_pocket,
     "ar_pocket_long": ar_pocket_long,
+    "ar_pocket_spins": ar_pocket_spins,
     "ar_tiny": ar_tiny,
     "ar_lora": ar_lora,
     "ar_5b": ar_5b,

@@ -11,13 +11,22 @@ from longlive_recipes.configs.distill_cm import DistillCM, cm_pocket, cm_tiny
 from longlive_recipes.configs.distill_dmd import DistillDMD, dmd_pocket, dmd_tiny
 from longlive_recipes.configs.judge import Judged
 from longlive_recipes.configs.quantize_weights import check_rule
-from longlive_recipes.configs.train_ar import TrainAR, ar_pocket, ar_pocket_long, ar_tiny
+from longlive_recipes.configs.train_ar import (
+    TrainAR,
+    ar_pocket,
+    ar_pocket_long,
+    ar_pocket_spins,
+    ar_tiny,
+)
 
 OF_A_MODEL = ("model", "text", "vae", "world", "width", "window", "shot_offset", "sample_prompts")
-"""Fields that both stages of the teacher have from the first one."""
+"""Fields that all stages of the teacher have from the first one."""
 
 SHARED = (*OF_A_MODEL, "shift", "seed")
 """Fields that later stages have from the teacher's, so that all are of one model and its clips."""
+
+MORE = ("longer", "spins")
+"""The stages in which the teacher is trained on, each of which may be left out."""
 
 Stage = TypeVar("Stage", DistillCM, DistillDMD)
 
@@ -28,13 +37,14 @@ class DistillChain:
 
     Each stage's ``run.output`` is a folder of ``output``, its input is the one before. What a model
     is made of (its sizes, VAE, window, clips' world) is that of ``ar``; both distillations have
-    shift, clips and seed too from the teacher's last stage, ``longer`` if there is one. Clips of
-    one's own (``ar.data``) are those of all stages.
+    shift, clips and seed too from the teacher's last stage: ``spins``, ``longer`` or ``ar``. Clips
+    of one's own (``ar.data``) are those of all stages.
     """
 
     output: str = "runs/pocket_chain"
     ar: TrainAR = field(default_factory=ar_pocket)
     longer: TrainAR | None = field(default_factory=ar_pocket_long)  # the teacher, trained on
+    spins: TrainAR | None = field(default_factory=ar_pocket_spins)  # and on
     cm: DistillCM = field(default_factory=cm_pocket)
     dmd: DistillDMD = field(default_factory=dmd_pocket)
     rule: str = "four_over_six_mse"  # of the packed weights
@@ -44,8 +54,9 @@ class DistillChain:
         text_field(self, "output")
         for name, kind in (("ar", TrainAR), ("cm", DistillCM), ("dmd", DistillDMD)):
             part_field(self, name, kind)
-        if self.longer is not None:
-            part_field(self, "longer", TrainAR)
+        for name in MORE:
+            if vars(self)[name] is not None:
+                part_field(self, name, TrainAR)
         parts_field(self, "pack", str)
         check_rule(self.rule)
         for name in self.names:
@@ -61,17 +72,19 @@ class DistillChain:
     @property
     def names(self) -> tuple[str, ...]:
         """The stages' names, in order."""
-        return tuple(name for name in ("ar", "longer", "cm", "dmd") if vars(self)[name] is not None)
+        return tuple(name for name in ("ar", *MORE, "cm", "dmd") if vars(self)[name] is not None)
 
     @property
     def teachers(self) -> tuple[TrainAR, ...]:
-        """The configs of the stages that train the teacher, one or two."""
-        first = self._drawn(self.ar, "ar")
-        if self.longer is None:
-            return (first,)
-        same = {name: vars(first)[name] for name in OF_A_MODEL}
-        longer = replace(self.longer, data=first.data, start_from=model_of(first), **same)
-        return first, self._drawn(longer, "longer")
+        """The configs of the stages that train the teacher, one to three."""
+        made = [self._drawn(self.ar, "ar")]
+        same = {name: vars(made[0])[name] for name in (*OF_A_MODEL, "data")}
+        for name in MORE:
+            stage: TrainAR | None = vars(self)[name]
+            if stage is not None:
+                stage = replace(stage, start_from=model_of(made[-1]), **same)
+                made.append(self._drawn(stage, name))
+        return tuple(made)
 
     @property
     def students(self) -> tuple[DistillCM, DistillDMD]:
@@ -127,6 +140,7 @@ def tiny_longer() -> TrainAR:
 KNOWN: dict[str, tuple[Callable[[], TrainAR], ...]] = {
     "ar": (ar_pocket, ar_tiny),
     "longer": (ar_pocket_long, tiny_longer),
+    "spins": (ar_pocket_spins,),
     "cm": (cm_pocket, cm_tiny),
     "dmd": (dmd_pocket, dmd_tiny),
 }
@@ -158,7 +172,12 @@ def pocket_chain() -> DistillChain:
 def tiny_chain() -> DistillChain:
     """All stages in a few steps on a CPU, to see that everything runs."""
     return DistillChain(
-        output="runs/tiny_chain", ar=ar_tiny(), longer=tiny_longer(), cm=cm_tiny(), dmd=dmd_tiny()
+        output="runs/tiny_chain",
+        ar=ar_tiny(),
+        longer=tiny_longer(),
+        spins=None,
+        cm=cm_tiny(),
+        dmd=dmd_tiny(),
     )
 
 

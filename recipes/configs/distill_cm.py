@@ -27,7 +27,7 @@ class DistillCM(Distill):
     step further on. The model that is written has a slower average (``optimization.ema_decay``).
     """
 
-    start_from: str | None = "runs/ar_pocket_long/model"
+    start_from: str | None = "runs/ar_pocket_spins/model"
     target_decay: float = 0.95  # how much of the past is in the target network
     optimization: Optimization = field(
         default_factory=lambda: Optimization(learning_rate=2e-4, weight_decay=0.0, ema_decay=0.995)
@@ -60,7 +60,7 @@ class DistillCM(Distill):
 
 
 def cm_pocket() -> DistillCM:
-    """The pocket model in four steps and without guidance, after ar_pocket_long: six minutes."""
+    """The pocket model in four steps and without guidance, after ar_pocket_spins: six minutes."""
     teacher = ar_pocket_long()
     return DistillCM(
         shift=teacher.shift,

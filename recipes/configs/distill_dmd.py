@@ -47,7 +47,7 @@ class DistillDMD(Distill):
     """
 
     start_from: str | None = "runs/cm_pocket/model"
-    teacher_from: str = "runs/ar_pocket_long/model"
+    teacher_from: str = "runs/ar_pocket_spins/model"
     rollout_blocks: int = 6  # of each video; beyond the window
     trained_blocks: int | None = None  # of those the last, with gradients; all unless given
     replay: bool = False  # make the student's video twice: gradients of one block at a time

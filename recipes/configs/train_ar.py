@@ -277,6 +277,25 @@ def ar_pocket_long() -> TrainAR:
     )
 
 
+def ar_pocket_spins() -> TrainAR:
+    """The pocket model trained on after ar_pocket_long: all noise alike, spins in half of clips."""
+    longer = ar_pocket_long()
+    often = (*MOTIONS, *["spins"] * 7, "bounces", "orbits")
+    return replace(
+        longer,
+        start_from="runs/ar_pocket_long/model",
+        sets=tuple(replace(one, motions=often) for one in longer.sets),
+        phases=tuple(
+            replace(phase, until=until)
+            for phase, until in zip(longer.phases, (0.5, 1.0), strict=True)
+        ),
+        weighting="uniform",  # outlines that spin go wrong at noise above 0.8
+        budget=TrainingSchedule(steps=40_000, minutes=9.5, warmup_steps=200),
+        run=Run(output="runs/ar_pocket_spins", compile=True),
+        seed=2,
+    )
+
+
 def ar_tiny() -> TrainAR:
     """A few steps on a CPU, to see that everything runs."""
     small = replace(POCKET, dim=48, ffn_dim=64, num_heads=2, num_layers=2, text_dim=16)

@@ -67,21 +67,26 @@ def test_a_chain_that_is_killed_in_each_stage_goes_on_with_the_same_command(tmp_
 
 def test_stages_are_of_one_model_and_its_clips():
     made = pocket_chain()
-    first, last, cm, dmd = replace(made, ar=replace(made.ar, window=Window(pages=5))).stages
-    assert first.window == last.window == cm.window == dmd.window == Window(pages=5)
-    assert last.start_from == "runs/pocket_chain/ar/model"
+    stages = replace(made, ar=replace(made.ar, window=Window(pages=5))).stages
+    first, longer, last, cm, dmd = stages
+    assert {stage.window for stage in stages} == {Window(pages=5)}
+    assert longer.start_from == "runs/pocket_chain/ar/model"
+    assert last.start_from == "runs/pocket_chain/longer/model"
     assert last.seed == cm.seed == dmd.seed != first.seed
     assert last.shift == cm.shift == dmd.shift != first.shift
     assert last.latent_cache == cm.latent_cache == dmd.latent_cache != first.latent_cache
     assert set(cm.sets) | set(dmd.sets) <= set(last.sets)
-    assert cm.start_from == cm.teacher == dmd.teacher == "runs/pocket_chain/longer/model"
+    assert cm.start_from == cm.teacher == dmd.teacher == "runs/pocket_chain/spins/model"
     assert dmd.start_from == "runs/pocket_chain/cm/model"
     adapters = replace(made, dmd=replace(made.dmd, lora_rank=8)).students[1]
     assert adapters.start_from == adapters.teacher
 
 
-def test_a_chain_without_a_longer_stage_has_its_teacher_from_the_first():
-    ar, cm, dmd = replace(pocket_chain(), longer=None).stages
+def test_a_chain_without_longer_stages_has_its_teacher_from_the_first():
+    _, spins, cm, _ = replace(pocket_chain(), longer=None).stages
+    assert spins.start_from == "runs/pocket_chain/ar/model"
+    assert cm.teacher == "runs/pocket_chain/spins/model"
+    ar, cm, dmd = replace(pocket_chain(), longer=None, spins=None).stages
     assert cm.teacher == dmd.teacher == "runs/pocket_chain/ar/model"
     assert (cm.shift, cm.sets) == (ar.shift, ar.sets[1:])
 

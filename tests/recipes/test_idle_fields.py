@@ -92,6 +92,7 @@ def test_a_part_that_asks_for_nothing_is_refused(make, message):
         ("dmd", {"seed": 9}, "dmd.seed=9"),
         ("dmd", {"teacher_from": "mine"}, "dmd.teacher_from='mine'"),
         ("longer", {"vae": "mine"}, "longer.vae='mine'"),
+        ("spins", {"start_from": "mine"}, "spins.start_from='mine'"),
         ("ar", {"run": Run(output="mine")}, "ar.run.output='mine'"),
     ],
 )
