@@ -13,8 +13,8 @@ from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
-REFERENCE = "735bf74b90292cb3feeb6830d506a8063e76142bea199d57756c7bf713c83b9b"
-SHIPPED = "3f2173b0bb64c98c2cbf7c6c6abf2266a7d4a35bd53dabc3aa555f8b37cd735d"
+REFERENCE = "23f291b019bc13a0fda39ccffcfc26759ef2383287bab5199aad61093ffa204c"
+SHIPPED = "1133fc2284198d570831623fc2b3f706c6824fb7a007db082c0836f5e5a668de"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 
