@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import read_config
@@ -23,7 +24,10 @@ def test_the_readme_prompt_shows_a_red_circle_moving_right_on_navy():
 def test_the_package_holds_what_its_card_promises():
     folder = resolve("pocket")
     files = [file for file in folder.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) <= 20e6
+    sizes = {file: file.stat().st_size for file in files}
+    light = sum(size for file, size in sizes.items() if file.parent.name == "vae_light")
+    assert 0 < light <= 2e6
+    assert sum(sizes.values()) - light <= 20e6
     assert max(file.stat().st_size for file in files) < 16 * 2**20
     pipe = LongLivePipeline.from_pretrained("pocket", device="cpu")
     world = ClipFormat()
@@ -33,6 +37,17 @@ def test_the_package_holds_what_its_card_promises():
     assert pipe.timing.frames(2) - pipe.timing.frames(1) == world.block_frames
     assert read_config(folder / "transformer")["frames_per_block"] == 8
     assert pipe.settings.policy.pages * 8 == 32  # latent frames that a block sees, as the 5B's
+
+
+def test_its_light_decoder_shows_almost_the_same_frames():
+    prompt, how = "a pink heart orbits on a navy background", {"seconds": 13 / 12, "seed": 3}
+    shown = [
+        LongLivePipeline.from_pretrained("pocket", device="cpu", vae=vae)(prompt, **how).frames
+        for vae in ("full", "light")
+    ]
+    full, light = (frames.float() for frames in shown)
+    error = (full - light).square().mean()
+    assert 10 * torch.log10(255**2 / error) >= 33
 
 
 @pytest.mark.slow
