@@ -191,7 +191,7 @@ def imitate(spec: ModelSpec, device: str) -> bool:
                 fitted = True
             except torch.OutOfMemoryError:
                 fitted = False
-            near = abs(memory.peak / (hardware.memory - hardware.reserved) - 1) < WITHIN
+            near = abs(memory.needed / (hardware.memory - hardware.reserved) - 1) < WITHIN
             mark = "" if fitted == said else "  near the edge" if near else "  WRONG"
             right &= fitted == said or near
             took = time.perf_counter() - began

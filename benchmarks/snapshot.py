@@ -18,13 +18,19 @@ STRENGTH = 0.02
 
 
 def write_snapshot(folder: Path, wan: WanConfig, vae: VAEConfig, text: UMT5Config) -> None:
-    """Write the transformer, the VAE, the text encoder and a tokenizer of three words."""
+    """Write the transformer, the VAE, the text encoder and a tokenizer of three words.
+
+    A ``config.json`` says the transformer's layers: without it one as wide as the published model
+    and with fewer of them is refused as a file that is not whole.
+    """
     drawn = Drawn()
     with unfilled():
         of_wan = shapes(WanTransformer(wan).state_dict())
         of_vae = shapes(WanVAE(vae).state_dict())
     state = {f"model.{name}": drawn(shape) for name, shape in of_wan.items()}
     torch.save({"generator": state}, folder / "model_bf16.pt")
+    said = {"dim": wan.dim, "num_layers": wan.num_layers}
+    (folder / "config.json").write_text(json.dumps(said), encoding="utf-8")
     del state
     sizes = {"dim": wan.dim, "num_layers": wan.num_layers}  # else fewer blocks were lost ones
     (folder / "config.json").write_text(json.dumps(sizes))

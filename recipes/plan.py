@@ -76,14 +76,22 @@ class Forecast:
         usable = self.hardware.memory - self.hardware.reserved
         advice = None
         if self.advice is not None:
-            advice = {"options": list(self.advice.options), "peak": self.advice.memory.peak}
+            advice = {
+                "options": list(self.advice.options),
+                "peak": self.advice.memory.peak,
+                "needed": self.advice.memory.needed,
+            }
         endless = self.video_frames is None
         return {
             "model": self.model,
             "hardware": {**asdict(self.hardware), "usable": usable},
             "choice": asdict(self.choice),
             "size": self.size,
-            "memory": {**self.memory.parts(), "peak": self.memory.peak},
+            "memory": {
+                **self.memory.parts(),
+                "peak": self.memory.peak,
+                "needed": self.memory.needed,
+            },
             "fits": self.fits,
             "picked": list(self.picked),
             "advice": advice,

@@ -162,8 +162,8 @@ def described(forecast: "Forecast") -> str:
     ]
     parts = forecast.memory.parts()
     lines += [f"  {name:26}{_bytes(count):>11}" for name, count in parts.items()]
-    peak = forecast.memory.peak
-    lines.append(f"  {'in all':26}{_bytes(peak):>11} of {_bytes(usable)} that can be had")
+    needed = forecast.memory.needed
+    lines.append(f"  {'in all':26}{_bytes(needed):>11} of {_bytes(usable)} that can be had")
     if forecast.memory.host:
         lines.append(f"  {'waits on the host':26}{_bytes(forecast.memory.host):>11}")
     lines += ["", "time", f"  {'loading':26}{_seconds(speed.loading):>11}"]
@@ -200,15 +200,15 @@ def _places(choice: "Choice") -> str:
 def verdict(forecast: "Forecast") -> str:
     """The last line: whether it fits, and else the smallest change that makes it fit."""
     memory, hardware = forecast.memory, forecast.hardware
-    room = hardware.memory - hardware.reserved - memory.peak
+    room = hardware.memory - hardware.reserved - memory.needed
     if forecast.fits:
         return f"It fits, with {_bytes(room)} to spare."
     missing = f"It does not fit: {_bytes(-room)} are missing."
     if forecast.advice is None:
         return f"{missing} No change that is known here makes it fit: take a larger device."
     options = ", ".join(forecast.advice.options)
-    peak = _bytes(forecast.advice.memory.peak)
-    return f"{missing} The smallest change that makes it fit: {options}; {peak} in all."
+    needed = _bytes(forecast.advice.memory.needed)
+    return f"{missing} The smallest change that makes it fit: {options}; {needed} in all."
 
 
 def _bytes(count: int) -> str:

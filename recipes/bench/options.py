@@ -181,7 +181,7 @@ class CurvesOptions(_OnOneKind):
     """
 
     model: str = "pocket"
-    steps: int = 1000
+    steps: int = 300
     batch: int = 16
     clips: int = 4000
     validation_clips: int = 64

@@ -59,7 +59,7 @@ def within_memory(
     usable = hardware.memory - hardware.reserved
     changes = " ".join(found.options) or "as it is"
     line = (
-        f"within {config.max_memory}: {changes}; {_gib(found.memory.peak)} at most, of "
+        f"within {config.max_memory}: {changes}; {_gib(found.memory.needed)} at most, of "
         f"{_gib(usable)} that can be had"
     )
     return settled, (line,)
@@ -101,7 +101,7 @@ def _numbered(device: torch.device) -> tuple[str, int]:
 
 def _refusal(wishes: PlanWishes, sizes: Sizes, choice: Choice, hardware: Hardware) -> str:
     usable = hardware.memory - hardware.reserved
-    least = smallest(sizes, choice, hardware, free=wishes.free).peak
+    least = smallest(sizes, choice, hardware, free=wishes.free).needed
     start = (
         f"max_memory={wishes.max_memory!r} leaves {_gib(usable)} of {hardware.name}, and "
         f"{sizes.name} takes {_gib(least)} with every saving that is left to it."

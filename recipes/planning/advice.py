@@ -26,7 +26,7 @@ TILES = (2, 4, 8)
 
 ROOM = 0.96
 """The share of a device that what is picked takes at most, if it can: peaks are foretold within a
-tenth, and allocators lose some memory between tensors."""
+tenth, and an allocator that is short of memory searches for it, which takes time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Advice:
 def fits(memory: Memory, hardware: Hardware) -> bool:
     """Whether a device, and the host, have room for it, beside what no model gets."""
     host = hardware.host is None or memory.host <= hardware.host - GIB
-    return host and memory.peak <= hardware.memory - hardware.reserved
+    return host and memory.needed <= hardware.memory - hardware.reserved
 
 
 def pick(
@@ -141,12 +141,12 @@ def _search(
 ) -> Advice | None:
     most = share * (hardware.memory - hardware.reserved)
     least = memory_of(sizes, _changed(choice, [lever[-1] for lever in known]), hardware)
-    if least.peak > most:
+    if least.needed > most:
         return None
     for some in _cheapest(known):
         changed = _changed(choice, some)
         memory = memory_of(sizes, changed, hardware)
-        if memory.peak <= most and fits(memory, hardware):
+        if memory.needed <= most and fits(memory, hardware):
             options = tuple(change.option for change in some)
             return Advice(options=options, choice=changed, memory=memory)
     return None

@@ -2,8 +2,9 @@
 
 The shares of peak rates that are reached were measured on an H200 with LongLive-2.0-5B, each part
 by itself (benchmarks/results, 5b_fused_block.json and 5b_vae_pieces.json): a block over a full
-window takes 1.06 s in bf16, of which products 0.43, attention 0.54 and the rest 0.09, and decoding
-its 8 latents 0.84 s. On one GPU both share it: from block to block it takes nearly the sum.
+window takes 1.06 s in bf16, of which products 0.43, attention 0.55 and the rest 0.08, and decoding
+its 8 latents 0.79 s. On one GPU both share it: from block to block it takes most of the sum
+(5b_plan.json).
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from longlive_recipes.planning.memory import (
     Choice,
     blocks_bytes,
     computed_bytes,
-    decoded_at_once,
     eight_bits,
     resized,
     strips_length,
@@ -30,19 +30,20 @@ CONVOLUTIONS = 0.762
 SWEEPS = 63.0
 """How often a layer's activations are read or written beside its products."""
 
-DECODER_SHARE, ALONE_SHARE = 0.195, 0.145
-"""Seconds of an H200 that decoding 8 latents of 704x1280 takes beside its convolutions, several or
-one at a time; they go with memory's bandwidth."""
+DECODER_SHARE = 0.14
+"""Seconds of an H200 that decoding 8 latents of 704x1280 takes beside its convolutions; they go
+with memory's bandwidth."""
 
-EIGHT_BIT_PRODUCTS, EIGHT_BIT_ATTENTION = 0.68, 0.745
-"""Seconds of products and of attention in eight bits, rounding included, over those in bf16."""
+EIGHT_BIT_PRODUCTS, FAST_SUMS, EIGHT_BIT_ATTENTION = 0.62, 0.545, 0.74
+"""Seconds of products in eight bits, of those whose sums stay in the tensor cores, and of attention
+in eight bits over those in bf16, rounding included."""
 
 LAYER_SECONDS, CONVOLUTION_SECONDS = 2.4e-3, 2.5e-4
 """Seconds that starting a layer's, or a convolution's, operations takes, whatever their size."""
 
-OVERLAP = 0.89
-"""Seconds of denoising and decoding on one GPU, over their sum: they overlap a little. Each alone
-takes nearly twice its seconds then."""
+OVERLAP = 0.84
+"""Seconds of denoising and decoding on one GPU, over their sum: they overlap a little. Each
+takes longer than alone then."""
 
 LOADING = 1.5e9
 """Bytes a second of reading weights from files that are in the system's cache."""
@@ -129,7 +130,7 @@ def _pass(sizes: Sizes, choice: Choice, hardware: Hardware, seen: int) -> float:
     """Seconds of one pass over a block, on each of the ranks; guidance makes it of two samples."""
     wan = sizes.spec.transformer
     products, attention = transformer_operations(sizes, seen)
-    seconds = products / _rate(hardware, PRODUCTS) * _products_factor(choice.weights, hardware)
+    seconds = products / _rate(hardware, PRODUCTS) * _products_factor(choice, hardware)
     factor = EIGHT_BIT_ATTENTION if eight_bits(choice, hardware) else 1.0
     seconds += attention / _rate(hardware, ATTENTION) * factor
     number = computed_bytes(choice.weights, hardware)
@@ -153,14 +154,16 @@ def _text(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
     return seconds
 
 
-def _products_factor(weights: str, hardware: Hardware) -> float:
-    """Seconds of products with these weights, over those in bf16."""
+def _products_factor(choice: Choice, hardware: Hardware) -> float:
+    """Seconds of products with the choice's weights, over those in bf16."""
+    weights = choice.weights
     if not hardware.gpu or weights == "bf16":
         return 1.0
     if weights == "fp32":
         return 2.0
     if weights == "fp8":
-        return EIGHT_BIT_PRODUCTS if hardware.fp8 else EMULATED
+        has = FAST_SUMS if choice.quality == "high" else EIGHT_BIT_PRODUCTS
+        return has if hardware.fp8 else EMULATED
     if weights == "nvfp4-w4a4":
         return 0.45 if hardware.fp4 else EMULATED
     return WEIGHT_ONLY
@@ -175,8 +178,7 @@ def _decoding(sizes: Sizes, choice: Choice, hardware: Hardware) -> float:
         return operations / _rate(hardware, CONVOLUTIONS)
     pixels = spec.settings.height * spec.settings.width * spec.vae.decoder_dim
     share = pixels / (704 * 1280 * 256) * latents / 8 * twice
-    alone = decoded_at_once(sizes, choice, hardware) == 1
-    moved = (ALONE_SHARE if alone else DECODER_SHARE) * share * 4.8e12 / hardware.bandwidth
+    moved = DECODER_SHARE * share * 4.8e12 / hardware.bandwidth
     seconds = operations / _rate(hardware, CONVOLUTIONS) + moved
     stages = len(spec.vae.dim_mult) * (spec.vae.num_res_blocks + 1) * 2
     return max(seconds, CONVOLUTION_SECONDS * stages)

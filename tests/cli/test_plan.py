@@ -19,7 +19,14 @@ def test_a_plan_says_what_fits():
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].startswith("LongLive-2.0-5B, 1280x704, on H200: weights bf16, cache bf16, 4 st")
-    for part in ("transformer", "keys and values", "first frame after", "frames a second", "disk"):
+    for part in (
+        "transformer",
+        "keys and values",
+        "first frame after",
+        "frames a second",
+        "disk",
+        "fragments",
+    ):
         assert part in done.stdout
     assert lines[-1].startswith("It fits, with ") and lines[-1].endswith(" to spare.")
 
@@ -43,7 +50,7 @@ def test_a_bound_of_memory_picks_and_says_what():
     done = longlive("--gpu", "h200", "--max-memory", "16GB")
     assert done.exit_code == 0, done.output
     picked = next(line for line in done.stdout.splitlines() if line.startswith("picked: "))
-    assert "--kv-cache fp8" in picked and "--offload" in picked and "--vae-tiles 2" in picked
+    assert "--kv-cache fp8" in picked and "--offload" in picked and "--vae-tiles 4" in picked
     assert "blocks wait on the host" in done.stdout and "waits on the host" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("It fits, with ")
     high = longlive("--gpu", "h200", "--max-memory", "24GB", "--quality", "high", "--json")

@@ -48,6 +48,7 @@ def test_a_run_and_a_plan_never_disagree(size, how):
     assert config.max_memory is None
     assert lines[0].startswith(f"within {size}: ")
     assert all(option in lines[0] for option in plan.picked)
+    assert f"{plan.memory.needed / GIB:.1f} GiB at most" in lines[0]
 
 
 def test_without_a_bound_nothing_changes():

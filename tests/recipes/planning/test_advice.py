@@ -26,20 +26,20 @@ def test_what_is_picked_fits_and_nothing_cheaper_does(sizes, gib, quality):
     found = pick(sizes, BF16, hardware, quality=quality)
     least = smallest(sizes, BF16, hardware)
     if found is None:
-        assert least.peak > hardware.memory - hardware.reserved
+        assert least.needed > hardware.memory - hardware.reserved
         return
-    assert fits(found.memory, hardware) and least.peak <= found.memory.peak
+    assert fits(found.memory, hardware) and least.needed <= found.memory.needed
     assert found.memory == memory_of(sizes, found.choice, hardware)
     known = {c.option: c for lever in levers(sizes, BF16, hardware, quality) for c in lever}
     cost = sum(known[option].cost for option in found.options)
     most = hardware.memory - hardware.reserved
-    if least.peak <= ROOM * most:
-        assert found.memory.peak <= ROOM * most, "there is room, if there can be"
+    if least.needed <= ROOM * most:
+        assert found.memory.needed <= ROOM * most, "there is room, if there can be"
         most = int(ROOM * most)
     for option, change in known.items():
         if change.cost < cost:
             memory = memory_of(sizes, change.apply(BF16), hardware)
-            assert memory.peak > most, f"{option} would have been enough"
+            assert memory.needed > most, f"{option} would have been enough"
 
 
 def test_frames_are_kept_before_numbers_are_rounded_unless_rounding_is_allowed(sizes):
@@ -72,12 +72,31 @@ def test_the_5b_runs_on_12_gib_with_its_weights_as_they_are(sizes):
     in_turn = memory_of(sizes, found.choice, card)
     beside = memory_of(sizes, replace(found.choice, beside=True), card)
     assert beside.peak - in_turn.peak == min(beside.denoising, beside.decoding)
-    assert sum(in_turn.parts().values()) == in_turn.peak
+    assert sum(in_turn.parts().values()) == in_turn.peak == in_turn.needed
+    assert sum(beside.parts().values()) == beside.needed
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (12, "--kv-cache nvfp4 --offload --lane inline --vae-latents 1 --vae-tiles 4"),
+        (16, "--kv-cache fp8 --offload --vae-latents 1 --vae-tiles 4"),
+        (18, "--kv-cache fp8 --offload --vae-tiles 4"),
+        (24, "--offload --vae-latents 1"),
+    ],
+)
+def test_what_an_h200_of_so_many_gb_has_room_for_is_picked(size, options):
+    """12 and 24 ran so; of 18 the same without tiles ended in fragments (max_memory.json)."""
+    found = run(PlanWishes(gpu="h200", max_memory=f"{size}GB"))
+    assert " ".join(found.picked) == options
+    assert found.fits and found.memory.needed <= found.hardware.memory - found.hardware.reserved
+    values = found.to_dict()["memory"]
+    assert values["needed"] == found.memory.needed >= values["peak"] == found.memory.peak
 
 
 def test_the_lane_is_left_where_it_was_named():
     named = run(PlanWishes(gpu="4090", max_memory="12GB", lane="stream"))
-    assert named.choice.beside and named.choice.weights == "nvfp4", "it takes more to fit"
+    assert named.choice.beside and named.choice.weights != "bf16", "it takes more to fit"
     assert "lane" not in " ".join(named.picked)
     free = run(PlanWishes(gpu="4090", max_memory="12GB"))
     assert free.fits and "--lane inline" in free.picked

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from longlive_recipes.planning.hardware import GPUS
-from longlive_recipes.planning.memory import Choice
+from longlive_recipes.planning.hardware import GIB, GPUS
+from longlive_recipes.planning.memory import Choice, memory_of
 from longlive_recipes.planning.sizes import sizes_of
 from longlive_recipes.planning.speed import speed_of
 
@@ -37,7 +37,7 @@ def record(name: str) -> dict:
 )
 def test_a_block_of_the_5b_takes_what_an_h200_took(sizes, path, how):
     took = record("5b_fused_block.json")["paths"][path]["seconds"]
-    assert speed_of(sizes, replace(BF16, **how), H200).block == pytest.approx(took, rel=0.05)
+    assert speed_of(sizes, replace(BF16, **how), H200).block == pytest.approx(took, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,31 @@ def test_a_block_of_the_5b_takes_what_an_h200_took(sizes, path, how):
     ],
 )
 def test_decoding_a_block_takes_what_an_h200_took(sizes, pieces, latents, tiles):
-    took = record("5b_vae_pieces.json")["decoding"][pieces]["seconds"]
+    """Undisturbed: the fastest of the record's calls, with which a whole video agrees."""
+    took = record("5b_vae_pieces.json")["decoding"][pieces]["fastest"]
     choice = replace(BF16, vae_latents=latents, vae_tiles=tiles)
     assert speed_of(sizes, choice, H200).decoding == pytest.approx(took, rel=0.05)
 
 
-def test_beside_each_other_both_take_nearly_their_sum(sizes):
-    """An H200 made 16.2 frames a second of 1.215 s of denoising and 1.01 s of decoding a block, and
-    denoising a block took 2 s meanwhile: what is said of denoising is of it alone."""
+@pytest.mark.parametrize("choice", record("5b_plan.json")["choices"])
+def test_whole_videos_take_what_an_h200_took(sizes, choice):
+    """Denoising and decoding in turn, and both at once, which takes most of their sum."""
+    took = record("5b_plan.json")["choices"][choice]
+    weights, kv_cache = choice.split(", ")
+    said = speed_of(sizes, replace(BF16, weights=weights, kv_cache=kv_cache), H200)
+    assert said.block == pytest.approx(took["block"], rel=0.08)
+    assert said.decoding == pytest.approx(took["decoding"], rel=0.03)
+    assert said.together == pytest.approx(took["together"], rel=0.04)
+    peak = memory_of(sizes, replace(BF16, weights=weights, kv_cache=kv_cache), H200)
+    without_text = (peak.peak - peak.text_encoder) / GIB
+    assert without_text == pytest.approx(took["said_gib"], abs=0.06)
+    assert took["peak_gib"] <= without_text <= 1.08 * took["peak_gib"]
+
+
+def test_beside_each_other_both_take_less_than_their_sum(sizes):
     beside = speed_of(sizes, BF16, H200)
     both = beside.block + beside.decoding
-    assert beside.together == pytest.approx(both * (32 / 16.2) / (1.215 + 1.01), rel=0.02)
+    assert max(beside.block, beside.decoding) < beside.together < both
     assert beside.frames_per_second == pytest.approx(32 / beside.together)
     in_turn = speed_of(sizes, replace(BF16, beside=False), H200)
     assert in_turn.together == pytest.approx(both)
@@ -100,7 +114,7 @@ def test_seconds_go_with_what_is_done(sizes):
     assert guided.block == pytest.approx(2 * plain.block)
     assert plain.first_block < plain.block
     apart = speed_of(sizes, replace(BF16, decode_apart=True), H200)
-    assert apart.frames_per_second > 1.5 * plain.frames_per_second
+    assert apart.frames_per_second > 1.4 * plain.frames_per_second
     smaller = speed_of(sizes, replace(BF16, image=(352, 640)), H200)
     assert smaller.decoding == pytest.approx(plain.decoding / 4, rel=0.01)
     assert smaller.block < 0.4 * plain.block  # and no less than starting its operations takes
