@@ -1,7 +1,9 @@
 """The curves of training in four bits, at a tiny size: the same batches, one table, one picture."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +115,12 @@ def test_differences_are_of_pairs_under_one_noise():
 def test_what_cannot_be_compared_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)
+
+
+def test_as_many_steps_as_an_h200_takes_in_five_minutes():
+    """All runs at once, at the pace of the record, of one that ended or that was stopped."""
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    [file] = results.glob("nvfp4_curves_cuda*.json")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    pace = max(row["seconds_a_step"] for row in record["rows"].values())
+    assert CurvesOptions().steps * pace < 300
