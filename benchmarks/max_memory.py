@@ -7,9 +7,10 @@ The full-size model of random weights, its text encoder included (of one layer, 
 what visits the device). First, that frames do not depend on where blocks wait: a small model's are
 compared, bit for bit, with and without. Then for each size torch may take no more of the device
 than that; settings are picked as `longlive generate --max-memory` picks them, and three blocks of
-video are made. A row says what was picked, the peak that was said and that was, and seconds of a
-block. The status is 1 where frames differ, or something that was said to fit ends for want of
-memory. A size for which nothing is picked is told, and is no failure.
+video are made. A row says what was picked, the peak that was said and that was, what fragments were
+said to make of it and what torch's allocator held, and seconds of a block. The status is 1 where
+frames differ, or something that was said to fit ends for want of memory. A size for which nothing
+is picked is told, and is no failure.
 """
 
 import argparse
@@ -151,8 +152,8 @@ def tried(spec: ModelSpec, size: int, device: str) -> dict[str, Any]:
     start = choose(wishes, sizes, hardware)
     found = pick(sizes, start, hardware, free=wishes.free)
     if found is None:
-        return {**row, "picked": None, "least": smallest(sizes, start, hardware).peak}
-    row |= {"picked": list(found.options), "said": found.memory.peak}
+        return {**row, "picked": None, "least": smallest(sizes, start, hardware).needed}
+    row |= {"picked": list(found.options), "said": found.memory.peak, "needed": found.memory.needed}
     whole = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, usable / whole), device)
     gc.collect()
@@ -161,7 +162,7 @@ def tried(spec: ModelSpec, size: int, device: str) -> dict[str, Any]:
     try:
         row |= ran(build(spec, UMT5_XXL, found.choice, device), device)
     except torch.OutOfMemoryError as error:
-        row |= {"fits": False, "error": str(error).partition(". ")[0]}
+        row |= {"fits": False, "error": str(error)}
     torch.cuda.set_per_process_memory_fraction(1.0, device)
     return row
 
@@ -213,14 +214,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{size} GB: {rows[-1]}", flush=True)
     if given.output is not None:
         given.output.write_text(json.dumps(rows, indent=2) + "\n")
-    print(f"\n{'card':>6}{'usable':>8}{'said':>8}{'peak':>8}{'held':>8}  block s  picked")
+    print(
+        f"\n{'card':>6}{'usable':>8}{'said':>8}{'peak':>8}{'needed':>8}{'held':>8}  block s  picked"
+    )
     for row in rows:
         picked = "nothing" if row["picked"] is None else " ".join(row["picked"]) or "as it is"
         seconds = f"{row['denoise']:7.2f}" if "denoise" in row else f"{'-':>7}"
         mark = "  OUT OF MEMORY" if row["fits"] is False else ""
         print(
             f"{row['size']:4} GB{gib(row, 'usable')}{gib(row, 'said')}{gib(row, 'peak')}"
-            f"{gib(row, 'reserved')}  {seconds}  {picked}{mark}"
+            f"{gib(row, 'needed')}{gib(row, 'reserved')}  {seconds}  {picked}{mark}"
         )
     return 1 if any(row["fits"] is False for row in rows) else 0
 
