@@ -48,7 +48,8 @@ def divided(x, scale, SHORT: tl.constexpr):
         inverse = tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
         inverse = tl.broadcast_to(inverse, x.shape)
         near = x * inverse
-        return tl.fma(tl.fma(-near, over, x), inverse, near)
+        # what is over with its sign turned: so that a negative zero stays one
+        return tl.fma(tl.fma(near, over, -x), -inverse, near)
     return tl.div_rn(x, over)
 
 

@@ -39,6 +39,20 @@ for rows, cols in ((1, 1), (70, 16), (5, 100), (33, 128), (3, 5000)):
                 assert (codes[~fine].float() * scales[~fine]).isnan().all(), name
 """
 
+SHORT = """
+import torch
+from longlive_core.eight_bit.kernels.encode_byte_rows import _encode
+from longlive_core.eight_bit.rowwise import encode_rows
+
+x = torch.tensor([[-0.0, 0.0, -1.0, 448.0], [-0.0, 0.0, 3.0, -896.0]])
+codes, scales = torch.full(x.shape, 7, dtype=torch.uint8), torch.empty(2, 1)
+sizes = {"LARGEST": 448.0, "E4M3": True, "CONVERTS": False, "D": 4, "WIDTH": 4, "ROWS": 2}
+_encode[(1,)](x, codes, scales, 2, SHORT=True, **sizes)
+want, _ = encode_rows(x, torch.float8_e4m3fn, backend="reference")
+assert torch.equal(codes, want.view(torch.uint8)), (codes, want.view(torch.uint8))
+assert codes[0, 0] == 0x80
+"""
+
 COMPILED = """
 import re
 import triton
@@ -117,6 +131,10 @@ def test_the_interpreted_kernel_gives_the_references_bits():
     run_kernels(INTERPRETED, interpreted=True)
 
 
+def test_the_short_division_leaves_zeros_their_signs():
+    run_kernels(SHORT, interpreted=True)
+
+
 def test_the_compiled_kernel_reads_sixteen_bytes_at_a_time_and_rounds_as_the_reference():
     """For compute capability 8.0 and 9.0, without a GPU."""
     run_kernels(COMPILED, interpreted=False)
@@ -131,6 +149,7 @@ def test_the_compiled_kernel_gives_the_references_bits(kind, shape):
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         x = torch.randn(shape, generator=generator, device="cuda")
         x *= 2.0 ** torch.randint(-20, 9, (shape[0], 1), generator=generator, device="cuda")
+        x[:, ::7] = -0.0
         got, want = (encode_rows(x.to(dtype), kind, backend=b) for b in ("triton", "reference"))
         assert torch.equal(got[0].view(torch.uint8), want[0].view(torch.uint8))
         assert torch.equal(got[1], want[1])
@@ -165,8 +184,8 @@ def test_the_short_division_of_bfloat16s_gives_the_codes_of_the_quotient():
     x = torch.where(x <= 448 * scale, x, 0)
     inverse = 1 / scale
     near = x * inverse
-    left_over = (x.double() - near.double() * scale.double()).float()
-    short = (near.double() + left_over.double() * inverse.double()).float()
+    left_over = (near.double() * scale.double() - x.double()).float()
+    short = (near.double() - left_over.double() * inverse.double()).float()
     codes, want = (y.clamp_max(448).to(torch.float8_e4m3fn) for y in (short, x / scale))
     assert torch.equal(codes.view(torch.uint8), want.view(torch.uint8))
     assert len(want.view(torch.uint8).unique()) == 127
