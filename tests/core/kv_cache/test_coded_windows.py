@@ -184,3 +184,16 @@ def test_a_cache_without_windows_gives_none_and_what_is_not_written_is_refused()
     cache.begin_block(0)
     with pytest.raises(ValueError, match=r"read\(1\) before write\(1\) in this step"):
         cache.read_coded(1)
+
+
+def test_a_window_that_was_begun_in_inference_mode_goes_on_without_it():
+    cache, other = (cache_of_blocks(PlainCodec(torch.float32), 1) for _ in range(2))
+    found = []
+    for one, inference in ((cache, True), (other, False)):
+        one.begin_block(1)
+        for mode, loud in ((inference, 1.0), (False, 9.0)):
+            with torch.inference_mode(mode), torch.no_grad():
+                write(one, 0, own_of(SMALL, SMALL.tokens_per_page, 0, loud))
+                keys, _ = one.read_coded(0)
+        found.append(keys)
+    assert_bitwise_equal(found[0].codes.float(), found[1].codes.float())
