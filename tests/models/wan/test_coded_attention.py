@@ -89,6 +89,17 @@ def test_other_attention_does_not_ask_for_them(quality, attention):
 
 
 @torch.no_grad()
+def test_attention_of_eight_bits_by_name_takes_them():
+    named, cache = model_of("lossless"), memory_of(True)
+    for block in named.blocks:
+        block.self_attn.backend = "fa3-fp8"  # set late: a CPU has none
+    got = film(named, cache)
+    assert cache.asked == 3 * 3 * WIDE.num_layers
+    for one, other in zip(got, film(model_of("high"), memory_of(True)), strict=True):
+        assert_bitwise_equal(one, other)
+
+
+@torch.no_grad()
 def test_a_memory_that_has_none_gives_what_it_has():
     high, lossless = (film(model_of(quality), memory_of(False)) for quality in ("high", "lossless"))
     for one, other in zip(high, lossless, strict=True):
