@@ -204,4 +204,5 @@ def _check(spec: ModelSpec, runtime: Runtime, group: SequenceGroup, folder: Path
     """Refuse what could not run here, before weights are read."""
     check_beside(folder, spec, runtime)
     runtime.check(spec.transformer)
-    spec.require_room(runtime.codec(), runtime.device, ranks=group.size)
+    windows = runtime.reads_windows(spec.transformer.head_dim)
+    spec.require_room(runtime.codec(), runtime.device, ranks=group.size, windows=windows)

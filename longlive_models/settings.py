@@ -219,7 +219,13 @@ class ModelSpec:
         )
 
     def require_room(
-        self, codec: PageCodec, device: torch.device, *, samples: int = 1, ranks: int = 1
+        self,
+        codec: PageCodec,
+        device: torch.device,
+        *,
+        samples: int = 1,
+        ranks: int = 1,
+        windows: bool = False,
     ) -> None:
         """Raise ValueError if the cache or a block's frames need more than a device's whole memory.
 
@@ -229,10 +235,11 @@ class ModelSpec:
             codec: the codec of the pages.
             samples: how many samples the cache has, both branches of guidance counted.
             ranks: the largest number of ranks that share the heads of a page.
+            windows: whether the cache gives windows in E4M3 (``Runtime.reads_windows``).
         """
         layout = self.cache_layout(samples)
         shared = replace(layout, heads=max(1, layout.heads // ranks))
-        shared.require_room(codec, self.settings.policy, device)
+        shared.require_room(codec, self.settings.policy, device, windows)
         height, width = self.settings.height, self.settings.width
         frames = self.timing.frames(1)
         require_room(

@@ -126,7 +126,7 @@ def plan(
     check_beside(folder, spec, runtime)
     weights = hash_of(folder, runtime)
     settings = _settings(spec, config)
-    spec.require_room(runtime.codec(), runtime.device, samples=settings.branches, ranks=ranks)
+    _require_room(spec, runtime, samples=settings.branches, ranks=ranks)
     fps = settings.fps if config.fps is None else config.fps
     attention = runtime.receipt(spec.transformer.head_dim)
     videos, words = [], read_words(folder)
@@ -229,6 +229,14 @@ def settled(planned: Plan) -> Generate:
         attention=planned.attention,
         lane=planned.lane,
         lora=tuple(absolute(one) for one in planned.config.lora),
+    )
+
+
+def _require_room(spec: ModelSpec, runtime: Runtime, *, samples: int, ranks: int) -> None:
+    """Raise ValueError if the cache or a block's frames need more than a device's whole memory."""
+    windows = runtime.reads_windows(spec.transformer.head_dim)
+    spec.require_room(
+        runtime.codec(), runtime.device, samples=samples, ranks=ranks, windows=windows
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from longlive_core.kv_cache import PlainCodec
+from longlive_core.kv_cache import PagedKVCache, PlainCodec
 from longlive_models.published import LONGLIVE_5B
 from tests.models.tiny_pipeline import SPEC
 
@@ -66,13 +66,22 @@ def test_a_window_that_no_memory_holds_is_refused_by_its_bytes(change):
 def test_the_bound_is_the_cache_to_the_byte_with_branches_and_ranks(monkeypatch):
     spec = replace(SPEC, settings=replace(SPEC.settings, window=100))  # more than the picture takes
     capacity = spec.settings.policy.capacity
-    for samples, ranks in ((1, 1), (2, 1), (2, 2)):
-        need = spec.cache_layout(samples).bytes(PlainCodec(), capacity).total // ranks
+    for samples, ranks, windows in ((1, 1, False), (2, 1, False), (2, 2, False), (2, 2, True)):
+        layout, how = spec.cache_layout(samples), {"samples": samples, "ranks": ranks}
+        need = layout.bytes(PlainCodec(), capacity, windows=windows).total // ranks
         roomy(monkeypatch, need)
-        spec.require_room(PlainCodec(), CPU, samples=samples, ranks=ranks)
+        spec.require_room(PlainCodec(), CPU, windows=windows, **how)
         roomy(monkeypatch, need - 1)
         with pytest.raises(ValueError, match="keys and values in"):
-            spec.require_room(PlainCodec(), CPU, samples=samples, ranks=ranks)
+            spec.require_room(PlainCodec(), CPU, windows=windows, **how)
+
+
+def test_a_cache_with_windows_that_a_device_does_not_hold_is_refused(monkeypatch):
+    layout, policy = SPEC.cache_layout(1), SPEC.settings.policy
+    roomy(monkeypatch, layout.bytes(PlainCodec(), policy.capacity).total)
+    PagedKVCache(layout, policy, PlainCodec())
+    with pytest.raises(ValueError, match="keys and values in"):
+        PagedKVCache(layout, policy, PlainCodec(), windows=True)
 
 
 def test_a_picture_whose_block_no_memory_holds_is_refused(monkeypatch):
