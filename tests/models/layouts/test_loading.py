@@ -339,14 +339,16 @@ def test_ranks_that_share_inputs_share_the_amax_of_layers_that_were_decoded(tmp_
     assert {model.get_submodule(name).reduce_amax for name in PACKABLE} == {torch.neg}
 
 
+@pytest.mark.parametrize("weights", ["nvfp4", "fp8"])
 @pytest.mark.parametrize(("write", "devices"), [(gguf, {"meta"}), (published, {"meta", "cpu"})])
-def test_only_what_is_decoded_or_quantized_leaves_the_host(write, devices, tmp_path):
+def test_only_what_is_decoded_or_quantized_leaves_the_host(write, devices, weights, tmp_path):
     opened = open_files(find_files(write(tmp_path / "model")))
-    away = replace(on_cpu(weights="nvfp4"), device=torch.device("meta"))
+    away = replace(on_cpu(weights=weights), device=torch.device("meta"))
     with unfilled():
         model = WanTransformer(SPEC.transformer)
     fill_quantized(model, opened.transformer, away, check=False)
     assert {one.device.type for one in model.state_dict().values()} == devices
+    assert {one.device.type for one in model.blocks[1].ffn[0].buffers()} == {"meta"}
 
 
 def test_a_number_that_is_none_is_found_while_weights_are_quantized(tmp_path):
