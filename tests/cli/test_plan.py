@@ -56,8 +56,15 @@ def test_a_bound_of_memory_picks_and_says_what():
     high = longlive("--gpu", "h200", "--max-memory", "24GB", "--quality", "high", "--json")
     values = json.loads(high.stdout)
     assert values["fits"] and not values["choice"]["offload"] and values["picked"]
-    light = longlive("pocket", "--gpu", "cpu", "--vae", "light")
-    assert light.exit_code == 2 and "has no light decoder" in light.stderr
+
+
+def test_a_light_decoder_is_planned_where_the_model_has_one():
+    none = longlive("--gpu", "h200", "--vae", "light")
+    assert none.exit_code == 2 and "has no light decoder" in none.stderr
+    shown = longlive("pocket", "--gpu", "cpu", "--vae", "light", "--json")
+    assert shown.exit_code == 0, shown.output
+    full = json.loads(longlive("pocket", "--gpu", "cpu", "--json").stdout)
+    assert json.loads(shown.stdout)["memory"]["peak"] < full["memory"]["peak"]
 
 
 def test_a_plan_for_programs():

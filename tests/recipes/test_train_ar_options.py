@@ -171,7 +171,7 @@ TINY = WanConfig(
 )
 
 
-@settings(max_examples=12, deadline=None, phases=[Stage.generate])
+@settings(max_examples=6, deadline=None, phases=[Stage.generate])
 @given(st.integers(1, 3), st.integers(0, 2**20), st.booleans())
 def test_what_fills_up_a_short_clip_changes_nothing(length, seed, cut):
     """Loss and gradients are those of other fillings, and frames that count have those of the
