@@ -12,7 +12,6 @@ after `--seconds` no further one is begun: what compiles for long comes last.
 
 import argparse
 import gc
-import json
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from longlive_models.vae import WAN22_VAE
 from longlive_recipes import distill_vae, train_ar, train_vae
@@ -38,6 +36,7 @@ from longlive_recipes.training.fit import fit
 from longlive_recipes.training.memory import MemoryPlan
 from longlive_recipes.training.module import TrainingModule
 from longlive_recipes.training.parallel import Parallel
+from longlive_recipes.training.profiled_memory import ProfiledPeak
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
 
 GIB = 1 << 30
@@ -73,32 +72,6 @@ class OfGPU:
     def stop(self) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-
-
-class OfCPU:
-    """What torch's profiler sees of a CPU's allocator, beyond what was there before."""
-
-    def start(self) -> None:
-        self.profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-        self.profile.__enter__()
-
-    def stop(self) -> int:
-        self.profile.__exit__(None, None, None)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "trace.json"
-            self.profile.export_chrome_trace(str(file))
-            events = json.loads(file.read_text())["traceEvents"]
-        events = [e["args"] | {"ts": e["ts"]} for e in events if e.get("name") == "[memory]"]
-        alive: dict[int, int] = {}
-        now = peak = 0
-        for event in sorted(events, key=lambda e: (e["ts"], e["Ev Idx"])):
-            if event["Bytes"] > 0:
-                alive[event["Addr"]] = event["Bytes"]
-                now += event["Bytes"]
-            else:
-                now -= alive.pop(event["Addr"], 0)
-            peak = max(peak, now)
-        return peak
 
 
 def measured(module: type[TrainingModule], meter: Meter) -> type[TrainingModule]:
@@ -240,7 +213,7 @@ def row(case: Case, *, gpu: bool) -> dict[str, float | str]:
     plan = case.predict(case.config)
     predicted = plan.peak if gpu else plan.peak - sum(plan.lasting.values())
     began = time.perf_counter()
-    module = measured(case.module, OfGPU() if gpu else OfCPU())
+    module = measured(case.module, OfGPU() if gpu else ProfiledPeak())
     with tempfile.TemporaryDirectory() as folder:
         run = replace(
             case.config.run,

@@ -45,7 +45,7 @@ def test_consistency_takes_what_is_predicted(precision, tmp_path, folders):
     made = sized(cm_tiny(), tmp_path, folders, precision)
     plan = distill_cm.predict(made)
     within = plan.peak - sum(plan.lasting.values())
-    peak = measured_peak(DistillCMModule, made, tmp_path / "trace.json")
+    peak = measured_peak(DistillCMModule, made)
     assert within == pytest.approx(peak, rel=0.1)
 
 
@@ -64,7 +64,7 @@ def test_the_update_of_a_critic_takes_what_is_predicted(precision, tmp_path, fol
     plan = distill_dmd.predict(made)
     assert "an update of the critic" in plan.about
     gradients = plan.lasting["gradients of one of them, and the student's average"] / 2
-    peak = measured_peak(DistillDMDModule, made, tmp_path / "trace.json")
+    peak = measured_peak(DistillDMDModule, made)
     assert plan.step.total + gradients == pytest.approx(peak, rel=0.1)
 
 

@@ -61,9 +61,7 @@ def test_the_prediction_is_within_a_tenth_of_what_a_step_takes(changes, tmp_path
     config = sized(tmp_path / "run", vae, **changes)
     plan = predict(config)
     within = plan.peak - sum(plan.lasting.values())
-    assert within == pytest.approx(
-        measured_peak(TrainARModule, config, tmp_path / "trace.json"), rel=0.1
-    )
+    assert within == pytest.approx(measured_peak(TrainARModule, config), rel=0.1)
 
 
 def test_what_lasts_is_what_a_run_holds(tmp_path, vae):

@@ -37,7 +37,7 @@ def test_the_prediction_is_within_a_tenth_of_what_a_step_takes(changes, tmp_path
     made = sized(tmp_path / "run", **changes)
     plan = train_vae.predict(made)
     within = plan.peak - sum(plan.lasting.values())
-    peak = measured_peak(TrainVAEModule, made, tmp_path / "trace.json")
+    peak = measured_peak(TrainVAEModule, made)
     assert within == pytest.approx(peak, rel=0.1)
 
 
@@ -57,7 +57,7 @@ def test_that_of_a_light_decoder_is_too(piece, tmp_path, vae):
     made = light(tmp_path / "run", vae, piece=piece, seed=3)  # whose measured step is of piece 2
     plan = distill_vae.predict(made)
     within = plan.peak - sum(plan.lasting.values())
-    peak = measured_peak(DistillVAEModule, made, tmp_path / "trace.json")
+    peak = measured_peak(DistillVAEModule, made)
     assert within == pytest.approx(peak, rel=0.1)
 
 
