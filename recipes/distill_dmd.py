@@ -3,7 +3,7 @@
 The student makes videos as inference does, beyond its window. A critic, which began as the teacher,
 learns what these look like; where it and the teacher disagree about them, the student is moved. The
 critic learns alone at first, then several times for each update of the student. All weights are
-trained, or adapters of both beside one frozen base. What the judge sees of the student is in
+trained, or adapters of both beside frozen weights. What the judge sees of the student is in
 ``validation.csv`` and ``curve.svg``, and the best is kept, not the last.
 Objectives: longlive_models/objectives/dmd.py, critic.py and rollout.py
 
@@ -96,7 +96,13 @@ class DistillDMDModule(DistillModule):
     def add_networks(self) -> None:
         config = self.config
         if config.lora_rank:
-            shared = share_base(self.model, config.lora, kept=config.base, student=config.lora_from)
+            shared = share_base(
+                self.model,
+                config.lora,
+                kept=config.base,
+                student=config.lora_from,
+                teacher=None if config.one_base else self.load_teacher(),
+            )
             self.critic, self.teachers = shared.critic, (shared.teacher,)
         else:
             teacher = self.load_teacher()
@@ -356,7 +362,7 @@ class DistillDMDModule(DistillModule):
         """As ``TrainARModule.export``; adapters are merged, and lie in ``lora`` by themselves."""
         super().export(folder, step)
         if self.config.lora_rank and self.ranks.first:
-            save_lora(self.model, folder.with_name(LORA), base_model=self.config.teacher)
+            save_lora(self.model, folder.with_name(LORA), base_model=self.config.start_from or "")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

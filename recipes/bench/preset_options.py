@@ -106,7 +106,8 @@ class InvarianceOptions(_OfPreset):
     """Whether bits of a row depend on how many stand beside it.
 
     Attributes:
-        ranks: compare a block over so many ranks with one rank's too; 1 for not.
+        ranks: compare a block over so many ranks with one rank's too; 1 for not. Ranks share
+            GPUs where there are fewer.
         layers: of the transformer whose block is compared; the preset's unless given.
 
     Raises ValueError for a number that is none or does not fit.

@@ -1,4 +1,8 @@
-"""Ranks of this host for benchmarks: processes with a GPU each (NCCL), or a thread each (gloo)."""
+"""Ranks of this host for benchmarks: processes with a GPU each (NCCL), or a thread each (gloo).
+
+Where a host has fewer GPUs than ranks they share them, through gloo: what they compute has the same
+bits, but their times say nothing.
+"""
 
 import tempfile
 import time
@@ -18,8 +22,6 @@ from longlive_models.checkpoints.tensor_files import read_pickle
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for another one in one exchange."""
 
-BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-
 
 def on_ranks(
     count: int, device_type: str, function: Callable[..., Any], *arguments: Any
@@ -27,8 +29,9 @@ def on_ranks(
     """``function(group, device, *arguments)`` on ranks that are started for it; results by rank.
 
     Args:
-        count: how many ranks; on "cuda" the host has as many GPUs or more.
-        device_type: "cpu" or "cuda"; rank ``r`` has the device ``cuda:r``.
+        count: how many ranks.
+        device_type: "cpu" or "cuda"; rank ``r`` has the device ``cuda:r``, counted around where
+            there are fewer GPUs.
         function, arguments: of modules, so that another process can find them.
 
     Raises:
@@ -96,19 +99,22 @@ def _serve(
     arguments: tuple[Any, ...],
 ) -> None:
     """What a rank does: join the others, work, leave its result in the folder."""
+    own_gpu = False
     if device_type == "cuda":
-        device = torch.device("cuda", rank)
+        gpus = torch.cuda.device_count()
+        own_gpu = count <= gpus
+        device = torch.device("cuda", rank % gpus)
         torch.cuda.set_device(device)
     else:
         device = torch.device(device_type)
         torch.set_num_threads(1)
     dist.init_process_group(
-        BACKENDS[device_type],
+        "nccl" if own_gpu else "gloo",
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=count,
         timeout=TIMEOUT,
-        device_id=device if device_type == "cuda" else None,
+        device_id=device if own_gpu else None,
     )
     everyone = dist.group.WORLD
     assert everyone is not None, "the process group was made above"

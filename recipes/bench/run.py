@@ -183,10 +183,10 @@ def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
     kind = options.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-    ranks = 1 if isinstance(options, BackendsOptions) else options.ranks
-    if kind == "cuda" and torch.cuda.device_count() < ranks:
+    timed = options.ranks if isinstance(options, PresetOptions) else 1
+    if kind == "cuda" and torch.cuda.device_count() < max(timed, 1):
         raise ValueError(
-            f"{name} on {ranks} GPU(s), and this host has {torch.cuda.device_count()}: write "
+            f"{name} on {timed} GPU(s), and this host has {torch.cuda.device_count()}: write "
             f"--device cpu, or fewer --ranks."
         )
     device, about = torch.device(kind), find(name).about

@@ -92,10 +92,9 @@ class DistillChain:
         last = self.teachers[-1]
         cm = self._after(last, self.cm, "cm")
         dmd = self._after(last, self.dmd, "dmd")
-        student = model_of(last if dmd.lora_rank else cm)
         return (
             replace(cm, start_from=model_of(last)),
-            replace(dmd, start_from=student, teacher_from=model_of(last)),
+            replace(dmd, start_from=model_of(cm), teacher_from=model_of(last)),
         )
 
     @property

@@ -43,7 +43,9 @@ class DistillDMD(Distill):
 
     A step is an update of the critic, and every ``critic_updates``-th one of the student as well.
     A phase's ``length`` is of the clips whose prompts are drawn; ``batch`` videos are made at once.
-    With ``lora_rank`` student and critic are adapters beside one frozen base, the teacher's.
+    With ``lora_rank`` student and critic are adapters beside frozen weights: the student beside
+    those of ``start_from``, the critic beside the teacher's, which are held once where
+    ``start_from`` and ``teacher_from`` are the same.
     """
 
     start_from: str | None = "runs/cm_pocket/model"
@@ -189,6 +191,11 @@ class DistillDMD(Distill):
     @property
     def teacher(self) -> str:
         return self.teacher_from
+
+    @property
+    def one_base(self) -> bool:
+        """Whether the student starts from the teacher's weights."""
+        return self.start_from == self.teacher_from
 
     @property
     def lora(self) -> LoRAConfig:

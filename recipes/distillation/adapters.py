@@ -1,4 +1,4 @@
-"""Student, critic and teacher on one frozen base: adapters of two, and the base held once."""
+"""Student, critic and teacher on frozen bases: adapters of two, and what is the same held once."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ LORA = "lora"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedBase:
-    """Three networks whose frozen weights are the same tensors.
+    """Three networks; frozen weights that are the same are the same tensors.
 
     Attributes:
         student, critic: with adapters, which train.
@@ -31,34 +31,51 @@ class SharedBase:
 
 
 def share_base(
-    base: WanTransformer, config: LoRAConfig, *, kept: str, student: str | None = None
+    base: WanTransformer,
+    config: LoRAConfig,
+    *,
+    kept: str,
+    student: str | None = None,
+    teacher: WanTransformer | None = None,
 ) -> SharedBase:
-    """Make three networks of one, in place; adapters are float32 and begin as nothing.
+    """Make three networks of one or two, in place; adapters are float32 and begin as nothing.
 
     Args:
-        base: the teacher.
+        base: below the student's adapters, and the teacher if there is no other.
         config: of both adapters.
-        kept: "fp32", "bf16" or "nvfp4": in what the base is held.
+        kept: "fp32", "bf16" or "nvfp4": in what frozen weights are held.
         student: an adapter's folder that the student begins with.
+        teacher: one of other weights than ``base``; the critic's adapters are beside it.
 
     Raises:
         ValueError: no linear is a target, or the student's adapter is of another model or config.
     """
+    _freeze(base, kept)
+    if teacher is None:
+        teacher = twin(base)
+        add_lora(base, config)
+        critic = twin(base)
+        for _, layer in adapters(critic):
+            for part in (layer.lora_A, layer.lora_B):
+                part.requires_grad_(True)
+    else:
+        _freeze(teacher, kept)
+        critic, teacher = teacher, twin(teacher)
+        for network in (base, critic):
+            add_lora(network, config)
+    if student is not None:
+        load_lora(base, student, config=config)
+    return SharedBase(student=base, critic=critic.train(), teacher=teacher)
+
+
+def _freeze(base: WanTransformer, kept: str) -> None:
+    """Hold a network in fp32, bf16 or nvfp4, where it trains no more."""
     base.requires_grad_(False)
     if kept == "nvfp4":
         convert_linears(base, LinearConfig())
         base.requires_grad_(False)
     elif kept == "bf16":
         base.to(torch.bfloat16)
-    teacher = twin(base)
-    add_lora(base, config)
-    critic = twin(base)
-    for _, layer in adapters(critic):
-        for part in (layer.lora_A, layer.lora_B):
-            part.requires_grad_(True)
-    if student is not None:
-        load_lora(base, student, config=config)
-    return SharedBase(student=base, critic=critic.train(), teacher=teacher)
 
 
 def only_adapters(model: nn.Module) -> nn.Module:

@@ -40,12 +40,8 @@ def check_teacher(config: Distill) -> None:
         )
 
 
-def check_base(config: Distill, *, same_weights: bool = False) -> None:
-    """Raise ValueError for a student of another base than its teacher.
-
-    Args:
-        same_weights: the transformer is the teacher's own too, as where it is frozen.
-    """
+def check_base(config: Distill) -> None:
+    """Raise ValueError for a student of another base than its teacher."""
     student, teacher = find_start(config.start_from or ""), find_start(config.teacher)
     if student.resolve() == teacher.resolve() or is_published(student) or is_published(teacher):
         return
@@ -65,16 +61,11 @@ def check_base(config: Distill, *, same_weights: bool = False) -> None:
             f"{begins}: they read prompts with other text encoders, and would be asked different "
             f"things. {way_out}"
         )
-    if same_weights:
-        raise ValueError(
-            f"{begins}, and with lora_rank both are adapters on one: set start_from={teacher}, and "
-            f"lora_from for an adapter to begin with."
-        )
 
 
 def check_student(config: DistillDMD) -> None:
     """Raise ValueError for a student of another base, or an adapter of another model or rank."""
-    check_base(config, same_weights=config.lora_rank > 0)
+    check_base(config)
     if config.lora_from is None:
         return
     with unfilled():

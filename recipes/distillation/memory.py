@@ -109,6 +109,9 @@ def _needs_of_dmd(config: DistillDMD) -> Needs:
         packed = PACKED * linears + WIDE * (weights - linears)
         base = {"fp32": WIDE * weights, "bf16": NARROW * weights, "nvfp4": packed}[config.base]
         name = f"the base in {config.base}, held once for student, critic and teacher"
+        if not config.one_base:
+            base *= 2
+            name = f"the student's base, and that of critic and teacher, in {config.base}"
     else:
         trained, base, name = weights, float(WIDE * weights), "the teacher in float32"
     held = WIDE + ADAM

@@ -79,7 +79,7 @@ def test_stages_are_of_one_model_and_its_clips():
     assert cm.start_from == cm.teacher == dmd.teacher == "runs/pocket_chain/spins/model"
     assert dmd.start_from == "runs/pocket_chain/cm/model"
     adapters = replace(made, dmd=replace(made.dmd, lora_rank=8)).students[1]
-    assert adapters.start_from == adapters.teacher
+    assert (adapters.start_from, adapters.teacher) == (cm.run.output + "/model", cm.teacher)
 
 
 def test_a_chain_without_longer_stages_has_its_teacher_from_the_first():

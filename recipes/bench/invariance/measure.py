@@ -29,7 +29,9 @@ def measure(told: InvarianceOptions, device: torch.device, about: str) -> dict[s
         if device.type == "cuda":
             torch.cuda.empty_cache()
     if told.ranks > 1:
-        parts[f"A block over {told.ranks} ranks"] = compare_ranks(told, preset, device.type)
+        sharing = device.type == "cuda" and torch.cuda.device_count() < told.ranks
+        which = f"{told.ranks} ranks that share a GPU" if sharing else f"{told.ranks} ranks"
+        parts[f"A block over {which}"] = compare_ranks(told, preset, device.type)
     return {
         "about": about,
         "parts": parts,

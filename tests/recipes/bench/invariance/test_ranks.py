@@ -41,8 +41,8 @@ def compared_on_rank(process_group) -> dict:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two ranks have a GPU each")
-def test_blocks_of_the_5bs_layers_over_two_gpus_have_the_bytes_of_one():
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="two ranks have a GPU each, or share one")
+def test_blocks_of_the_5bs_layers_over_two_ranks_have_the_bytes_of_one():
     told = InvarianceOptions(preset="5b", device="cuda", ranks=2, layers=2)
     rows = over_ranks.compare_ranks(told, preset_of("5b", torch.device("cuda")), "cuda")
     assert rows["bf16"] == {"latents": "same bytes", "keys_and_values": "same bytes"}
