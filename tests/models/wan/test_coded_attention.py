@@ -39,7 +39,9 @@ def memory_of(windows: bool) -> Watched:
 def film(model: WanTransformer, cache: PagedKVCache, **how: object) -> list[Tensor]:
     """Velocities of three blocks of two steps, and the pages that they leave."""
     like = model.patch_embedding.weight
-    latents, timesteps, text = (x.to(like) for x in inputs(frames=6))
+    latents, timesteps, text = inputs(frames=6)
+    latents, text = latents.to(like), text.to(like)
+    timesteps = timesteps.to(like.device)  # not in bfloat16, which has no 601
     words, made = model.embed_text(text), []
     for block in range(3):
         own = slice(2 * block, 2 * block + 2)
