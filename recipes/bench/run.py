@@ -191,24 +191,33 @@ def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
         )
     device, about = torch.device(kind), find(name).about
     told = replace(options, device=kind)
+    measure: Callable[[Keep], dict[str, Any]]
     match told:
         case PresetOptions():
             if told.earlier is not None:
                 check_tree(told.earlier)
             measure = partial(preset, told, device, about)
         case InvarianceOptions():
-            measure = partial(invariance, told, device, about)
+            measure = _whole(partial(invariance, told, device, about))
         case BackendsOptions():
-            measure = partial(backends.measure, told, device, about)
+            measure = _whole(partial(backends.measure, told, device, about))
         case _:
             assert_never(told)
 
-    def measured(_: Keep) -> dict[str, Any]:
-        return stamped({"benchmark": name, **measure()}, told, device, command)
+    def whole(found: dict[str, Any]) -> dict[str, Any]:
+        return stamped({"benchmark": name, **found}, told, device, command)
+
+    def measured(keep: Keep) -> dict[str, Any]:
+        return whole(measure(lambda found: keep(whole(found))))
 
     stem = told.stem(name)
     assert stem is not None, "the device is known"
     return Prepared(name=name, stem=stem, by_parts=measured)
+
+
+def _whole(measure: Callable[[], dict[str, Any]]) -> Callable[[Keep], dict[str, Any]]:
+    """A measurement that gives no part before it is done."""
+    return lambda _: measure()
 
 
 def _prepare_here(name: str, options: BenchOptions, command: str) -> Prepared:

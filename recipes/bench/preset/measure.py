@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,21 +37,33 @@ from longlive_recipes.bench.preset.variants import (
     other_variants,
 )
 from longlive_recipes.bench.preset_options import PresetOptions
+from longlive_recipes.bench.record import Keep, not_kept
 from longlive_recipes.bench.shared_sizes import relative_error
 
 
-def measure(told: PresetOptions, device: torch.device, about: str) -> dict[str, Any]:
+def measure(
+    told: PresetOptions, device: torch.device, about: str, keep: Keep = not_kept
+) -> dict[str, Any]:
     """A preset's record: tables by heading, what was checked, and what ran.
+
+    Args:
+        keep: is given what is known after blocks, and after decoding.
 
     Raises AssertionError where not a single configuration is inside its tier.
     """
-    with _Bench(told, preset_of(told.preset, device), device).running() as bench:
+    bench = _Bench(told, preset_of(told.preset, device), device)
+
+    def record() -> dict[str, Any]:
         return {
             "about": about,
             "parts": parts_of(bench.found),
             "checked": bench.checked(),
             "backends": bench.backends,
         }
+
+    for done in bench.run():
+        keep({**record(), "unfinished": f"measured so far: {done}"})
+    return record()
 
 
 @dataclass
@@ -72,9 +84,11 @@ class _Bench:
             on_gpu=self.device.type == "cuda",
         )
 
-    @contextmanager
-    def running(self) -> "Iterator[_Bench]":
-        """Everything in order, so that no more than three models and one more cache are held."""
+    def run(self) -> Iterator[str]:
+        """Everything in order; what is done, after each part.
+
+        On a GPU four models and three windows are held at most, and another tree's.
+        """
         found = self.found
         found.ceilings = measure_ceilings(self.preset, self.device, 3)
         found.text = measure_text(self.preset, self.device, 3)
@@ -82,7 +96,9 @@ class _Bench:
         with ExitStack() as stack:
             other = self._earlier(stack)
             told = self.told
-            main = [self._open(one) for one in main_variants(told.quality, told.baseline)]
+            variants = main_variants(told.quality, told.baseline)
+            self._make_references(variants)
+            main = [self._open(one) for one in variants]
             cases = [case for case in main if case is not None]
             require(bool(cases), "; ".join(f"{n}: {w}" for n, w in found.refused.items()))
             found.cases += cases
@@ -93,20 +109,21 @@ class _Bench:
                     case.block()
                 if other is not None:
                     found.earlier_blocks.append(other.block())
+            yield "blocks"
             self._measure_others({case.variant.name: case for case in cases})
             for case in cases:
                 case.release()
-            self.pipes = {key: p for key, p in self.pipes.items() if key[0] != REFERENCE}
             self._empty()
+            yield "blocks"
             self._decode(cases, other)
         self._empty()
+        yield "blocks and decoding"
         cases = [case for case in cases if case.decodes]
         for case in found.cases:
             if told.stream_blocks and (case in cases or case.variant.whole):
                 blocks = 2 if case.variant.whole else told.stream_blocks
                 found.streams[case.variant.name] = stream(case, blocks)
         self._measure_second_gpu(cases)
-        yield self
 
     def checked(self) -> str:
         """What was compared."""
@@ -120,10 +137,17 @@ class _Bench:
         )
 
     def _measure_others(self, cases: dict[str, Case]) -> None:
-        """Rows of fewer steps or bits, each in turns with the one that it is beside."""
+        """Rows of fewer steps or bits, each in turns with the one that it is beside.
+
+        Of the others' windows none is held longer than it is needed.
+        """
         if not self.told.extras:
             return
-        for variant in other_variants(tuple(cases)):
+        names = list(cases)
+        for variant in other_variants(tuple(names)):
+            for earlier in names[: names.index(variant.beside)]:
+                cases[earlier].release()
+            self._empty()
             case = self._open(variant)
             if case is None:
                 continue
@@ -177,7 +201,7 @@ class _Bench:
         except BackendUnavailable as problem:
             self.found.refused[variant.name] = str(problem)
             return None
-        wanted = self._reference(variant)
+        wanted = self.references[variant.reference.name]
         case.fill(self.window)
         pairs = list(zip(case.latents, wanted, strict=False))
         errors = [relative_error(a, b) for a, b in pairs]
@@ -192,14 +216,17 @@ class _Bench:
             return None
         return case
 
-    def _reference(self, variant: Variant) -> list[Tensor]:
-        """The reference's latents for a variant: a whole window's, or the first two blocks'."""
-        wanted = variant.reference
-        if wanted.name not in self.references:
-            plain = Case(wanted, *self._pipe(wanted))
-            plain.fill(2 if variant.beside else self.window)
-            self.references[wanted.name] = plain.latents
-        return self.references[wanted.name]
+    def _make_references(self, variants: list[Variant]) -> None:
+        """The reference's latents for all variants: a whole window's, or the first two blocks'."""
+        others = other_variants(tuple(one.name for one in variants)) if self.told.extras else ()
+        for variant in (*variants, *others):
+            wanted = variant.reference
+            if wanted.name not in self.references:
+                plain = Case(wanted, *self._pipe(wanted))
+                plain.fill(2 if variant.beside else self.window)
+                self.references[wanted.name] = plain.latents
+        self.pipes.clear()
+        self._empty()
 
     def _pipe(self, variant: Variant) -> tuple[LongLivePipeline, int]:
         """A variant's pipeline; those of the same weights and paths share them."""

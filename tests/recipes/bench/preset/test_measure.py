@@ -1,11 +1,15 @@
 """A preset at a tiny size: everything is compared, then timed, on the path that a GPU takes."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
+from longlive_recipes.bench.preset import measure as measured
 from longlive_recipes.bench.preset import variants
+from longlive_recipes.bench.preset.case import Case
 from longlive_recipes.bench.preset_options import PresetOptions
 from longlive_recipes.bench.run import prepare
 from longlive_recipes.evaluation.pages import bench_page
@@ -44,6 +48,31 @@ def test_every_configuration_is_compared_and_timed():
     assert record["backends"]
     assert "same bytes" in bench_page([record])
     assert prepared.table(record).count("| lossless |") == 5
+
+
+def test_what_is_known_is_kept_and_few_windows_are_held(monkeypatch):
+    made: list[weakref.ref[Case]] = []
+    held: list[int] = []
+
+    class Counted(Case):
+        def fill(self, blocks):
+            made.append(weakref.ref(self))
+            super().fill(blocks)
+            gc.collect()
+            cases = [case for case in (ref() for ref in made) if case is not None]
+            held.append(sum(case._generator is not None for case in cases))
+
+    monkeypatch.setattr(measured, "Case", Counted)
+    kept: list[dict] = []
+    record = prepare("preset", told(baseline=True)).measure(kept.append)
+    references = ["", "2 steps", "nvfp4 cache"]
+    assert held == [1] * len(references) + [1, 2, 3, *[3, 3], *[2, 2, 2]]
+    words = ["blocks", "blocks", "blocks and decoding"]
+    assert [one["unfinished"] for one in kept] == [f"measured so far: {word}" for word in words]
+    names = list(record["parts"][BLOCKS])
+    assert [list(one["parts"][BLOCKS]) for one in kept] == [names[:3], names, names]
+    assert ["Decoding a block" in one["parts"] for one in kept] == [False, False, True]
+    assert "End to end" in record["parts"] and "unfinished" not in record
 
 
 def test_what_is_outside_its_tier_has_no_time(monkeypatch):
