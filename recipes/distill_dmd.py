@@ -13,7 +13,7 @@ Command:  longlive train cm_pocket && longlive train dmd_pocket
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from longlive_recipes.distillation.adapters import LORA, merged_weights, only_ad
 from longlive_recipes.distillation.checks import check_student, check_teacher, check_written
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
-from longlive_recipes.distillation.rollouts import PromptBook, Rollouts, lengthened
+from longlive_recipes.distillation.rollouts import Asked, PromptBook, Rollouts, lengthened
 from longlive_recipes.distillation.shared import SharedNetworks
 from longlive_recipes.distillation.step_memory import predict_dmd
 from longlive_recipes.distillation.twins import twin
@@ -53,25 +53,6 @@ from longlive_recipes.training.schedule import current_phase
 
 PRESETS = {"dmd_pocket": dmd_pocket, "dmd_tiny": dmd_tiny, "dmd_5b": dmd_5b}
 predict = predict_dmd
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """What a batch of videos is asked to show; student, teacher and critic get the same.
-
-    Attributes:
-        prompts: of each of this rank's videos, one a block.
-        cuts: the blocks of all videos that begin with a cut.
-        text: the prompts' features, [videos, blocks, length, width].
-        book: has read them.
-        how: ``mask`` and ``positions`` of the scores.
-    """
-
-    prompts: Sequence[tuple[str, ...]]
-    cuts: tuple[bool, ...]
-    text: Tensor
-    book: PromptBook
-    how: dict[str, Any]
 
 
 class DistillDMDModule(DistillModule):

@@ -36,6 +36,25 @@ class PromptBook:
         return self._rows[torch.tensor(places, dtype=torch.int64, device=self._rows.device)]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What a batch of videos is asked to show; student, teacher and critic get the same.
+
+    Attributes:
+        prompts: of each of this rank's videos, one a block.
+        cuts: the blocks of all videos that begin with a cut.
+        text: the prompts' features, [videos, blocks, length, width].
+        book: has read them.
+        how: ``mask`` and ``positions`` of the scores.
+    """
+
+    prompts: Sequence[tuple[str, ...]]
+    cuts: tuple[bool, ...]
+    text: Tensor
+    book: PromptBook
+    how: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipPrompts:
     """The prompts of a clip as a video's: a PromptSchedule.

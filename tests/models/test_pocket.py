@@ -13,8 +13,8 @@ from longlive_models.precision import stored_precision
 from longlive_models.wan import POCKET
 
 PROMPT = "a red circle moves right on a navy background"
-REFERENCE = "23f291b019bc13a0fda39ccffcfc26759ef2383287bab5199aad61093ffa204c"
-SHIPPED = "1133fc2284198d570831623fc2b3f706c6824fb7a007db082c0836f5e5a668de"
+REFERENCE = "7dfb448bacc10d452f3406498454f75bf32f4b6affb3cd58a8ac045cbbf9ab40"
+SHIPPED = "fc874ab5de3816760cb12aab5c33f967fa9bd375a38bd07aa0b82ef4c86b228f"
 QUICK = {"seed": 7, "steps": 1, "guidance": 1.0}
 
 

@@ -86,7 +86,7 @@ def test_the_5b_runs_on_12_gib_with_its_weights_as_they_are(sizes):
     ],
 )
 def test_what_an_h200_of_so_many_gb_has_room_for_is_picked(size, options):
-    """12 and 24 ran so; of 18 the same without tiles ended in fragments (max_memory.json)."""
+    """All four ran so; of 18 the same without tiles ended in fragments (max_memory.json)."""
     found = run(PlanWishes(gpu="h200", max_memory=f"{size}GB"))
     assert " ".join(found.picked) == options
     assert found.fits and found.memory.needed <= found.hardware.memory - found.hardware.reserved
