@@ -39,6 +39,7 @@ from longlive_recipes.distillation.adapters import LORA, merged_weights, only_ad
 from longlive_recipes.distillation.checks import check_student, check_teacher, check_written
 from longlive_recipes.distillation.memory import what_fits as what_fits
 from longlive_recipes.distillation.module import DistillModule, run_distillation
+from longlive_recipes.distillation.quick import QuickStudent
 from longlive_recipes.distillation.rollouts import Asked, PromptBook, Rollouts, lengthened
 from longlive_recipes.distillation.shared import SharedNetworks
 from longlive_recipes.distillation.step_memory import predict_dmd
@@ -69,6 +70,7 @@ class DistillDMDModule(DistillModule):
     def __init__(self, config: DistillDMD, ranks: Ranks | None = None) -> None:
         super().__init__(config, ranks)
         self.sampler = config.generation.block_sampler
+        self.quick: QuickStudent | None = None
         self._masks: dict[tuple[bool, ...], TableMask] = {}
 
     def distribute(self) -> None:
@@ -90,6 +92,8 @@ class DistillDMDModule(DistillModule):
             self.critic = copy.deepcopy(teacher)
             self.teachers = (teacher.requires_grad_(False).eval(),)
         self.twins = (twin(self.model),)
+        if QuickStudent.serves(config):
+            self.quick = QuickStudent(self.model)
         self.velocity = maybe_compile(self.model.forward, config.run.compile)
         self.critic_velocity = maybe_compile(self.critic.forward, config.run.compile)
 
@@ -100,6 +104,8 @@ class DistillDMDModule(DistillModule):
             if self.ranks.world.size > 1:
                 part = self.model if name == STUDENT else self.critic
                 self.ranks.mean_gradients(part.parameters())
+        if name == STUDENT and self.quick is not None:
+            self.quick.changed()
 
     def training_step(self, step: int) -> dict[str, Tensor]:
         config, chance = self.config, self.choices(step)
@@ -209,7 +215,12 @@ class DistillDMDModule(DistillModule):
 
     def critic_loss(self, asked: Asked, count: int, chance: torch.Generator) -> Tensor:
         """The critic's loss on this rank's part of ``count`` new videos."""
-        videos = self.roll_out(asked, count, self.exit_steps(chance), trained=0)
+        exits, quick = self.exit_steps(chance), self.quick
+        if quick is None:
+            videos = self.roll_out(asked, count, exits, trained=0)
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                videos = self.roll_out(asked, count, exits, trained=0, student=quick.network)
         how = self.scoring(videos, asked, count, chance)
         critic = self.critic_velocity if self.alone else self.shared.scorer(self.critic)
         return critic_loss(critic, videos, asked.text, **how)
@@ -254,13 +265,14 @@ class DistillDMDModule(DistillModule):
         exits: Sequence[int],
         *,
         trained: int | None,
+        student: WanTransformer | None = None,
         drawn: list[Tensor] | None = None,
         again: Iterator[Tensor] | None = None,
         on_trained: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """The student's videos, [videos, C, F, Y, X]; gradients in the last ``trained`` blocks.
 
-        ``drawn`` takes the noise in, and ``again`` gives it once more.
+        ``student`` makes them, or the model. ``drawn`` takes the noise in, ``again`` gives it.
         """
         config, size = self.config, self.latent_size
         shape = (count, config.model.in_channels, config.model.frames_per_block, *size)
@@ -277,8 +289,9 @@ class DistillDMDModule(DistillModule):
             latent_size=size,
             shot_offset=config.shot_offset,
         )
+        own = self.model if student is None else student
         return how.make(
-            self.model if self.alone else self.shared.maker(self.model),
+            own if self.alone else self.shared.maker(own),
             asked.book,
             asked.prompts,
             asked.cuts,

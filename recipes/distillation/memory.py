@@ -24,6 +24,7 @@ from longlive_models.wan import WanConfig, WanTransformer
 from longlive_recipes.configs.distill import Distill
 from longlive_recipes.configs.distill_cm import DistillCM
 from longlive_recipes.configs.distill_dmd import DistillDMD
+from longlive_recipes.distillation.quick import QuickStudent
 from longlive_recipes.training.export import find_vae
 
 GPUS = (1, 2, 4, 8)
@@ -114,6 +115,7 @@ def _needs_of_dmd(config: DistillDMD) -> Needs:
             name = f"the student's base, and that of critic and teacher, in {config.base}"
     else:
         trained, base, name = weights, float(WIDE * weights), "the teacher in float32"
+    copy = {"the student in bfloat16, which makes the critic's videos": float(NARROW * weights)}
     held = WIDE + ADAM
     tokens, blocks = tokens_of_a_block(config), config.rollout_blocks
     past = 2 * NARROW * model.dim * model.num_layers * tokens * config.window.pages
@@ -129,6 +131,7 @@ def _needs_of_dmd(config: DistillDMD) -> Needs:
             name: base,
             "student and critic with AdamW's numbers": 2.0 * held * trained,
             "gradients of one of them, and the student's average": 2.0 * WIDE * trained,
+            **(copy if QuickStudent.serves(config) else {}),
         },
         each={
             "the student's update": student,

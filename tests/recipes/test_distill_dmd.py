@@ -344,18 +344,41 @@ def test_adapters_that_are_merged_are_the_student(tmp_path, folders):
 def test_a_killed_run_of_adapters_goes_on_bit_for_bit(tmp_path, folders):
     vae, teacher, _ = map(str, folders)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    fields = on_the_base(folders, base="bf16")
-    distill_dmd.run(config(whole, folders, **fields))
+    how = {"validate_every": 3, "precision": "bf16-mixed"}  # a copy makes the critic's videos
+    fields = on_the_base(folders)
+    distill_dmd.run(config(whole, folders, run=quiet_run(whole, **how), **fields))
     run_until_killed(
         "from longlive_recipes import distill_dmd\n"
         "distill_dmd.DistillDMDModule = kill_at(distill_dmd.DistillDMDModule, 3)\n"
         f"distill_dmd.run(replace(distill_dmd.dmd_tiny(), vae={vae!r}, teacher_from={teacher!r}, "
-        f"run=quiet_run({str(killed)!r}, validate_every=3), **{fields!r}))\n"
+        f"run=quiet_run({str(killed)!r}, **{how!r}), **{fields!r}))\n"
     )
-    distill_dmd.run(config(killed, folders, **fields), resume=str(killed))
+    made = config(killed, folders, run=quiet_run(killed, **how), **fields)
+    distill_dmd.run(made, resume=str(killed))
     assert_same_run(killed, whole)
-    exported = distill_dmd.export(config(killed, folders, **fields), resume=str(killed))
+    exported = distill_dmd.export(made, resume=str(killed))
     assert exported == killed / "model"
+
+
+def test_the_critic_sees_videos_of_the_student_as_it_is_now(tmp_path, folders, monkeypatch):
+    """In mixed precision a copy in bfloat16 makes them; the student learns from its own."""
+    run = quiet_run(tmp_path, precision="bf16-mixed", validate_every=99)
+    made = config(tmp_path, folders, run=run, judged=replace(dmd_tiny().judged, videos=0))
+    real, seen = DistillDMDModule.roll_out, []
+
+    def watched(module, *given, student=None, **how):
+        assert (student is None) == (how["trained"] != 0)
+        if student is not None:
+            assert not torch.is_autocast_enabled("cpu")
+            weights = {n: x.bfloat16() for n, x in module.model.state_dict().items()}
+            assert_equal(dict(student.state_dict()), weights, "the copy")
+            seen.append(weights["head.head.weight"])
+        return real(module, *given, student=student, **how)
+
+    monkeypatch.setattr(DistillDMDModule, "roll_out", watched)
+    distill_dmd.run(made)
+    assert len(seen) == made.budget.steps
+    assert any(not torch.equal(one, seen[0]) for one in seen)
 
 
 def test_it_moves_the_student_to_where_the_teacher_sees_it(tmp_path, folders):

@@ -44,7 +44,7 @@ def test_what_does_not_depend_on_the_batch_is_counted():
     assert fixed[1] == 2 * 12 * ADAPTER
     assert fixed[2] == 2 * 4 * ADAPTER
     whole = replace(dmd_5b(), lora_rank=0, base="fp32")
-    assert sum(needs_of(whole, 1).fixed.values()) == (4 + 24 + 8) * WAN_5B.parameters
+    assert sum(needs_of(whole, 1).fixed.values()) == (4 + 24 + 8 + 2) * WAN_5B.parameters
 
 
 def test_the_original_step_fits_one_video_on_each_gpu_of_80_gb():
