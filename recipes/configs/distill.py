@@ -75,6 +75,11 @@ class Distill(TrainAR):
         return False
 
     @property
+    def validates_on_clips(self) -> bool:
+        """Where no judge looks at the student's videos."""
+        return self.judged.videos == 0 or self.data is not None
+
+    @property
     def teacher(self) -> str:
         """The folder of the teacher."""
         return self.start_from or ""

@@ -193,6 +193,11 @@ class DistillDMD(Distill):
         return self.teacher_from
 
     @property
+    def learns_from_clips(self) -> bool:
+        """Where ``pull`` holds the student near them."""
+        return self.pull > 0
+
+    @property
     def one_base(self) -> bool:
         """Whether the student starts from the teacher's weights."""
         return self.start_from == self.teacher_from

@@ -78,7 +78,7 @@ class TrainAR:
     checkpointing: Checkpointing = False  # recompute blocks, or all of them but "attention"
     parallel: Parallel = field(default_factory=Parallel)
     start_from: str | None = None  # a folder with transformer/ and text_encoder/ to begin with
-    validation_clips: int = 32  # of each length, never trained on
+    validation_clips: int = 32  # of each length, never trained on; none where a judge validates
     sample_prompts: tuple[str, ...] = (
         "a red circle moves right on a navy background",
         "a yellow star spins on a black background",
@@ -223,6 +223,16 @@ class TrainAR:
         if self.data is None and self.sets:
             return {one.blocks for one in self.sets}
         return {phase.length for phase in self.phases}
+
+    @property
+    def learns_from_clips(self) -> bool:
+        """Whether a step looks at clips' latents, and not at their prompts and cuts alone."""
+        return True
+
+    @property
+    def validates_on_clips(self) -> bool:
+        """Whether a validation is a loss on clips."""
+        return True
 
     @property
     def in_few_bits(self) -> bool:

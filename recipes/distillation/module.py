@@ -55,8 +55,7 @@ class DistillModule(TrainARModule):
 
     def __init__(self, config: Distill, ranks: Ranks | None = None) -> None:
         super().__init__(config, ranks)
-        judges = config.judged.videos > 0 and config.data is None
-        self.curve = JudgeCurve(config.judged) if judges else None
+        self.curve = None if config.validates_on_clips else JudgeCurve(config.judged)
         self.levels = step_schedule(config.levels, config.shift)
         self._frozen_forward = maybe_compile(WanTransformer.forward, config.run.compile)
 

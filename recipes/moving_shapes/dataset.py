@@ -232,12 +232,25 @@ def encode_clips(
         encode(draw(clips[first : first + batch], device=device)).to(torch.bfloat16).contiguous()
         for first in range(0, len(clips), batch)
     ]
+    return _with_words(torch.cat(parts), clips)
+
+
+def described_clips(clips: list[Clip], shape: Sequence[int], device: torch.device) -> LatentClips:
+    """Clips that are not encoded: their captions and cuts, and one zero for all their latents.
+
+    Args:
+        clips: clips of one format and length.
+        shape: [channels, frames, height, width] of a clip's latents.
+        device: where the zero is.
+    """
+    zero = torch.zeros((), dtype=torch.bfloat16, device=device)
+    return _with_words(zero.expand(len(clips), *shape), clips)
+
+
+def _with_words(latents: Tensor, clips: list[Clip]) -> LatentClips:
     captions = tuple(tuple(made.captions) for made in clips)
-    return LatentClips(
-        torch.cat(parts),
-        captions,
-        torch.tensor([made.cuts for made in clips], dtype=torch.bool, device="cpu"),
-    )
+    cuts = torch.tensor([made.cuts for made in clips], dtype=torch.bool, device="cpu")
+    return LatentClips(latents, captions, cuts)
 
 
 class Tokenizes(Protocol):

@@ -11,7 +11,7 @@ from longlive_models.checkpoints.folder import fingerprint
 from longlive_models.vae import WanVAE, encode_part
 from longlive_recipes.configs.checked import parts_field, whole_field
 from longlive_recipes.moving_shapes.attributes import MOTIONS
-from longlive_recipes.moving_shapes.clips import ClipFormat, check_motions, clip
+from longlive_recipes.moving_shapes.clips import Clip, ClipFormat, check_motions, clip
 from longlive_recipes.moving_shapes.dataset import LatentClips, encode_clips
 from longlive_recipes.run_record import as_plain
 from longlive_recipes.training.export import find_vae, read_vae
@@ -65,6 +65,13 @@ class ClipSet:
         parts_field(self, "motions", str)
         check_motions("ClipSet.motions", self.motions)
 
+    def drawn(self, seed: int, clip_format: ClipFormat) -> list[Clip]:
+        """The first clips of ``seed``, before they are pictures."""
+        return [
+            clip(seed, index, clip_format=clip_format, blocks=self.blocks, motions=self.motions)
+            for index in range(self.clips)
+        ]
+
 
 def prepare_clips(
     one: ClipSet,
@@ -106,10 +113,7 @@ def prepare_clips(
     _log.info("drawing and encoding %d clips of %d blocks", one.clips, one.blocks)
     encoder = trained_vae(vae).to(device)
     encoder.channels_last_()
-    made = [
-        clip(seed, index, clip_format=clip_format, blocks=one.blocks, motions=one.motions)
-        for index in range(one.clips)
-    ]
+    made = one.drawn(seed, clip_format)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         clips = encode_clips(
             lambda video: encode_part(encoder, video, sp.frames), made, device=device

@@ -11,8 +11,9 @@ from longlive_recipes.configs.train_ar import TrainAR
 from longlive_recipes.data.cache_index import read_index
 from longlive_recipes.data.splits import split_clips
 from longlive_recipes.data.training_clips import load_clips
-from longlive_recipes.moving_shapes.dataset import LatentClips
+from longlive_recipes.moving_shapes.dataset import LatentClips, described_clips
 from longlive_recipes.moving_shapes.latent_cache import FRESH, ClipSet, prepare_clips
+from longlive_recipes.training.export import find_vae, vae_config
 
 Clips = dict[int, LatentClips]
 Exchange = Callable[[int, int], BalancedSP]
@@ -22,6 +23,9 @@ def clips_of_run(
     config: TrainAR, exchange: Exchange, *, writes: bool, device: torch.device
 ) -> tuple[Clips, Clips]:
     """The clips that a run trains on and those that are held out, by their blocks.
+
+    Of drawn clips that no step looks at there are prompts and cuts alone: their latents are zeros
+    that take no memory. None are held out where a validation looks at none.
 
     Args:
         exchange: gives the exchange of a sequence of so many blocks and tokens a frame.
@@ -48,10 +52,22 @@ def clips_of_run(
 
     train, fresh = {}, {}
     for one in config.sets:
-        few = replace(one, clips=config.validation_clips)
-        train[one.blocks] = prepare(one, config.seed + one.blocks, config.latent_cache)
-        fresh[one.blocks] = prepare(few, config.seed + FRESH + one.blocks, None)
+        seed = config.seed + one.blocks
+        if config.learns_from_clips:
+            train[one.blocks] = prepare(one, seed, config.latent_cache)
+        else:
+            made = one.drawn(seed, config.world)
+            train[one.blocks] = described_clips(made, _latent_shape(config, one.blocks), device)
+        if config.validates_on_clips:
+            few = replace(one, clips=config.validation_clips)
+            fresh[one.blocks] = prepare(few, seed + FRESH, None)
     return train, fresh
+
+
+def _latent_shape(config: TrainAR, blocks: int) -> tuple[int, int, int, int]:
+    """[channels, frames, height, width] of the latents of a clip of so many blocks."""
+    side = config.world.size // vae_config(find_vae(config.vae)).spatial_stride
+    return config.model.in_channels, blocks * config.model.frames_per_block, side, side
 
 
 def _of_cache(

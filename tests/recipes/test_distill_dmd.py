@@ -20,6 +20,7 @@ from longlive_recipes.configs.quantize_weights import QuantizeWeights
 from longlive_recipes.distill_dmd import DistillDMD, DistillDMDModule, dmd_pocket, dmd_tiny
 from longlive_recipes.distillation.checks import check_written
 from longlive_recipes.moving_shapes.latent_cache import ClipSet
+from longlive_recipes.training import ar_clips
 from longlive_recipes.training.optimizers import Optimization
 from longlive_recipes.training.parallel import Parallel
 from longlive_recipes.training.schedule import Phase, TrainingSchedule
@@ -358,6 +359,29 @@ def test_a_killed_run_of_adapters_goes_on_bit_for_bit(tmp_path, folders):
     assert_same_run(killed, whole)
     exported = distill_dmd.export(made, resume=str(killed))
     assert exported == killed / "model"
+
+
+def test_clips_of_which_only_the_words_are_used_are_not_encoded(tmp_path, folders, monkeypatch):
+    made = config(tmp_path / "words", folders)
+    assert made.judged.videos and not made.pull
+    assert replace(made, pull=0.5).learns_from_clips
+    whole = config(tmp_path / "whole", folders)
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillDMD, "learns_from_clips", True)
+        patch.setattr(DistillDMD, "validates_on_clips", True)
+        distill_dmd.run(replace(whole, judged=replace(whole.judged, videos=0)))
+        encoded = ready(whole)
+    monkeypatch.setattr(ar_clips, "prepare_clips", None)
+    distill_dmd.run(made)
+    described = ready(made)
+    for blocks, clips in encoded.sets.items():
+        words = described.sets[blocks]
+        assert (words.prompts, words.latents.shape) == (clips.prompts, clips.latents.shape)
+        assert torch.equal(words.cuts, clips.cuts) and torch.equal(words.tables, clips.tables)
+        assert words.latents.untyped_storage().nbytes() == 2
+    assert not described.fresh
+    tables = [tmp_path / name / "train.csv" for name in ("words", "whole")]
+    assert column(tables[0], "critic_loss") == column(tables[1], "critic_loss")
 
 
 def test_the_critic_sees_videos_of_the_student_as_it_is_now(tmp_path, folders, monkeypatch):
