@@ -1,8 +1,8 @@
 """A student as inference runs it: merged, frozen and in bfloat16, for videos without gradients.
 
-Under autocast a pass without gradients casts every weight again, and takes none of the fused
-kernels that inference has. A critic sees several times as many videos as the student learns from,
-so most of a step's time would go into launching such small operations.
+Under autocast, as Lightning sets it, both sides of every product are cast at each pass, weights
+too, and none of the fused kernels that inference has are taken. A critic sees several times as many
+videos as the student learns from, so most of a step would be the launching of small operations.
 """
 
 import torch
