@@ -118,11 +118,15 @@ def config_beside(file: Path, part: str, shapes: Shapes) -> dict[str, Any] | Non
 def write_beside(folder: Path, dim: int, ffn_dim: int, layers: int) -> None:
     """Say in a folder's ``config.json`` that its transformer has fewer blocks than is known.
 
-    Without it the file would be refused. Writes nothing for a model of the usual depth.
+    Without it the file would be refused. A model of the usual depth has none: what an earlier one
+    left there is removed.
     """
+    place = folder / "config.json"
     if layers < KNOWN.get(("transformer", dim, ffn_dim), ("", 0))[1]:
         sizes = {"dim": dim, "ffn_dim": ffn_dim, "num_layers": layers}
-        (folder / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
+        place.write_text(json.dumps(sizes, indent=2) + "\n")
+    else:
+        place.unlink(missing_ok=True)
 
 
 def refuse_shard(file: Path) -> None:

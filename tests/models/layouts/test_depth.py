@@ -192,6 +192,8 @@ def test_what_training_writes_of_a_shorter_model_loads_again(known, tmp_path):
     assert not (path.parent / "config.json").exists()
     depth.write_beside(path.parent, c.dim, c.ffn_dim, 1)
     assert read_spec(path.parent).transformer.num_layers == 1
+    depth.write_beside(path.parent, c.dim, c.ffn_dim, 2)  # a whole one takes its place
+    assert not (path.parent / "config.json").exists()
 
 
 def test_a_text_encoder_that_lacks_its_last_block_is_refused(known, tmp_path):
