@@ -15,10 +15,11 @@ from tests.recipes.tiny_runs import column, quiet_run, run_until_killed, write_t
 
 def chain(output: Path, vae: Path) -> DistillChain:
     made = tiny_chain()
-    quiet = {
-        name: replace(vars(made)[name], run=quiet_run(output, validate_every=10))
-        for name in made.names
-    }
+    quiet = {}
+    for name in made.names:
+        stage = vars(made)[name]
+        run = quiet_run(Path(stage.run.output), validate_every=10)
+        quiet[name] = replace(stage, run=run)
     return replace(
         made,
         output=str(output),
