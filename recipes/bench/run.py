@@ -198,9 +198,9 @@ def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
                 check_tree(told.earlier)
             measure = partial(preset, told, device, about)
         case InvarianceOptions():
-            measure = _whole(partial(invariance, told, device, about))
+            measure = _in_one_part(partial(invariance, told, device, about))
         case BackendsOptions():
-            measure = _whole(partial(backends.measure, told, device, about))
+            measure = _in_one_part(partial(backends.measure, told, device, about))
         case _:
             assert_never(told)
 
@@ -215,7 +215,7 @@ def _prepare_of_preset(name: str, options: OfPreset, command: str) -> Prepared:
     return Prepared(name=name, stem=stem, by_parts=measured)
 
 
-def _whole(measure: Callable[[], dict[str, Any]]) -> Callable[[Keep], dict[str, Any]]:
+def _in_one_part(measure: Callable[[], dict[str, Any]]) -> Callable[[Keep], dict[str, Any]]:
     """A measurement that gives no part before it is done."""
     return lambda _: measure()
 

@@ -14,6 +14,7 @@ from longlive_models import LongLivePipeline
 from longlive_models.checkpoints.folder import load_part
 from longlive_models.lora import add_lora, save_lora
 from longlive_models.objectives import Guidance
+from longlive_models.prompts.storyboard import SCENE_CUT_PREFIX
 from longlive_models.wan import WanTransformer
 from longlive_recipes import distill_cm, distill_dmd, quantize_weights, train_ar
 from longlive_recipes.configs.quantize_weights import QuantizeWeights
@@ -379,6 +380,11 @@ def test_clips_of_which_only_the_words_are_used_are_not_encoded(tmp_path, folder
         assert (words.prompts, words.latents.shape) == (clips.prompts, clips.latents.shape)
         assert torch.equal(words.cuts, clips.cuts) and torch.equal(words.tables, clips.tables)
         assert words.latents.untyped_storage().nbytes() == 2
+    for one in made.sets:
+        drawn, words = one.drawn(made.seed + one.blocks, made.world), described.sets[one.blocks]
+        assert words.cuts.tolist() == [list(clip.cuts) for clip in drawn]
+        for prompts, clip in zip(words.prompts, drawn, strict=True):
+            assert [p.removeprefix(SCENE_CUT_PREFIX) for p in prompts] == list(clip.captions)
     assert not described.fresh
     tables = [tmp_path / name / "train.csv" for name in ("words", "whole")]
     assert column(tables[0], "critic_loss") == column(tables[1], "critic_loss")

@@ -47,7 +47,7 @@ def measure(
     """A preset's record: tables by heading, what was checked, and what ran.
 
     Args:
-        keep: is given what is known after blocks, and after decoding.
+        keep: is given what is known after the tiers' blocks, the others', and decoding.
 
     Raises AssertionError where not a single configuration is inside its tier.
     """
@@ -114,7 +114,7 @@ class _Bench:
             for case in cases:
                 case.release()
             self._empty()
-            yield "blocks"
+            yield "blocks of every configuration"
             self._decode(cases, other)
         self._empty()
         yield "blocks and decoding"

@@ -67,7 +67,7 @@ def test_what_is_known_is_kept_and_few_windows_are_held(monkeypatch):
     record = prepare("preset", told(baseline=True, stream_blocks=0)).measure(kept.append)
     references = ["", "2 steps", "nvfp4 cache"]
     assert held == [1] * len(references) + [1, 2, 3, *[3, 3], *[2, 2, 2]]
-    words = ["blocks", "blocks", "blocks and decoding"]
+    words = ["blocks", "blocks of every configuration", "blocks and decoding"]
     assert [one["unfinished"] for one in kept] == [f"measured so far: {word}" for word in words]
     names = list(record["parts"][BLOCKS])
     assert [list(one["parts"][BLOCKS]) for one in kept] == [names[:3], names, names]
