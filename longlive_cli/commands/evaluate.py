@@ -109,10 +109,12 @@ def evaluate(
         _check_result(output, reads, overwrite)
 
     from longlive_models.checkpoints.model_folder import read_spec
+    from longlive_models.loading import check_beside
     from longlive_models.runtime import Runtime
 
-    decided = Runtime.choose(wanted)
-    decided.check(read_spec(folder).transformer)
+    decided, spec = Runtime.choose(wanted), read_spec(folder)
+    decided.check(spec.transformer)
+    check_beside(folder, spec, decided)
     if dry_run:
         show(wanted, as_json=as_json)
         return

@@ -81,7 +81,9 @@ def serve(
     """
     from longlive_cli.overrides import apply_mapping
     from longlive_models.checkpoints.hub import resolve
+    from longlive_models.lora_source import LoRASource
     from longlive_recipes.configs.serve import Limits, Serve
+    from longlive_recipes.generation.inputs import require_inputs
 
     if as_json and not dry_run:
         raise ValueError("--json says how --dry-run prints the config: add --dry-run.")
@@ -110,6 +112,7 @@ def serve(
     config = apply_mapping(config, runtime or {})
     if not config.download:
         resolve(config.model)
+    require_inputs([("--lora", LoRASource.parse(one).path) for one in config.lora])
     if dry_run:
         hidden = None if config.token is None else "*" * 8
         show(replace(config, token=hidden), as_json=as_json)

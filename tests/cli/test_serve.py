@@ -33,6 +33,7 @@ def test_another_address_needs_a_token():
     [
         (("--port", "70000"), "port"),
         (("--model", "nowhere"), "there is no model"),
+        (("--lora", "nowhere.safetensors", "--dry-run"), "which is to be read as --lora"),
         (("--offer", "fp7"), "no precision"),
         (("--sessions", "0"), "sessions"),
         (("--token", "a b"), "a token has"),

@@ -132,3 +132,10 @@ def test_what_was_measured_before_a_damaged_video_is_kept():
     assert done.exit_code != 0
     assert "1 of 2 videos were measured before that." in done.stderr
     assert list(json.loads(Path("v.json").read_text())["videos"]) == ["v.mp4"]
+
+
+def test_an_adapter_that_is_not_there_is_refused_by_a_dry_run_too():
+    words = ("--recipe", "pocket", "--set", "lora=[nowhere.safetensors]", "--dry-run")
+    done = longlive("evaluate", *words)
+    assert done.exit_code == 2 and done.stdout == ""
+    assert "there is no adapter 'nowhere.safetensors'" in done.stderr
